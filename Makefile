@@ -1,0 +1,32 @@
+# `make sweep` and `make test` do all their set-up themselves on a fresh machine.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: sweep test slow-test lint clean
+
+sweep: $(VENV)/.installed
+	$(BIN)/python -m experiments.sweep $(ARGS)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+slow-test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "vae_jax needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[test,tfds]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Command lines and all input and output of vae_jax."""

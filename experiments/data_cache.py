@@ -1,0 +1,106 @@
+"""A cache of decoded images, so that a second start takes a fraction of a second.
+
+An entry is a folder of plain .npy files beside an `entry.json` with their digests. It
+is found by a digest of what its content depends on (names, versions, sizes and times of
+the original files), so a change of those leads to another entry. The folder can be
+deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from experiments.data_sources import Source, Split
+
+# Part of every key: raise it whenever the content or layout of entries changes.
+_FORMAT = 1
+_ENTRY = "entry.json"
+
+
+def cached(
+    read: Callable[[], Source], identity: list[Any], cache_dir: str = ""
+) -> Source:
+    """Returns `read()`, or its result of an earlier call with the same identity.
+
+    Args:
+        read: reads the images in full.
+        identity: JSON values; equal identities promise equal images.
+        cache_dir: folder of the cache; '' stands for $VAE_JAX_CACHE, else
+            ~/.cache/vae_jax. If it cannot be written, the images are read each time.
+    """
+    default = os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax"
+    folder = pathlib.Path(cache_dir or default).expanduser()
+    key = hashlib.sha256(json.dumps([_FORMAT, identity]).encode()).hexdigest()
+    entry = folder / f"{identity[0]}-{key[:32]}"
+    if entry.exists():
+        try:
+            return _load(entry)
+        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            logging.warning("rebuilding the damaged cache entry %s: %s", entry, error)
+    source = read()
+    try:
+        _save(source, identity, entry)
+    except OSError as error:
+        logging.warning("images are not cached, as %s: %s", folder, error)
+    return source
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Returns the sha256 of an array's type, shape and content."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _load(entry: pathlib.Path) -> Source:
+    """Returns the source stored in an entry, having compared every digest."""
+    description = json.loads((entry / _ENTRY).read_text())
+    arrays = {}
+    for name, digest in description["digests"].items():
+        arrays[name] = np.load(entry / f"{name}.npy", allow_pickle=False)
+        if array_digest(arrays[name]) != digest:
+            raise ValueError(f"{name}.npy has another digest")
+    splits = {
+        split: Split(arrays[f"{split}_images"], arrays.get(f"{split}_labels"))
+        for split in description["splits"]
+    }
+    return Source(description["levels"], splits)
+
+
+def _save(source: Source, identity: list[Any], entry: pathlib.Path) -> None:
+    """Writes an entry under a temporary name and renames it when it is complete."""
+    arrays = {}
+    for split, (images, labels) in source.splits.items():
+        arrays[f"{split}_images"] = images
+        if labels is not None:
+            arrays[f"{split}_labels"] = labels
+    description = {
+        "identity": identity,
+        "levels": source.levels,
+        "splits": list(source.splits),
+        "digests": {name: array_digest(array) for name, array in arrays.items()},
+    }
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix="incomplete-", dir=entry.parent))
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        (temporary / _ENTRY).write_text(json.dumps(description, indent=1))
+        shutil.rmtree(entry, ignore_errors=True)
+        temporary.rename(entry)
+    except OSError:
+        # Another process may have put the same entry there first.
+        if not (entry / _ENTRY).exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

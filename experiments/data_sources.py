@@ -1,0 +1,533 @@
+"""Reading images: from scikit-learn, tensorflow-datasets, npz files and folders.
+
+A reader returns a `Source`: every image it found, as integers, in the splits it was
+published in. Cutting a source into train, validation and test is the business of
+`experiments.data`. Whatever is wrong with the images is refused here, in one line,
+because a wrong pixel found later looks like a bad model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.metadata
+import io
+import os
+import pathlib
+import re
+import shlex
+import types
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+SPLITS = ("train", "validation", "test")
+MAX_LEVELS = 256
+
+# The tensorflow-datasets which `experiments.prepare` can write without TensorFlow.
+PREPARABLE = ("mnist", "fashion_mnist", "binarized_mnist")
+KNOWN_NAMES = ("digits", *PREPARABLE, "npz", "folder")
+
+
+class DataError(ValueError):
+    """Images that cannot be used; the message says in one line what to do about it."""
+
+
+class Split(NamedTuple):
+    """Images and, where they are known, their classes.
+
+    Attributes:
+        images: uint8 [N, H, W, C], intensities in {0, ..., levels - 1}.
+        labels: int32 [N], or None.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """All images of a data set in its own splits; 'train' is always one of them."""
+
+    levels: int
+    splits: Mapping[str, Split]
+
+
+def read_digits() -> Source:
+    """Returns the 1797 handwritten digits of scikit-learn: 8x8 pixels, 17 levels."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = digits.images.astype(np.uint8)[..., np.newaxis]
+    return Source(17, {"train": Split(images, digits.target.astype(np.int32))})
+
+
+def digits_identity() -> list[str]:
+    """Returns what the content of `read_digits` depends on."""
+    return ["digits", importlib.metadata.version("scikit-learn")]
+
+
+# --- tensorflow-datasets --------------------------------------------------------------
+
+
+def import_tfds() -> types.ModuleType:
+    """Returns the module `tensorflow_datasets`, an optional dependency.
+
+    Raises:
+        DataError: if it, or the reader of its files, is not installed.
+    """
+    try:
+        with _quiet_absl():
+            # Imported for its absence to show here: tfds would print a banner later.
+            import array_record  # noqa: F401
+            import tensorflow_datasets
+    except ImportError as error:
+        raise DataError(
+            f'this data set needs {error.name}: pip install "vae_jax[tfds]"'
+        ) from error
+    return tensorflow_datasets
+
+
+@contextlib.contextmanager
+def quiet_tfds(tfds: Any) -> Iterator[None]:
+    """Hides logs, progress bars and announcements of tensorflow-datasets."""
+    tfds.disable_progress_bar()
+    try:
+        with _quiet_absl(), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Hides absl's logs below errors, which tell of tfds working as intended."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def tfds_folder(data_dir: str) -> pathlib.Path:
+    """Returns the folder of prepared data sets that the setting `data_dir` stands for.
+
+    Args:
+        data_dir: a folder; '' stands for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(data_dir or default).expanduser().absolute()
+
+
+def preparation_command(name: str, folder: pathlib.Path) -> str:
+    """Returns the shell command that writes the data set `name` into `folder`."""
+    base, data_dir = name.split(":")[0], shlex.quote(str(folder))
+    if base in PREPARABLE:
+        return (
+            f"`python -m experiments.prepare {base} --data_dir={data_dir}` or set"
+            " data.download=True"
+        )
+    return (
+        f"`tfds build {base} --file_format=array_record --data_dir={data_dir}` where"
+        " TensorFlow is installed"
+    )
+
+
+def read_tfds(name: str, data_dir: str) -> Source:
+    """Returns a data set prepared by tensorflow-datasets, without using TensorFlow.
+
+    Args:
+        name: 'name[/config][:version]'.
+        data_dir: see `tfds_folder`.
+
+    Raises:
+        DataError: if the data set is unknown, not prepared, damaged, or not one of
+            8-bit images of one shape.
+    """
+    tfds = import_tfds()
+    folder = tfds_folder(data_dir)
+    try:
+        with quiet_tfds(tfds):
+            builder = tfds.builder(name, data_dir=folder)
+            is_prepared = builder.is_prepared()
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        raise unknown_name(name, known) from None  # Its own text takes 300 lines.
+    except (AssertionError, ValueError, RuntimeError) as error:
+        # tfds reports an unknown version or config by an assertion.
+        raise DataError(f"cannot open {name!r} in {folder}: {_line(error)}") from error
+    command = preparation_command(name, folder)
+    if not is_prepared:
+        raise DataError(f"{name} is not prepared in {folder}: run {command}")
+
+    features = builder.info.features
+    kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    image, label = kinds.get("image"), kinds.get("label")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise DataError(
+            f"{name} has no 8-bit feature 'image' (its features: {_line(features)}):"
+            " choose an image data set"
+        )
+    if "train" not in builder.info.splits:
+        raise DataError(
+            f"{name} has no split 'train' but {', '.join(builder.info.splits)}: choose"
+            " a data set with one"
+        )
+    has_labels = isinstance(label, tfds.features.ClassLabel)
+    splits = {}
+    for split in SPLITS:
+        if split in builder.info.splits:
+            try:
+                with quiet_tfds(tfds):
+                    records = builder.as_data_source(split)
+                    splits[split] = _decode_records(records, name, has_labels)
+            except (RuntimeError, IndexError, NotImplementedError, OSError) as error:
+                # Damaged files and those of another format, in the words of tfds.
+                raise DataError(
+                    f"cannot read {builder.data_path} ({_line(error)}): delete it and"
+                    f" run {command}"
+                ) from error
+    return Source(_default_levels(splits), splits)
+
+
+def is_on_disk(name: str, data_dir: str) -> bool:
+    """Returns whether some version of a tensorflow-datasets data set is prepared."""
+    return any(_tfds_root(name, data_dir).rglob("dataset_info.json"))
+
+
+def tfds_identity(name: str, data_dir: str) -> list[Any]:
+    """Returns what the content of `read_tfds` depends on.
+
+    All versions of the data set are listed, since which of them `name` stands for is
+    for tensorflow-datasets to say, and importing it takes longer than reading a cache.
+    """
+    folder = _tfds_root(name, data_dir)
+    try:
+        version = importlib.metadata.version("tensorflow-datasets")
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    return ["tfds", name, str(folder), version, _listing(folder)]
+
+
+def _tfds_root(name: str, data_dir: str) -> pathlib.Path:
+    """Returns the folder of all configs and versions of a data set."""
+    return tfds_folder(data_dir) / re.split("[/:]", name)[0]
+
+
+def _decode_records(records: Any, where: str, has_labels: bool) -> Split:
+    """Returns the images of one split of a tensorflow-datasets data source."""
+    if not len(records):
+        raise DataError(f"{where} is empty: choose another data set")
+    first = records[0]["image"].shape
+    images = np.empty((len(records), *first), np.uint8)
+    labels = np.empty(len(records), np.int32) if has_labels else None
+    chunk = 1000
+    for start in range(0, len(records), chunk):
+        indices = range(start, min(start + chunk, len(records)))
+        for index, record in zip(
+            indices, records.__getitems__(list(indices)), strict=True
+        ):
+            if record["image"].shape != first:
+                raise DataError(
+                    f"{where} has images of {first} and {record['image'].shape}:"
+                    " choose a data set with images of one shape"
+                )
+            images[index] = record["image"]
+            if labels is not None:
+                labels[index] = record["label"]
+    return Split(images, labels)
+
+
+# --- npz files ------------------------------------------------------------------------
+
+_NPZ_FORMAT = (
+    "'train_images' (or 'images'), and optionally 'train_labels' (or 'labels'),"
+    " 'validation_images', 'validation_labels', 'test_images', 'test_labels', 'levels'"
+)
+
+
+def read_npz(path: str) -> Source:
+    """Returns the user's own images from an npz file.
+
+    The file holds `train_images`, or `images`, of shape [N, H, W] or [N, H, W, C] with
+    integers in {0, ..., levels - 1}, and if wanted `validation_images`, `test_images`,
+    labels by the same names, and the scalar `levels`. Without it images have 256
+    levels, or 2 where every pixel is 0 or 1.
+
+    Raises:
+        DataError: if the file is not like that.
+    """
+    file = pathlib.Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"no file {path!r}: data.path must name an npz file")
+    if file.stat().st_size == 0:
+        raise DataError(f"{path} is empty: write it with np.savez_compressed")
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{path} is not an npz file: write it with np.savez_compressed")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error):
+            raise DataError(
+                f"{path} holds object arrays, which can run code when read: save arrays"
+                " of integers (all images of one shape)"
+            ) from error
+        raise DataError(
+            f"{path} is damaged ({_line(error)}): write it again with"
+            " np.savez_compressed"
+        ) from error
+    return parse_arrays(arrays, path)
+
+
+def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
+    """Returns the source that the named arrays of an npz file describe.
+
+    Args:
+        arrays: arrays named as `read_npz` says.
+        where: what error messages call the file.
+
+    Raises:
+        DataError: if names, types, shapes or values are not as `read_npz` says.
+    """
+    allowed = {"images", "labels", "levels"}
+    allowed |= {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
+    for key in arrays:
+        if key not in allowed:
+            # Ignored, a misspelt 'test_images' would silently change the test set.
+            raise DataError(
+                f"{where} holds an unknown array {key!r}: allowed are {_NPZ_FORMAT}"
+            )
+    renamed = {
+        "train_" + key if key in ("images", "labels") else key: array
+        for key, array in arrays.items()
+    }
+    if "train_images" not in renamed or len(renamed) != len(arrays):
+        raise DataError(
+            f"{where} holds {sorted(arrays)}: it must hold images for training once,"
+            " named {}".format(_NPZ_FORMAT)
+        )
+
+    levels = _parse_levels(renamed["levels"], where) if "levels" in renamed else None
+    splits = {}
+    for split in SPLITS:
+        images_key, labels_key = f"{split}_images", f"{split}_labels"
+        if images_key in renamed:
+            images = _parse_images(
+                renamed[images_key], levels or MAX_LEVELS, f"{images_key} of {where}"
+            )
+            labels = None
+            if labels_key in renamed:
+                labels = _parse_labels(
+                    renamed[labels_key], len(images), f"{labels_key} of {where}"
+                )
+            splits[split] = Split(images, labels)
+        elif labels_key in renamed:
+            raise DataError(
+                f"{where} holds {labels_key} but no {images_key}: add the images or"
+                " drop the labels"
+            )
+    shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"{where} has splits of different image shapes: {shapes}")
+    return Source(levels or _default_levels(splits), splits)
+
+
+def _parse_levels(array: np.ndarray, where: str) -> int:
+    if array.shape != () or array.dtype.kind not in "iu":
+        raise DataError(
+            f"levels of {where} is {array.dtype} {array.shape}: it must be one integer"
+        )
+    if not 2 <= int(array) <= MAX_LEVELS:
+        raise DataError(
+            f"levels of {where} is {int(array)}: allowed are 2 to {MAX_LEVELS};"
+            " requantise the images"
+        )
+    return int(array)
+
+
+def _parse_images(array: np.ndarray, levels: int, where: str) -> np.ndarray:
+    """Returns uint8 [N, H, W, C] with the values of `array`, or refuses it."""
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise DataError(
+            f"{where} has shape {array.shape}: allowed are [N, H, W] and [N, H, W, C]"
+            " with no size of 0"
+        )
+    images = array[..., np.newaxis] if array.ndim == 3 else array
+    if images.shape[-1] > 4:
+        raise DataError(
+            f"{where} has shape {array.shape}: at most 4 channels, on the last axis"
+            " (see np.moveaxis)"
+        )
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{where} is {array.dtype}: convert it with .astype(np.uint8)")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise DataError(f"{where} holds NaN or infinity: remove those images")
+        if (array != np.floor(array)).any():
+            raise DataError(
+                f"{where} is {array.dtype} with fractions, but pixels are integers in"
+                f" 0..{levels - 1}: if 1.0 is white, convert it with"
+                f" np.round({levels - 1} * images).astype(np.uint8)"
+            )
+    low, high = array.min(), array.max()
+    if low < 0 or high > levels - 1:
+        raise DataError(
+            f"{where} has values in {low}..{high}: allowed are 0..{levels - 1};"
+            " shift or requantise the images, or state levels"
+        )
+    return images.astype(np.uint8)
+
+
+def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Returns int32 [count] with the values of `array`, or refuses it."""
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise DataError(
+            f"{where} is {array.dtype} of shape {array.shape}: labels are integers [N]"
+        )
+    if len(array) != count:
+        raise DataError(
+            f"{where} has {len(array)} labels for {count} images: give one label for"
+            " each image, or none"
+        )
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise DataError(f"{where} has labels beyond 32 bits: number the classes from 0")
+    return array.astype(np.int32)
+
+
+# --- folders --------------------------------------------------------------------------
+
+
+def read_folder(path: str) -> Source:
+    """Returns the user's own images from a folder of image files.
+
+    The images lie in the folder itself, or in subfolders of it, one for each class;
+    classes are numbered in the order of their names. They are all of one size and one
+    mode: grey ('L'), colour ('RGB'), or black and white ('1', of 2 levels).
+
+    Raises:
+        DataError: if they are not like that.
+    """
+    from PIL import Image
+
+    folder = pathlib.Path(path).expanduser()
+    files = [folder / name for name in _image_names(path)]
+    classes = [file.relative_to(folder).parts[0] for file in files]
+    in_subfolder = [file.parent != folder for file in files]
+    if any(in_subfolder) and not all(in_subfolder):
+        loose = files[in_subfolder.index(False)].name
+        raise DataError(
+            f"{path} holds images beside subfolders of images ({loose!r}): move all of"
+            " them into subfolders, one for each class"
+        )
+    # Taken for classes, these would mix the test images into the training images.
+    clashes = (
+        sorted(set(classes) & {*SPLITS, "valid", "val"}) if in_subfolder[0] else []
+    )
+    if clashes:
+        raise DataError(
+            f"{path} has a subfolder {clashes[0]!r}, but subfolders are classes, not"
+            " splits: name one folder of classes, or write the splits to an npz file"
+        )
+
+    arrays: list[np.ndarray] = []
+    kinds = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                kinds.append((image.size, image.mode))
+                if image.mode not in ("L", "RGB", "1"):
+                    raise DataError(
+                        f"{file} has mode {image.mode!r}: convert it to grey or RGB"
+                        " (Pillow's image.convert('L') or 'RGB')"
+                    )
+                if kinds[-1] != kinds[0]:
+                    raise DataError(
+                        f"{files[0]} is {_kind(kinds[0])} but {file} is"
+                        f" {_kind(kinds[-1])}: bring all images to one size and mode"
+                    )
+                arrays.append(np.asarray(image, np.uint8))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"cannot read {file} ({_line(error)}): repair or remove it"
+            ) from error
+    images = np.stack(arrays)
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    labels = None
+    if in_subfolder[0]:
+        labels = np.unique(classes, return_inverse=True)[1].astype(np.int32)
+    splits = {"train": Split(images, labels)}
+    return Source(_default_levels(splits), splits)
+
+
+def folder_identity(path: str) -> list[Any]:
+    """Returns what the content of `read_folder` depends on."""
+    folder = pathlib.Path(path).expanduser().absolute()
+    return ["folder", str(folder), _listing(folder)]
+
+
+def _image_names(path: str) -> list[str]:
+    """Returns the sorted names of the image files in a folder, relative to it."""
+    from PIL import Image
+
+    folder = pathlib.Path(path).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"no folder {path!r}: data.path must name a folder of images")
+    suffixes = Image.registered_extensions()
+    names = [name for name, *_ in _listing(folder)]
+    images = [name for name in names if pathlib.Path(name).suffix.lower() in suffixes]
+    if not images:
+        raise DataError(f"{path} holds no images: add png, jpg or similar files")
+    return images
+
+
+def _kind(kind: tuple[tuple[int, int], str]) -> str:
+    (width, height), mode = kind
+    return f"{width}x{height} {mode}"
+
+
+# --- common ---------------------------------------------------------------------------
+
+
+def unknown_name(name: str, known: list[str]) -> DataError:
+    """Returns the error that says which data set `name` may have been meant."""
+    # The data sets this project names come first, for a tie goes to the first.
+    close = difflib.get_close_matches(
+        name, KNOWN_NAMES, 1
+    ) or difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return DataError(
+        f"unknown data set {name!r}: {hint}known are {', '.join(KNOWN_NAMES)} and the"
+        " image data sets of tensorflow-datasets"
+    )
+
+
+def _default_levels(splits: Mapping[str, Split]) -> int:
+    """Returns 2 for images of zeros and ones, else 256."""
+    highest = max(int(images.max()) for images, _ in splits.values())
+    return 2 if highest <= 1 else MAX_LEVELS
+
+
+def _listing(folder: pathlib.Path) -> list[tuple[str, int, int]]:
+    """Returns (relative name, size, mtime in ns) of all files below, sorted by name."""
+    listing = []
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
+        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
+            stat = file.stat()
+            listing.append((relative.as_posix(), stat.st_size, stat.st_mtime_ns))
+    return listing
+
+
+def _line(value: object) -> str:
+    """Returns the text of a value on one short line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 160 else text[:160] + "..."

@@ -1,0 +1,165 @@
+"""A sweep's grid: named runs, and the groups of them that share a compiled program."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.settings import (
+    ModelSettings,
+    Settings,
+    SettingsError,
+    TrainingSettings,
+    suggest,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One model to train: a name, unique in its sweep, and its resolved settings."""
+
+    name: str
+    settings: Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that one compiled program trains."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def widest(self) -> Settings:
+        """Settings of the run with the most latents: the shapes of the program."""
+        return max(
+            (run.settings for run in self.runs), key=lambda s: s.model.latent_dim
+        )
+
+
+def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
+    """The runs of a configuration: the product of its sweep's axes.
+
+    Args:
+        config: a whole configuration as a plain dictionary. ``sweep`` maps an axis to
+            its values; an axis is ``seed`` or any field of ``model`` or ``training``.
+            An empty sweep is one run.
+
+    Returns:
+        Runs, named like ``likelihood=laplace,latent_dim=8,seed=0``.
+
+    Raises:
+        SettingsError: an unknown axis, one without values or with a value twice, or
+            any value that its field does not allow.
+    """
+    sweep = {
+        axis: _values(axis, config["sweep"][axis])
+        for axis in sorted(config["sweep"], key=_axis_order)
+    }
+    base = {name: value for name, value in config.items() if name != "sweep"}
+    runs = []
+    for combination in itertools.product(*sweep.values()):
+        chosen = dict(zip(sweep, combination, strict=True))
+        sections = {
+            **base,
+            "model": {**base["model"]},
+            "training": {**base["training"]},
+        }
+        for axis, value in chosen.items():
+            target = sections if axis == "seed" else sections[_SECTION_OF[axis]]
+            target[axis] = value
+        name = ",".join(f"{axis}={_text(value)}" for axis, value in chosen.items())
+        runs.append(Run(name or "model", Settings.from_mapping(sections)))
+    return tuple(runs)
+
+
+_SECTION_OF = {
+    field.name: section
+    for section, cls in (("model", ModelSettings), ("training", TrainingSettings))
+    for field in dataclasses.fields(cls)
+}
+
+
+def _axis_order(axis: str) -> tuple[int, str]:
+    """Likelihood and latent size first, seed last: names read alike in every sweep."""
+    return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), axis
+
+
+def _values(axis: str, values: Any) -> tuple[Any, ...]:
+    axes = ("seed", *_SECTION_OF)
+    if axis not in axes:
+        raise SettingsError(f"config.sweep.{axis} is unknown{suggest(axis, axes)}.")
+    if not isinstance(values, (tuple, list)):
+        values = (values,)
+    # On a command line, names come as one string: --config.sweep.likelihood=beta,laplace
+    values = tuple(
+        part
+        for value in values
+        for part in (value.split(",") if isinstance(value, str) else (value,))
+    )
+    if not values:
+        raise SettingsError(
+            f"config.sweep.{axis} is empty: give at least one value, as in (1, 2)."
+        )
+    if len(set(map(str, values))) < len(values):
+        raise SettingsError(
+            f"config.sweep.{axis} holds a value twice: {values}; give each one once."
+        )
+    return values
+
+
+def _text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def group(runs: Sequence[Run]) -> tuple[Group, ...]:
+    """Runs gathered by the program they share, in the order they first appear."""
+    groups: dict[Settings, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_program(run.settings), []).append(run)
+    return tuple(Group(tuple(members)) for members in groups.values())
+
+
+def _program(settings: Settings) -> Settings:
+    """The settings with everything neutral that is an array in the compiled program.
+
+    Runs that differ in these alone form one group; see ``vae_jax.training.Member``.
+    """
+    return dataclasses.replace(
+        settings,
+        seed=0,
+        model=dataclasses.replace(settings.model, latent_dim=1),
+        training=dataclasses.replace(settings.training, beta=1.0, learning_rate=1.0),
+    )
+
+
+def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
+    """The runs that a selection names.
+
+    Args:
+        runs: the runs of a sweep.
+        only: terms separated by spaces, each an index as listed (``3``), a range
+            (``0-11``) or a part of a name (``latent_dim=8``, several joined by commas
+            must all hold); empty: all.
+
+    Raises:
+        SettingsError: a term that fits no run.
+    """
+    if not only.strip():
+        return tuple(runs)
+    chosen: set[int] = set()
+    for term in only.split():
+        hits = {i for i, run in enumerate(runs) if _fits(term, i, run.name)}
+        if not hits:
+            raise SettingsError(
+                f"--only: {term!r} fits none of the {len(runs)} runs; use an index, a "
+                "range such as 0-11, or a part of a name; --list shows them."
+            )
+        chosen |= hits
+    return tuple(run for i, run in enumerate(runs) if i in chosen)
+
+
+def _fits(term: str, index: int, name: str) -> bool:
+    first, dash, last = term.partition("-")
+    if first.isdigit() and (last.isdigit() or not dash):
+        return int(first) <= index <= int(last or first)
+    return set(term.split(",")) <= set(name.split(","))

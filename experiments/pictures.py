@@ -1,0 +1,91 @@
+"""The pictures of one model: what it reconstructs, generates and lays out in latents."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import figures
+from experiments.data import ImageData
+from experiments.grid import Run
+from experiments.run_folder import write_atomically
+from vae_jax import views
+from vae_jax.evaluation import Evaluation
+from vae_jax.model import VAE, Params
+
+_SHOWN = 32
+_COLUMNS = 8
+_MANIFOLD_SIDE = 12
+
+
+class Arrays(NamedTuple):
+    """Intensities, ``[pictures, D]``."""
+
+    reconstructions: jax.Array  # E[x|z] at the posterior mean of the first test images
+    prior_means: jax.Array  # E[x|z] at z ~ p(z)
+    samples: jax.Array  # x ~ p(x|z) at the same z
+    manifold: jax.Array  # E[x|z] over a grid of the first two latents, the others 0
+
+
+def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Arrays:
+    """Computes all pictures of a model as arrays.
+
+    The manifold's grid lies at equally likely values under the prior: the inverse
+    Gaussian CDF of equally spaced quantiles (Kingma & Welling 2014, figure 4).
+    """
+    likelihood = model.likelihood
+
+    def intensity(x: jax.Array) -> jax.Array:
+        return views.to_intensity(likelihood.view, x, likelihood.levels)
+
+    def expected(z: jax.Array) -> jax.Array:
+        return intensity(likelihood.mean(model.decode(params, z)))
+
+    posterior = model.encode(params, test_x[:_SHOWN])
+    means, samples = model.generate(params, key, _SHOWN)
+    quantiles = (jnp.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE
+    coordinates = jax.scipy.stats.norm.ppf(quantiles)
+    first, second = jnp.meshgrid(coordinates, -coordinates)
+    grid = jnp.zeros((first.size, model.latent_dim)).at[:, 0].set(first.ravel())
+    if model.latent_dim > 1:
+        grid = grid.at[:, 1].set(second.ravel())
+    return Arrays(
+        expected(posterior.mean), intensity(means), intensity(samples), expected(grid)
+    )
+
+
+def write(
+    folder: Path, run: Run, data: ImageData, evaluation: Evaluation, arrays: Arrays
+) -> None:
+    """Writes a model's pictures as PNG files.
+
+    Args:
+        folder: where to, one folder per run.
+        run: the run.
+        data: the data set the model was trained on.
+        evaluation: arrays over the test images.
+        arrays: what ``draw`` computed.
+    """
+
+    def images(flat: np.ndarray) -> np.ndarray:
+        return np.asarray(flat).reshape(-1, *data.image_shape)
+
+    originals = data.test.images[:_SHOWN] / (data.levels - 1)
+    contents = {
+        "reconstructions": figures.reconstruction_grid(
+            originals, images(arrays.reconstructions)
+        ),
+        "prior_means": figures.image_grid(images(arrays.prior_means), _COLUMNS),
+        "samples": figures.image_grid(images(arrays.samples), _COLUMNS),
+    }
+    if run.settings.model.latent_dim == 2:
+        contents["manifold"] = figures.image_grid(
+            images(arrays.manifold), _MANIFOLD_SIDE
+        )
+        contents["latents"] = figures.latent_scatter(
+            evaluation.posterior_mean[:, :2], data.test.labels
+        )
+    for name, content in contents.items():
+        write_atomically(folder / f"{name}.png", content)

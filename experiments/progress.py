@@ -1,0 +1,131 @@
+"""What a person sees while a sweep runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bar,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from experiments.grid import Group
+
+
+class _Rate(ProgressColumn):
+    """Epochs per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} epochs/s" if task.speed else "compiling")
+
+
+class Progress:
+    """A progress bar over all epochs of a sweep, and a line per finished group."""
+
+    def __init__(self, groups: Sequence[Group], console: Console):
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[bound]}"),
+            console=console,
+            transient=True,
+        )
+        self._num_groups = len(groups)
+        self._finished = 0
+        epochs = sum(group.widest.training.num_epochs for group in groups)
+        self._task = self._bar.add_task("starting", total=epochs, bound="")
+        self._epoch = 0
+        self._num_epochs = 0
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def start_group(self, group: Group, num_epochs: int) -> None:
+        """Names the group that trains now."""
+        self._epoch, self._num_epochs = 0, num_epochs
+        name = group.runs[0].settings.model.likelihood
+        self._bar.update(
+            self._task,
+            description=f"{self._finished + 1}/{self._num_groups} {name}",
+            bound="",
+        )
+
+    def advance(self, epoch: int, best_bounds: np.ndarray) -> None:
+        """Reports the epochs finished and the best validation bounds so far, nats."""
+        text = f"best bound {np.max(best_bounds):.2f} nats"
+        self._bar.update(self._task, advance=epoch - self._epoch, bound=text)
+        self._epoch = epoch
+
+    def finish_group(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """Prints a line on a finished group; epochs it did not need count as done."""
+        self._bar.update(self._task, advance=self._num_epochs - self._epoch)
+        self._finished += 1
+        best = min(rows, key=lambda row: row["score"])
+        epochs = [row["epochs"] for row in rows]
+        self._console.print(
+            f"[{self._finished}/{self._num_groups}] {best['likelihood']}: "
+            f"{len(rows)} model{'s' * (len(rows) > 1)}, {min(epochs)}-{max(epochs)} "
+            f"epochs, {seconds:.1f} s; best {best['score']:.3f} {best['unit']} "
+            f"({best['run']})",
+            markup=False,
+            highlight=False,
+        )
+
+
+def print_results(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints likelihood x latent size, one table per unit: units are never mixed."""
+    for unit in sorted({row["unit"] for row in rows}):
+        own = [row for row in rows if row["unit"] == unit]
+        console.print(_score_table(unit, own))
+
+
+def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    sizes = sorted({row["latent_dim"] for row in rows})
+    table = Table(
+        title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
+        f"{rows[0]['dataset']}, {unit}, smaller is better",
+        title_justify="left",
+    )
+    table.add_column("likelihood")
+    for size in sizes:
+        table.add_column(f"latent {size}", justify="right")
+    cells = {
+        name: [
+            [
+                row["score"]
+                for row in rows
+                if (row["likelihood"], row["latent_dim"]) == (name, size)
+            ]
+            for size in sizes
+        ]
+        for name in {row["likelihood"] for row in rows}
+    }
+    for name in sorted(cells, key=lambda name: min(map(np.mean, cells[name]))):
+        table.add_row(name, *(_cell(scores) for scores in cells[name]))
+    table.caption = "mean over runs ± their standard deviation"
+    return table
+
+
+def _cell(scores: Sequence[float]) -> str:
+    spread = f" ± {np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.3f}{spread}" if scores else ""

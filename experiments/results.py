@@ -1,0 +1,82 @@
+"""From per-image arrays to the row of ``results.csv`` that reports a run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.data import ImageData
+from experiments.grid import Run
+from vae_jax import views
+from vae_jax.diagnostics import active_units
+from vae_jax.evaluation import Evaluation
+from vae_jax.model import VAE
+
+
+def result_row(
+    run: Run, model: VAE, data: ImageData, evaluation: Evaluation, **facts: Any
+) -> dict[str, Any]:
+    """One row: what was run, what it reached, and how certain that is.
+
+    Means over test images carry a standard error over those images (``_se``). ``score``
+    is the importance-weighted estimate of the negative log-likelihood on the scale on
+    which the view may be compared, smaller is better: nats per binary image, or bits
+    per dimension of the integers (for a continuous view an upper bound).
+
+    Args:
+        run: the run.
+        model: its model, unpadded.
+        data: the data set.
+        evaluation: arrays over the test images.
+        **facts: what training knows: best_epoch, epochs, status, seconds, ...
+    """
+    settings, view = run.settings, model.likelihood.view
+    estimate = evaluation.estimate
+    elbo = estimate.reconstruction - estimate.kl
+
+    def comparable(nats: np.ndarray) -> np.ndarray:
+        return np.asarray(
+            views.log_mass_bound(view, nats, data.num_pixels, data.levels)
+        )
+
+    bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
+    binary = view == "binary"
+    score = -estimate.log_px if binary else bits
+    return {
+        "run": run.name,
+        "dataset": data.name,
+        "likelihood": settings.model.likelihood,
+        "latent_dim": settings.model.latent_dim,
+        "beta": settings.training.beta,
+        "learning_rate": settings.training.learning_rate,
+        "seed": settings.seed,
+        "view": view,
+        "unit": "nats" if binary else "bits/dim",
+        **_mean("score", score),
+        **_mean("elbo", elbo),
+        **_mean("log_px", estimate.log_px),
+        "reconstruction": float(np.mean(estimate.reconstruction)),
+        "kl": float(np.mean(estimate.kl)),
+        "rate": float(np.mean(estimate.kl)),
+        "distortion": float(-np.mean(comparable(estimate.reconstruction))),
+        **(
+            {"bits_per_dim": None, "bits_per_dim_se": None}
+            if binary
+            else _mean("bits_per_dim", bits)
+        ),
+        "num_importance_samples": settings.evaluation.num_samples,
+        "effective_sample_size": float(np.median(estimate.effective_sample_size)),
+        "largest_weight": float(np.median(estimate.largest_weight)),
+        "mean_squared_error": float(np.mean(evaluation.squared_error)),
+        "active_units": int(active_units(evaluation.posterior_mean)),
+        "num_test_images": len(data.test.images),
+        "binarization": settings.data.binarization if binary else "",
+        "binarization_seed": settings.data.binarization_seed if binary else "",
+        **facts,
+    }
+
+
+def _mean(name: str, values: np.ndarray) -> dict[str, float]:
+    """Mean over images and its standard error."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
+    return {name: float(values.mean()), f"{name}_se": float(error)}

@@ -1,0 +1,307 @@
+"""Trains and evaluates the groups of a sweep; a single model is a sweep of one run."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import pictures
+from experiments.data import ImageData, pixel_statistics
+from experiments.grid import Group, Run
+from experiments.progress import Progress
+from experiments.results import result_row
+from experiments.run_folder import RunFolder
+from experiments.settings import Settings, SettingsError
+from vae_jax import population, training, views
+from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import VAE, make_vae
+from vae_jax.training import Member, MemberKeys, TrainState
+
+# The two draws of views that all runs of all sweeps share: test images are binarized or
+# dequantised once, so that every model is scored on the same x.
+_VALIDATION_VIEW, _TEST_VIEW = 0, 1
+
+# On a CPU, members of networks up to this width run faster mapped together than one
+# after another; wider ones slower (see benchmarks/).
+_WIDEST_MAPPED_ON_CPU = 256
+
+
+def build_model(settings: Settings, data: ImageData) -> VAE:
+    """The model that settings describe, for images like these.
+
+    Raises:
+        SettingsError: the data cannot give the view that the likelihood is defined on.
+    """
+    likelihood = make_likelihood(settings.model.likelihood, data.levels)
+    if data.levels == 2 and likelihood.view != "binary":
+        raise SettingsError(
+            f"model.likelihood {settings.model.likelihood!r} needs the "
+            f"{likelihood.view} view, but {data.name} holds binary images (2 levels): "
+            "choose 'bernoulli', or grey images with binarization 'dynamic'."
+        )
+    return make_vae(
+        likelihood,
+        image_shape=data.image_shape,
+        latent_dim=settings.model.latent_dim,
+        network=settings.model.network,
+        widths=settings.model.widths,
+        activation=settings.model.activation,
+    )
+
+
+def check(runs: Sequence[Run], data: ImageData) -> None:
+    """Refuses what only the data can show to be wrong, before any compute is spent.
+
+    Raises:
+        SettingsError: a batch larger than the data, or a view they cannot give.
+    """
+    num_images = len(data.train.images)
+    for run in runs:
+        batch_size = run.settings.training.batch_size
+        if batch_size > num_images:
+            raise SettingsError(
+                f"training.batch_size is {batch_size}, but {data.name} has "
+                f"{num_images} training images: choose at most {num_images}."
+            )
+        build_model(run.settings, data)
+
+
+class DeviceData(NamedTuple):
+    """A data set on the device, as small integers."""
+
+    train: jax.Array  # uint8 [N, D]
+    validation: jax.Array
+    test: jax.Array
+    pixel_mean: jax.Array  # of the training intensity, [D]
+    pixel_std: jax.Array
+    levels: int
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def put(cls, data: ImageData) -> "DeviceData":
+        flat = (
+            jnp.asarray(split.images.reshape(len(split.images), -1))
+            for split in (data.train, data.validation, data.test)
+        )
+        mean, std = pixel_statistics(data)
+        return cls(
+            *flat, jnp.asarray(mean), jnp.asarray(std), data.levels, data.image_shape
+        )
+
+    def view(self, view: str, which: int) -> jax.Array:
+        """The one draw of the validation or test images that all runs are scored on."""
+        images = (self.validation, self.test)[which]
+        key = jax.random.fold_in(jax.random.key(0), which)
+        return views.observe(view, key, images, self.levels)
+
+
+class Programs(NamedTuple):
+    """A group's compiled programs."""
+
+    init: Callable[..., TrainState]
+    train: Callable[..., tuple[TrainState, training.Metrics]]
+    evaluate: Callable[..., tuple[Evaluation, pictures.Arrays]]
+
+
+class GroupTask:
+    """A group with everything needed to train it."""
+
+    def __init__(self, group: Group, data: ImageData, device_data: DeviceData):
+        self.group = group
+        self.data = data
+        self.device_data = device_data
+        self.settings = group.widest
+        self.models = [build_model(run.settings, data) for run in group.runs]
+        self.widest = max(self.models, key=lambda model: model.latent_dim)
+        self.recipe = self.settings.training.recipe()
+        self.members = _members(group.runs, self.widest.latent_dim)
+        view = self.widest.likelihood.view
+        self.validation_x = device_data.view(view, _VALIDATION_VIEW)
+        self.test_x = device_data.view(view, _TEST_VIEW)
+
+    def compile(self) -> Programs:
+        """Compiles the group's programs, ahead of their first use."""
+        over_members = functools.partial(
+            population.over_members,
+            execution=self._execution(),
+            devices=self._devices(),
+        )
+        init = functools.partial(population.init_population, self.models, self.recipe)
+        train = functools.partial(
+            population.train_active,
+            functools.partial(training.train_epochs, self.widest, self.recipe),
+        )
+        data = self.device_data
+        init_args = (self.members.key, data.pixel_mean, data.pixel_std)
+        state = jax.eval_shape(init, *init_args)
+        train_args = (state, self.members, data.train, self.validation_x)
+        evaluate_args = (state.best_params, self.members, self.test_x, data.test)
+        return Programs(
+            jax.jit(init).lower(*init_args).compile(),
+            jax.jit(over_members(train, num_shared=2), donate_argnums=0)
+            .lower(*train_args)
+            .compile(),
+            jax.jit(over_members(self._evaluate_member, num_shared=2))
+            .lower(*evaluate_args)
+            .compile(),
+        )
+
+    def _evaluate_member(self, params, member, test_x, test_images):
+        key = MemberKeys.of(member.key).evaluate
+        evaluate_key, picture_key = jax.random.split(key)
+        options = self.settings.evaluation
+        evaluation = evaluate(
+            self.widest,
+            params,
+            evaluate_key,
+            test_x,
+            test_images,
+            member.latent_mask,
+            num_samples=options.num_samples,
+            chunk=options.chunk,
+            batch_size=options.batch_size,
+        )
+        shown = pictures.draw(self.widest, params, picture_key, test_x)
+        return evaluation, shown
+
+    def _devices(self) -> Sequence[jax.Device]:
+        """The most devices that the members can be split over evenly."""
+        devices = jax.devices()
+        asked = self.settings.parallel.num_devices or len(devices)
+        return devices[: math.gcd(asked, len(self.models))]
+
+    def _execution(self) -> str:
+        execution = self.settings.parallel.member_execution
+        if execution != "auto":
+            return execution
+        wide = max(self.settings.model.widths, default=0) > _WIDEST_MAPPED_ON_CPU
+        on_cpu = jax.default_backend() == "cpu"
+        slow = on_cpu and (wide or self.settings.model.network == "conv")
+        return "loop" if slow or len(self.models) == 1 else "map"
+
+
+def _members(runs: Sequence[Run], widest: int) -> Member:
+    """What differs between runs, as stacked arrays."""
+    settings = [run.settings for run in runs]
+    root = jax.random.key(0)
+    seeds = jnp.array([s.seed for s in settings], jnp.uint32)
+    return Member(
+        key=jax.vmap(jax.random.fold_in, (None, 0))(root, seeds),
+        beta=jnp.array([s.training.beta for s in settings], jnp.float32),
+        learning_rate=jnp.array([s.training.learning_rate for s in settings]),
+        latent_mask=jnp.stack(
+            [population.latent_mask(s.model.latent_dim, widest) for s in settings]
+        ),
+    )
+
+
+def run_groups(
+    groups: Sequence[Group], data: ImageData, folder: RunFolder, progress: Progress
+) -> None:
+    """Trains, evaluates and stores every group, one after another.
+
+    While a group trains, the next one compiles: compilation keeps one core busy, and
+    the steps of small networks hardly more than another.
+    """
+    device_data = DeviceData.put(data)
+    tasks = [GroupTask(group, data, device_data) for group in groups]
+    with ThreadPoolExecutor(max_workers=1) as compiler:
+        for task, programs in _compiled_ahead(tasks, compiler):
+            _run(task, programs, folder, progress)
+
+
+def _compiled_ahead(
+    tasks: Sequence[GroupTask], compiler: ThreadPoolExecutor
+) -> Iterator[tuple[GroupTask, Programs]]:
+    pending: Future[Programs] | None = None
+    for index, task in enumerate(tasks):
+        current = pending or compiler.submit(task.compile)
+        programs = current.result()
+        following = tasks[index + 1 : index + 2]
+        pending = compiler.submit(following[0].compile) if following else None
+        yield task, programs
+
+
+def _run(
+    task: GroupTask, programs: Programs, folder: RunFolder, progress: Progress
+) -> None:
+    started = time.perf_counter()
+    runs, data = task.group.runs, task.device_data
+    progress.start_group(task.group, task.recipe.num_epochs)
+    state = programs.init(task.members.key, data.pixel_mean, data.pixel_std)
+    active = np.full(len(runs), True)
+    epoch = 0
+    while epoch < task.recipe.num_epochs and active.any():
+        state, metrics = programs.train(
+            state, task.members, data.train, task.validation_x
+        )
+        epoch += task.recipe.validate_every
+        host = jax.device_get(metrics)
+        folder.log(
+            _metric_row(run.name, epoch, jax.tree.map(lambda leaf, i=i: leaf[i], host))
+            for i, run in enumerate(runs)
+            if active[i]
+        )
+        active = host.active
+        progress.advance(epoch, host.best_bound)
+    evaluation, shown = jax.device_get(
+        programs.evaluate(state.best_params, task.members, task.test_x, data.test)
+    )
+    state = jax.device_get(state)
+    seconds = time.perf_counter() - started
+    rows = []
+    for i, run in enumerate(runs):
+        own = functools.partial(jax.tree.map, lambda leaf, i=i: leaf[i])
+        model = task.models[i]
+        shapes = population.param_shapes(model, data.pixel_mean.size)
+        params = population.unpad(own(state.best_params), shapes)
+        row = result_row(
+            run,
+            model,
+            task.data,
+            own(evaluation),
+            best_epoch=int(state.best_epoch[i]),
+            epochs=int(state.epoch[i]),
+            status=_status(own(state)),
+            num_parameters=model.num_parameters(params),
+            seconds=round(seconds / len(runs), 3),
+        )
+        pictures.write(
+            folder.path / "figures" / run.name,
+            run,
+            task.data,
+            own(evaluation),
+            own(shown),
+        )
+        folder.save_member(run.name, params, row)
+        rows.append(row)
+    folder.close_events()
+    progress.finish_group(rows, seconds)
+
+
+def _metric_row(run: str, epoch: int, metrics: training.Metrics) -> dict[str, Any]:
+    """Scalars of one run; the training terms are those of the call's last epoch."""
+    last = jax.tree.map(lambda leaf: leaf[-1], metrics.train)
+    return {
+        "run": run,
+        "epoch": epoch,
+        **{f"train/{name}": float(v) for name, v in last._asdict().items()},
+        "train/gradient_norm": float(metrics.gradient_norm[-1]),
+        **{
+            f"validation/{name}": float(v)
+            for name, v in metrics.validation._asdict().items()
+        },
+    }
+
+
+def _status(state: TrainState) -> str:
+    if not np.isfinite(state.best_bound):
+        return "diverged"
+    return "epoch limit" if state.active else "settled"

@@ -1,0 +1,177 @@
+"""Settings: a configuration checked once, at the boundary, and frozen.
+
+``configs/`` holds the values, this module what they may be. Jitted code never sees a
+ConfigDict, and nothing is computed before every value has passed.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+from experiments.data import DataSettings
+from vae_jax import likelihoods, networks, population
+from vae_jax.training import Recipe
+
+
+class SettingsError(ValueError):
+    """A value in the configuration that cannot be used; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    likelihood: str  # a name in vae_jax.likelihoods.LIKELIHOODS
+    latent_dim: int
+    network: str  # a name in vae_jax.networks.NETWORKS
+    widths: tuple[int, ...]  # hidden units or channels, from the image inwards
+    activation: str  # a name in vae_jax.networks.ACTIVATIONS
+
+    def __post_init__(self) -> None:
+        _one_of("model.likelihood", self.likelihood, likelihoods.LIKELIHOODS)
+        _one_of("model.network", self.network, networks.NETWORKS)
+        _one_of("model.activation", self.activation, networks.ACTIVATIONS)
+        _at_least("model.latent_dim", self.latent_dim, 1)
+        for width in self.widths:
+            _at_least("model.widths", width, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings(Recipe):
+    """A recipe, and the two settings that members of one program may differ in."""
+
+    beta: float = 1.0
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "batch_size", "num_epochs", "validate_every"):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("beta", "patience", "kl_warmup_epochs", "clip_norm"):
+            _at_least(f"training.{name}", getattr(self, name), 0)
+        for name in ("learning_rate", "adam_eps"):
+            _at_least(f"training.{name}", getattr(self, name), 0, exclusive=True)
+        for name in ("adam_b1", "adam_b2"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise SettingsError(
+                    f"training.{name} is {value}: it must be in [0, 1)."
+                )
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise SettingsError(f"training: {error}") from error
+
+    def recipe(self) -> Recipe:
+        names = (field.name for field in dataclasses.fields(Recipe))
+        return Recipe(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    num_samples: int  # importance samples per test image
+    chunk: int  # samples decoded together
+    batch_size: int  # images evaluated together
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _at_least(f"evaluation.{field.name}", getattr(self, field.name), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelSettings:
+    member_execution: str  # 'map', 'loop' or 'auto'
+    num_devices: int  # members are split over this many; 0: all there are
+
+    def __post_init__(self) -> None:
+        allowed = ("auto", *population.EXECUTIONS)
+        _one_of("parallel.member_execution", self.member_execution, allowed)
+        _at_least("parallel.num_devices", self.num_devices, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on."""
+
+    seed: int
+    data: DataSettings
+    model: ModelSettings
+    training: TrainingSettings
+    evaluation: EvaluationSettings
+    parallel: ParallelSettings
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Settings":
+        """Checked settings of a configuration without its ``sweep``.
+
+        Raises:
+            SettingsError: a field that is unknown, missing, of another type or out of
+                range.
+        """
+        return _build(cls, mapping, "")
+
+
+def _build(cls: type, mapping: Mapping[str, Any], path: str) -> Any:
+    hints = {
+        field.name: get_type_hints(cls)[field.name] for field in dataclasses.fields(cls)
+    }
+    for name in mapping:
+        if name not in hints:
+            raise SettingsError(
+                f"config.{path}{name} is unknown{suggest(name, hints)}."
+            )
+    values = {}
+    for name, hint in hints.items():
+        if name not in mapping:
+            raise SettingsError(f"config.{path}{name} is missing: give it a value.")
+        value = mapping[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if not isinstance(value, Mapping):
+                raise SettingsError(f"config.{path}{name} must be a group of fields.")
+            values[name] = _build(hint, value, f"{path}{name}.")
+        else:
+            values[name] = convert(value, hint, f"config.{path}{name}")
+    return cls(**values)
+
+
+def convert(value: Any, hint: Any, name: str) -> Any:
+    """The value as the type a field declares.
+
+    An int passes for a float and a list for a tuple; nothing else is converted.
+
+    Raises:
+        SettingsError: another type, or a float that is not finite.
+    """
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise SettingsError(f"{name} is {value!r}: give a tuple, as in (64, 64).")
+        return tuple(convert(item, get_args(hint)[0], name) for item in value)
+    if hint is float and type(value) in (int, float):
+        if not math.isfinite(value):
+            raise SettingsError(f"{name} is {value}: it must be finite.")
+        return float(value)
+    if type(value) is not hint:
+        raise SettingsError(
+            f"{name} is {value!r}, of type {type(value).__name__}: "
+            f"it must be of type {hint.__name__}."
+        )
+    return value
+
+
+def suggest(name: str, allowed: Any) -> str:
+    """A suggestion, then the names there are."""
+    near = difflib.get_close_matches(str(name), list(allowed), n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} the names there are: {', '.join(sorted(allowed))}"
+
+
+def _one_of(name: str, value: str, allowed: Any) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{name} {value!r} is unknown{suggest(value, allowed)}.")
+
+
+def _at_least(
+    name: str, value: float, smallest: float, *, exclusive: bool = False
+) -> None:
+    if value < smallest or (exclusive and value == smallest):
+        word = "above" if exclusive else "at least"
+        raise SettingsError(f"{name} is {value}: it must be {word} {smallest}.")

@@ -1,0 +1,72 @@
+"""One pass over a test set: everything that is reported of a trained model."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax import views
+from vae_jax.evidence import ImportanceEstimate, image_keys, importance_estimate
+from vae_jax.model import VAE, Params
+
+
+class Evaluation(NamedTuple):
+    """Per image, ``[N]`` unless said, nats unless said."""
+
+    estimate: ImportanceEstimate
+    squared_error: jax.Array  # mean over pixels of (E[x|z=q's mean] - x)^2, intensity^2
+    posterior_mean: jax.Array  # [N, latent]
+
+
+def evaluate(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    images: jax.Array,
+    latent_mask: jax.Array,
+    *,
+    num_samples: int,
+    chunk: int,
+    batch_size: int,
+) -> Evaluation:
+    """Evaluates a model on every image given, remainder of the batches included.
+
+    Results do not depend on ``chunk`` nor ``batch_size`` (but for rounding), which
+    bound the memory: that of decoding ``batch_size * chunk`` images.
+
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: from which each image's key is folded.
+        x: images in the likelihood's view, ``[N, D]``.
+        images: the integers they were drawn from, ``[N, D]``: squared errors are
+            against their intensity, one common reference for all views.
+        latent_mask: as in ``objectives.draw_posterior``.
+        num_samples: importance samples per image.
+        chunk: importance samples decoded together.
+        batch_size: images evaluated together.
+    """
+    likelihood = model.likelihood
+
+    def one_image(key, x, image):
+        estimate = importance_estimate(
+            model,
+            params,
+            key,
+            x,
+            num_samples=num_samples,
+            chunk=chunk,
+            latent_mask=latent_mask,
+        )
+        mean = model.encode(params, x[None]).mean  # [1, L]
+        expected = likelihood.mean(model.decode(params, mean))[0]
+        shown = views.to_intensity(likelihood.view, expected, likelihood.levels)
+        target = views.to_intensity("levels", image, likelihood.levels)
+        return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
+
+    return jax.lax.map(
+        lambda image: one_image(*image),
+        (image_keys(key, x.shape[0]), x, images),
+        batch_size=min(batch_size, x.shape[0]),
+    )

@@ -1,0 +1,44 @@
+"""The likelihood of the binary view: x is 0 or 1 at each pixel."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.likelihoods.interface import Likelihood, View, inner_mean
+from vae_jax.likelihoods.numerics import align, softplus
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """Bernoulli: p(x) = sigmoid(l)^x sigmoid(-l)^(1 - x), a mass over {0, 1}.
+
+    One output per pixel, the logit l. Grey pixels are not in its domain: they must
+    be binarized first, or else the number returned is not a likelihood of anything.
+    Source: Kingma and Welling 2014, appendix C.1, in logits.
+    """
+
+    view: ClassVar[View] = "binary"
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 1
+
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the log-mass [...] of binary images x [..., D] (float), in nats."""
+        logits, x = align(*self._channels(outputs), x)
+        # One softplus of the logit against x: x * l - softplus(l) would cancel when
+        # a confident logit is right.
+        return -jnp.sum(softplus((1.0 - 2.0 * x) * logits), axis=-1)
+
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        (logits,) = self._channels(outputs)
+        return jax.nn.sigmoid(logits)
+
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        probability = self.mean(outputs)
+        return jax.random.bernoulli(key, probability).astype(probability.dtype)
+
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        return jax.scipy.special.logit(inner_mean(pixel_mean))[None]

@@ -1,0 +1,310 @@
+"""Likelihoods of the continuous view: densities of x = (k + u) / levels in [0, 1].
+
+Minus D log(levels), such a log-density, averaged over the noise u, is a lower bound
+on the log-mass of the integers k (Theis, van den Oord and Bethge 2016, section 3.1),
+which puts all families here and in `levels` on one scale.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.likelihoods.interface import Likelihood, View, inner_mean
+from vae_jax.likelihoods.numerics import (
+    LOG_SQRT_2PI,
+    align,
+    bounded_exp,
+    bounded_log,
+    log_ratio,
+    polynomial,
+    solve_increasing,
+    stirling_correction,
+)
+
+GAUSSIAN_SCALES = ("fixed", "shared", "pixel", "optimal")
+
+# A narrower start would make the first, random, reconstructions astronomically
+# unlikely at pixels that hardly vary in the data.
+MIN_INITIAL_STD = 0.05
+
+# Below, x^(alpha - 1) is a spike at 0; above, the distribution is narrower than one
+# of 256 levels.
+CONCENTRATION_BOUNDS = (1e-3, 1e4)
+
+# log(sinh(t/2) / (t/2)) in powers of t^2, and its derivative over t. In |t| < 1 the
+# errors are below 3e-9.
+_LOG_SINHC = (0.0, 1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800)
+_LOG_SINHC_SLOPE = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """Gaussian: p(x) = exp(-(x - loc)^2 / (2 s^2)) / (s sqrt(2 pi)), a density.
+
+    The first output is loc itself, with no squashing, so that a linear decoder is
+    exactly probabilistic PCA (Tipping and Bishop 1999). The scale s, in units of x, is
+
+    - 'fixed': the constant `fixed_scale`;
+    - 'shared': one parameter for all pixels, learned by gradient;
+    - 'pixel': an output of the decoder for each pixel;
+    - 'optimal': one parameter for all pixels, set to its maximum-likelihood value
+      by `optimal_shared` (optimal sigma-VAE; Rybkin, Daniilidis and Levine 2021).
+      Within `log_prob` it is a parameter like any other, so p(x | z) stays a density.
+
+    Parameters are log-scales, taken through `bounded_exp` with bounds (1e-5, 1e5).
+
+    Attributes:
+        scale: one of `GAUSSIAN_SCALES`.
+        fixed_scale: the standard deviation used by scale 'fixed', and only there.
+    """
+
+    view: ClassVar[View] = "continuous"
+    scale: str = "shared"
+    fixed_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale not in GAUSSIAN_SCALES:
+            raise ValueError(
+                f"unknown Gaussian scale {self.scale!r}; known: {GAUSSIAN_SCALES}"
+            )
+        if not (0.0 < self.fixed_scale < math.inf):
+            raise ValueError(
+                f"fixed_scale must be positive and finite, got {self.fixed_scale}"
+            )
+        if self.scale != "fixed" and self.fixed_scale != type(self).fixed_scale:
+            raise ValueError(f"fixed_scale has no effect with scale {self.scale!r}")
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 2 if self.scale == "pixel" else 1
+
+    @property
+    def shared_outputs(self) -> int:
+        return 1 if self.scale in ("shared", "optimal") else 0
+
+    @property
+    def fits_shared(self) -> bool:
+        return self.scale == "optimal"
+
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the log-density [...] of images x [..., D], in nats."""
+        loc, scale, x = align(*self._loc_scale(outputs), x)
+        standardised = (x - loc) / scale
+        log_density = -0.5 * standardised**2 - jnp.log(scale) - LOG_SQRT_2PI
+        return jnp.sum(log_density, axis=-1)
+
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        return self._channels(outputs)[0]
+
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        loc, scale = self._loc_scale(outputs)
+        return loc + scale * jax.random.normal(key, loc.shape)
+
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        loc, std = self._continuous_moments(pixel_mean, pixel_std)
+        if self.scale == "fixed":
+            return loc[None]
+        return jnp.stack([loc, bounded_log(jnp.maximum(std, MIN_INITIAL_STD))])
+
+    def optimal_shared(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the log-scale [1] whose scale is the root mean square of x - loc.
+
+        Args:
+            outputs: [..., C, D]; only loc is read.
+            x: [..., D] data; every axis is averaged over.
+        """
+        if not self.fits_shared:
+            return super().optimal_shared(outputs, x)
+        loc, x = align(self.mean(outputs), x)
+        return bounded_log(jnp.sqrt(jnp.mean((x - loc) ** 2)))[None]
+
+    def _loc_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        channels = self._channels(outputs)
+        loc = channels[0]
+        if self.scale == "fixed":
+            return loc, jnp.full_like(loc, self.fixed_scale)
+        return loc, bounded_exp(channels[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Laplace(Likelihood):
+    """Laplace: p(x) = exp(-|x - loc| / s) / (2 s), a density.
+
+    Two outputs per pixel: loc, and the log-scale, taken through `bounded_exp` with
+    bounds (1e-5, 1e5); both in units of x. Its mode is the median of the data, which
+    makes absolute error the natural distance.
+    """
+
+    view: ClassVar[View] = "continuous"
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 2
+
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the log-density [...] of images x [..., D], in nats."""
+        loc, log_scale, x = align(*self._channels(outputs), x)
+        scale = bounded_exp(log_scale)
+        return -jnp.sum(jnp.abs(x - loc) / scale + jnp.log(2.0 * scale), axis=-1)
+
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        return self._channels(outputs)[0]
+
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        loc, log_scale = self._channels(outputs)
+        return loc + bounded_exp(log_scale) * jax.random.laplace(key, loc.shape)
+
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        loc, std = self._continuous_moments(pixel_mean, pixel_std)
+        scale = jnp.maximum(std, MIN_INITIAL_STD) / math.sqrt(2.0)
+        return jnp.stack([loc, bounded_log(scale)])
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousBernoulli(Likelihood):
+    """Continuous Bernoulli: p(x) = eta e^(eta x) / (e^eta - 1), a density on [0, 1].
+
+    One output per pixel, the natural parameter eta = logit(lambda), where lambda is
+    the parameter of Loaiza-Ganem and Cunningham 2019. In eta the density is that of a
+    truncated exponential: uniform at eta = 0, a removable singularity.
+    """
+
+    view: ClassVar[View] = "continuous"
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 1
+
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the log-density [...] of images x [..., D], in nats."""
+        eta, x = align(*self._channels(outputs), x)
+        # The density is symmetric under (eta, x) -> (-eta, 1 - x); away from 0 it is
+        # written with the exponent that is never positive.
+        near_zero = jnp.abs(eta) < 1.0
+        small = jnp.where(near_zero, eta, 0.0)
+        large = jnp.where(near_zero, 1.0, jnp.abs(eta))
+        near = small * (x - 0.5) - polynomial(small * small, _LOG_SINHC)
+        exponent = jnp.where(eta > 0, eta * (x - 1.0), eta * x)
+        far = exponent + jnp.log(large / (1.0 - jnp.exp(-large)))
+        return jnp.sum(jnp.where(near_zero, near, far), axis=-1)
+
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        (eta,) = self._channels(outputs)
+        return _continuous_bernoulli_mean(eta)
+
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        (eta,) = self._channels(outputs)
+        # Inverse distribution function of the decreasing density, eta < 0.
+        rate = jnp.maximum(jnp.abs(eta), 1e-6)
+        u = jax.random.uniform(key, eta.shape)
+        x = jnp.clip(-jnp.log1p(u * jnp.expm1(-rate)) / rate, 0.0, 1.0)
+        return jnp.where(eta > 0, 1.0 - x, x)
+
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        mean, _ = self._continuous_moments(pixel_mean, pixel_std)
+        limit = 2e3  # The mean at eta = -limit is 1 / limit, inside the margin.
+        return solve_increasing(
+            _continuous_bernoulli_mean, inner_mean(mean), -limit, limit
+        )[None]
+
+
+def _continuous_bernoulli_mean(eta: jax.Array) -> jax.Array:
+    """Returns 1 / (1 - e^-eta) - 1 / eta, elementwise."""
+    near_zero = jnp.abs(eta) < 1.0
+    small = jnp.where(near_zero, eta, 0.0)
+    large = jnp.where(near_zero, 1.0, eta)
+    near = 0.5 + small * polynomial(small * small, _LOG_SINHC_SLOPE)
+    magnitude = jnp.abs(large)
+    below = 1.0 / magnitude + jnp.exp(-magnitude) / jnp.expm1(-magnitude)
+    far = jnp.where(large > 0, 1.0 - below, below)
+    return jnp.where(near_zero, near, far)
+
+
+@dataclasses.dataclass(frozen=True)
+class Beta(Likelihood):
+    """Beta: x' ~ Beta(alpha, beta), x' = eps / 2 + (1 - eps) x; a density of x.
+
+    p(x) = (1 - eps) x'^(alpha - 1) (1 - x')^(beta - 1) / B(alpha, beta)
+
+    Two outputs per pixel: log(alpha) and log(beta), taken through `bounded_exp` with
+    bounds (1e-3, 1e4). Pixels of exactly 0 or 1 have density 0 or infinity under a
+    Beta; squeezing moves them inside. With eps = 1e-4, a fortieth of one of 256
+    levels, the data keep their shape while log x' stays above -10. The support is
+    wider than [0, 1] by eps / 2 on either side, where x never falls: log p is at
+    worst understated. `sample` is clipped to [0, 1].
+
+    Computed as in Loader 2000 ("Fast and accurate computation of binomial
+    probabilities"), by the deviance of x' from the mean alpha / (alpha + beta) and
+    Stirling corrections, so that large concentrations do not cancel.
+    """
+
+    view: ClassVar[View] = "continuous"
+    eps: ClassVar[float] = 1e-4
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 2
+
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the log-density [...] of images x [..., D], in nats."""
+        log_alpha, log_beta, x = align(*self._channels(outputs), x)
+        alpha = bounded_exp(log_alpha, CONCENTRATION_BOUNDS)
+        beta = bounded_exp(log_beta, CONCENTRATION_BOUNDS)
+        total = alpha + beta
+        # Both complements are formed from x, where 1 - x is exact near 1.
+        squeezed = 0.5 * self.eps + (1.0 - self.eps) * x
+        complement = 0.5 * self.eps + (1.0 - self.eps) * (1.0 - x)
+        excess = (squeezed * beta - complement * alpha) / total
+        log_density = (
+            alpha * log_ratio(squeezed, alpha / total, excess)
+            + beta * log_ratio(complement, beta / total, -excess)
+            + 0.5 * jnp.log(alpha / total * beta)
+            - jnp.log(squeezed * complement)
+            + stirling_correction(total)
+            - stirling_correction(alpha)
+            - stirling_correction(beta)
+            + (math.log1p(-self.eps) - LOG_SQRT_2PI)
+        )
+        return jnp.sum(log_density, axis=-1)
+
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        alpha, beta = self._concentrations(outputs)
+        return self._unsqueeze(alpha / (alpha + beta))
+
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        alpha, beta = self._concentrations(outputs)
+        squeezed = jax.random.beta(key, alpha, beta)
+        return jnp.clip(self._unsqueeze(squeezed), 0.0, 1.0)
+
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        mean, std = self._continuous_moments(pixel_mean, pixel_std)
+        mean = 0.5 * self.eps + (1.0 - self.eps) * inner_mean(mean)
+        total = mean * (1.0 - mean) / std**2 - 1.0
+        return initial_concentrations(mean, total)
+
+    def _concentrations(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_alpha, log_beta = self._channels(outputs)
+        return (
+            bounded_exp(log_alpha, CONCENTRATION_BOUNDS),
+            bounded_exp(log_beta, CONCENTRATION_BOUNDS),
+        )
+
+    def _unsqueeze(self, squeezed: jax.Array) -> jax.Array:
+        return (squeezed - 0.5 * self.eps) / (1.0 - self.eps)
+
+
+def initial_concentrations(mean: jax.Array, total: jax.Array) -> jax.Array:
+    """Returns log(alpha), log(beta) [2, D] of a Beta with the given mean.
+
+    Args:
+        mean: [D], inside (0, 1).
+        total: [D], the wanted alpha + beta, which is moved to where neither of the
+            two is so small that the density is all spikes, nor the start too narrow.
+    """
+    total = jnp.clip(total, 0.1 / jnp.minimum(mean, 1.0 - mean), 1e3)
+    concentrations = jnp.stack([mean * total, (1.0 - mean) * total])
+    return bounded_log(concentrations, CONCENTRATION_BOUNDS)

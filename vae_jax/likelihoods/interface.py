@@ -1,0 +1,130 @@
+"""What every likelihood p(x | z) offers to the rest of the library."""
+
+import abc
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+View = Literal["binary", "levels", "continuous"]
+
+# Means are kept this far inside (0, 1) when a distribution is started at them.
+_MEAN_MARGIN = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood(abc.ABC):
+    """A family of distributions over the D pixels of an image, independent given z.
+
+    The data are integers k in {0, ..., levels - 1}; a likelihood is defined on one
+    view x of them: 'binary' (x in {0, 1}), 'levels' (x = k, an integer array) or
+    'continuous' (x = (k + u) / levels in [0, 1], u uniform).
+
+    `outputs` is [..., C, D] with C = pixel_outputs + shared_outputs channels: first
+    those the decoder supplies for each pixel, then those which are one number for all
+    pixels, broadcast over D. The formulas do not distinguish the two.
+
+    Leading axes of outputs and x broadcast against each other as in NumPy, for
+    instance outputs [S, B, C, D] with x [B, D].
+
+    Attributes:
+        levels: number of values k takes, at least 2.
+        view: the view x that the likelihood is defined on.
+    """
+
+    levels: int
+    view: ClassVar[View]
+
+    def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise ValueError(f"levels must be at least 2, got {self.levels}")
+
+    @property
+    @abc.abstractmethod
+    def pixel_outputs(self) -> int:
+        """Number of parameters that the decoder supplies for each pixel."""
+
+    @property
+    def shared_outputs(self) -> int:
+        """Number of further parameters that all pixels share."""
+        return 0
+
+    @property
+    def fits_shared(self) -> bool:
+        """Whether the shared parameters are set by `optimal_shared`, not learned."""
+        return False
+
+    @abc.abstractmethod
+    def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns log p(x | z) in nats, summed over pixels, constants included.
+
+        Args:
+            outputs: [..., C, D] parameters.
+            x: [..., D] data in the view of this likelihood.
+
+        Returns:
+            [...], the broadcast leading axes of outputs and x. It is the logarithm of
+            a probability mass for the views 'binary' and 'levels', of a density with
+            respect to x for 'continuous'.
+        """
+
+    @abc.abstractmethod
+    def mean(self, outputs: jax.Array) -> jax.Array:
+        """Returns E[x | z], [..., D], in the units of x, given outputs [..., C, D]."""
+
+    @abc.abstractmethod
+    def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        """Returns one draw of x, [..., D], for each pixel of outputs [..., C, D]."""
+
+    @abc.abstractmethod
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        """Returns outputs [C, D] at which each pixel resembles the data.
+
+        The mean of the distribution is the mean of the data, kept away from 0 and 1
+        where the distribution cannot reach them; its spread is that of the data,
+        roughly.
+
+        Args:
+            pixel_mean: [D], mean of the intensity k / (levels - 1) over the data.
+            pixel_std: [D], its standard deviation.
+        """
+
+    def optimal_shared(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
+        """Returns the shared parameters [shared_outputs] that maximise log_prob.
+
+        Only for likelihoods with `fits_shared`.
+
+        Args:
+            outputs: [..., C, D]; the shared channels are not read.
+            x: [..., D] data; every axis is averaged over.
+        """
+        raise NotImplementedError(f"{self} has no shared parameters to fit")
+
+    def _channels(self, outputs: jax.Array) -> list[jax.Array]:
+        """Returns the channels of outputs [..., C, D] as C arrays [..., D]."""
+        self._check(outputs)
+        return [outputs[..., channel, :] for channel in range(outputs.shape[-2])]
+
+    def _check(self, outputs: jax.Array) -> None:
+        """Raises ValueError unless outputs is [..., C, D]."""
+        expected = self.pixel_outputs + self.shared_outputs
+        if outputs.ndim < 2 or outputs.shape[-2] != expected:
+            raise ValueError(
+                f"{self} needs outputs of shape [..., {expected}, D], "
+                f"got {list(outputs.shape)}"
+            )
+
+    def _continuous_moments(
+        self, pixel_mean: jax.Array, pixel_std: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns mean and standard deviation [D] of the continuous view."""
+        ratio = (self.levels - 1) / self.levels
+        mean = ratio * pixel_mean + 0.5 / self.levels
+        std = jnp.sqrt((ratio * pixel_std) ** 2 + 1.0 / (12 * self.levels**2))
+        return mean, std
+
+
+def inner_mean(mean: jax.Array) -> jax.Array:
+    """Returns a mean in [0, 1] moved to the interior, where logits are moderate."""
+    return jnp.clip(mean, _MEAN_MARGIN, 1.0 - _MEAN_MARGIN)

@@ -1,0 +1,212 @@
+"""Encoders and decoders: Linen modules from array to array.
+
+They never sample, compute a loss or hold state. This is the only module that imports
+flax.linen, so a change of framework touches one file.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Network = nn.Module
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "softplus": nn.softplus,
+}
+NETWORKS = ("mlp", "conv")
+
+_Shape = tuple[int, int, int]
+
+
+class MLPEncoder(nn.Module):
+    """Image to the two linear outputs of a Gaussian posterior, by dense layers."""
+
+    widths: tuple[int, ...]
+    latent_dim: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:  # x [..., D]
+        return _GaussianHead(self.latent_dim, name="head")(
+            _mlp(x, self.widths, self.activation)
+        )
+
+
+class MLPDecoder(nn.Module):
+    """Latent to likelihood parameters ``[..., pixel_outputs, D]``, by dense layers.
+
+    Widths are given from the image inwards, like the encoder's, so one setting
+    describes both; the decoder applies them in reverse.
+    """
+
+    widths: tuple[int, ...]
+    image_shape: _Shape
+    pixel_outputs: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
+        num_pixels = math.prod(self.image_shape)
+        h = _mlp(z, self.widths[::-1], self.activation)
+        h = _dense(self.pixel_outputs * num_pixels, use_bias=False, name="output")(h)
+        h = h.reshape(*h.shape[:-1], self.pixel_outputs, num_pixels)
+        return _OutputBias(name="bias")(h)
+
+
+class ConvEncoder(nn.Module):
+    """Image to posterior outputs: 3x3 convolutions that halve it, then one dense."""
+
+    widths: tuple[int, ...]
+    image_shape: _Shape
+    latent_dim: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:  # x [..., D]
+        activation = ACTIVATIONS[self.activation]
+        h = x.reshape(-1, *self.image_shape)
+        for width in self.widths:
+            h = activation(_conv(width, strides=(2, 2))(h))
+        h = h.reshape(*x.shape[:-1], -1)
+        return _GaussianHead(self.latent_dim, name="head")(h)
+
+
+class ConvDecoder(nn.Module):
+    """Latent to likelihood parameters ``[..., pixel_outputs, D]``: the encoder's mirror.
+
+    A dense layer to the encoder's last feature map, then one transposed convolution
+    for each halving; what rounding up added to odd sizes is cropped.
+    """
+
+    widths: tuple[int, ...]
+    image_shape: _Shape
+    pixel_outputs: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
+        activation = ACTIVATIONS[self.activation]
+        height, width, channels = self.image_shape
+        shrink = 2 ** len(self.widths)
+        rows, columns = -(-height // shrink), -(-width // shrink)
+        inner = self.widths[-1]
+        h = activation(_dense(rows * columns * inner)(z.reshape(-1, z.shape[-1])))
+        h = h.reshape(-1, rows, columns, inner)
+        for features in self.widths[-2::-1] + (self.widths[0],):
+            h = activation(
+                nn.ConvTranspose(
+                    features,
+                    (3, 3),
+                    strides=(2, 2),
+                    kernel_init=nn.initializers.glorot_uniform(),
+                )(h)
+            )
+        h = _conv(self.pixel_outputs * channels, use_bias=False)(h)[:, :height, :width]
+        h = h.reshape(-1, height, width, channels, self.pixel_outputs)
+        h = jnp.moveaxis(h, -1, 1)
+        h = h.reshape(*z.shape[:-1], self.pixel_outputs, math.prod(self.image_shape))
+        return _OutputBias(name="bias")(h)
+
+
+class _GaussianHead(nn.Module):
+    """Two linear layers, each with the latent as its last axis, so that zeros appended
+    to that axis are exactly the parameters of a wider model."""
+
+    latent_dim: int
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean = _dense(self.latent_dim, name="mean")(h)
+        return mean, _dense(self.latent_dim, name="log_scale")(h)
+
+
+class _OutputBias(nn.Module):
+    """A bias per pixel and parameter, for the data's statistics to be written into."""
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        bias = self.param("pixels", nn.initializers.zeros, h.shape[-2:])
+        return h + jax.lax.broadcast_to_rank(bias, h.ndim)
+
+
+def _mlp(h: jax.Array, widths: tuple[int, ...], activation: str) -> jax.Array:
+    for width in widths:
+        h = ACTIVATIONS[activation](_dense(width)(h))
+    return h
+
+
+def _dense(features: int, **options) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **options)
+
+
+def _conv(features: int, **options) -> nn.Conv:
+    return nn.Conv(
+        features, (3, 3), kernel_init=nn.initializers.glorot_uniform(), **options
+    )
+
+
+def make_encoder(
+    network: str,
+    *,
+    widths: tuple[int, ...],
+    activation: str,
+    image_shape: _Shape,
+    latent_dim: int,
+) -> Network:
+    """An encoder by name: ``[..., D] -> (mean, raw log-scale)``, each ``[..., latent]``.
+
+    Args:
+      network: one of ``NETWORKS``.
+      widths: hidden units ('mlp', may be empty: a linear encoder) or channels ('conv').
+      activation: a name in ``ACTIVATIONS``.
+      image_shape: (height, width, channels); D is their product.
+      latent_dim: number of latents.
+
+    Raises:
+      ValueError: unknown network or activation, or no widths for 'conv'.
+    """
+    _check(network, widths, activation)
+    if network == "mlp":
+        return MLPEncoder(widths, latent_dim, activation)
+    return ConvEncoder(widths, image_shape, latent_dim, activation)
+
+
+def make_decoder(
+    network: str,
+    *,
+    widths: tuple[int, ...],
+    activation: str,
+    image_shape: _Shape,
+    pixel_outputs: int,
+) -> Network:
+    """A decoder by name: ``[..., latent] -> [..., pixel_outputs, D]``.
+
+    Args and raises as ``make_encoder``; ``pixel_outputs`` is the number of likelihood
+    parameters per pixel.
+    """
+    _check(network, widths, activation)
+    decoder = MLPDecoder if network == "mlp" else ConvDecoder
+    return decoder(widths, image_shape, pixel_outputs, activation)
+
+
+def _check(network: str, widths: tuple[int, ...], activation: str) -> None:
+    if network not in NETWORKS:
+        raise ValueError(
+            f"unknown network {network!r}: choose one of {', '.join(NETWORKS)}."
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}."
+        )
+    if network == "conv" and not widths:
+        raise ValueError(
+            "a conv network needs at least one width, as in widths=(32, 64)."
+        )

@@ -1,0 +1,162 @@
+"""Many models as one compiled program, on one device or many.
+
+Members whose arrays have the same shapes form a group. Their states are stacked on
+axis 0 and one program runs them all, mapped together or one after another. Latent
+sizes share a group by zero-padding: each member is initialised at its own size (its
+own fan-in) and padded with zeros to the group's largest; padded entries get exactly
+zero gradient and an Adam update of exactly zero (see ``objectives.draw_posterior``),
+so a padded member follows the trajectory of the model trained alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from vae_jax.model import VAE, Params
+from vae_jax.training import Member, MemberKeys, Recipe, TrainState, init_state
+
+EXECUTIONS = ("map", "loop")
+
+
+def pad(tree: Any, like: Any) -> Any:
+    """Appends zeros to every axis of every leaf until it has the shapes of ``like``."""
+
+    def pad_leaf(leaf, target):
+        widths = [(0, n - m) for m, n in zip(leaf.shape, target.shape, strict=True)]
+        return jnp.pad(leaf, widths)
+
+    return jax.tree.map(pad_leaf, tree, like)
+
+
+def unpad(tree: Any, like: Any) -> Any:
+    """Cuts every leaf to the shapes of ``like``: the inverse of ``pad``."""
+    return jax.tree.map(
+        lambda leaf, target: leaf[tuple(slice(n) for n in target.shape)], tree, like
+    )
+
+
+def param_shapes(model: VAE, num_pixels: int) -> Params:
+    """Shapes and dtypes of a model's parameters, without computing any."""
+    statistics = jax.ShapeDtypeStruct((num_pixels,), jnp.float32)
+    return jax.eval_shape(
+        model.init, jax.eval_shape(lambda: jax.random.key(0)), statistics, statistics
+    )
+
+
+def init_population(
+    models: Sequence[VAE],
+    recipe: Recipe,
+    member_keys: jax.Array,
+    pixel_mean: jax.Array,
+    pixel_std: jax.Array,
+) -> TrainState:
+    """Stacked states of a group's members, padded to the largest latent size.
+
+    Args:
+        models: one description per member; they differ in latent size alone.
+        recipe: how they are trained.
+        member_keys: typed keys, ``[members]``.
+        pixel_mean: as in ``VAE.init``.
+        pixel_std: as in ``VAE.init``.
+
+    Returns:
+        A TrainState whose every leaf has a leading axis ``[members]``.
+    """
+    widest = max(models, key=lambda model: model.latent_dim)
+    shapes = param_shapes(widest, pixel_mean.size)
+    params: list[Any] = [None] * len(models)
+    # Members of one size are initialised by one mapped program.
+    for model in set(models):
+        rows = np.array([i for i, other in enumerate(models) if other == model])
+        own = jax.vmap(
+            lambda key, model=model: pad(
+                model.init(MemberKeys.of(key).init, pixel_mean, pixel_std), shapes
+            )
+        )(member_keys[rows])
+        for position, row in enumerate(rows):
+            params[row] = jax.tree.map(lambda leaf, p=position: leaf[p], own)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return jax.vmap(lambda params: init_state(recipe, params))(stacked)
+
+
+def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
+    """1 for the latents in use, 0 for padding, ``[widest]``."""
+    return (np.arange(widest) < latent_dim).astype(np.float32)
+
+
+def over_members(
+    function: Callable[..., Any],
+    *,
+    num_shared: int,
+    execution: str,
+    devices: Sequence[jax.Device] = (),
+) -> Callable[..., Any]:
+    """Lifts a function of one member to one of stacked members.
+
+    Args:
+        function: takes arguments of one member, then ``num_shared`` arguments that
+            all members share (the data).
+        num_shared: number of shared arguments, the last ones.
+        execution: 'map' runs members together (vmap), 'loop' one after another
+            through the same compiled body.
+        devices: members are split over these, an equal number on each; with none or
+            one, all run where the arguments are.
+
+    Returns:
+        A function whose member arguments and results have a leading axis [members].
+
+    Raises:
+        ValueError: unknown execution.
+    """
+    if execution not in EXECUTIONS:
+        raise ValueError(
+            f"unknown execution {execution!r}: choose one of {', '.join(EXECUTIONS)}."
+        )
+
+    def lifted(*arguments):
+        own, shared = arguments[:-num_shared], arguments[-num_shared:]
+
+        def one(own):
+            return function(*own, *shared)
+
+        return jax.vmap(one)(own) if execution == "map" else jax.lax.map(one, own)
+
+    if len(devices) < 2:
+        return lifted
+    mesh = Mesh(np.array(devices), ("members",))
+
+    def sharded(*arguments):
+        specs = [PartitionSpec("members")] * (len(arguments) - num_shared)
+        specs += [PartitionSpec()] * num_shared
+        return jax.shard_map(
+            lifted,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=PartitionSpec("members"),
+            check_vma=False,
+        )(*arguments)
+
+    return sharded
+
+
+def train_active(
+    train: Callable[..., Any], state: TrainState, member: Member, *data: jax.Array
+) -> Any:
+    """Trains a member that has patience left and leaves any other as it is.
+
+    So what a member ends with does not depend on the company it was trained in. When
+    members run one after another, those that have stopped cost nothing.
+    """
+
+    def rest(state, member, *data):
+        _, metrics = jax.eval_shape(train, state, member, *data)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+        return state, zeros._replace(
+            best_bound=state.best_bound, best_epoch=state.best_epoch
+        )
+
+    return jax.lax.cond(state.active, train, rest, state, member, *data)
