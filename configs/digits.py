@@ -36,6 +36,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "network": "mlp",
             "widths": (128, 128),
             "activation": "relu",
+            "fixed_scale": 0.1,
+            "components": 5,
         }
     )
     config.training = ml_collections.ConfigDict(

@@ -8,7 +8,6 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
-from rich.console import Console
 
 from experiments.data import DataError
 from experiments.run_folder import FolderError
@@ -17,8 +16,6 @@ from experiments.settings import SettingsError
 REFUSED = 2  # exit status of a command that was refused before it did anything
 
 _REFUSALS = (DataError, FolderError, SettingsError)
-
-CONSOLE = Console(soft_wrap=True)
 
 
 def define_flags(workdir: str, config: str | None = None) -> None:

@@ -181,7 +181,7 @@ def load_data(settings: DataSettings) -> ImageData:
         source = _binarize(source, settings.binarization_seed)
     splits = _partition(source, settings)
     own = settings.name in ("npz", "folder")
-    name = pathlib.Path(settings.path).stem if own else settings.name
+    name = pathlib.Path(settings.path).absolute().stem if own else settings.name
     return ImageData(name, source.levels, **splits)
 
 

@@ -160,8 +160,9 @@ def read_tfds(name: str, data_dir: str) -> Source:
         known = tfds.list_builders(with_community_datasets=False)
         raise unknown_name(name, known) from None  # Its own text takes 300 lines.
     except (AssertionError, ValueError, RuntimeError) as error:
-        # tfds reports an unknown version or config by an assertion.
-        raise DataError(f"cannot open {name!r} in {folder}: {_line(error)}") from error
+        # An unknown version or config; what is wrong follows a list of arguments.
+        reason = _line(str(error).split('}": ')[-1])
+        raise DataError(f"cannot open {name!r} in {folder}: {reason}") from error
     command = preparation_command(name, folder)
     if not is_prepared:
         raise DataError(f"{name} is not prepared in {folder}: run {command}")
@@ -272,8 +273,15 @@ def read_npz(path: str) -> Source:
         raise DataError(f"{path} is not an npz file: write it with np.savez_compressed")
     try:
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = {key: np.asarray(archive[key]) for key in archive.files}
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         if "Object arrays" in str(error):
             raise DataError(
                 f"{path} holds object arrays, which can run code when read: save arrays"

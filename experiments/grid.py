@@ -90,7 +90,7 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
         raise SettingsError(f"config.sweep.{axis} is unknown{suggest(axis, axes)}.")
     if not isinstance(values, (tuple, list)):
         values = (values,)
-    # On a command line, names come as one string: --config.sweep.likelihood=beta,laplace
+    # On a command line, names come as one string: config.sweep.likelihood=beta,laplace
     values = tuple(
         part
         for value in values

@@ -1,4 +1,4 @@
-"""The pictures of one model: what it reconstructs, generates and lays out in latents."""
+"""Pictures of one model: what it reconstructs, generates and lays out in latents."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +69,7 @@ def write(
         arrays: what ``draw`` computed.
     """
 
-    def images(flat: np.ndarray) -> np.ndarray:
+    def images(flat: jax.Array) -> np.ndarray:
         return np.asarray(flat).reshape(-1, *data.image_shape)
 
     originals = data.test.images[:_SHOWN] / (data.levels - 1)
@@ -85,7 +85,7 @@ def write(
             images(arrays.manifold), _MANIFOLD_SIDE
         )
         contents["latents"] = figures.latent_scatter(
-            evaluation.posterior_mean[:, :2], data.test.labels
+            np.asarray(evaluation.posterior_mean), data.test.labels
         )
     for name, content in contents.items():
         write_atomically(folder / f"{name}.png", content)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
 import pathlib
 import sys
@@ -251,7 +252,7 @@ def _fetch(file: str, published: Published, source: str) -> bytes:
         try:
             with urllib.request.urlopen(where, timeout=_TIMEOUT) as response:
                 content = response.read()
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise DataError(
                 f"cannot download {where} ({error}): get {', '.join(published.digests)}"
                 " by other means and name their folder by --source=FOLDER"

@@ -8,17 +8,21 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress as Bar,
     ProgressColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import (
+    Progress as Bar,
+)
 from rich.table import Table
 from rich.text import Text
 
 from experiments.grid import Group
+
+CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 class _Rate(ProgressColumn):
@@ -31,8 +35,7 @@ class _Rate(ProgressColumn):
 class Progress:
     """A progress bar over all epochs of a sweep, and a line per finished group."""
 
-    def __init__(self, groups: Sequence[Group], console: Console):
-        self._console = console
+    def __init__(self, groups: Sequence[Group]):
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -43,7 +46,7 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[bound]}"),
-            console=console,
+            console=CONSOLE,
             transient=True,
         )
         self._num_groups = len(groups)
@@ -82,21 +85,19 @@ class Progress:
         self._finished += 1
         best = min(rows, key=lambda row: row["score"])
         epochs = [row["epochs"] for row in rows]
-        self._console.print(
+        CONSOLE.print(
             f"[{self._finished}/{self._num_groups}] {best['likelihood']}: "
             f"{len(rows)} model{'s' * (len(rows) > 1)}, {min(epochs)}-{max(epochs)} "
             f"epochs, {seconds:.1f} s; best {best['score']:.3f} {best['unit']} "
-            f"({best['run']})",
-            markup=False,
-            highlight=False,
+            f"({best['run']})"
         )
 
 
-def print_results(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints likelihood x latent size, one table per unit: units are never mixed."""
     for unit in sorted({row["unit"] for row in rows}):
         own = [row for row in rows if row["unit"] == unit]
-        console.print(_score_table(unit, own))
+        CONSOLE.print(_score_table(unit, own))
 
 
 def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.data import ImageData
@@ -33,9 +34,9 @@ def result_row(
     estimate = evaluation.estimate
     elbo = estimate.reconstruction - estimate.kl
 
-    def comparable(nats: np.ndarray) -> np.ndarray:
-        return np.asarray(
-            views.log_mass_bound(view, nats, data.num_pixels, data.levels)
+    def comparable(nats: jax.Array) -> np.ndarray:
+        return views.log_mass_bound(
+            view, np.asarray(nats, np.float64), data.num_pixels, data.levels
         )
 
     bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
@@ -75,7 +76,7 @@ def result_row(
     }
 
 
-def _mean(name: str, values: np.ndarray) -> dict[str, float]:
+def _mean(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:
     """Mean over images and its standard error."""
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan

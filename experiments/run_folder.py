@@ -124,7 +124,7 @@ class RunFolder:
         return json.loads((self.path / "config.json").read_text())
 
     def _forget_unfinished(self) -> None:
-        """Drops the metric rows of runs that did not finish and will be trained anew."""
+        """Drops the metric rows of runs that did not finish: they are trained anew."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             finished = self.finished()

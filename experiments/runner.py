@@ -3,8 +3,9 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,16 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import pictures
-from experiments.data import ImageData, pixel_statistics
-from experiments.grid import Group, Run
-from experiments.progress import Progress
+from experiments.data import ImageData, Split, load_data, pixel_statistics
+from experiments.grid import Group, Run, group
+from experiments.progress import CONSOLE, Progress, print_results
+from experiments.report import write_report
 from experiments.results import result_row
 from experiments.run_folder import RunFolder
 from experiments.settings import Settings, SettingsError
 from vae_jax import population, training, views
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.likelihoods import make_likelihood
-from vae_jax.model import VAE, make_vae
+from vae_jax.model import VAE, Params, make_vae
 from vae_jax.training import Member, MemberKeys, TrainState
 
 # The two draws of views that all runs of all sweeps share: test images are binarized or
@@ -39,7 +41,9 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
     Raises:
         SettingsError: the data cannot give the view that the likelihood is defined on.
     """
-    likelihood = make_likelihood(settings.model.likelihood, data.levels)
+    likelihood = make_likelihood(
+        settings.model.likelihood, data.levels, **settings.model.likelihood_options()
+    )
     if data.levels == 2 and likelihood.view != "binary":
         raise SettingsError(
             f"model.likelihood {settings.model.likelihood!r} needs the "
@@ -82,17 +86,20 @@ class DeviceData(NamedTuple):
     pixel_mean: jax.Array  # of the training intensity, [D]
     pixel_std: jax.Array
     levels: int
-    image_shape: tuple[int, int, int]
 
     @classmethod
     def put(cls, data: ImageData) -> "DeviceData":
-        flat = (
-            jnp.asarray(split.images.reshape(len(split.images), -1))
-            for split in (data.train, data.validation, data.test)
-        )
+        def flat(split: Split) -> jax.Array:
+            return jnp.asarray(split.images.reshape(len(split.images), -1))
+
         mean, std = pixel_statistics(data)
         return cls(
-            *flat, jnp.asarray(mean), jnp.asarray(std), data.levels, data.image_shape
+            flat(data.train),
+            flat(data.validation),
+            flat(data.test),
+            jnp.asarray(mean),
+            jnp.asarray(std),
+            data.levels,
         )
 
     def view(self, view: str, which: int) -> jax.Array:
@@ -103,7 +110,7 @@ class DeviceData(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """A group's compiled programs."""
+    """The compiled programs that train and evaluate a group."""
 
     init: Callable[..., TrainState]
     train: Callable[..., tuple[TrainState, training.Metrics]]
@@ -111,7 +118,7 @@ class Programs(NamedTuple):
 
 
 class GroupTask:
-    """A group with everything needed to train it."""
+    """A group with everything needed to train or evaluate it."""
 
     def __init__(self, group: Group, data: ImageData, device_data: DeviceData):
         self.group = group
@@ -128,11 +135,6 @@ class GroupTask:
 
     def compile(self) -> Programs:
         """Compiles the group's programs, ahead of their first use."""
-        over_members = functools.partial(
-            population.over_members,
-            execution=self._execution(),
-            devices=self._devices(),
-        )
         init = functools.partial(population.init_population, self.models, self.recipe)
         train = functools.partial(
             population.train_active,
@@ -142,15 +144,43 @@ class GroupTask:
         init_args = (self.members.key, data.pixel_mean, data.pixel_std)
         state = jax.eval_shape(init, *init_args)
         train_args = (state, self.members, data.train, self.validation_x)
-        evaluate_args = (state.best_params, self.members, self.test_x, data.test)
         return Programs(
             jax.jit(init).lower(*init_args).compile(),
-            jax.jit(over_members(train, num_shared=2), donate_argnums=0)
+            jax.jit(self._over_members(train), donate_argnums=0)
             .lower(*train_args)
             .compile(),
-            jax.jit(over_members(self._evaluate_member, num_shared=2))
-            .lower(*evaluate_args)
-            .compile(),
+            self.compile_evaluation(state.best_params),
+        )
+
+    def compile_evaluation(self, params: Params) -> Callable[..., Any]:
+        """Compiles the evaluation of stacked, padded parameters (or their shapes)."""
+        arguments = (params, self.members, self.test_x, self.device_data.test)
+        return (
+            jax.jit(self._over_members(self._evaluate_member))
+            .lower(*arguments)
+            .compile()
+        )
+
+    def evaluate_stored(self, folder: RunFolder) -> Evaluation:
+        """Evaluates the parameters that the group's runs left in a folder."""
+        shapes = population.param_shapes(self.widest, self.device_data.pixel_mean.size)
+        padded = [
+            population.pad(folder.load_params(run.name), shapes)
+            for run in self.group.runs
+        ]
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
+        evaluation, _ = self.compile_evaluation(params)(
+            params, self.members, self.test_x, self.device_data.test
+        )
+        return jax.device_get(evaluation)
+
+    def _over_members(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function over the group's members, with the data as shared arguments."""
+        return population.over_members(
+            function,
+            num_shared=2,
+            execution=self._execution(),
+            devices=self._devices(),
         )
 
     def _evaluate_member(self, params, member, test_x, test_images):
@@ -202,6 +232,11 @@ def _members(runs: Sequence[Run], widest: int) -> Member:
     )
 
 
+def member(stacked: Any, index: int) -> Any:
+    """One member's part of stacked arrays."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
 def run_groups(
     groups: Sequence[Group], data: ImageData, folder: RunFolder, progress: Progress
 ) -> None:
@@ -245,7 +280,7 @@ def _run(
         epoch += task.recipe.validate_every
         host = jax.device_get(metrics)
         folder.log(
-            _metric_row(run.name, epoch, jax.tree.map(lambda leaf, i=i: leaf[i], host))
+            _metric_row(run.name, epoch, member(host, i))
             for i, run in enumerate(runs)
             if active[i]
         )
@@ -257,19 +292,18 @@ def _run(
     state = jax.device_get(state)
     seconds = time.perf_counter() - started
     rows = []
-    for i, run in enumerate(runs):
-        own = functools.partial(jax.tree.map, lambda leaf, i=i: leaf[i])
-        model = task.models[i]
+    for i, (run, model) in enumerate(zip(runs, task.models, strict=True)):
+        own = member(state, i)
         shapes = population.param_shapes(model, data.pixel_mean.size)
-        params = population.unpad(own(state.best_params), shapes)
+        params = population.unpad(own.best_params, shapes)
         row = result_row(
             run,
             model,
             task.data,
-            own(evaluation),
-            best_epoch=int(state.best_epoch[i]),
-            epochs=int(state.epoch[i]),
-            status=_status(own(state)),
+            member(evaluation, i),
+            best_epoch=int(own.best_epoch),
+            epochs=int(own.epoch),
+            status=_status(own),
             num_parameters=model.num_parameters(params),
             seconds=round(seconds / len(runs), 3),
         )
@@ -277,8 +311,8 @@ def _run(
             folder.path / "figures" / run.name,
             run,
             task.data,
-            own(evaluation),
-            own(shown),
+            member(evaluation, i),
+            member(shown, i),
         )
         folder.save_member(run.name, params, row)
         rows.append(row)
@@ -305,3 +339,40 @@ def _status(state: TrainState) -> str:
     if not np.isfinite(state.best_bound):
         return "diverged"
     return "epoch limit" if state.active else "settled"
+
+
+def train_and_report(
+    config: Mapping[str, Any], runs: Sequence[Run], chosen: Sequence[Run], workdir: Path
+) -> None:
+    """Trains the chosen runs of a configuration and reports on all that are finished.
+
+    Args:
+        config: the configuration, which the folder is bound to.
+        runs: every run of it.
+        chosen: those to train now; finished ones are not trained again.
+        workdir: the run folder.
+
+    Raises:
+        DataError: the data cannot be had or used.
+        FolderError: the folder cannot be written, or belongs to another config.
+        SettingsError: a setting that does not fit the data.
+    """
+    data = load_data(runs[0].settings.data)
+    check(chosen, data)
+    folder = RunFolder.create(workdir, config)
+    finished = folder.finished()
+    groups = group([run for run in chosen if run.name not in finished])
+    waiting = sum(len(each.runs) for each in groups)
+    CONSOLE.print(data.describe())
+    CONSOLE.print(
+        f"{len(chosen)} runs, {len(chosen) - waiting} finished before; "
+        f"{waiting} to train in {len(groups)} programs -> {folder.path}"
+    )
+    if groups:
+        with Progress(groups) as progress:
+            run_groups(groups, data, folder, progress)
+    rows = folder.results([run.name for run in runs])
+    table = folder.write_table("results.csv", rows)
+    print_results(rows)
+    report = write_report(folder.path)
+    CONSOLE.print(f"numbers: {table}\nreport:  {report}")

@@ -26,14 +26,30 @@ class ModelSettings:
     network: str  # a name in vae_jax.networks.NETWORKS
     widths: tuple[int, ...]  # hidden units or channels, from the image inwards
     activation: str  # a name in vae_jax.networks.ACTIVATIONS
+    fixed_scale: float  # standard deviation of gaussian_fixed, in units of [0, 1]
+    components: int  # of logistic_mixture
 
     def __post_init__(self) -> None:
         _one_of("model.likelihood", self.likelihood, likelihoods.LIKELIHOODS)
         _one_of("model.network", self.network, networks.NETWORKS)
         _one_of("model.activation", self.activation, networks.ACTIVATIONS)
         _at_least("model.latent_dim", self.latent_dim, 1)
+        _at_least("model.components", self.components, 1)
+        _at_least("model.fixed_scale", self.fixed_scale, 0, exclusive=True)
         for width in self.widths:
             _at_least("model.widths", width, 1)
+        if self.network == "conv" and not self.widths:
+            raise SettingsError(
+                "model.widths is (): a conv network needs at least one, as in (32, 64)."
+            )
+
+    def likelihood_options(self) -> dict[str, Any]:
+        """The fields above that this likelihood has."""
+        options: dict[str, dict[str, Any]] = {
+            "gaussian_fixed": {"fixed_scale": self.fixed_scale},
+            "logistic_mixture": {"components": self.components},
+        }
+        return options.get(self.likelihood, {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,20 @@ flax.linen, so a change of framework touches one file.
 
 import math
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Network = nn.Module
+
+class Network(Protocol):
+    """What the model needs of a network: Linen's pure ``init`` and ``apply``."""
+
+    def init(self, key: jax.Array, x: jax.Array, /) -> Any: ...
+
+    def apply(self, variables: Any, x: jax.Array, /) -> Any: ...
+
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -80,7 +88,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latent to likelihood parameters ``[..., pixel_outputs, D]``: the encoder's mirror.
+    """Latent to likelihood parameters ``[..., pixel_outputs, D]``: the mirror image.
 
     A dense layer to the encoder's last feature map, then one transposed convolution
     for each halving; what rounding up added to odd sizes is cropped.
@@ -100,7 +108,7 @@ class ConvDecoder(nn.Module):
         inner = self.widths[-1]
         h = activation(_dense(rows * columns * inner)(z.reshape(-1, z.shape[-1])))
         h = h.reshape(-1, rows, columns, inner)
-        for features in self.widths[-2::-1] + (self.widths[0],):
+        for features in (*self.widths[-2::-1], self.widths[0]):
             h = activation(
                 nn.ConvTranspose(
                     features,
@@ -161,7 +169,7 @@ def make_encoder(
     image_shape: _Shape,
     latent_dim: int,
 ) -> Network:
-    """An encoder by name: ``[..., D] -> (mean, raw log-scale)``, each ``[..., latent]``.
+    """An encoder by name: ``[..., D]`` -> mean, raw log-scale, each ``[..., latent]``.
 
     Args:
       network: one of ``NETWORKS``.
@@ -198,15 +206,13 @@ def make_decoder(
 
 
 def _check(network: str, widths: tuple[int, ...], activation: str) -> None:
-    if network not in NETWORKS:
-        raise ValueError(
-            f"unknown network {network!r}: choose one of {', '.join(NETWORKS)}."
-        )
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}."
-        )
+    for kind, name, known in (
+        ("network", network, NETWORKS),
+        ("activation", activation, ACTIVATIONS),
+    ):
+        if name not in known:
+            raise ValueError(
+                f"unknown {kind} {name!r}: choose one of {', '.join(known)}."
+            )
     if network == "conv" and not widths:
-        raise ValueError(
-            "a conv network needs at least one width, as in widths=(32, 64)."
-        )
+        raise ValueError("a conv network needs at least one width, as in (32, 64).")

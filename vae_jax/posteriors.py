@@ -36,7 +36,7 @@ class DiagonalGaussian(NamedTuple):
     def from_outputs(cls, mean: jax.Array, raw_log_scale: jax.Array):
         """The posterior of an encoder's two linear outputs, each ``[..., latent]``.
 
-        ``log_scale = 20 tanh(raw/20)``: the identity to 2 % up to |raw| = 5, and bounded
+        ``log_scale = 20 tanh(raw/20)``: within 2 % of raw up to |raw| = 5, and bounded
         where ``exp(2 log_scale)`` would overflow float32. It maps 0 to 0, so a
         zero-padded latent is exactly N(0, 1).
         """

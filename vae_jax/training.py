@@ -169,11 +169,13 @@ def train_epochs(
         first_step = index * steps_per_epoch
 
         def step(carry, inputs):
+            params, opt_state = carry
             batch, step_index = inputs
             return train_step(
                 model,
                 recipe,
-                *carry,
+                params,
+                opt_state,
                 member,
                 jax.random.fold_in(keys.step, step_index),
                 train_images[batch],

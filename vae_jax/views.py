@@ -68,7 +68,7 @@ def _binarize(key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
     threshold = scaled // (levels - 1)
     remainder = scaled - threshold * (levels - 1)
     r = jax.random.bits(bits_key, k.shape, jnp.uint16).astype(jnp.uint32)
-    v = jax.random.randint(tie_key, k.shape[:-1] + (1,), 0, levels - 1)
+    v = jax.random.randint(tie_key, (*k.shape[:-1], 1), 0, levels - 1)
     tie_won = (r == threshold) & (v.astype(jnp.uint32) < remainder)
     return ((r < threshold) | tie_won).astype(jnp.float32)
 
@@ -95,7 +95,9 @@ def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:
     return x.astype(jnp.float32)
 
 
-def log_mass_bound(view: str, log_prob: np.ndarray, num_pixels: int, levels: int):
+def log_mass_bound(
+    view: str, log_prob: np.ndarray, num_pixels: int, levels: int
+) -> np.ndarray:
     """Nats of log p(x) on the view's comparable scale.
 
     Args:
@@ -113,6 +115,6 @@ def log_mass_bound(view: str, log_prob: np.ndarray, num_pixels: int, levels: int
     return log_prob
 
 
-def bits_per_dim(log_mass: np.ndarray, num_pixels: int):
+def bits_per_dim(log_mass: np.ndarray, num_pixels: int) -> np.ndarray:
     """Bits per pixel value of a log-mass in nats per image (smaller is better)."""
     return -log_mass / (num_pixels * np.log(2))

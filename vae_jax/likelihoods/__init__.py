@@ -12,6 +12,8 @@ of the integers (see `continuous`).
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vae_jax.likelihoods.binary import Bernoulli
@@ -52,7 +54,7 @@ class Family(NamedTuple):
     """A class of likelihoods, with the fields that a name in the registry fixes."""
 
     cls: type[Likelihood]
-    fixed: dict[str, Any] = {}
+    fixed: Mapping[str, Any] = MappingProxyType({})
 
 
 LIKELIHOODS = {

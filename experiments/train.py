@@ -1,0 +1,19 @@
+"""Trains one model: a sweep of a single run, with the same folder and report.
+
+    python -m experiments.train
+    python -m experiments.train --config=configs/mnist.py --config.model.latent_dim=32 \
+        --config.model.likelihood=discretized_logistic --workdir=runs/logistic
+"""
+
+from experiments import command_line, grid, runner
+
+
+def main() -> None:
+    config = {**command_line.config(), "sweep": {}}
+    runs = grid.expand(config)
+    runner.train_and_report(config, runs, runs, command_line.workdir())
+
+
+if __name__ == "__main__":
+    command_line.define_flags("runs/train", "configs/digits.py")
+    command_line.run(main)
