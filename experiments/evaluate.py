@@ -42,7 +42,16 @@ def main() -> None:
         evaluation = task.evaluate_stored(folder)
         trained = folder.results([run.name for run in group.runs])
         rows += [
-            {**row, **result_row(run, model, data, runner.member(evaluation, i))}
+            {
+                **row,
+                **result_row(
+                    run,
+                    model,
+                    data,
+                    runner.member(evaluation, i),
+                    last_gain=row["last_gain"],
+                ),
+            }
             for i, (row, run, model) in enumerate(
                 zip(trained, group.runs, task.models, strict=True)
             )

@@ -14,7 +14,13 @@ from vae_jax.model import VAE
 
 
 def result_row(
-    run: Run, model: VAE, data: ImageData, evaluation: Evaluation, **facts: Any
+    run: Run,
+    model: VAE,
+    data: ImageData,
+    evaluation: Evaluation,
+    *,
+    last_gain: float,
+    **facts: Any,
 ) -> dict[str, Any]:
     """One row: what was run, what it reached, and how certain that is.
 
@@ -28,7 +34,10 @@ def result_row(
         model: its model, unpadded.
         data: the data set.
         evaluation: arrays over the test images.
-        **facts: what training knows: best_epoch, epochs, status, seconds, ...
+        last_gain: nats that the best validation bound rose by in the last fifth of
+            training. Where that is less than the standard error of the ELBO, longer
+            training would not show in the number reported: the run has settled.
+        **facts: what else training knows: best_epoch, epochs, seconds, ...
     """
     settings, view = run.settings, model.likelihood.view
     estimate = evaluation.estimate
@@ -41,6 +50,7 @@ def result_row(
 
     bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
     binary = view == "binary"
+    bound = _mean("elbo", elbo)
     score = -estimate.log_px if binary else bits
     return {
         "run": run.name,
@@ -53,7 +63,7 @@ def result_row(
         "view": view,
         "unit": "nats" if binary else "bits/dim",
         **_mean("score", score),
-        **_mean("elbo", elbo),
+        **bound,
         **_mean("log_px", estimate.log_px),
         "reconstruction": float(np.mean(estimate.reconstruction)),
         "kl": float(np.mean(estimate.kl)),
@@ -72,8 +82,16 @@ def result_row(
         "num_test_images": len(data.test.images),
         "binarization": settings.data.binarization if binary else "",
         "binarization_seed": settings.data.binarization_seed if binary else "",
+        "last_gain": last_gain,
+        "status": _status(last_gain, bound["elbo"], bound["elbo_se"]),
         **facts,
     }
+
+
+def _status(last_gain: float, elbo: float, elbo_se: float) -> str:
+    if not np.isfinite(elbo):
+        return "diverged"
+    return "settled" if last_gain < elbo_se else "epoch limit"
 
 
 def _mean(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:

@@ -112,7 +112,6 @@ class DeviceData(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs that train and evaluate a group."""
 
-    init: Callable[..., TrainState]
     train: Callable[..., tuple[TrainState, training.Metrics]]
     evaluate: Callable[..., tuple[Evaluation, pictures.Arrays]]
 
@@ -135,28 +134,42 @@ class GroupTask:
 
     def compile(self) -> Programs:
         """Compiles the group's programs, ahead of their first use."""
-        init = functools.partial(population.init_population, self.models, self.recipe)
         train = functools.partial(
             population.train_active,
             functools.partial(training.train_epochs, self.widest, self.recipe),
         )
-        data = self.device_data
-        init_args = (self.members.key, data.pixel_mean, data.pixel_std)
-        state = jax.eval_shape(init, *init_args)
-        train_args = (state, self.members, data.train, self.validation_x)
+        state = jax.eval_shape(self.init)
+        arguments = (state, self.members, self.device_data.train, self.validation_x)
         return Programs(
-            jax.jit(init).lower(*init_args).compile(),
-            jax.jit(self._over_members(train), donate_argnums=0)
-            .lower(*train_args)
+            jax.jit(self._over_members(train, self._execution()), donate_argnums=0)
+            .lower(*arguments)
             .compile(),
             self.compile_evaluation(state.best_params),
         )
 
+    def init(self) -> TrainState:
+        """The members' states before the first step.
+
+        Not compiled as a whole: its draws are small programs that groups share.
+        """
+        data = self.device_data
+        return population.init_population(
+            self.models,
+            self.recipe,
+            self.members.key,
+            data.pixel_mean,
+            data.pixel_std,
+        )
+
     def compile_evaluation(self, params: Params) -> Callable[..., Any]:
-        """Compiles the evaluation of stacked, padded parameters (or their shapes)."""
+        """Compiles the evaluation of stacked, padded parameters (or their shapes).
+
+        Members are evaluated one after another: images times importance samples fill
+        a device by themselves.
+        """
         arguments = (params, self.members, self.test_x, self.device_data.test)
         return (
-            jax.jit(self._over_members(self._evaluate_member))
+            jax.jit(self._over_members(self._evaluate_member, "loop"))
             .lower(*arguments)
             .compile()
         )
@@ -174,13 +187,12 @@ class GroupTask:
         )
         return jax.device_get(evaluation)
 
-    def _over_members(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _over_members(
+        self, function: Callable[..., Any], execution: str
+    ) -> Callable[..., Any]:
         """The function over the group's members, with the data as shared arguments."""
         return population.over_members(
-            function,
-            num_shared=2,
-            execution=self._execution(),
-            devices=self._devices(),
+            function, num_shared=2, execution=execution, devices=self._devices()
         )
 
     def _evaluate_member(self, params, member, test_x, test_images):
@@ -270,8 +282,9 @@ def _run(
     started = time.perf_counter()
     runs, data = task.group.runs, task.device_data
     progress.start_group(task.group, task.recipe.num_epochs)
-    state = programs.init(task.members.key, data.pixel_mean, data.pixel_std)
+    state = task.init()
     active = np.full(len(runs), True)
+    best_bounds: list[np.ndarray] = []
     epoch = 0
     while epoch < task.recipe.num_epochs and active.any():
         state, metrics = programs.train(
@@ -285,6 +298,7 @@ def _run(
             if active[i]
         )
         active = host.active
+        best_bounds.append(host.best_bound)
         progress.advance(epoch, host.best_bound)
     evaluation, shown = jax.device_get(
         programs.evaluate(state.best_params, task.members, task.test_x, data.test)
@@ -303,7 +317,7 @@ def _run(
             member(evaluation, i),
             best_epoch=int(own.best_epoch),
             epochs=int(own.epoch),
-            status=_status(own),
+            last_gain=_last_gain([bounds[i] for bounds in best_bounds]),
             num_parameters=model.num_parameters(params),
             seconds=round(seconds / len(runs), 3),
         )
@@ -335,10 +349,9 @@ def _metric_row(run: str, epoch: int, metrics: training.Metrics) -> dict[str, An
     }
 
 
-def _status(state: TrainState) -> str:
-    if not np.isfinite(state.best_bound):
-        return "diverged"
-    return "epoch limit" if state.active else "settled"
+def _last_gain(best_bounds: Sequence[float]) -> float:
+    """Nats that the best validation bound rose by in the last fifth of training."""
+    return float(best_bounds[-1] - best_bounds[len(best_bounds) * 4 // 5 - 1])
 
 
 def train_and_report(
