@@ -92,4 +92,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.sweep.seed = (0, 1)
     elif variant:
         raise ValueError(f"unknown variant {variant!r}: choose '' or 'tiny'.")
-    return config.lock()
+    config.lock()
+    config.sweep.unlock()  # A command line may add axes.
+    return config

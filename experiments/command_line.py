@@ -1,9 +1,12 @@
 """What the command lines share: flags, settings, and one-line refusals."""
 
+import itertools
+import re
+import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags
@@ -11,9 +14,10 @@ from ml_collections import config_flags
 
 from experiments.data import DataError
 from experiments.run_folder import FolderError
-from experiments.settings import SettingsError
+from experiments.settings import SettingsError, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
+INTERRUPTED = 130  # by Ctrl-C, as shells have it
 
 _REFUSALS = (DataError, FolderError, SettingsError)
 
@@ -21,23 +25,30 @@ _REFUSALS = (DataError, FolderError, SettingsError)
 def define_flags(workdir: str, config: str | None = None) -> None:
     """Defines --workdir and, with a default config file, --config."""
     flags.DEFINE_string("workdir", workdir, "Folder of the run.")
-    if config:
-        config_flags.DEFINE_config_file(
-            "config",
-            config,
-            "Configuration file, as in configs/mnist.py:fashion_mnist.",
-        )
+    if not config:
+        return
+    try:
+        _check_overrides(sys.argv[1:], config)
+    except SettingsError as error:
+        _refuse(error)
+    config_flags.DEFINE_config_file(
+        "config",
+        config,
+        "Configuration file, as in configs/mnist.py:fashion_mnist. Its fields are "
+        "overridden as in --config.model.latent_dim=8.",
+        lock_config=False,  # The file locks what it wants locked.
+        accept_new_attributes=True,
+    )
 
 
 def config() -> dict[str, Any]:
     """The configuration as a plain dictionary, overrides applied."""
-    value = flags.FLAGS.config
-    if not isinstance(value, ml_collections.ConfigDict):
-        path = flags.FLAGS["config"].default
-        raise SettingsError(
-            f"--config: no such configuration file; give a file such as {path}."
-        )
-    return value.to_dict()
+    return flags.FLAGS.config.to_dict()
+
+
+def overridden() -> set[str]:
+    """Names of the configuration's fields that the command line sets."""
+    return set(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def workdir() -> Path:
@@ -50,24 +61,123 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         if argv[1:]:
-            raise app.UsageError(
-                f"{argv[1]!r} is not understood: options are written --name=value."
-            )
+            _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
             main()
         except _REFUSALS as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(REFUSED)
+            _refuse(error)
+        except KeyboardInterrupt:
+            print("interrupted: the same command continues.", file=sys.stderr)
+            sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse_flags)
 
 
+def _refuse(reason: object) -> NoReturn:
+    line = " ".join(str(reason).split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(REFUSED)
+
+
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections reports a misspelt field over two lines.
-        line = " ".join(str(part) for part in error.args)
-        line = " ".join(line.replace("\\n", " ").replace("'\"", "").split())
-        print(f"error: --config: {line}", file=sys.stderr)
-        sys.exit(REFUSED)
+        return flags.FLAGS(argv)
+    except (flags.Error, KeyError, TypeError, ValueError) as error:
+        _refuse(f"{error}; --help shows what there is.")
+
+
+# --- Overrides, checked before config_flags meets them with a traceback ---------------
+
+
+def _check_overrides(arguments: Sequence[str], default: str) -> None:
+    """Refuses a configuration that cannot be loaded, and overrides it has no field for.
+
+    Raises:
+        SettingsError: naming the value, what is allowed, and the nearest name.
+    """
+    options = list(_options(arguments))
+    paths = [value for name, value in options if name == "config"]
+    loaded = load_config(paths[-1] if paths else default)
+    for name, value in options:
+        if name.startswith("config."):
+            _check_override(loaded, name, value)
+        elif name.startswith("noconfig."):
+            _check_override(loaded, name.removeprefix("no"), "false")
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Names and values of options, given as ``--name=value`` or ``--name value``."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        if argument == "--":
+            return
+        if match := re.match(r"--?([A-Za-z][^=]*)(=?)(.*)", argument, re.DOTALL):
+            name, equals, value = match.groups()
+            yield name, value if equals else following
+
+
+def load_config(argument: str) -> ml_collections.ConfigDict:
+    """The configuration that ``path.py`` or ``path.py:variant`` describes.
+
+    Raises:
+        SettingsError: no such file, no configuration in it, or no such variant.
+    """
+    path, colon, variant = argument.partition(":")
+    advice = "give a file such as configs/digits.py or configs/digits.py:tiny."
+    if not Path(path).is_file():
+        raise SettingsError(
+            f"--config is {argument!r}: no such configuration file; {advice}"
+        )
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+    except (KeyError, SyntaxError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"--config is {argument!r}: this file defines no get_config(); {advice}"
+        ) from error
+    try:
+        loaded = get_config(variant) if colon else get_config()
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"--config is {argument!r}: {error}") from error
+    if not isinstance(loaded, ml_collections.ConfigDict):
+        raise SettingsError(
+            f"--config is {argument!r}: its get_config() returns a "
+            f"{type(loaded).__name__}; let it return a ml_collections.ConfigDict."
+        )
+    return loaded
+
+
+_WORDS = {int: "an integer", float: "a number", bool: "true or false"}
+_PARSERS: dict[type, Callable[[str], Any]] = {
+    int: flags.IntegerParser().parse,
+    float: flags.FloatParser().parse,
+    bool: flags.BooleanParser().parse,
+}
+
+
+def _check_override(config: ml_collections.ConfigDict, option: str, text: str) -> None:
+    value: Any = config
+    path = "config"
+    for name in option.split(".")[1:]:
+        if not isinstance(value, ml_collections.ConfigDict):
+            raise SettingsError(f"--{option}: {path} is one value, without fields.")
+        if name not in value and not value.is_locked:
+            return  # A new field, such as another axis of the sweep.
+        if name not in value:
+            raise SettingsError(
+                f"--{option}: {name!r} is unknown{suggest(name, value)}."
+            )
+        value, path = value[name], f"{path}.{name}"
+    if isinstance(value, ml_collections.ConfigDict):
+        raise SettingsError(
+            f"--{option} is a group: set one of its fields, as in "
+            f"--{option}.{next(iter(value), 'name')}=value; the names there are: "
+            f"{', '.join(sorted(value))}."
+        )
+    if type(value) is bool and (not text or text.startswith("-")):
+        return  # A bare name sets it.
+    try:
+        _PARSERS.get(type(value), str)(text)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"--{option} is {text!r}: give {_WORDS[type(value)]}, as in "
+            f"--{option}={value}."
+        ) from None

@@ -27,13 +27,13 @@ _ONLY = flags.DEFINE_string(
 def main() -> None:
     folder = RunFolder.open(command_line.workdir())
     finished = folder.finished()
-    runs = [run for run in grid.expand(folder.config()) if run.name in finished]
+    chosen = grid.choose(grid.expand(folder.config()), _ONLY.value)
+    runs = [_with_samples(run) for run in chosen if run.name in finished]
     if not runs:
         raise FolderError(
-            f"{folder.path} holds no finished run: train it first with the command in "
-            "its environment.json."
+            f"{folder.path} holds no finished run of the {len(chosen)} chosen: train "
+            "first, with the command in its environment.json."
         )
-    runs = [_with_samples(run) for run in grid.choose(runs, _ONLY.value)]
     data = load_data(runs[0].settings.data)
     device_data = runner.DeviceData.put(data)
     rows = []

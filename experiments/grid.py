@@ -51,12 +51,15 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
         SettingsError: an unknown axis, one without values or with a value twice, or
             any value that its field does not allow.
     """
+    for name in ("sweep", "model", "training"):
+        if not isinstance(config.get(name), Mapping):
+            raise SettingsError(f"config.{name} is missing: it must be a group.")
     sweep = {
         axis: _values(axis, config["sweep"][axis])
         for axis in sorted(config["sweep"], key=_axis_order)
     }
     base = {name: value for name, value in config.items() if name != "sweep"}
-    runs = []
+    runs: dict[Settings, Run] = {}
     for combination in itertools.product(*sweep.values()):
         chosen = dict(zip(sweep, combination, strict=True))
         sections = {
@@ -67,9 +70,15 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
         for axis, value in chosen.items():
             target = sections if axis == "seed" else sections[_SECTION_OF[axis]]
             target[axis] = value
-        name = ",".join(f"{axis}={_text(value)}" for axis, value in chosen.items())
-        runs.append(Run(name or "model", Settings.from_mapping(sections)))
-    return tuple(runs)
+        settings = Settings.from_mapping(sections)
+        name = ",".join(f"{axis}={_text(settings, axis)}" for axis in sweep)
+        if settings in runs:
+            raise SettingsError(
+                f"config.sweep holds a value twice: {name} is the run "
+                f"{runs[settings].name} again; give each value once."
+            )
+        runs[settings] = Run(name or "model", settings)
+    return tuple(runs.values())
 
 
 _SECTION_OF = {
@@ -94,21 +103,21 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
     values = tuple(
         part
         for value in values
-        for part in (value.split(",") if isinstance(value, str) else (value,))
+        for part in (
+            map(str.strip, value.split(",")) if isinstance(value, str) else (value,)
+        )
     )
     if not values:
         raise SettingsError(
             f"config.sweep.{axis} is empty: give at least one value, as in (1, 2)."
         )
-    if len(set(map(str, values))) < len(values):
-        raise SettingsError(
-            f"config.sweep.{axis} holds a value twice: {values}; give each one once."
-        )
     return values
 
 
-def _text(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+def _text(settings: Settings, axis: str) -> str:
+    section = settings if axis == "seed" else getattr(settings, _SECTION_OF[axis])
+    value = getattr(section, axis)
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def group(runs: Sequence[Run]) -> tuple[Group, ...]:
@@ -160,6 +169,6 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
 
 def _fits(term: str, index: int, name: str) -> bool:
     first, dash, last = term.partition("-")
-    if first.isdigit() and (last.isdigit() or not dash):
+    if first.isdecimal() and (last.isdecimal() or not dash):
         return int(first) <= index <= int(last or first)
     return set(term.split(",")) <= set(name.split(","))

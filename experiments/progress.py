@@ -115,16 +115,32 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
             [
                 row["score"]
                 for row in rows
-                if (row["likelihood"], row["latent_dim"]) == (name, size)
+                if (_label(row), row["latent_dim"]) == (name, size)
             ]
             for size in sizes
         ]
-        for name in {row["likelihood"] for row in rows}
+        for name in {_label(row) for row in rows}
     }
-    for name in sorted(cells, key=lambda name: min(map(np.mean, cells[name]))):
+    best = {name: min(map(np.mean, filter(None, cells[name]))) for name in cells}
+    for name in sorted(
+        cells, key=lambda name: (np.isnan(best[name]), best[name], name)
+    ):
         table.add_row(name, *(_cell(scores) for scores in cells[name]))
-    table.caption = "mean over runs ± their standard deviation"
+    table.caption = "mean over seeds ± their standard deviation"
     return table
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """What a row's model is, besides latent size and seed: 'laplace beta=4.0'."""
+    others = [
+        part
+        for part in row["run"].split(",")
+        if "=" in part and part.split("=")[0] not in _IN_TABLE
+    ]
+    return " ".join([row["likelihood"], *others])
+
+
+_IN_TABLE = ("likelihood", "latent_dim", "seed")
 
 
 def _cell(scores: Sequence[float]) -> str:

@@ -45,14 +45,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:  # An interruption leaves no half file either.
+            beside.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise FolderError(f"cannot write {path}: {error.strerror}.") from error
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> FolderError:
+    return FolderError(
+        f"cannot write {path} ({error.strerror or error}): make room and permit "
+        "writing there, or choose another --workdir."
+    )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -65,6 +75,18 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
             )
         ]
     return [] if old == new else [f"config{path} is {old!r} there and {new!r} here"]
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _run_of(row: str) -> str | None:
+    """The run a row of metrics belongs to; None if it was written only half."""
+    try:
+        return json.loads(row)["run"] if row.endswith("\n") else None
+    except ValueError:
+        return None
 
 
 class RunFolder:
@@ -84,7 +106,11 @@ class RunFolder:
         """
         folder = cls(path)
         text = json.dumps(config, indent=2) + "\n"
-        if (path / "config.json").exists():
+        try:
+            begun, taken = (path / "config.json").exists(), _is_taken(path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        if begun:
             differences = _differences(folder.config(), json.loads(text))
             if differences:
                 raise FolderError(
@@ -92,7 +118,7 @@ class RunFolder:
                     f"{'; '.join(differences[:5])}. Choose another --workdir, or give "
                     "the same config to continue."
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif taken:
             raise FolderError(
                 f"{path} exists and is not a run folder: choose an empty or new folder "
                 "as --workdir."
@@ -121,16 +147,22 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the folder was made for."""
-        return json.loads((self.path / "config.json").read_text())
+        path = self.path / "config.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except (OSError, TypeError, ValueError) as error:
+            raise FolderError(
+                f"cannot read {path} ({error}): restore it, or choose another "
+                "--workdir."
+            ) from error
 
     def _forget_unfinished(self) -> None:
         """Drops the metric rows of runs that did not finish: they are trained anew."""
         path = self.path / "metrics.jsonl"
         if path.exists():
             finished = self.finished()
-            rows = path.read_text().splitlines(keepends=True)
-            kept = [row for row in rows if row.endswith("\n")]
-            kept = [row for row in kept if json.loads(row)["run"] in finished]
+            with open(path) as file:
+                kept = [row for row in file if _run_of(row) in finished]
             write_atomically(path, "".join(kept))
 
     def finished(self) -> set[str]:
@@ -147,9 +179,7 @@ class RunFolder:
             for row in rows:
                 self._log_events(row)
         except OSError as error:
-            raise FolderError(
-                f"cannot write metrics in {self.path}: {error.strerror}."
-            ) from error
+            raise _cannot_write(self.path / "metrics.jsonl", error) from error
 
     def _log_events(self, row: Mapping[str, Any]) -> None:
         run = row["run"]
@@ -191,7 +221,8 @@ class RunFolder:
             flat = safetensors.numpy.load(path.read_bytes())
         except (OSError, safetensors.SafetensorError) as error:
             raise FolderError(
-                f"cannot read the parameters in {path}: {error}"
+                f"cannot read the parameters in {path} ({error}): delete "
+                f"{path.parent} and repeat the command that trained it."
             ) from error
         return flax.traverse_util.unflatten_dict(flat, sep="/")
 

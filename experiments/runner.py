@@ -196,13 +196,12 @@ class GroupTask:
         )
 
     def _evaluate_member(self, params, member, test_x, test_images):
-        key = MemberKeys.of(member.key).evaluate
-        evaluate_key, picture_key = jax.random.split(key)
+        keys = MemberKeys.of(member.key)
         options = self.settings.evaluation
         evaluation = evaluate(
             self.widest,
             params,
-            evaluate_key,
+            keys.evaluate,
             test_x,
             test_images,
             member.latent_mask,
@@ -210,7 +209,7 @@ class GroupTask:
             chunk=options.chunk,
             batch_size=options.batch_size,
         )
-        shown = pictures.draw(self.widest, params, picture_key, test_x)
+        shown = pictures.draw(self.widest, params, keys.pictures, test_x)
         return evaluation, shown
 
     def _devices(self) -> Sequence[jax.Device]:

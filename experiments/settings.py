@@ -10,9 +10,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from experiments.data import DataSettings
 from vae_jax import likelihoods, networks, population
-from vae_jax.training import Recipe
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.training import SCHEDULES, Recipe
+
+_TINY, _HUGE = (
+    float(size) for size in (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
+)
 
 
 class SettingsError(ValueError):
@@ -60,6 +67,8 @@ class TrainingSettings(Recipe):
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
+        _one_of("training.objective", self.objective, OBJECTIVES)
+        _one_of("training.schedule", self.schedule, SCHEDULES)
         for name in ("num_samples", "batch_size", "num_epochs", "validate_every"):
             _at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("beta", "patience", "kl_warmup_epochs", "clip_norm"):
@@ -115,6 +124,10 @@ class Settings:
     evaluation: EvaluationSettings
     parallel: ParallelSettings
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError(f"seed is {self.seed}: it must be in [0, 2**32).")
+
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Settings":
         """Checked settings of a configuration without its ``sweep``.
@@ -162,8 +175,11 @@ def convert(value: Any, hint: Any, name: str) -> Any:
             raise SettingsError(f"{name} is {value!r}: give a tuple, as in (64, 64).")
         return tuple(convert(item, get_args(hint)[0], name) for item in value)
     if hint is float and type(value) in (int, float):
-        if not math.isfinite(value):
-            raise SettingsError(f"{name} is {value}: it must be finite.")
+        if not -math.inf < value < math.inf or not _TINY <= (abs(value) or 1) <= _HUGE:
+            raise SettingsError(
+                f"{name} is {value}: it must be finite, and 0 or of a size that "
+                f"float32 holds, {_TINY:.1e} to {_HUGE:.1e}."
+            )
         return float(value)
     if type(value) is not hint:
         raise SettingsError(

@@ -6,9 +6,16 @@
 """
 
 from experiments import command_line, grid, runner
+from experiments.settings import SettingsError
 
 
 def main() -> None:
+    for field in command_line.overridden():
+        if field.startswith("sweep."):
+            raise SettingsError(
+                f"--config.{field} has no effect on one model: set a field of "
+                "config.model or config.training, or use experiments.sweep."
+            )
     config = {**command_line.config(), "sweep": {}}
     runs = grid.expand(config)
     runner.train_and_report(config, runs, runs, command_line.workdir())

@@ -14,7 +14,7 @@ def key():
     return jax.random.key(20260101)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def images():
     """Ninety-six 4x4 integer images of 17 levels, with structure to learn."""
     rng = np.random.default_rng(0)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import views
-from vae_jax.evidence import ImportanceEstimate, image_keys, importance_estimate
+from vae_jax.evidence import ImportanceEstimate, importance_estimate
 from vae_jax.model import VAE, Params
+from vae_jax.per_image import map_images
 
 
 class Evaluation(NamedTuple):
@@ -65,8 +66,4 @@ def evaluate(
         target = views.to_intensity("levels", image, likelihood.levels)
         return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
 
-    return jax.lax.map(
-        lambda image: one_image(*image),
-        (image_keys(key, x.shape[0]), x, images),
-        batch_size=min(batch_size, x.shape[0]),
-    )
+    return map_images(one_image, key, x, images, batch_size=batch_size)

@@ -8,12 +8,6 @@ import jax.numpy as jnp
 from vae_jax.model import VAE, Params
 
 
-def image_keys(key: jax.Array, num_images: int) -> jax.Array:
-    """One key per image, ``[num_images]``: the noise an image is evaluated with does
-    not depend on how images are batched."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_images))
-
-
 class ImportanceEstimate(NamedTuple):
     """What k samples of q(z|x) say of one image (or of each of several)."""
 

@@ -17,7 +17,14 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from vae_jax.model import VAE, Params
-from vae_jax.training import Member, MemberKeys, Recipe, TrainState, init_state
+from vae_jax.training import (
+    Member,
+    MemberKeys,
+    Metrics,
+    Recipe,
+    TrainState,
+    init_state,
+)
 
 EXECUTIONS = ("map", "loop")
 
@@ -26,8 +33,9 @@ def pad(tree: Any, like: Any) -> Any:
     """Appends zeros to every axis of every leaf until it has the shapes of ``like``."""
 
     def pad_leaf(leaf, target):
-        widths = [(0, n - m) for m, n in zip(leaf.shape, target.shape, strict=True)]
-        return jnp.pad(leaf, widths)
+        sizes = zip(leaf.shape, target.shape, strict=True)
+        zero = jnp.zeros((), leaf.dtype)
+        return jax.lax.pad(leaf, zero, [(0, wide - own, 0) for own, wide in sizes])
 
     return jax.tree.map(pad_leaf, tree, like)
 
@@ -144,19 +152,21 @@ def over_members(
 
 
 def train_active(
-    train: Callable[..., Any], state: TrainState, member: Member, *data: jax.Array
-) -> Any:
+    train: Callable[..., tuple[TrainState, Metrics]],
+    state: TrainState,
+    member: Member,
+    *data: jax.Array,
+) -> tuple[TrainState, Metrics]:
     """Trains a member that has patience left and leaves any other as it is.
 
-    So what a member ends with does not depend on the company it was trained in. When
-    members run one after another, those that have stopped cost nothing.
+    So what a member ends with does not depend on the company it was trained in; a
+    member that has stopped is computed along until the last one has, and discarded.
     """
-
-    def rest(state, member, *data):
-        _, metrics = jax.eval_shape(train, state, member, *data)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
-        return state, zeros._replace(
-            best_bound=state.best_bound, best_epoch=state.best_epoch
-        )
-
-    return jax.lax.cond(state.active, train, rest, state, member, *data)
+    trained, metrics = train(state, member, *data)
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(state.active, new, old), trained, state
+    )
+    metrics = metrics._replace(
+        best_bound=kept.best_bound, best_epoch=kept.best_epoch, active=kept.active
+    )
+    return kept, metrics

@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax import views
-from vae_jax.evidence import image_keys
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import OBJECTIVES, Terms, draw_posterior
+from vae_jax.per_image import map_images
 
 SCHEDULES = ("constant", "cosine")
+
+# Images validated together; bounds the memory, not the result.
+_VALIDATION_BATCH = 500
 
 # Weight of a batch in the running closed-form value of a shared parameter.
 _SHARED_RATE = 0.1
@@ -106,16 +109,21 @@ class Recipe:
 
 
 class MemberKeys(NamedTuple):
-    """The named children of a member's key."""
+    """The named children of a member's key.
+
+    They are folded in rather than split off, and are themselves only folded: the same
+    member key then serves every call, and no key is consumed twice.
+    """
 
     init: jax.Array
     shuffle: jax.Array  # folded with the epoch
     step: jax.Array  # folded with the step
     evaluate: jax.Array  # folded with the image
+    pictures: jax.Array
 
     @classmethod
     def of(cls, key: jax.Array) -> "MemberKeys":
-        return cls(*jax.random.split(key, len(cls._fields)))
+        return cls(*(jax.random.fold_in(key, i) for i in range(len(cls._fields))))
 
 
 def init_state(recipe: Recipe, params: Params) -> TrainState:
@@ -315,13 +323,5 @@ def validate(
         )
         return jax.tree.map(lambda term: term[0], terms)
 
-    keys = image_keys(key, x.shape[0])
-    terms = jax.lax.map(
-        lambda image: one_image(*image),
-        (keys, x),
-        batch_size=min(x.shape[0], _VALIDATION_BATCH),
-    )
+    terms = map_images(one_image, key, x, batch_size=_VALIDATION_BATCH)
     return jax.tree.map(jnp.mean, terms)
-
-
-_VALIDATION_BATCH = 500

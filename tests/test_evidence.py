@@ -1,0 +1,120 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import linear_gaussian
+from vae_jax.evidence import importance_estimate
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+from vae_jax.objectives import iwae
+from vae_jax.per_image import map_images
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    model = make_vae(
+        make_likelihood("bernoulli", 2),
+        image_shape=(4, 4, 1),
+        latent_dim=3,
+        widths=(9,),
+    )
+    params = model.init(jax.random.key(3), jnp.full(16, 0.4), jnp.full(16, 0.3))
+    x = jax.random.bernoulli(jax.random.key(4), 0.4, (12, 16)).astype(jnp.float32)
+    return model, params, x
+
+
+def estimate(model, params, key, x, **options):
+    run = functools.partial(importance_estimate, model, params, **options)
+    return jax.jit(lambda key, x: map_images(run, key, x, batch_size=1000))(key, x)
+
+
+def test_at_the_true_posterior_the_estimate_is_exact_and_all_weights_equal(key):
+    model, params, evidence = linear_gaussian.exact_model()
+    x = evidence.rvs(16, random_state=2).astype(np.float32)
+    result = estimate(model, params, key, jnp.asarray(x), num_samples=10, chunk=4)
+    np.testing.assert_allclose(result.log_px, evidence.logpdf(x), atol=2e-5)
+    np.testing.assert_allclose(result.effective_sample_size, 10, rtol=1e-4)
+    np.testing.assert_allclose(result.largest_weight, 0.1, rtol=1e-4)
+
+
+def test_a_poor_posterior_still_reaches_the_exact_answer(key):
+    """Mean over 64 images within 4.5 standard errors plus 0.005 nats of bias."""
+    model, params, evidence = linear_gaussian.exact_model()
+    x = evidence.rvs(64, random_state=5).astype(np.float32)
+    bias = params["encoder"]["head"]["log_scale"]["bias"]
+    params["encoder"]["head"]["log_scale"]["bias"] = bias + 0.3
+    result = estimate(model, params, key, jnp.asarray(x), num_samples=4000, chunk=500)
+    error = np.asarray(result.log_px) - evidence.logpdf(x)
+    assert abs(error.mean()) < 4.5 * error.std() / 8 + 0.005
+    assert np.all(result.effective_sample_size < 4000)
+    assert np.all(error > -0.5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 50, 1000])
+def test_the_estimate_does_not_depend_on_the_chunk(key, untrained, chunk):
+    model, params, x = untrained
+    whole = estimate(model, params, jax.random.clone(key), x, num_samples=50, chunk=50)
+    other = estimate(model, params, key, x, num_samples=50, chunk=chunk)
+    for one, two in zip(whole, other, strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-5)
+
+
+def test_the_estimate_of_an_image_does_not_depend_on_the_others(key, untrained):
+    model, params, x = untrained
+    all_images = estimate(
+        model, params, jax.random.clone(key), x, num_samples=9, chunk=9
+    )
+    first = estimate(model, params, key, x[:5], num_samples=9, chunk=9)
+    np.testing.assert_allclose(all_images.log_px[:5], first.log_px, rtol=1e-6)
+
+
+def test_it_is_the_iwae_bound_on_average(key, untrained):
+    """Means over 400 keys of two estimators of L_5, within 4.5 standard errors."""
+    model, params, x = untrained
+
+    @jax.jit
+    @jax.vmap
+    def difference(key):
+        first, second = jax.random.split(key)
+        streamed = estimate(model, params, first, x, num_samples=5, chunk=2).log_px
+        return jnp.mean(streamed - iwae(model, params, second, x, num_samples=5).bound)
+
+    differences = np.asarray(difference(jax.random.split(key, 400)))
+    error = differences.std() / np.sqrt(differences.size)
+    assert abs(differences.mean()) < 4.5 * error
+
+
+def test_more_samples_never_lower_the_bound_on_average(key, untrained):
+    model, params, x = untrained
+    bounds = [
+        float(
+            estimate(
+                model,
+                params,
+                jax.random.fold_in(key, count),
+                jnp.tile(x, (50, 1)),
+                num_samples=count,
+                chunk=100,
+            ).log_px.mean()
+        )
+        for count in (1, 10, 100)
+    ]
+    assert bounds[0] < bounds[1] < bounds[2]
+
+
+def test_weights_stay_finite_where_densities_are_extreme(key):
+    """A density of about e^(+-1e5) neither overflows nor turns into NaN."""
+    model = make_vae(
+        make_likelihood("gaussian_fixed", 256, fixed_scale=1e-3),
+        image_shape=(4, 4, 1),
+        latent_dim=2,
+        widths=(),
+    )
+    params = model.init(jax.random.key(0), jnp.full(16, 0.5), jnp.full(16, 0.1))
+    x = jnp.ones((3, 16))
+    result = estimate(model, params, key, x, num_samples=20, chunk=6)
+    assert np.all(np.isfinite(np.asarray(result)))
+    assert np.all(np.asarray(result.largest_weight) <= 1)

@@ -1,0 +1,203 @@
+"""Tests of experiments.grid."""
+
+import dataclasses
+
+import pytest
+
+from configs import digits
+from experiments import grid
+from experiments.settings import ModelSettings, SettingsError, TrainingSettings
+
+
+def config(**sweep):
+    return digits.get_config().to_dict() | {"sweep": sweep}
+
+
+def names(runs):
+    return [run.name for run in runs]
+
+
+def test_runs_are_the_product_in_reading_order():
+    runs = grid.expand(
+        config(seed=(0, 1), beta=(1, 4.0), latent_dim=(8, 2), likelihood=("laplace",))
+    )
+    assert names(runs) == [
+        f"likelihood=laplace,latent_dim={size},beta={beta},seed={seed}"
+        for size in (8, 2)
+        for beta in (1.0, 4.0)
+        for seed in (0, 1)
+    ]
+    assert runs[3].settings.model.latent_dim == 8
+    assert runs[3].settings.training.beta == 4.0
+    assert runs[3].settings.seed == 1
+    assert runs[3].settings.model.likelihood == "laplace"
+
+
+def test_names_tell_runs_apart():
+    runs = grid.expand(digits.get_config().to_dict())
+    assert len(set(names(runs))) == len(runs) == 13 * 4 * 3
+
+
+def test_an_empty_sweep_is_one_run():
+    (run,) = grid.expand(config())
+    assert run.name == "model"
+    assert run.settings.model.latent_dim == digits.get_config().model.latent_dim
+
+
+def test_fields_of_several_values_are_swept_as_tuples():
+    runs = grid.expand(config(widths=((8,), (8, 4))))
+    assert names(runs) == ["widths=8", "widths=8x4"]
+    assert runs[1].settings.model.widths == (8, 4)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "laplace,beta",
+        "laplace, beta",
+        ("laplace", "beta"),
+        ["laplace", "beta"],
+        ("laplace,beta",),
+    ],
+)
+def test_names_may_come_as_one_string(value):
+    runs = grid.expand(config(likelihood=value))
+    assert names(runs) == ["likelihood=laplace", "likelihood=beta"]
+
+
+def test_a_single_value_is_an_axis():
+    assert names(grid.expand(config(latent_dim=3))) == ["latent_dim=3"]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"latent_dims": (2,)}, "latent_dims is unknown, did you mean 'latent_dim'"),
+        ({"num_devices": (2,)}, "num_devices is unknown"),
+        ({"latent_dim": ()}, "latent_dim is empty"),
+        ({"seed": []}, "seed is empty"),
+        ({"seed": (1, 1)}, "holds a value twice: seed=1"),
+        ({"beta": (1, 1.0)}, "holds a value twice: beta=1.0"),
+        ({"likelihood": "beta,beta"}, "holds a value twice: likelihood=beta"),
+        ({"likelihood": ("bernouli",)}, "did you mean 'bernoulli'"),
+        ({"likelihood": "beta,"}, "likelihood '' is unknown"),
+        ({"latent_dim": (2, 0)}, "latent_dim is 0: it must be at least 1"),
+        ({"latent_dim": (2.0,)}, "latent_dim is 2.0, of type float"),
+        ({"seed": (True,)}, "seed is True, of type bool"),
+        ({"widths": (8, 8)}, r"widths is 8: give a tuple"),
+    ],
+)
+def test_sweeps_that_make_no_sense_are_refused(sweep, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        grid.expand(config(**sweep))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["sweep", "model", "training"])
+@pytest.mark.parametrize("value", [None, 3])
+def test_a_config_without_its_groups_is_refused(group, value):
+    with pytest.raises(SettingsError, match=f"config.{group} is missing"):
+        grid.expand(config() | {group: value})
+
+
+# --- groups ---------------------------------------------------------------------------
+
+SHARED = ("seed", "latent_dim", "beta", "learning_rate")
+OTHER_VALUES = {
+    "likelihood": "laplace",
+    "network": "conv",
+    "widths": (7,),
+    "activation": "tanh",
+    "fixed_scale": 0.25,
+    "components": 3,
+    "objective": "iwae",
+    "num_samples": 2,
+    "kl_warmup_epochs": 1,
+    "batch_size": 7,
+    "num_epochs": 10,
+    "validate_every": 5,
+    "patience": 7,
+    "schedule": "constant",
+    "clip_norm": 7.0,
+    "adam_b1": 0.7,
+    "adam_b2": 0.7,
+    "adam_eps": 0.7,
+}
+
+
+def test_runs_that_differ_in_arrays_share_a_group():
+    runs = grid.expand(
+        config(
+            seed=(0, 1), latent_dim=(2, 8), beta=(1.0, 4.0), learning_rate=(1e-3, 1e-2)
+        )
+    )
+    (group,) = grid.group(runs)
+    assert group.runs == runs
+    assert group.widest.model.latent_dim == 8
+
+
+@pytest.mark.parametrize("field", OTHER_VALUES)
+def test_runs_that_differ_in_anything_else_do_not(field):
+    section = "model" if field in digits.get_config().model else "training"
+    now = digits.get_config().to_dict()[section][field]
+    runs = grid.expand(config(**{field: (now, OTHER_VALUES[field]), "seed": (0, 1)}))
+    groups = grid.group(runs)
+    assert [group.runs for group in groups] == [runs[:2], runs[2:]]
+
+
+def test_every_field_is_either_shared_or_not():
+    fields = {
+        field.name
+        for cls in (ModelSettings, TrainingSettings)
+        for field in dataclasses.fields(cls)
+    } | {"seed"}
+    assert fields == {*SHARED, *OTHER_VALUES}
+
+
+def test_groups_keep_the_order_of_runs():
+    runs = grid.expand(config(likelihood="laplace,beta", seed=(0, 1)))
+    mixed = [runs[2], runs[0], runs[3], runs[1]]
+    groups = grid.group(mixed)
+    assert [names(group.runs) for group in groups] == [
+        ["likelihood=beta,seed=0", "likelihood=beta,seed=1"],
+        ["likelihood=laplace,seed=0", "likelihood=laplace,seed=1"],
+    ]
+    assert grid.group([]) == ()
+
+
+# --- choosing -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs():
+    return grid.expand(config(likelihood="laplace,beta", latent_dim=(1, 11)))
+
+
+@pytest.mark.parametrize(
+    ("only", "indices"),
+    [
+        ("", [0, 1, 2, 3]),
+        ("  ", [0, 1, 2, 3]),
+        ("2", [2]),
+        ("3 0", [0, 3]),
+        ("1-2", [1, 2]),
+        ("2-99", [2, 3]),
+        ("latent_dim=1", [0, 2]),
+        ("latent_dim=11", [1, 3]),
+        ("likelihood=beta", [2, 3]),
+        ("likelihood=beta,latent_dim=1", [2]),
+        ("latent_dim=1,likelihood=beta", [2]),
+        ("0 likelihood=beta 0-1", [0, 1, 2, 3]),
+    ],
+)
+def test_selections(runs, only, indices):
+    assert grid.choose(runs, only) == tuple(runs[i] for i in indices)
+
+
+@pytest.mark.parametrize(
+    "only", ["4", "2-1", "-1", "1-", "beta", "latent_dim=2", "0 seed=7", "²", "a-b"]
+)
+def test_selections_that_hit_nothing_are_refused(runs, only):
+    with pytest.raises(SettingsError, match="fits none of the 4 runs") as caught:
+        grid.choose(runs, only)
+    assert repr(only.split()[-1]) in str(caught.value)

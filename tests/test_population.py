@@ -1,0 +1,121 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.test_training import RECIPE, assert_same, build, member, train
+from vae_jax import population, training, views
+from vae_jax.training import Member, MemberKeys
+
+SIZES = (2, 5, 3)
+WIDEST = 5
+
+
+def run_population(images, likelihood, execution, calls=3, devices=()):
+    """Trains members of three latent sizes as one program; the stacked state."""
+    models = [build(likelihood, size) for size in SIZES]
+    keys = jnp.stack([member(seed).key for seed in range(len(SIZES))])
+    mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
+    std = jnp.asarray(images.std(0) / 16, jnp.float32)
+    state = population.init_population(models, RECIPE, keys, mean, std)
+    members = Member(
+        key=keys,
+        beta=jnp.ones(len(SIZES)),
+        learning_rate=jnp.full(len(SIZES), 3e-3),
+        latent_mask=jnp.stack([population.latent_mask(s, WIDEST) for s in SIZES]),
+    )
+    view = models[0].likelihood.view
+    validation = views.observe(view, jax.random.key(9), jnp.asarray(images[:30]), 17)
+    widest = build(likelihood, WIDEST)
+    one = functools.partial(
+        population.train_active,
+        functools.partial(training.train_epochs, widest, RECIPE),
+    )
+    program = jax.jit(
+        population.over_members(one, num_shared=2, execution=execution, devices=devices)
+    )
+    for _ in range(calls):
+        state, _ = program(state, members, jnp.asarray(images), validation)
+    return state
+
+
+@pytest.fixture(scope="module", params=["discretized_logistic", "gaussian_optimal"])
+def trained(request, images):
+    """A likelihood, and the final states of its models, each trained alone."""
+    models = [build(request.param, size) for size in SIZES]
+    return request.param, [
+        train(model, RECIPE, member(index, model.latent_dim), images, 3)[0]
+        for index, model in enumerate(models)
+    ]
+
+
+@pytest.mark.parametrize("execution", population.EXECUTIONS)
+def test_a_padded_member_follows_the_model_trained_alone(images, trained, execution):
+    likelihood, states = trained
+    stacked = run_population(images, likelihood, execution)
+    for index, alone in enumerate(states):
+        own = jax.tree.map(lambda leaf, i=index: leaf[i], stacked)
+        for mine, theirs in (
+            (own.params, alone.params),
+            (own.best_params, alone.best_params),
+            (own.opt_state, alone.opt_state),
+        ):
+            unpadded = population.unpad(mine, theirs)
+            for a, b in zip(
+                jax.tree.leaves(unpadded), jax.tree.leaves(theirs), strict=True
+            ):
+                np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+            # What was appended is still exactly zero after training.
+            assert_same(mine, population.pad(unpadded, mine))
+
+
+def test_members_start_at_their_own_fan_in(images):
+    stacked = run_population(images, "bernoulli", "map", calls=0)
+    for index, size in enumerate(SIZES):
+        model = build("bernoulli", size)
+        key = MemberKeys.of(member(index).key).init
+        mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
+        std = jnp.asarray(images.std(0) / 16, jnp.float32)
+        alone = model.init(key, mean, std)
+        own = jax.tree.map(lambda leaf, i=index: leaf[i], stacked.params)
+        assert_same(population.unpad(own, alone), alone)
+
+
+def test_pad_and_unpad_are_inverse():
+    tree = {"kernel": jnp.arange(6.0).reshape(2, 3), "step": jnp.ones(())}
+    wide = {"kernel": jnp.zeros((4, 5)), "step": jnp.zeros(())}
+    padded = population.pad(tree, wide)
+    assert padded["kernel"].shape == (4, 5)
+    assert float(padded["kernel"].sum()) == 15.0
+    assert_same(population.unpad(padded, tree), tree)
+
+
+@pytest.mark.parametrize("execution", population.EXECUTIONS)
+def test_a_member_without_patience_left_is_not_touched(images, execution):
+    """Its neighbour trains on; it keeps every bit."""
+    model = build()
+    states, members = [], [member(seed) for seed in (0, 1)]
+    for own in members:
+        state, _ = train(model, RECIPE, own, images, 1)
+        states.append(state)
+    states[0] = states[0]._replace(active=jnp.bool_(False))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    stacked_members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    one = functools.partial(
+        population.train_active,
+        functools.partial(training.train_epochs, model, RECIPE),
+    )
+    program = jax.jit(population.over_members(one, num_shared=2, execution=execution))
+    data = (jnp.asarray(images), jnp.asarray(images[:30], jnp.int32))
+    after, metrics = program(stacked, stacked_members, *data)
+    assert_same(jax.tree.map(lambda leaf: leaf[0], after), states[0])
+    assert int(after.epoch[1]) == 4
+    assert list(np.asarray(metrics.active)) == [False, True]
+    assert float(metrics.best_bound[0]) == float(states[0].best_bound)
+
+
+def test_an_unknown_execution_is_refused():
+    with pytest.raises(ValueError, match="'vmap': choose one of map, loop"):
+        population.over_members(lambda x: x, num_shared=1, execution="vmap")

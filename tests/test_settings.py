@@ -1,0 +1,227 @@
+"""Tests of experiments.settings."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+
+from configs import digits
+from experiments.data import DataError, DataSettings
+from experiments.settings import (
+    EvaluationSettings,
+    ModelSettings,
+    ParallelSettings,
+    Settings,
+    SettingsError,
+    TrainingSettings,
+)
+from vae_jax.training import Recipe
+
+SECTIONS = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "training": TrainingSettings,
+    "evaluation": EvaluationSettings,
+    "parallel": ParallelSettings,
+}
+FIELDS = [("", "seed", int)] + [
+    (section, field.name, field.type)
+    for section, cls in SECTIONS.items()
+    for field in dataclasses.fields(cls)
+]
+FLOATS = [
+    (section, name)
+    for section, name, hint in FIELDS
+    if hint is float or hint == "float"
+]
+
+
+@pytest.fixture
+def mapping():
+    values = copy.deepcopy(digits.get_config().to_dict())
+    del values["sweep"]
+    return values
+
+
+def place(mapping, section):
+    return mapping[section] if section else mapping
+
+
+def refusal(mapping, section, name, value):
+    """Returns the one line with which a value of a field is refused."""
+    place(mapping, section)[name] = value
+    with pytest.raises((SettingsError, DataError)) as caught:
+        Settings.from_mapping(mapping)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert name in line
+    return line
+
+
+def test_values_are_kept(mapping):
+    settings = Settings.from_mapping(mapping)
+    for section, name, _ in FIELDS:
+        target = getattr(settings, section) if section else settings
+        assert getattr(target, name) == place(mapping, section)[name]
+    hash(settings)
+
+
+@pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
+def test_another_type_is_refused(mapping, section, name, hint):
+    hint = getattr(hint, "__name__", hint)
+    wrong = 3 if hint == "str" else "three"
+    line = refusal(mapping, section, name, wrong)
+    assert repr(wrong) in line
+    assert hint in line
+
+
+@pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
+def test_none_is_refused(mapping, section, name, hint):
+    assert "None" in refusal(mapping, section, name, None)
+
+
+@pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
+def test_missing_fields_are_refused(mapping, section, name, hint):
+    del place(mapping, section)[name]
+    with pytest.raises(SettingsError, match=rf"\b{name} is missing: give it a value"):
+        Settings.from_mapping(mapping)
+
+
+@pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
+def test_misspelt_fields_suggest_the_nearest(mapping, section, name, hint):
+    values = place(mapping, section)
+    values[f"{name}x"] = values.pop(name)
+    with pytest.raises(SettingsError, match=f"did you mean '{name}'") as caught:
+        Settings.from_mapping(mapping)
+    assert f"{name}x is unknown" in str(caught.value)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_value_in_place_of_a_group_is_refused(mapping, section):
+    assert "must be a group" in refusal(mapping, "", section, 3)
+
+
+@pytest.mark.parametrize(("section", "name"), FLOATS)
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, -math.inf, 1e300, 1e-300, -1.0, 10**400]
+)
+def test_floats_outside_float32_or_below_zero_are_refused(
+    mapping, section, name, value
+):
+    refusal(mapping, section, name, value)
+
+
+def test_every_float_field_is_found():
+    assert ("training", "learning_rate") in FLOATS
+    assert ("model", "fixed_scale") in FLOATS
+    assert len(FLOATS) == 7
+
+
+@pytest.mark.parametrize(("section", "name"), FLOATS)
+def test_a_bool_is_not_a_float(mapping, section, name):
+    assert "of type bool" in refusal(mapping, section, name, True)
+
+
+def test_an_int_passes_for_a_float_and_nothing_passes_for_an_int(mapping):
+    mapping["training"]["beta"] = 2
+    beta = Settings.from_mapping(mapping).training.beta
+    assert type(beta) is float
+    assert beta == 2
+    assert "True" in refusal(mapping, "model", "latent_dim", True)
+    assert "8.0" in refusal(mapping, "model", "latent_dim", 8.0)
+
+
+def test_a_list_passes_for_a_tuple(mapping):
+    mapping["model"]["widths"] = [3, 4]
+    assert Settings.from_mapping(mapping).model.widths == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "allowed"),
+    [
+        ("", "seed", -1, r"in \[0, 2\*\*32\)"),
+        ("", "seed", 2**32, r"in \[0, 2\*\*32\)"),
+        ("model", "latent_dim", 0, "at least 1"),
+        ("model", "latent_dim", -3, "at least 1"),
+        ("model", "components", 0, "at least 1"),
+        ("model", "fixed_scale", 0.0, "above 0"),
+        ("model", "widths", (64, 0), "at least 1"),
+        ("model", "widths", 64, r"give a tuple, as in \(64, 64\)"),
+        ("training", "num_samples", 0, "at least 1"),
+        ("training", "batch_size", 0, "at least 1"),
+        ("training", "num_epochs", 0, "at least 1"),
+        ("training", "validate_every", 0, "at least 1"),
+        ("training", "validate_every", 7, "not a multiple"),
+        ("training", "patience", -1, "at least 0"),
+        ("training", "kl_warmup_epochs", -1, "at least 0"),
+        ("training", "clip_norm", -0.5, "at least 0"),
+        ("training", "beta", -0.5, "at least 0"),
+        ("training", "learning_rate", 0.0, "above 0"),
+        ("training", "adam_eps", 0.0, "above 0"),
+        ("training", "adam_b1", 1.0, r"in \[0, 1\)"),
+        ("training", "adam_b2", 1.5, r"in \[0, 1\)"),
+        ("evaluation", "num_samples", 0, "at least 1"),
+        ("evaluation", "chunk", 0, "at least 1"),
+        ("evaluation", "batch_size", 0, "at least 1"),
+        ("parallel", "num_devices", -1, "at least 0"),
+        ("data", "num_train", 0, "1 or more, or -1"),
+        ("data", "split_seed", -1, "0 or more"),
+    ],
+)
+def test_values_out_of_range_are_refused(mapping, section, name, value, allowed):
+    line = refusal(mapping, section, name, value)
+    if not isinstance(value, tuple):
+        assert str(value) in line
+    with pytest.raises((SettingsError, DataError), match=allowed):
+        Settings.from_mapping(mapping)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "meant"),
+    [
+        ("model", "likelihood", "bernouli", "bernoulli"),
+        ("model", "network", "cnv", "conv"),
+        ("model", "activation", "rellu", "relu"),
+        ("training", "objective", "elb", "elbo"),
+        ("training", "schedule", "cosin", "cosine"),
+        ("parallel", "member_execution", "maps", "map"),
+        ("data", "binarization", "statik", "static"),
+        ("data", "name", "mnits", "mnist"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(mapping, section, name, value, meant):
+    place(mapping, section)[name] = value
+    with pytest.raises((SettingsError, DataError)) as caught:
+        Settings.from_mapping(mapping)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert repr(value) in line
+    assert repr(meant) in line or f" {meant}" in line
+
+
+def test_a_conv_network_needs_widths(mapping):
+    mapping["model"]["network"] = "conv"
+    assert "at least one" in refusal(mapping, "model", "widths", ())
+
+
+def test_the_recipe_leaves_out_what_members_differ_in(mapping):
+    training = Settings.from_mapping(mapping).training
+    recipe = training.recipe()
+    assert type(recipe) is Recipe
+    assert dataclasses.asdict(recipe).items() <= dataclasses.asdict(training).items()
+    assert not {"beta", "learning_rate"} & dataclasses.asdict(recipe).keys()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "options"),
+    [
+        ("gaussian_fixed", {"fixed_scale": 0.25}),
+        ("logistic_mixture", {"components": 3}),
+        ("bernoulli", {}),
+        ("gaussian_shared", {}),
+    ],
+)
+def test_likelihoods_get_their_own_options(mapping, likelihood, options):
+    mapping["model"] |= {"likelihood": likelihood, "fixed_scale": 0.25, "components": 3}
+    assert Settings.from_mapping(mapping).model.likelihood_options() == options
