@@ -45,9 +45,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "objective": "elbo",
             "num_samples": 1,
             "beta": 1.0,
-            "kl_warmup_epochs": 50,
+            "kl_warmup_epochs": 40,
             "batch_size": 100,
-            "num_epochs": 200,
+            "num_epochs": 150,
             "validate_every": 10,
             "patience": 0,
             "learning_rate": 3e-3,
@@ -59,7 +59,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         }
     )
     config.evaluation = ml_collections.ConfigDict(
-        {"num_samples": 256, "chunk": 64, "batch_size": 100}
+        {"num_samples": 500, "chunk": 50, "batch_size": 100}
     )
     config.parallel = ml_collections.ConfigDict(
         {"member_execution": "auto", "num_devices": 0}

@@ -515,8 +515,9 @@ def _overview(members: Sequence[Member]) -> list[str]:
             axes.append(f"{_count(len(values), name)} ({_join(sorted(values))})")
     statuses = collections.Counter(member.status for member in members)
     ends = {
-        "settled": "settled before the epoch limit",
-        "epoch limit": "stopped at the epoch limit",
+        "settled": "had settled (the bound rose by less than its standard error in the"
+        " last fifth of training)",
+        "epoch limit": "were still rising at the epoch limit",
         "diverged": "diverged",
     }
     return [

@@ -82,10 +82,10 @@ def _is_taken(path: Path) -> bool:
 
 
 def _run_of(row: str) -> str | None:
-    """The run a row of metrics belongs to; None if it was written only half."""
+    """The run a row of metrics belongs to; None if it is damaged."""
     try:
         return json.loads(row)["run"] if row.endswith("\n") else None
-    except ValueError:
+    except (KeyError, TypeError, ValueError):
         return None
 
 

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 # What a module of the library may import from the library: only ranks below its own.
 RANKS = {
+    "per_image": 0,
     "views": 0,
     "diagnostics": 0,
     "posteriors": 0,

@@ -187,7 +187,6 @@ def test_values_out_of_range_are_refused(mapping, section, name, value, allowed)
         ("training", "schedule", "cosin", "cosine"),
         ("parallel", "member_execution", "maps", "map"),
         ("data", "binarization", "statik", "static"),
-        ("data", "name", "mnits", "mnist"),
     ],
 )
 def test_unknown_names_list_the_known_ones(mapping, section, name, value, meant):

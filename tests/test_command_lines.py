@@ -1,0 +1,540 @@
+"""Tests of the command lines, end to end.
+
+Every command is a process of its own, forked from a server that has imported JAX but
+not used it: what is tested is the real command line, at the price of a function call.
+"""
+
+import contextlib
+import csv
+import json
+import multiprocessing
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+ROOT = Path(__file__).parents[1]
+TINY = "--config=configs/digits.py:tiny"
+SMALL = """
+import runpy
+
+def get_config():
+    config = runpy.run_path("configs/digits.py")["get_config"]("tiny")
+    config.data.num_train = 100
+    config.data.num_validation = 50
+    config.model.widths = (8,)
+    config.training.batch_size = 50
+    config.training.num_epochs = 2
+    config.training.validate_every = 1
+    config.evaluation.num_samples = 16
+    config.evaluation.chunk = 8
+    config.sweep.likelihood = ("bernoulli", "laplace")
+    config.sweep.latent_dim = (1, 2)
+    return config
+"""
+RUNS = [
+    f"likelihood={likelihood},latent_dim={size},seed={seed}"
+    for likelihood in ("bernoulli", "laplace")
+    for size in (1, 2)
+    for seed in (0, 1)
+]
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["experiments.runner", "experiments.command_line"])
+
+
+class Outcome(NamedTuple):
+    """What a command left behind."""
+
+    status: int | None
+    stdout: str
+    stderr: str
+
+
+def _child(module, arguments, output, cache):
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(output / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(file, descriptor)
+    os.chdir(ROOT)
+    sys.argv = [f"{module}.py", *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """Returns a function that runs a command of experiments and says how it ended."""
+    output = tmp_path_factory.mktemp("output")
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+
+    def run(name, *arguments, cache=compiled):
+        arguments = (f"experiments.{name}", [*map(str, arguments)], output, cache)
+        process = _SERVER.Process(target=_child, args=arguments)
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, "the command hangs"
+        texts = ((output / stream).read_text() for stream in ("stdout", "stderr"))
+        return Outcome(process.exitcode, *texts)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small.py"
+    path.write_text(SMALL)
+    return f"--config={path}"
+
+
+@pytest.fixture(scope="session")
+def finished(command, small, tmp_path_factory):
+    """A folder that a small sweep was trained in; not to be written to."""
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    outcome = command("sweep", small, f"--workdir={folder}")
+    assert outcome.status == 0, outcome.stderr
+    return folder
+
+
+@pytest.fixture
+def own(finished, tmp_path):
+    """A copy of the finished folder, to be changed at will."""
+    return shutil.copytree(finished, tmp_path / "own")
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics_of(folder):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return {(row["run"], row["epoch"]): row for row in rows}
+
+
+# Facts of a result that hold for one machine at one time.
+def numbers(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def assert_same_members(folder, other, names):
+    for name in names:
+        for file in ("params.safetensors", "result.json"):
+            first, second = (
+                (path / "members" / name / file).read_bytes()
+                for path in (folder, other)
+            )
+            if file == "result.json":
+                first, second = (numbers(json.loads(text)) for text in (first, second))
+            assert first == second, (name, file)
+
+
+# --- a sweep --------------------------------------------------------------------------
+
+
+def test_a_sweep_leaves_all_it_promises(finished):
+    files = contents(finished)
+    for name in ("config.json", "environment.json", "metrics.jsonl", "report.html"):
+        assert files[name]
+    for run in RUNS:
+        assert files[f"members/{run}/params.safetensors"]
+        assert json.loads(files[f"members/{run}/result.json"])["run"] == run
+        assert any(name.startswith(f"tensorboard/{run}/events.") for name in files)
+        for picture in ("reconstructions", "prior_means", "samples"):
+            content = files[f"figures/{run}/{picture}.png"]
+            assert content.startswith(b"\x89PNG")
+        two = "latent_dim=2" in run
+        assert (f"figures/{run}/manifold.png" in files) == two
+        assert (f"figures/{run}/latents.png" in files) == two
+    assert [row["run"] for row in rows_of(finished / "results.csv")] == RUNS
+    assert not [name for name in files if Path(name).name.startswith(".")]
+    for run in RUNS:
+        assert run in files["report.html"].decode() or "laplace" in run
+
+
+def test_metrics_have_a_row_per_run_and_validation(finished):
+    metrics = metrics_of(finished)
+    assert set(metrics) == {(run, epoch) for run in RUNS for epoch in (1, 2)}
+    for row in metrics.values():
+        assert {"train/bound", "validation/bound", "validation/kl"} <= row.keys()
+        assert all(np.isfinite(v) for k, v in row.items() if k != "run")
+
+
+def test_events_hold_the_metrics(finished):
+    from tensorboardX import proto
+    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (writes them)
+
+    run = RUNS[0]
+    (path,) = (finished / "tensorboard" / run).glob("events.*")
+    content, at, scalars = path.read_bytes(), 0, {}
+    while at < len(content):  # length, its checksum, the event, its checksum
+        size = int.from_bytes(content[at : at + 8], "little")
+        event = proto.event_pb2.Event.FromString(content[at + 12 : at + 12 + size])
+        scalars |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        at += size + 16
+    expected = {
+        (name, epoch): value
+        for (owner, epoch), row in metrics_of(finished).items()
+        for name, value in row.items()
+        if owner == run and "/" in name
+    }
+    assert scalars.keys() == expected.keys()
+    for name, value in expected.items():
+        assert scalars[name] == pytest.approx(value, rel=1e-6)
+
+
+def test_the_environment_is_told(finished):
+    environment = json.loads((finished / "environment.json").read_text())
+    assert {"command", "commit", "python", "platform", "jax", "backend"} <= set(
+        environment
+    )
+    assert f"--workdir={finished}" in environment["command"]
+
+
+def test_the_same_command_again_trains_nothing(command, small, own):
+    before = contents(own)
+    outcome = command("sweep", small, f"--workdir={own}")
+    assert outcome.status == 0, outcome.stderr
+    assert "8 finished before; 0 to train" in outcome.stdout
+    after = contents(own)
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed <= {"environment.json", "report.html"} | {
+        name for name in after if name.endswith(".svg")
+    }
+
+
+def test_a_run_is_a_function_of_config_and_seed(command, small, finished, tmp_path):
+    """Compiled anew and trained in other company, a run gives the same bytes."""
+    folder = tmp_path / "run"
+    cache = str(tmp_path / "cache")
+    only = "--only=likelihood=laplace"
+    outcome = command("sweep", small, f"--workdir={folder}", only, cache=cache)
+    assert outcome.status == 0, outcome.stderr
+    assert "4 to train in 1 programs" in outcome.stdout
+    chosen = [run for run in RUNS if "laplace" in run]
+    assert sorted(path.name for path in (folder / "members").iterdir()) == chosen
+    assert [row["run"] for row in rows_of(folder / "results.csv")] == chosen
+    assert_same_members(folder, finished, chosen)
+    expected = metrics_of(finished)
+    metrics = metrics_of(folder)
+    assert metrics == {key: row for key, row in expected.items() if key[0] in chosen}
+
+
+def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, own):
+    lost = [run for run in RUNS if "bernoulli" in run]
+    for run in lost:
+        shutil.rmtree(own / "members" / run)
+    with (own / "metrics.jsonl").open("a") as file:
+        file.write('{"run": "likelihood=bern')  # the process died here
+    times = {path: path.stat().st_mtime_ns for path in (own / "members").rglob("*.*")}
+    outcome = command("sweep", small, f"--workdir={own}")
+    assert outcome.status == 0, outcome.stderr
+    assert "4 finished before; 4 to train in 1 programs" in outcome.stdout
+    assert_same_members(own, finished, RUNS)
+    assert metrics_of(own) == metrics_of(finished)
+    assert len((own / "metrics.jsonl").read_text().splitlines()) == 2 * len(RUNS)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_list_prints_the_runs_and_creates_nothing(command, small, tmp_path):
+    folder = tmp_path / "run"
+    outcome = command("sweep", small, f"--workdir={folder}", "--list")
+    assert outcome.status == 0
+    expected = [f"{i:4d}  {run}" for i, run in enumerate(RUNS)]
+    assert outcome.stdout.splitlines() == expected
+    chosen = command(
+        "sweep", small, f"--workdir={folder}", "--list", "--only=latent_dim=2,seed=1 0"
+    )
+    assert chosen.stdout.splitlines() == [expected[i] for i in (0, 3, 7)]
+    assert not folder.exists()
+
+
+def test_axes_can_be_added_on_the_command_line(command):
+    outcome = command(
+        "sweep", TINY, "--list", "--config.sweep.beta=1.0,4.0", "--only=beta=4.0"
+    )
+    assert outcome.status == 0
+    assert len(outcome.stdout.splitlines()) == 8
+
+
+# --- other commands -------------------------------------------------------------------
+
+
+def test_train_is_a_sweep_of_one(command, small, tmp_path):
+    folder = tmp_path / "run"
+    outcome = command(
+        "train", small, f"--workdir={folder}", "--config.model.latent_dim=1"
+    )
+    assert outcome.status == 0, outcome.stderr
+    (row,) = rows_of(folder / "results.csv")
+    assert (row["run"], row["latent_dim"]) == ("model", "1")
+    assert (folder / "members/model/params.safetensors").exists()
+    assert (folder / "report.html").exists()
+    assert json.loads((folder / "config.json").read_text())["sweep"] == {}
+
+
+def test_a_model_trained_alone_equals_its_twin_in_a_sweep(
+    command, small, finished, tmp_path
+):
+    folder = tmp_path / "run"
+    run = "likelihood=laplace,latent_dim=1,seed=1"
+    outcome = command(
+        "train",
+        small,
+        f"--workdir={folder}",
+        "--config.seed=1",
+        "--config.model.latent_dim=1",
+        "--config.model.likelihood=laplace",
+    )
+    assert outcome.status == 0, outcome.stderr
+    alone, together = (
+        safetensors.numpy.load(path.read_bytes())
+        for path in (
+            folder / "members/model/params.safetensors",
+            finished / "members" / run / "params.safetensors",
+        )
+    )
+    assert alone.keys() == together.keys()
+    for name, leaf in alone.items():
+        assert leaf.shape == together[name].shape
+        np.testing.assert_allclose(leaf, together[name], rtol=1e-3, atol=1e-4)
+
+
+def test_evaluation_of_stored_parameters_agrees(command, finished, own):
+    outcome = command("evaluate", f"--workdir={own}", "--num_samples=16")
+    assert outcome.status == 0, outcome.stderr
+    rows = rows_of(own / "evaluation.csv")
+    assert [row["run"] for row in rows] == RUNS
+    for row, trained in zip(rows, rows_of(finished / "results.csv"), strict=True):
+        for name, value in trained.items():
+            try:
+                expected = float(value)
+            except ValueError:
+                assert row[name] == value, name
+            else:
+                assert float(row[name]) == pytest.approx(expected, rel=1e-5), name
+
+
+def test_evaluation_with_more_samples(command, own):
+    only = "--only=likelihood=laplace,latent_dim=2"
+    before = contents(own)
+    outcome = command("evaluate", f"--workdir={own}", "--num_samples=64", only)
+    assert outcome.status == 0, outcome.stderr
+    rows = rows_of(own / "evaluation.csv")
+    assert [row["run"] for row in rows] == RUNS[6:]
+    for row in rows:
+        assert row["num_importance_samples"] == "64"
+        trained = json.loads(before[f"members/{row['run']}/result.json"])
+        # More samples raise the bound on average, and move it little here.
+        assert abs(float(row["score"]) - trained["score"]) < 0.1
+        assert float(row["score"]) != trained["score"]
+    after = contents(own)
+    del after["evaluation.csv"]
+    assert after == before
+
+
+def test_the_shell_sees_status_and_one_line(tmp_path):
+    folder = tmp_path / "run"
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", f"--workdir={folder}", "--onl=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith("error: Unknown command line flag 'onl'")
+    assert process.stderr.count("\n") == 1
+    assert not folder.exists()
+
+
+# --- bad input ------------------------------------------------------------------------
+
+
+def assert_refused(outcome, *words):
+    """The command was refused, before anything was done, in one line."""
+    assert outcome.status == 2, outcome
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("error: ")
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    for word in words:
+        assert word in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.sweep.likelihood=bernouli"], ["'bernouli'", "'bernoulli'", "beta"]),
+        (["--config.data.name=mnits"], ["'mnits'", "'mnist'", "digits"]),
+        (["--config.data.name=npz"], ["data.path"]),
+        (["--config.model.widhts=8"], ["'widhts'", "'widths'", "latent_dim"]),
+        (["--config.modle.widths=8"], ["'modle'", "'model'", "training"]),
+        (["--config.model.widths.x=8"], ["config.model.widths"]),
+        (["--config.model=8"], ["--config.model.activation", "widths"]),
+        (["--config.model.components=many"], ["'many'", "an integer"]),
+        (["--config.training.num_epochs=2.5"], ["'2.5'", "an integer"]),
+        (["--config.training.beta", "high"], ["'high'", "a number"]),
+        (["--config.data.download=maybe"], ["'maybe'", "true or false"]),
+        (["--config.model.widths=64,a"], ["'64,a'", "int"]),
+        (["--config.training.learning_rate=nan"], ["nan", "finite"]),
+        (["--config.sweep.latent_dim=0"], ["latent_dim is 0", "at least 1"]),
+        (["--config.sweep.latent_dim=two"], ["'two'", "int"]),
+        (["--config.sweep.latent_dim=()"], ["empty"]),
+        (["--config.sweep.seed=-1"], ["seed is -1", "[0, 2**32)"]),
+        (["--config.sweep.bate=1.0"], ["bate", "'beta'", "latent_dim"]),
+        (["--config.model.latent_dim=3"], ["no effect", "--config.sweep.latent_dim"]),
+        (["--config.seed=3"], ["no effect", "--config.sweep.seed"]),
+        (["--config.training.batch_size=1301"], ["1301", "1300"]),
+        (["--config.data.num_train=5000"], ["5000", "1300"]),
+        (["--config.data.num_validation=1800"], ["1800", "1797"]),
+        (["--config.training.validate_every=7"], ["validate_every=7", "num_epochs=10"]),
+        (["--only=seed=9"], ["'seed=9'", "--list"]),
+        (["--nosuch=3"], ["'nosuch'", "--help"]),
+        (["--list=maybe"], ["maybe", "--list"]),
+        (["nonsense"], ["'nonsense'", "--name=value"]),
+    ],
+)
+def test_bad_options_are_refused(command, tmp_path, arguments, words):
+    folder = tmp_path / "run"
+    outcome = command("sweep", TINY, f"--workdir={folder}", *arguments)
+    assert_refused(outcome, *words)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("configs/digits.py:nonsense", ["'nonsense'", "tiny"]),
+        ("configs/nothing.py", ["'configs/nothing.py'", "configs/digits.py"]),
+        ("configs", ["'configs'", "configs/digits.py"]),
+        ("", ["''", "configs/digits.py"]),
+        ("Makefile", ["'Makefile'", "get_config", "configs/digits.py"]),
+        ("tests/linear_gaussian.py", ["get_config", "configs/digits.py"]),
+    ],
+)
+def test_bad_configurations_are_refused(command, tmp_path, argument, words):
+    folder = tmp_path / "run"
+    outcome = command("sweep", f"--config={argument}", f"--workdir={folder}")
+    assert_refused(outcome, *words)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def get_config(): return {}", ["dict", "ConfigDict"]),
+        ("def get_config(): return configs", ["configs"]),
+        (
+            "import ml_collections\n"
+            "def get_config(): return ml_collections.ConfigDict({'seed': 0})",
+            ["config.sweep is missing"],
+        ),
+    ],
+)
+def test_configurations_of_another_kind_are_refused(command, tmp_path, code, words):
+    path = tmp_path / "own.py"
+    path.write_text(code)
+    outcome = command("sweep", f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    if "return configs" in code:  # A mistake in the file: Python's own account of it.
+        assert outcome.status == 1
+        assert "NameError" in outcome.stderr
+    else:
+        assert_refused(outcome, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def npz(path, images):
+    np.savez(path, train_images=images)
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (120, 4, 4)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: npz(path, IMAGES % 2), ["laplace", "binary", "'bernoulli'"]),
+        (lambda path: npz(path, np.where(IMAGES > 9, IMAGES, np.nan)), ["NaN"]),
+        (lambda path: npz(path, IMAGES[:0]), []),
+        (lambda path: npz(path, IMAGES[:, 0]), []),
+        (lambda path: path.write_bytes(b""), []),
+        (lambda path: path.write_bytes(b"PK\3\4 not a zip"), []),
+        (lambda path: None, []),
+    ],
+    ids=["binary", "nan", "none", "flat", "empty", "damaged", "missing"],
+)
+def test_bad_images_are_refused(command, tmp_path, write, words):
+    path = tmp_path / "images.npz"
+    write(path)
+    folder = tmp_path / "run"
+    outcome = command(
+        "sweep",
+        TINY,
+        f"--workdir={folder}",
+        "--config.data.name=npz",
+        f"--config.data.path={path}",
+        "--config.sweep.likelihood=laplace",
+    )
+    assert_refused(outcome, *words)
+    assert not folder.exists()
+
+
+def test_another_configs_folder_is_refused(command, small, own):
+    before = contents(own)
+    outcome = command(
+        "sweep", small, f"--workdir={own}", "--config.training.learning_rate=0.5"
+    )
+    assert_refused(outcome, "learning_rate is 0.003 there and 0.5 here", "--workdir")
+    assert contents(own) == before
+
+
+def test_folders_of_other_things_are_refused(command, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    outcome = command("sweep", TINY, f"--workdir={tmp_path}")
+    assert_refused(outcome, str(tmp_path), "--workdir")
+    assert contents(tmp_path) == {"thesis.tex": b"precious"}
+    below = tmp_path / "thesis.tex" / "run"
+    assert_refused(command("sweep", TINY, f"--workdir={below}"), str(below))
+    long = tmp_path / ("x" * 300)
+    assert_refused(command("sweep", TINY, f"--workdir={long}"), "too long")
+    assert_refused(command("evaluate", f"--workdir={tmp_path}"), "config.json")
+    assert contents(tmp_path) == {"thesis.tex": b"precious"}
+
+
+def test_train_refuses_axes(command, tmp_path):
+    outcome = command("train", f"--workdir={tmp_path}/x", "--config.sweep.seed=1")
+    assert_refused(outcome, "--config.sweep.seed", "experiments.sweep")
+    assert not (tmp_path / "x").exists()
+
+
+def test_evaluate_refuses_what_it_cannot_do(command, own):
+    workdir = f"--workdir={own}"
+    assert_refused(command("evaluate", workdir, "--num_samples=0"), "num_samples", "0")
+    assert_refused(command("evaluate", workdir, "--only=99"), "'99'")
+    params = own / "members" / RUNS[0] / "params.safetensors"
+    params.write_bytes(params.read_bytes()[:-10])
+    outcome = command("evaluate", workdir, "--num_samples=2", f"--only={RUNS[0]}")
+    assert_refused(outcome, str(params))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(own / "members")
+    assert_refused(command("evaluate", workdir), "no finished run")
+    assert not (own / "evaluation.csv").exists()

@@ -1,0 +1,116 @@
+"""Tests of everything in configs/: each variant makes runs that could be trained."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments import grid
+from experiments.data import ImageData, Split
+from experiments.runner import build_model, check
+
+SHAPES = {  # of the data sets that configs name: image shape, levels, training images
+    "digits": ((8, 8, 1), 17, 1300),
+    "mnist": ((28, 28, 1), 256, 50_000),
+    "fashion_mnist": ((28, 28, 1), 256, 50_000),
+    "binarized_mnist": ((28, 28, 1), 2, 50_000),
+    "kmnist": ((28, 28, 1), 256, 54_000),
+    "cifar10": ((32, 32, 3), 256, 45_000),
+    "svhn_cropped": ((32, 32, 3), 256, 65_931),
+}
+
+
+def variants():
+    """Yields (module, variant) of every config, as its docstring announces them."""
+    for path in sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py")):
+        module = importlib.import_module(f"configs.{path.stem}")
+        announced = re.split(r"^Variants", module.__doc__, flags=re.MULTILINE)[1:]
+        names = re.findall(r"^    (\w+)  ", "".join(announced), flags=re.MULTILINE)
+        for variant in ("", *names):
+            yield pytest.param(module, variant, id=f"{path.stem}:{variant}")
+
+
+VARIANTS = list(variants())
+
+
+def blank_images(settings):
+    """Returns images without content, of the shape that the settings will load."""
+    shape, levels, count = SHAPES[settings.name]
+    levels = 2 if settings.binarization == "static" else levels
+    count = count if settings.num_train == -1 else settings.num_train
+    train = Split(np.broadcast_to(np.uint8(0), (count, *shape)), None)
+    few = Split(np.zeros((2, *shape), np.uint8), None)
+    return ImageData(settings.name, levels, train, few, few)
+
+
+def test_variants_are_found():
+    assert ["digits:", "digits:tiny"] == [case.id for case in VARIANTS][:2]
+
+
+@pytest.mark.parametrize(("module", "variant"), VARIANTS)
+def test_every_config_is_locked_but_for_the_axes_of_its_sweep(module, variant):
+    config = module.get_config(variant)
+    assert isinstance(config, ml_collections.ConfigDict)
+    assert config.is_locked
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            assert value.is_locked == (name != "sweep"), name
+
+
+@pytest.mark.parametrize(("module", "variant"), VARIANTS)
+def test_every_config_has_the_fields_of_the_first(module, variant):
+    config, first = module.get_config(variant).to_dict(), digits.get_config().to_dict()
+    assert config.keys() == first.keys()
+    for name in config.keys() - {"seed", "sweep"}:
+        assert config[name].keys() == first[name].keys()
+
+
+@pytest.mark.parametrize(("module", "variant"), VARIANTS)
+def test_every_run_of_every_config_can_be_initialised(module, variant):
+    runs = grid.expand(module.get_config(variant).to_dict())
+    data = blank_images(runs[0].settings.data)
+    check(runs, data)
+    pixels = jax.ShapeDtypeStruct((data.num_pixels,), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    for group in grid.group(runs):
+        model = build_model(group.widest, data)
+        params = jax.eval_shape(model.init, key, pixels, pixels)
+        z = jax.ShapeDtypeStruct((3, model.latent_dim), jnp.float32)
+        outputs = jax.eval_shape(model.decode, params, z)
+        rows = model.likelihood.pixel_outputs + model.likelihood.shared_outputs
+        assert outputs.shape == (3, rows, data.num_pixels)
+
+
+@pytest.mark.parametrize(
+    "module", {case.values[0]: case for case in VARIANTS}, ids=lambda m: m.__name__
+)
+def test_unknown_variants_are_refused_naming_the_known(module):
+    names = [case.values[1] for case in VARIANTS if case.values[0] is module]
+    with pytest.raises(ValueError, match="nonsense") as caught:
+        module.get_config("nonsense")
+    assert "\n" not in str(caught.value)
+    for name in filter(None, names):
+        assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "module", {case.values[0]: case for case in VARIANTS}, ids=lambda m: m.__name__
+)
+def test_every_config_opens_with_its_command(module):
+    assert "python -m experiments." in inspect.getdoc(module)
+
+
+def test_the_main_job_is_large_enough_to_compare():
+    sweep = digits.get_config().sweep
+    assert len(set(sweep.likelihood)) >= 8
+    assert len(set(sweep.latent_dim)) >= 4
+    assert len(set(sweep.seed)) >= 3
+    runs = grid.expand(digits.get_config().to_dict())
+    assert len(grid.group(runs)) == len(sweep.likelihood)

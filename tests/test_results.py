@@ -1,0 +1,267 @@
+"""Tests of experiments.results, and of the tables that experiments.progress prints."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments import grid, progress
+from experiments.data import ImageData, Split
+from experiments.results import result_row
+from experiments.runner import build_model
+from vae_jax.evaluation import Evaluation
+from vae_jax.evidence import ImportanceEstimate
+
+COLUMNS = [
+    "run",
+    "dataset",
+    "likelihood",
+    "latent_dim",
+    "beta",
+    "learning_rate",
+    "seed",
+    "view",
+    "unit",
+    "score",
+    "score_se",
+    "elbo",
+    "elbo_se",
+    "log_px",
+    "log_px_se",
+    "reconstruction",
+    "kl",
+    "rate",
+    "distortion",
+    "bits_per_dim",
+    "bits_per_dim_se",
+    "num_importance_samples",
+    "effective_sample_size",
+    "largest_weight",
+    "mean_squared_error",
+    "active_units",
+    "num_test_images",
+    "binarization",
+    "binarization_seed",
+    "last_gain",
+    "status",
+]
+LEVELS, NUM_PIXELS, NUM_IMAGES = 17, 16, 40
+VIEWS = {"bernoulli": "binary", "categorical": "levels", "laplace": "continuous"}
+
+
+@pytest.fixture
+def data():
+    images = np.random.default_rng(0).integers(0, LEVELS, (NUM_IMAGES, 4, 4, 1))
+    split = Split(images.astype(np.uint8), None)
+    return ImageData("squares", LEVELS, split, split, split)
+
+
+@pytest.fixture
+def evaluation():
+    rng = np.random.default_rng(1)
+
+    def draw(*shape):
+        return rng.normal(-30, 3, shape).astype(np.float32)
+
+    latents = rng.normal(0, 1, (NUM_IMAGES, 3)).astype(np.float32)
+    latents[:, 2] = 0.001  # A latent that carries nothing.
+    weight = rng.uniform(0, 1, NUM_IMAGES).astype(np.float32)
+    estimate = ImportanceEstimate(
+        draw(NUM_IMAGES),
+        draw(NUM_IMAGES) + 5,
+        -draw(NUM_IMAGES) / 10,
+        9 * weight,
+        weight,
+    )
+    return Evaluation(estimate, weight / 10, latents)
+
+
+def row_of(likelihood, data, evaluation, last_gain=0.0, **facts):
+    config = digits.get_config().to_dict()
+    config["data"] |= {"binarization_seed": 7}
+    config["sweep"] = {"likelihood": likelihood, "latent_dim": 3, "seed": 5}
+    (run,) = grid.expand(config)
+    model = build_model(run.settings, data)
+    return result_row(run, model, data, evaluation, last_gain=last_gain, **facts)
+
+
+@pytest.mark.parametrize("likelihood", VIEWS)
+def test_columns_are_a_contract(likelihood, data, evaluation):
+    row = row_of(likelihood, data, evaluation, best_epoch=3, seconds=1.5)
+    assert list(row) == [*COLUMNS, "best_epoch", "seconds"]
+    assert json.loads(json.dumps(row)) == row
+    assert row["run"] == f"likelihood={likelihood},latent_dim=3,seed=5"
+    assert (row["dataset"], row["likelihood"]) == ("squares", likelihood)
+    assert (row["latent_dim"], row["seed"], row["active_units"]) == (3, 5, 2)
+    assert (row["num_test_images"], row["num_importance_samples"]) == (40, 256)
+
+
+@pytest.mark.parametrize(("likelihood", "view"), VIEWS.items())
+def test_scores_are_on_the_scale_of_their_view(likelihood, view, data, evaluation):
+    row = row_of(likelihood, data, evaluation)
+    log_px = evaluation.estimate.log_px.astype(np.float64).mean()
+    # A density over [0, 1)^D needs D log(levels) nats more to describe the integers.
+    constant = NUM_PIXELS * np.log(LEVELS) if view == "continuous" else 0.0
+    bits = (constant - log_px) / np.log(2) / NUM_PIXELS
+    assert row["view"] == view
+    assert row["log_px"] == pytest.approx(log_px)
+    if view == "binary":
+        assert row["unit"] == "nats"
+        assert row["score"] == pytest.approx(-log_px)
+        assert row["bits_per_dim"] is None
+        assert row["bits_per_dim_se"] is None
+        assert (row["binarization"], row["binarization_seed"]) == ("dynamic", 7)
+    else:
+        assert row["unit"] == "bits/dim"
+        assert row["score"] == row["bits_per_dim"] == pytest.approx(bits)
+        assert row["score_se"] == row["bits_per_dim_se"]
+        assert (row["binarization"], row["binarization_seed"]) == ("", "")
+    reconstruction = evaluation.estimate.reconstruction.astype(np.float64).mean()
+    assert row["distortion"] == pytest.approx(constant - reconstruction)
+    assert row["rate"] == row["kl"]
+
+
+@pytest.mark.parametrize("likelihood", VIEWS)
+def test_standard_errors_are_those_of_a_mean_over_images(likelihood, data, evaluation):
+    row = row_of(likelihood, data, evaluation)
+    estimate = evaluation.estimate
+    log_px = estimate.log_px.astype(np.float64)
+    error = np.sqrt(
+        ((log_px - log_px.mean()) ** 2).sum() / (NUM_IMAGES - 1) / NUM_IMAGES
+    )
+    nats_per_unit = 1 if likelihood == "bernoulli" else NUM_PIXELS * np.log(2)
+    assert row["log_px_se"] == pytest.approx(error)
+    assert row["score_se"] == pytest.approx(error / nats_per_unit)
+    elbo = (estimate.reconstruction - estimate.kl).astype(np.float64)
+    assert row["elbo"] == pytest.approx(elbo.mean())
+    assert row["elbo_se"] == pytest.approx(elbo.std(ddof=1) / np.sqrt(NUM_IMAGES))
+
+
+def test_one_test_image_has_no_standard_error(data, evaluation):
+    one = Evaluation(
+        ImportanceEstimate(*(field[:1] for field in evaluation.estimate)),
+        evaluation.squared_error[:1],
+        evaluation.posterior_mean[:1],
+    )
+    row = row_of("laplace", data, one)
+    assert np.isnan(row["score_se"])
+    assert np.isfinite(row["score"])
+
+
+@pytest.mark.parametrize(
+    ("gain", "status"),
+    [(0.0, "settled"), (1e6, "epoch limit"), (np.nan, "epoch limit")],
+)
+def test_a_run_settles_when_longer_training_would_not_show(
+    data, evaluation, gain, status
+):
+    assert row_of("laplace", data, evaluation, last_gain=gain)["status"] == status
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_diverged_run_is_called_so(data, evaluation, value):
+    broken = evaluation.estimate._replace(
+        reconstruction=np.full(NUM_IMAGES, value, np.float32)
+    )
+    with np.errstate(invalid="ignore"):
+        row = row_of("laplace", data, evaluation._replace(estimate=broken))
+    assert row["status"] == "diverged"
+
+
+# --- printed tables -------------------------------------------------------------------
+
+
+def printed(rows):
+    with progress.CONSOLE.capture() as capture:
+        progress.print_results(rows)
+    return capture.get()
+
+
+def lines_with(text, *words):
+    return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+def table_rows():
+    rows = []
+    for likelihood, unit, best in (
+        ("bernoulli", "nats", 20.0),
+        ("laplace", "bits/dim", 3.0),
+        ("beta", "bits/dim", 2.0),
+    ):
+        for latent_dim in (2, 10):
+            for seed in (0, 1):
+                run = f"likelihood={likelihood},latent_dim={latent_dim},seed={seed}"
+                rows.append(
+                    {
+                        "run": run,
+                        "dataset": "squares",
+                        "likelihood": likelihood,
+                        "latent_dim": latent_dim,
+                        "unit": unit,
+                        "score": best + 1 / latent_dim + seed / 10,
+                        "num_test_images": NUM_IMAGES,
+                    }
+                )
+    return rows
+
+
+def test_units_are_never_in_one_table():
+    text = printed(table_rows())
+    tables = text.split("-log p(x)")[1:]
+    assert len(tables) == 2
+    bits, nats = tables
+    assert "bits/dim" in bits
+    assert "bernoulli" not in bits
+    assert "nats" in nats
+    assert "laplace" not in nats
+
+
+def test_cells_are_means_and_spreads_over_seeds_best_first():
+    text = printed(table_rows())
+    (line,) = lines_with(text, "laplace")
+    # Seeds give 3.5 and 3.6, then 3.1 and 3.2: the deviation is 0.1 / sqrt(2).
+    assert line.split("│")[2:4] == [" 3.550 ± 0.071 ", " 3.150 ± 0.071 "]
+    assert text.index("beta") < text.index("laplace")
+    assert text.index("latent 2") < text.index("latent 10")
+
+
+def test_sweeps_of_another_field_have_rows_of_their_own():
+    rows = [
+        {**row, "run": row["run"].replace(",seed", f",beta={beta},seed")}
+        for row in table_rows()
+        for beta in (1.0, 4.0)
+    ]
+    text = printed(rows)
+    assert len(lines_with(text, "laplace")) == 2
+    assert lines_with(text, "laplace beta=4.0", " 3.550 ± 0.071 ")
+
+
+def test_what_was_not_trained_or_diverged_is_shown_as_such():
+    rows = table_rows()[:1] + table_rows()[10:]
+    rows += [
+        {**row, "likelihood": "gauss", "run": "model", "score": np.nan}
+        for row in rows[-1:]
+    ]
+    text = printed(rows)
+    (missing,) = lines_with(text, "beta")
+    assert missing.split("│")[2].strip() == ""
+    (diverged,) = lines_with(text, "gauss")
+    assert "nan" in diverged
+    assert text.index("beta") < text.index("gauss")
+
+
+def test_a_finished_group_is_told_in_one_line():
+    run = grid.expand(digits.get_config("tiny").to_dict())[0]
+    groups = grid.group([run])
+    assert dataclasses.is_dataclass(groups[0])
+    rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
+    with progress.CONSOLE.capture() as capture, progress.Progress(groups) as shown:
+        shown.start_group(groups[0], 10)
+        shown.advance(5, np.array([-3.0, -np.inf]))
+        shown.finish_group(rows, 1.25)
+    lines = capture.get().splitlines()
+    assert lines_with(
+        "\n".join(lines), "[1/1]", "2 models", "10-10 epochs", "best 2.500"
+    )

@@ -1,0 +1,266 @@
+"""Tests of experiments.run_folder."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import run_folder
+from experiments.run_folder import FolderError, RunFolder, write_atomically
+
+CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
+
+
+def files(folder):
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+
+
+def refusal(function, *arguments):
+    """Returns the one line with which a call is refused."""
+    with pytest.raises(FolderError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "run", CONFIG)
+
+
+# --- whose folder it is ---------------------------------------------------------------
+
+
+def test_a_new_folder_holds_config_and_environment(folder):
+    assert files(folder.path) == ["config.json", "environment.json"]
+    assert folder.config() == json.loads(json.dumps(CONFIG))
+    environment = json.loads((folder.path / "environment.json").read_text())
+    assert environment["jax"] == jax.__version__
+    assert environment["backend"] == jax.default_backend()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    RunFolder.create(tmp_path, CONFIG)
+    assert "config.json" in files(tmp_path)
+
+
+def test_the_same_config_continues(folder):
+    again = RunFolder.create(folder.path, CONFIG)
+    assert again.config() == folder.config()
+    assert RunFolder.open(folder.path).config() == folder.config()
+
+
+def test_another_config_is_refused_naming_what_differs(folder):
+    before = (folder.path / "config.json").read_bytes()
+    environment = (folder.path / "environment.json").stat().st_mtime_ns
+    other = {"seed": 1, "model": {"latent_dim": 2, "widths": (8, 5)}, "data": 3}
+    line = refusal(RunFolder.create, folder.path, other)
+    assert "config.seed is 0 there and 1 here" in line
+    assert "config.model.widths is [8, 4] there and [8, 5] here" in line
+    assert "config.data is '(absent)' there and 3 here" in line
+    assert "latent_dim" not in line
+    assert "--workdir" in line
+    assert (folder.path / "config.json").read_bytes() == before
+    assert (folder.path / "environment.json").stat().st_mtime_ns == environment
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
+    line = refusal(RunFolder.create, tmp_path, CONFIG)
+    assert str(tmp_path) in line
+    assert files(tmp_path) == ["notes.txt"]
+    assert refusal(RunFolder.create, tmp_path / "notes.txt", CONFIG)
+    assert (tmp_path / "notes.txt").read_text() == "precious"
+    assert "config.json" in refusal(RunFolder.open, tmp_path)
+    assert "config.json" in refusal(RunFolder.open, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["file/run", "x" * 300], ids=["below a file", "long"])
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("a file")
+    line = refusal(RunFolder.create, tmp_path / name, CONFIG)
+    assert "cannot write" in line
+    assert "choose another --workdir" in line
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "3", "\0"])
+def test_a_damaged_config_is_refused(folder, text):
+    (folder.path / "config.json").write_text(text)
+    line = refusal(RunFolder.create, folder.path, CONFIG)
+    assert "config.json" in line
+    assert (folder.path / "config.json").read_text() == text
+
+
+# --- finished and unfinished runs -----------------------------------------------------
+
+
+def row(run, epoch):
+    return {"run": run, "epoch": epoch, "validation/bound": -1.5 * epoch}
+
+
+def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
+    assert folder.finished() == set()
+    folder.save_member("a", {"bias": np.zeros(2)}, {"run": "a"})
+    written = []
+
+    def only_params(path, content):
+        if path.name == "result.json":
+            raise FolderError("disk full")
+        written.append(path.name)
+
+    monkeypatch.setattr(run_folder, "write_atomically", only_params)
+    with pytest.raises(FolderError):
+        folder.save_member("b", {"bias": np.zeros(2)}, {"run": "b"})
+    assert written == ["params.safetensors"]  # The result comes last.
+    assert folder.finished() == {"a"}
+
+
+def test_results_are_in_the_order_asked_for(folder):
+    for run in ("b", "a", "c"):
+        folder.save_member(run, {}, {"run": run, "score": 1.0})
+    names = [result["run"] for result in folder.results(["c", "missing", "a"])]
+    assert names == ["c", "a"]
+
+
+def test_metrics_of_unfinished_runs_are_dropped(folder):
+    folder.log([row("a", 1), row("b", 1)])
+    folder.log([row("a", 2)])
+    folder.close_events()
+    folder.save_member("a", {}, {"run": "a"})
+    path = folder.path / "metrics.jsonl"
+    kept = [line for line in path.read_text().splitlines() if '"a"' in line]
+    with path.open("a") as file:
+        file.write('{"run": "a", "epoch": 3}')  # No end of line: half a row.
+    RunFolder.create(folder.path, CONFIG)
+    assert path.read_text().splitlines() == kept
+    assert len(kept) == 2
+
+
+@pytest.mark.parametrize("half", ["", '{"run": "a", "ep', "\0\0\0\0", "3\n", "{}\n"])
+def test_half_a_row_is_dropped(folder, half):
+    folder.log([row("a", 1)])
+    folder.close_events()
+    folder.save_member("a", {}, {"run": "a"})
+    path = folder.path / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + half)
+    RunFolder.create(folder.path, CONFIG)
+    assert path.read_text() == whole
+
+
+def test_a_run_trained_anew_replaces_its_events(folder):
+    for _ in range(2):
+        fresh = RunFolder.create(folder.path, CONFIG)
+        fresh.log([row("a", 1)])
+        fresh.close_events()
+    assert len(list((folder.path / "tensorboard" / "a").iterdir())) == 1
+    assert len((folder.path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_metrics_that_cannot_be_written_are_refused(folder):
+    (folder.path / "metrics.jsonl").mkdir()
+    assert "metrics.jsonl" in refusal(folder.log, [row("a", 1)])
+
+
+# --- parameters -----------------------------------------------------------------------
+
+AWKWARD = np.array(
+    [0.0, -0.0, 1e-45, np.finfo(np.float32).max, np.inf, -np.inf, np.nan, 1 / 3],
+    np.float32,
+)
+
+
+def test_parameters_come_back_bit_by_bit(folder, key):
+    params = {
+        "encoder": {"layers_0": {"kernel": jax.random.normal(key, (3, 4))}},
+        "decoder": {"bias": AWKWARD, "transposed": np.asfortranarray(np.eye(2, 3))},
+        "shared": np.zeros((0,), np.float32),
+        "count": np.int32(7),
+    }
+    folder.save_member("likelihood=beta,seed=0", params, {"run": "x"})
+    loaded = folder.load_params("likelihood=beta,seed=0")
+    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    for new, old in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
+        old = np.asarray(old)
+        assert new.dtype == old.dtype
+        assert new.shape == old.shape
+        assert new.tobytes() == old.tobytes(order="C")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-4],
+        lambda content: content[:5],
+        lambda content: b"",
+        lambda content: b"\xff" * len(content),
+        lambda content: content[:8] + b"x" * (len(content) - 8),
+    ],
+    ids=["cut", "header", "empty", "length", "text"],
+)
+def test_damaged_parameters_are_refused(folder, damage):
+    folder.save_member("a", {"kernel": np.ones((4, 4), np.float32)}, {"run": "a"})
+    path = folder.path / "members" / "a" / "params.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    line = refusal(folder.load_params, "a")
+    assert str(path) in line
+    assert "delete" in line
+
+
+def test_missing_parameters_are_refused(folder):
+    assert "members/nobody" in refusal(folder.load_params, "nobody")
+
+
+# --- writing --------------------------------------------------------------------------
+
+
+def test_writing_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    write_atomically(path, "old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert files(tmp_path) == ["a/b.txt"]
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(OSError(28, "No space left on device"), FolderError)]
+    + [(KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["full", "interrupted"],
+)
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path, monkeypatch, call, failure, raised
+):
+    path = tmp_path / "results.csv"
+    write_atomically(path, "old")
+
+    def fail(*arguments):
+        raise failure
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(raised) as caught:
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert files(tmp_path) == ["results.csv"]
+    if raised is FolderError:
+        assert "No space left on device" in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+def test_tables_quote_what_they_must(folder):
+    rows = [
+        {"run": "likelihood=beta,seed=0", "score": 1.5, "note": None},
+        {"run": 'a "b"', "score": float("nan"), "note": ""},
+    ]
+    path = folder.write_table("results.csv", rows)
+    assert path.read_text() == (
+        'run,score,note\n"likelihood=beta,seed=0",1.5,\n"a ""b""",nan,\n'
+    )
