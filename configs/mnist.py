@@ -55,4 +55,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             )
     if config.data.name == "binarized_mnist":
         config.sweep.likelihood = ("bernoulli",)
-    return config.lock()
+    config.lock()
+    config.sweep.unlock()  # A command line may add axes.
+    return config

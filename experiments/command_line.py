@@ -1,6 +1,7 @@
 """What the command lines share: flags, settings, and one-line refusals."""
 
 import itertools
+import os
 import re
 import runpy
 import sys
@@ -64,6 +65,9 @@ def run(main: Callable[[], None]) -> None:
             _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
             main()
+            sys.stdout.flush()
+        except BrokenPipeError:  # The reader, such as head, has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except _REFUSALS as error:
             _refuse(error)
         except KeyboardInterrupt:

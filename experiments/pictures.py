@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import figures
+from experiments.charts import latent_scatter
 from experiments.data import ImageData
 from experiments.grid import Run
+from experiments.image_grids import image_grid, reconstruction_grid
 from experiments.run_folder import write_atomically
 from vae_jax import views
 from vae_jax.evaluation import Evaluation
@@ -17,7 +18,7 @@ from vae_jax.model import VAE, Params
 
 _SHOWN = 32
 _COLUMNS = 8
-_MANIFOLD_SIDE = 12
+_MANIFOLD_SIDE = 10
 
 
 class Arrays(NamedTuple):
@@ -74,17 +75,15 @@ def write(
 
     originals = data.test.images[:_SHOWN] / (data.levels - 1)
     contents = {
-        "reconstructions": figures.reconstruction_grid(
+        "reconstructions": reconstruction_grid(
             originals, images(arrays.reconstructions)
         ),
-        "prior_means": figures.image_grid(images(arrays.prior_means), _COLUMNS),
-        "samples": figures.image_grid(images(arrays.samples), _COLUMNS),
+        "prior_means": image_grid(images(arrays.prior_means), _COLUMNS),
+        "samples": image_grid(images(arrays.samples), _COLUMNS),
     }
     if run.settings.model.latent_dim == 2:
-        contents["manifold"] = figures.image_grid(
-            images(arrays.manifold), _MANIFOLD_SIDE
-        )
-        contents["latents"] = figures.latent_scatter(
+        contents["manifold"] = image_grid(images(arrays.manifold), _MANIFOLD_SIDE)
+        contents["latents"] = latent_scatter(
             np.asarray(evaluation.posterior_mean), data.test.labels
         )
     for name, content in contents.items():

@@ -21,7 +21,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,6 @@ class RunFolder:
         write_atomically(
             path / "environment.json", json.dumps(environment(), indent=2) + "\n"
         )
-        folder._forget_unfinished()
         return folder
 
     @classmethod
@@ -156,13 +155,12 @@ class RunFolder:
                 "--workdir."
             ) from error
 
-    def _forget_unfinished(self) -> None:
-        """Drops the metric rows of runs that did not finish: they are trained anew."""
+    def forget(self, runs: Collection[str]) -> None:
+        """Drops the metric rows of runs that are about to be trained anew."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            finished = self.finished()
             with open(path) as file:
-                kept = [row for row in file if _run_of(row) in finished]
+                kept = [row for row in file if _run_of(row) not in (None, *runs)]
             write_atomically(path, "".join(kept))
 
     def finished(self) -> set[str]:

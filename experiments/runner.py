@@ -349,7 +349,12 @@ def _metric_row(run: str, epoch: int, metrics: training.Metrics) -> dict[str, An
 
 
 def _last_gain(best_bounds: Sequence[float]) -> float:
-    """Nats that the best validation bound rose by in the last fifth of training."""
+    """Nats that the best validation bound rose by in the last fifth of training.
+
+    NaN where a single validation leaves nothing to compare it with.
+    """
+    if len(best_bounds) == 1:
+        return float("nan")
     return float(best_bounds[-1] - best_bounds[len(best_bounds) * 4 // 5 - 1])
 
 
@@ -373,12 +378,13 @@ def train_and_report(
     check(chosen, data)
     folder = RunFolder.create(workdir, config)
     finished = folder.finished()
-    groups = group([run for run in chosen if run.name not in finished])
-    waiting = sum(len(each.runs) for each in groups)
+    waiting = [run for run in chosen if run.name not in finished]
+    folder.forget([run.name for run in waiting])
+    groups = group(waiting)
     CONSOLE.print(data.describe())
     CONSOLE.print(
-        f"{len(chosen)} runs, {len(chosen) - waiting} finished before; "
-        f"{waiting} to train in {len(groups)} programs -> {folder.path}"
+        f"{len(chosen)} runs, {len(chosen) - len(waiting)} finished before; "
+        f"{len(waiting)} to train in {len(groups)} programs -> {folder.path}"
     )
     if groups:
         with Progress(groups) as progress:

@@ -26,8 +26,8 @@ _ONLY = flags.DEFINE_string(
 
 def main() -> None:
     config = command_line.config()
-    _refuse_hidden(config["sweep"], command_line.overridden())
     runs = grid.expand(config)
+    _refuse_hidden(config["sweep"], command_line.overridden())
     chosen = grid.choose(runs, _ONLY.value)
     if _LIST.value:
         for index, run in enumerate(runs):

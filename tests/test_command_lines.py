@@ -6,6 +6,7 @@ not used it: what is tested is the real command line, at the price of a function
 
 import contextlib
 import csv
+import fcntl
 import json
 import multiprocessing
 import os
@@ -20,6 +21,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments.run_folder import write_atomically
+
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/digits.py:tiny"
 SMALL = """
@@ -32,6 +35,7 @@ def get_config():
     config.model.widths = (8,)
     config.training.batch_size = 50
     config.training.num_epochs = 2
+    config.training.kl_warmup_epochs = 1
     config.training.validate_every = 1
     config.evaluation.num_samples = 16
     config.evaluation.chunk = 8
@@ -72,10 +76,21 @@ def _child(module, arguments, output, cache):
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A folder that all workers of a test session share."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "command_lines"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory, shared):
     """Returns a function that runs a command of experiments and says how it ended."""
     output = tmp_path_factory.mktemp("output")
-    compiled = str(tmp_path_factory.mktemp("compiled"))
+    compiled = str(shared / "compiled")
 
     def run(name, *arguments, cache=compiled):
         arguments = (f"experiments.{name}", [*map(str, arguments)], output, cache)
@@ -90,18 +105,21 @@ def command(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "small.py"
-    path.write_text(SMALL)
+def small(shared):
+    path = shared / "small.py"
+    write_atomically(path, SMALL)
     return f"--config={path}"
 
 
 @pytest.fixture(scope="session")
-def finished(command, small, tmp_path_factory):
+def finished(command, small, shared):
     """A folder that a small sweep was trained in; not to be written to."""
-    folder = tmp_path_factory.mktemp("sweep") / "run"
-    outcome = command("sweep", small, f"--workdir={folder}")
-    assert outcome.status == 0, outcome.stderr
+    folder = shared / "run"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # One worker trains, the others wait.
+        if not (folder / "report.html").exists():
+            outcome = command("sweep", small, f"--workdir={folder}")
+            assert outcome.status == 0, outcome.stderr
     return folder
 
 
@@ -165,8 +183,7 @@ def test_a_sweep_leaves_all_it_promises(finished):
         assert (f"figures/{run}/latents.png" in files) == two
     assert [row["run"] for row in rows_of(finished / "results.csv")] == RUNS
     assert not [name for name in files if Path(name).name.startswith(".")]
-    for run in RUNS:
-        assert run in files["report.html"].decode() or "laplace" in run
+    assert all(name in files["report.html"] for name in (b"bernoulli", b"laplace"))
 
 
 def test_metrics_have_a_row_per_run_and_validation(finished):
@@ -179,7 +196,6 @@ def test_metrics_have_a_row_per_run_and_validation(finished):
 
 def test_events_hold_the_metrics(finished):
     from tensorboardX import proto
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (writes them)
 
     run = RUNS[0]
     (path,) = (finished / "tensorboard" / run).glob("events.*")
@@ -278,24 +294,8 @@ def test_axes_can_be_added_on_the_command_line(command):
 # --- other commands -------------------------------------------------------------------
 
 
-def test_train_is_a_sweep_of_one(command, small, tmp_path):
+def test_train_is_a_sweep_of_one(command, small, finished, tmp_path):
     folder = tmp_path / "run"
-    outcome = command(
-        "train", small, f"--workdir={folder}", "--config.model.latent_dim=1"
-    )
-    assert outcome.status == 0, outcome.stderr
-    (row,) = rows_of(folder / "results.csv")
-    assert (row["run"], row["latent_dim"]) == ("model", "1")
-    assert (folder / "members/model/params.safetensors").exists()
-    assert (folder / "report.html").exists()
-    assert json.loads((folder / "config.json").read_text())["sweep"] == {}
-
-
-def test_a_model_trained_alone_equals_its_twin_in_a_sweep(
-    command, small, finished, tmp_path
-):
-    folder = tmp_path / "run"
-    run = "likelihood=laplace,latent_dim=1,seed=1"
     outcome = command(
         "train",
         small,
@@ -305,17 +305,20 @@ def test_a_model_trained_alone_equals_its_twin_in_a_sweep(
         "--config.model.likelihood=laplace",
     )
     assert outcome.status == 0, outcome.stderr
+    (row,) = rows_of(folder / "results.csv")
+    assert (row["run"], row["latent_dim"], row["seed"]) == ("model", "1", "1")
+    assert (folder / "report.html").exists()
+    assert json.loads((folder / "config.json").read_text())["sweep"] == {}
+    # Another program than its twin's in the sweep, so the same but for rounding.
+    twin = finished / "members" / "likelihood=laplace,latent_dim=1,seed=1"
     alone, together = (
-        safetensors.numpy.load(path.read_bytes())
-        for path in (
-            folder / "members/model/params.safetensors",
-            finished / "members" / run / "params.safetensors",
-        )
+        safetensors.numpy.load((path / "params.safetensors").read_bytes())
+        for path in (folder / "members" / "model", twin)
     )
     assert alone.keys() == together.keys()
     for name, leaf in alone.items():
         assert leaf.shape == together[name].shape
-        np.testing.assert_allclose(leaf, together[name], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(leaf, together[name], rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_of_stored_parameters_agrees(command, finished, own):
@@ -343,9 +346,8 @@ def test_evaluation_with_more_samples(command, own):
     for row in rows:
         assert row["num_importance_samples"] == "64"
         trained = json.loads(before[f"members/{row['run']}/result.json"])
-        # More samples raise the bound on average, and move it little here.
-        assert abs(float(row["score"]) - trained["score"]) < 0.1
-        assert float(row["score"]) != trained["score"]
+        # More samples tighten the bound, which means a lower score.
+        assert 0 < trained["score"] - float(row["score"]) < 0.5
     after = contents(own)
     del after["evaluation.csv"]
     assert after == before
@@ -365,6 +367,20 @@ def test_the_shell_sees_status_and_one_line(tmp_path):
     assert process.stderr.startswith("error: Unknown command line flag 'onl'")
     assert process.stderr.count("\n") == 1
     assert not folder.exists()
+
+
+def test_a_reader_that_stops_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", "--list"],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, b"")
 
 
 # --- bad input ------------------------------------------------------------------------
@@ -400,7 +416,7 @@ def assert_refused(outcome, *words):
         (["--config.sweep.latent_dim=two"], ["'two'", "int"]),
         (["--config.sweep.latent_dim=()"], ["empty"]),
         (["--config.sweep.seed=-1"], ["seed is -1", "[0, 2**32)"]),
-        (["--config.sweep.bate=1.0"], ["bate", "'beta'", "latent_dim"]),
+        (["--config.sweep.betta=1.0"], ["betta", "'beta'", "latent_dim"]),
         (["--config.model.latent_dim=3"], ["no effect", "--config.sweep.latent_dim"]),
         (["--config.seed=3"], ["no effect", "--config.sweep.seed"]),
         (["--config.training.batch_size=1301"], ["1301", "1300"]),
@@ -466,7 +482,7 @@ def npz(path, images):
     np.savez(path, train_images=images)
 
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (120, 4, 4)).astype(np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (150, 4, 4)).astype(np.uint8)
 
 
 @pytest.mark.parametrize(

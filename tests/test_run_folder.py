@@ -129,16 +129,15 @@ def test_results_are_in_the_order_asked_for(folder):
     assert names == ["c", "a"]
 
 
-def test_metrics_of_unfinished_runs_are_dropped(folder):
+def test_metrics_of_runs_trained_anew_are_dropped_and_no_others(folder):
     folder.log([row("a", 1), row("b", 1)])
     folder.log([row("a", 2)])
     folder.close_events()
-    folder.save_member("a", {}, {"run": "a"})
     path = folder.path / "metrics.jsonl"
     kept = [line for line in path.read_text().splitlines() if '"a"' in line]
     with path.open("a") as file:
         file.write('{"run": "a", "epoch": 3}')  # No end of line: half a row.
-    RunFolder.create(folder.path, CONFIG)
+    RunFolder.create(folder.path, CONFIG).forget(["b"])
     assert path.read_text().splitlines() == kept
     assert len(kept) == 2
 
@@ -147,17 +146,17 @@ def test_metrics_of_unfinished_runs_are_dropped(folder):
 def test_half_a_row_is_dropped(folder, half):
     folder.log([row("a", 1)])
     folder.close_events()
-    folder.save_member("a", {}, {"run": "a"})
     path = folder.path / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + half)
-    RunFolder.create(folder.path, CONFIG)
+    RunFolder.create(folder.path, CONFIG).forget([])
     assert path.read_text() == whole
 
 
 def test_a_run_trained_anew_replaces_its_events(folder):
     for _ in range(2):
         fresh = RunFolder.create(folder.path, CONFIG)
+        fresh.forget(["a"])
         fresh.log([row("a", 1)])
         fresh.close_events()
     assert len(list((folder.path / "tensorboard" / "a").iterdir())) == 1
@@ -232,8 +231,10 @@ def test_writing_makes_folders_and_replaces(tmp_path):
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 @pytest.mark.parametrize(
     ("failure", "raised"),
-    [(OSError(28, "No space left on device"), FolderError)]
-    + [(KeyboardInterrupt(), KeyboardInterrupt)],
+    [
+        (OSError(28, "No space left on device"), FolderError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
     ids=["full", "interrupted"],
 )
 def test_a_write_that_fails_leaves_the_old_file(

@@ -1,0 +1,1 @@
+"""Configurations and sweeps; they import neither the library nor experiments."""

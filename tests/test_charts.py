@@ -1,0 +1,102 @@
+"""Tests of experiments.charts and experiments.chart_style."""
+
+import io
+import math
+import types
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import charts
+from experiments.chart_style import likelihood_styles, robust_range
+from experiments.findings import Cell, Setting
+
+STYLES = likelihood_styles({"categorical": "categorical", "laplace": "Laplace †"})
+
+
+def cell(likelihood, latent_dim, mean, spread=0.1, num_seeds=3):
+    return Cell(likelihood, latent_dim, Setting(1.0, 1e-3), [], mean, spread, num_seeds)
+
+
+@pytest.mark.parametrize(
+    "labels", [None, np.arange(50) % 10, np.arange(50), np.array(["a", "b"] * 25)]
+)
+def test_latent_scatter_is_a_picture(labels):
+    means = np.random.default_rng(0).normal(size=(50, 2))
+    means[3] = math.nan
+    pixels = np.asarray(Image.open(io.BytesIO(charts.latent_scatter(means, labels))))
+    assert pixels.std() > 0
+
+
+def test_likelihoods_differ_in_colour_or_marker():
+    styles = likelihood_styles({f"family_{i}": "" for i in range(91)})
+    assert len({(style.color, style.marker) for style in styles.values()}) == 91
+
+
+def drawings():
+    """Returns each chart of a small sweep in which one member has no score."""
+    panels = [
+        charts.Panel(
+            title,
+            [
+                cell("categorical", 2, 2.3),
+                cell("categorical", 8, 2.1, num_seeds=2),
+                cell("laplace", 2, 2.5, math.nan),
+                cell("laplace", 8, math.nan, math.nan, 0),
+            ],
+        )
+        for title in ("β = 1", "β = 4")
+    ]
+    points = [
+        types.SimpleNamespace(
+            likelihood="categorical",
+            latent_dim=size,
+            beta=beta,
+            learning_rate=1e-3,
+            rate=size * 1.5,
+            distortion=60.0,
+        )
+        for size in (2, 8)
+        for beta in (1.0, 4.0)
+    ]
+    epochs = np.arange(1.0, 30)
+    train = np.stack([epochs, -90 - 100 / epochs], axis=1)
+    curves = [
+        charts.Curve("categorical", 2, train, train[::5]),
+        charts.Curve("laplace", 8, train * [1, math.nan], np.zeros((0, 2))),
+    ]
+    return {
+        "scores": lambda: charts.score_heat_map(panels, STYLES, 3),
+        "latents": lambda: charts.latent_size_chart(panels, panels, STYLES, "nats"),
+        "plane": lambda: charts.rate_distortion(points, STYLES),
+        "curves": lambda: charts.learning_curves(curves, STYLES),
+    }
+
+
+@pytest.mark.parametrize("name", drawings())
+def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
+    before = dict(matplotlib.rcParams)
+    draw = drawings()[name]
+    svg = draw()
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert draw() == svg
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_charts_survive_a_sweep_without_scores():
+    panel = charts.Panel("", [cell("laplace", 2, math.nan, math.nan, 0)])
+    assert charts.score_heat_map([panel], STYLES, 3)
+    assert charts.latent_size_chart([panel], [panel], STYLES, "nats")
+
+
+def test_range_leaves_out_a_likelihood_far_above_the_others():
+    names = [name for name in "abcdefgh" for _ in range(2)]
+    values = [2.0 + 0.1 * i for i in range(16)]
+    assert robust_range(names, values) == pytest.approx((2.0, 3.5))
+    values[14:] = [50.0, 60.0]
+    assert robust_range(names, values) == pytest.approx((2.0, 3.3))
+    assert robust_range(["a", "b"], [2.0, 50.0]) == (2.0, 50.0)
+    assert robust_range(["a"], [math.nan]) == (0.0, 1.0)
