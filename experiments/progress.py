@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -106,10 +107,14 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
         f"{rows[0]['dataset']}, {unit}, smaller is better",
         title_justify="left",
+        caption="mean over seeds ± their standard deviation",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("likelihood")
+    table.add_column("likelihood", no_wrap=True)
     for size in sizes:
-        table.add_column(f"latent {size}", justify="right")
+        table.add_column(f"latent {size}", justify="right", no_wrap=True)
     cells = {
         name: [
             [
@@ -126,7 +131,6 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         cells, key=lambda name: (np.isnan(best[name]), best[name], name)
     ):
         table.add_row(name, *(_cell(scores) for scores in cells[name]))
-    table.caption = "mean over seeds ± their standard deviation"
     return table
 
 
@@ -144,5 +148,5 @@ _IN_TABLE = ("likelihood", "latent_dim", "seed")
 
 
 def _cell(scores: Sequence[float]) -> str:
-    spread = f" ± {np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
+    spread = f" ±{np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
     return f"{np.mean(scores):.3f}{spread}" if scores else ""
