@@ -1,10 +1,11 @@
 """Trains and evaluates the groups of a sweep; a single model is a sweep of one run."""
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +113,7 @@ class DeviceData(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs that train and evaluate a group."""
 
+    init: Callable[..., TrainState]
     train: Callable[..., tuple[TrainState, training.Metrics]]
     evaluate: Callable[..., tuple[Evaluation, pictures.Arrays]]
 
@@ -138,27 +140,20 @@ class GroupTask:
             population.train_active,
             functools.partial(training.train_epochs, self.widest, self.recipe),
         )
-        state = jax.eval_shape(self.init)
-        arguments = (state, self.members, self.device_data.train, self.validation_x)
+        data = self.device_data
+        init = functools.partial(population.init_population, self.models, self.recipe)
+        init_arguments = (self.members.key, data.pixel_mean, data.pixel_std)
+        state = jax.eval_shape(init, *init_arguments)
+        arguments = (state, self.members, data.train, self.validation_x)
         return Programs(
+            # It runs once: compiling it well would take longer than running it.
+            jax.jit(init)
+            .lower(*init_arguments)
+            .compile(compiler_options={"xla_backend_optimization_level": "0"}),
             jax.jit(self._over_members(train, self._execution()), donate_argnums=0)
             .lower(*arguments)
             .compile(),
             self.compile_evaluation(state.best_params),
-        )
-
-    def init(self) -> TrainState:
-        """The members' states before the first step.
-
-        Not compiled as a whole: its draws are small programs that groups share.
-        """
-        data = self.device_data
-        return population.init_population(
-            self.models,
-            self.recipe,
-            self.members.key,
-            data.pixel_mean,
-            data.pixel_std,
         )
 
     def compile_evaluation(self, params: Params) -> Callable[..., Any]:
@@ -266,12 +261,11 @@ def run_groups(
 def _compiled_ahead(
     tasks: Sequence[GroupTask], compiler: ThreadPoolExecutor
 ) -> Iterator[tuple[GroupTask, Programs]]:
-    pending: Future[Programs] | None = None
-    for index, task in enumerate(tasks):
-        current = pending or compiler.submit(task.compile)
-        programs = current.result()
-        following = tasks[index + 1 : index + 2]
-        pending = compiler.submit(following[0].compile) if following else None
+    ahead = compiler.submit(tasks[0].compile)
+    for task, following in itertools.zip_longest(tasks, tasks[1:]):
+        programs = ahead.result()
+        if following:
+            ahead = compiler.submit(following.compile)
         yield task, programs
 
 
@@ -281,7 +275,7 @@ def _run(
     started = time.perf_counter()
     runs, data = task.group.runs, task.device_data
     progress.start_group(task.group, task.recipe.num_epochs)
-    state = task.init()
+    state = programs.init(task.members.key, data.pixel_mean, data.pixel_std)
     active = np.full(len(runs), True)
     best_bounds: list[np.ndarray] = []
     epoch = 0

@@ -222,7 +222,7 @@ def test_cells_are_means_and_spreads_over_seeds_best_first():
     text = printed(table_rows())
     (line,) = lines_with(text, "laplace")
     # Seeds give 3.5 and 3.6, then 3.1 and 3.2: the deviation is 0.1 / sqrt(2).
-    assert line.split("│")[2:4] == [" 3.550 ± 0.071 ", " 3.150 ± 0.071 "]
+    assert line.split() == ["laplace", "3.550", "±0.071", "3.150", "±0.071"]
     assert text.index("beta") < text.index("laplace")
     assert text.index("latent 2") < text.index("latent 10")
 
@@ -235,7 +235,7 @@ def test_sweeps_of_another_field_have_rows_of_their_own():
     ]
     text = printed(rows)
     assert len(lines_with(text, "laplace")) == 2
-    assert lines_with(text, "laplace beta=4.0", " 3.550 ± 0.071 ")
+    assert lines_with(text, "laplace beta=4.0", " 3.550 ±0.071 ")
 
 
 def test_what_was_not_trained_or_diverged_is_shown_as_such():
@@ -246,7 +246,7 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
     ]
     text = printed(rows)
     (missing,) = lines_with(text, "beta")
-    assert missing.split("│")[2].strip() == ""
+    assert missing.split() == ["beta", "2.150", "±0.071"]
     (diverged,) = lines_with(text, "gauss")
     assert "nan" in diverged
     assert text.index("beta") < text.index("gauss")

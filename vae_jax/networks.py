@@ -63,9 +63,10 @@ class MLPDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
         num_pixels = math.prod(self.image_shape)
-        h = _mlp(z, self.widths[::-1], self.activation)
+        # One batch axis: with two, XLA transposes the gradient of every product.
+        h = _mlp(z.reshape(-1, z.shape[-1]), self.widths[::-1], self.activation)
         h = _dense(self.pixel_outputs * num_pixels, use_bias=False, name="output")(h)
-        h = h.reshape(*h.shape[:-1], self.pixel_outputs, num_pixels)
+        h = h.reshape(*z.shape[:-1], self.pixel_outputs, num_pixels)
         return _OutputBias(name="bias")(h)
 
 

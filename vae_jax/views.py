@@ -47,9 +47,9 @@ def observe(view: str, key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
     if view == "binary":
         return k.astype(jnp.float32) if levels == 2 else _binarize(key, k, levels)
     if view == "continuous":
-        # 16 random bits: k + u is then exact in float32 for k < 256, so x never rounds
+        # With 16 random bits k + u is exact in float32 for k < 256, so x never rounds
         # into the bin above.
-        u = jax.random.bits(key, k.shape, jnp.uint16).astype(jnp.float32) / 65536
+        u = _random_16_bits(key, k.shape).astype(jnp.float32) / 65536
         return (k.astype(jnp.float32) + u) / levels
     raise ValueError(f"unknown view {view!r}: choose one of {', '.join(VIEWS)}.")
 
@@ -67,10 +67,21 @@ def _binarize(key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
     scaled = k.astype(jnp.uint32) * 65536
     threshold = scaled // (levels - 1)
     remainder = scaled - threshold * (levels - 1)
-    r = jax.random.bits(bits_key, k.shape, jnp.uint16).astype(jnp.uint32)
+    r = _random_16_bits(bits_key, k.shape)
     v = jax.random.randint(tie_key, (*k.shape[:-1], 1), 0, levels - 1)
     tie_won = (r == threshold) & (v.astype(jnp.uint32) < remainder)
     return ((r < threshold) | tie_won).astype(jnp.float32)
+
+
+def _random_16_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform integers below 65536 as uint32.
+
+    Two from each 32-bit word: ``jax.random.bits`` spends a whole block of threefry on
+    a number, however narrow it is.
+    """
+    *leading, size = shape
+    words = jax.random.bits(key, (*leading, -(-size // 2)), jnp.uint32)
+    return jnp.concatenate([words & 0xFFFF, words >> 16], axis=-1)[..., :size]
 
 
 def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:

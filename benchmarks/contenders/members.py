@@ -1,0 +1,53 @@
+"""Twelve members on the digits, mapped together or one after another.
+
+The variant is ``WIDTHS EXECUTION``, as in ``128x128 map``.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from benchmarks.contenders.ours import compile_members
+from benchmarks.work import Work
+from experiments.data import DataSettings, load_data
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+from vae_jax.training import Recipe
+
+EPOCHS_PER_CALL = 10
+LATENT_DIMS = (2, 4, 8, 16)
+SEEDS = 3
+
+
+def make(work: Work, variant: str) -> Callable[[], float]:
+    """The members of one group of the main job; a lap is EPOCHS_PER_CALL epochs."""
+    del work
+    widths, execution = variant.split()
+    data = load_data(DataSettings("digits"))
+    models = [
+        make_vae(
+            make_likelihood("bernoulli", data.levels),
+            image_shape=data.image_shape,
+            latent_dim=latent_dim,
+            widths=tuple(map(int, widths.split("x"))),
+        )
+        for latent_dim in LATENT_DIMS
+        for _ in range(SEEDS)
+    ]
+    state, train = compile_members(
+        models,
+        Recipe(
+            batch_size=100, num_epochs=EPOCHS_PER_CALL, validate_every=EPOCHS_PER_CALL
+        ),
+        data.train.images.reshape(-1, data.num_pixels),
+        betas=[1.0] * len(models),
+        learning_rate=3e-3,
+        execution=execution,
+    )
+
+    def epochs() -> float:
+        nonlocal state
+        state, metrics = train(state)
+        return float(jax.device_get(metrics.train.elbo)[:, -1].mean())
+
+    return epochs
