@@ -1,6 +1,7 @@
 """What the command lines share: flags, settings, and one-line refusals."""
 
 import itertools
+import logging
 import os
 import re
 import runpy
@@ -61,6 +62,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs a command; bad input ends it with one line and exit status 2."""
 
     def guarded(argv: list[str]) -> None:
+        # absl lets through JAX's notes on accelerators that the machine does not have.
+        logging.getLogger("jax").setLevel(logging.WARNING)
         if argv[1:]:
             _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
