@@ -141,15 +141,13 @@ class GroupTask:
             functools.partial(training.train_epochs, self.widest, self.recipe),
         )
         data = self.device_data
-        init = functools.partial(population.init_population, self.models, self.recipe)
-        init_arguments = (self.members.key, data.pixel_mean, data.pixel_std)
-        state = jax.eval_shape(init, *init_arguments)
+        init = population.compile_init(
+            self.models, self.recipe, self.members.key, data.pixel_mean, data.pixel_std
+        )
+        state = init.out_info
         arguments = (state, self.members, data.train, self.validation_x)
         return Programs(
-            # It runs once: compiling it well would take longer than running it.
-            jax.jit(init)
-            .lower(*init_arguments)
-            .compile(compiler_options={"xla_backend_optimization_level": "0"}),
+            init,
             jax.jit(self._over_members(train, self._execution()), donate_argnums=0)
             .lower(*arguments)
             .compile(),

@@ -19,7 +19,7 @@ def run_population(images, likelihood, execution, calls=3, devices=()):
     keys = jnp.stack([member(seed).key for seed in range(len(SIZES))])
     mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
     std = jnp.asarray(images.std(0) / 16, jnp.float32)
-    state = population.init_population(models, RECIPE, keys, mean, std)
+    state = population.compile_init(models, RECIPE, keys, mean, std)(keys, mean, std)
     members = Member(
         key=keys,
         beta=jnp.ones(len(SIZES)),

@@ -8,6 +8,7 @@ zero gradient and an Adam update of exactly zero (see ``objectives.draw_posterio
 so a padded member follows the trajectory of the model trained alone.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +90,26 @@ def init_population(
             params[row] = jax.tree.map(lambda leaf, p=position: leaf[p], own)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     return jax.vmap(lambda params: init_state(recipe, params))(stacked)
+
+
+def compile_init(
+    models: Sequence[VAE],
+    recipe: Recipe,
+    member_keys: jax.Array,
+    pixel_mean: jax.Array,
+    pixel_std: jax.Array,
+) -> jax.stages.Compiled:
+    """Compiles ``init_population`` for models, as a function of its arrays.
+
+    Without optimisation, since it runs once: optimising its many small draws takes
+    longer than all else it does, and changes no bit of them.
+    """
+    init = functools.partial(init_population, models, recipe)
+    return (
+        jax.jit(init)
+        .lower(member_keys, pixel_mean, pixel_std)
+        .compile(compiler_options={"xla_backend_optimization_level": "0"})
+    )
 
 
 def latent_mask(latent_dim: int, widest: int) -> np.ndarray:

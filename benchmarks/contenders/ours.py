@@ -51,13 +51,9 @@ def compile_members(
         jax.random.key(0), jnp.arange(len(models))
     )
     intensity = images / np.float32(levels - 1)
-    state = population.init_population(
-        models,
-        recipe,
-        keys,
-        jnp.asarray(intensity.mean(0)),
-        jnp.asarray(intensity.std(0)),
-    )
+    statistics = (jnp.asarray(intensity.mean(0)), jnp.asarray(intensity.std(0)))
+    init = population.compile_init(models, recipe, keys, *statistics)
+    state = init(keys, *statistics)
     masks = [
         population.latent_mask(model.latent_dim, widest.latent_dim) for model in models
     ]

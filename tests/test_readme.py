@@ -1,0 +1,37 @@
+"""The README's example runs and its links lead somewhere."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+README = Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_library_example_runs():
+    example = next(block for block in blocks("python") if "make_vae(" in block)
+    names: dict = {}
+    exec(example, names)
+    terms = names["terms"]
+    assert terms.elbo.shape == (8,)
+    assert np.all(np.isfinite(np.asarray(jax.tree.leaves(terms))))
+
+
+def test_every_local_link_leads_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", TEXT)
+    assert links
+    missing = [link for link in links if not (README.parent / link).exists()]
+    assert not missing
+
+
+def test_every_command_names_a_module_that_exists():
+    modules = set(re.findall(r"python -m ((?:experiments|benchmarks)[.\w]*)", TEXT))
+    assert "experiments.sweep" in modules
+    assert all(importlib.util.find_spec(module) for module in modules)
