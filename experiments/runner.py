@@ -31,9 +31,9 @@ from vae_jax.training import Member, MemberKeys, TrainState
 # dequantised once, so that every model is scored on the same x.
 _VALIDATION_VIEW, _TEST_VIEW = 0, 1
 
-# On a CPU, members of networks up to this width run faster mapped together than one
-# after another; wider ones slower (see benchmarks/).
-_WIDEST_MAPPED_ON_CPU = 256
+# On a CPU, members of up to so many parameters train faster mapped together than one
+# after another (docs/benchmarks.md), larger ones at the same speed or slower.
+_MOST_PARAMETERS_MAPPED_ON_CPU = 100_000
 
 
 def build_model(settings: Settings, data: ImageData) -> VAE:
@@ -215,9 +215,11 @@ class GroupTask:
         execution = self.settings.parallel.member_execution
         if execution != "auto":
             return execution
-        wide = max(self.settings.model.widths, default=0) > _WIDEST_MAPPED_ON_CPU
-        on_cpu = jax.default_backend() == "cpu"
-        slow = on_cpu and (wide or self.settings.model.network == "conv")
+        shapes = population.param_shapes(self.widest, self.data.num_pixels)
+        large = self.widest.num_parameters(shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
+        slow = jax.default_backend() == "cpu" and (
+            large or self.settings.model.network == "conv"
+        )
         return "loop" if slow or len(self.models) == 1 else "map"
 
 
