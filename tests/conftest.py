@@ -1,8 +1,12 @@
 """Settings and fixtures that every test runs under."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -22,3 +26,17 @@ def images():
     ramp = np.linspace(0, 1, 16)[None]
     clean = 16 * (height * ramp + (1 - height) * (1 - ramp))
     return np.clip(clean + rng.normal(0, 1, clean.shape), 0, 16).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """A small Bernoulli model as initialised, its parameters, and binary images."""
+    model = make_vae(
+        make_likelihood("bernoulli", 2),
+        image_shape=(4, 4, 1),
+        latent_dim=3,
+        widths=(9,),
+    )
+    params = model.init(jax.random.key(3), jnp.full(16, 0.4), jnp.full(16, 0.3))
+    x = jax.random.bernoulli(jax.random.key(4), 0.4, (10, 16)).astype(jnp.float32)
+    return model, params, x

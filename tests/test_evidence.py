@@ -13,19 +13,6 @@ from vae_jax.objectives import iwae
 from vae_jax.per_image import map_images
 
 
-@pytest.fixture(scope="module")
-def untrained():
-    model = make_vae(
-        make_likelihood("bernoulli", 2),
-        image_shape=(4, 4, 1),
-        latent_dim=3,
-        widths=(9,),
-    )
-    params = model.init(jax.random.key(3), jnp.full(16, 0.4), jnp.full(16, 0.3))
-    x = jax.random.bernoulli(jax.random.key(4), 0.4, (12, 16)).astype(jnp.float32)
-    return model, params, x
-
-
 def estimate(model, params, key, x, **options):
     run = functools.partial(importance_estimate, model, params, **options)
     return jax.jit(lambda key, x: map_images(run, key, x, batch_size=1000))(key, x)

@@ -18,19 +18,6 @@ def linear():
     return model, params, jnp.asarray(x), evidence.logpdf(x)
 
 
-@pytest.fixture(scope="module")
-def untrained():
-    model = make_vae(
-        make_likelihood("bernoulli", 2),
-        image_shape=(4, 4, 1),
-        latent_dim=3,
-        widths=(9,),
-    )
-    params = model.init(jax.random.key(3), jnp.full(16, 0.4), jnp.full(16, 0.3))
-    x = jax.random.bernoulli(jax.random.key(4), 0.4, (10, 16)).astype(jnp.float32)
-    return model, params, x
-
-
 def test_at_the_true_posterior_every_log_weight_is_log_px(key, linear):
     model, params, x, log_px = linear
     for num_samples in (1, 5):
