@@ -25,7 +25,7 @@ from vae_jax import population, training, views
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.training import Member, MemberKeys, TrainState
+from vae_jax.training import Member, MemberKeys
 
 # The two draws of views that all runs of all sweeps share: test images are binarized or
 # dequantised once, so that every model is scored on the same x.
@@ -113,9 +113,15 @@ class DeviceData(NamedTuple):
 class Programs(NamedTuple):
     """The compiled programs that train and evaluate a group."""
 
-    init: Callable[..., TrainState]
-    train: Callable[..., tuple[TrainState, training.Metrics]]
-    evaluate: Callable[..., tuple[Evaluation, pictures.Arrays]]
+    init: jax.stages.Compiled  # -> TrainState
+    train: jax.stages.Compiled  # -> TrainState, Metrics
+    evaluate: jax.stages.Compiled  # -> Evaluation, pictures.Arrays
+
+
+def _place(program: jax.stages.Compiled, *arguments: Any) -> Any:
+    """The arguments where the program wants them: split over devices, or on each."""
+    shardings, _ = program.input_shardings
+    return jax.device_put(arguments, shardings)
 
 
 class GroupTask:
@@ -144,7 +150,10 @@ class GroupTask:
         init = population.compile_init(
             self.models, self.recipe, self.members.key, data.pixel_mean, data.pixel_std
         )
-        state = init.out_info
+        # Shapes alone: where the state lies is for the training program to say.
+        state = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), init.out_info
+        )
         arguments = (state, self.members, data.train, self.validation_x)
         return Programs(
             init,
@@ -154,7 +163,7 @@ class GroupTask:
             self.compile_evaluation(state.best_params),
         )
 
-    def compile_evaluation(self, params: Params) -> Callable[..., Any]:
+    def compile_evaluation(self, params: Params) -> jax.stages.Compiled:
         """Compiles the evaluation of stacked, padded parameters (or their shapes).
 
         Members are evaluated one after another: images times importance samples fill
@@ -175,8 +184,9 @@ class GroupTask:
             for run in self.group.runs
         ]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
-        evaluation, _ = self.compile_evaluation(params)(
-            params, self.members, self.test_x, self.device_data.test
+        program = self.compile_evaluation(params)
+        evaluation, _ = program(
+            *_place(program, params, self.members, self.test_x, self.device_data.test)
         )
         return jax.device_get(evaluation)
 
@@ -276,13 +286,14 @@ def _run(
     runs, data = task.group.runs, task.device_data
     progress.start_group(task.group, task.recipe.num_epochs)
     state = programs.init(task.members.key, data.pixel_mean, data.pixel_std)
+    state, *constant = _place(
+        programs.train, state, task.members, data.train, task.validation_x
+    )
     active = np.full(len(runs), True)
     best_bounds: list[np.ndarray] = []
     epoch = 0
     while epoch < task.recipe.num_epochs and active.any():
-        state, metrics = programs.train(
-            state, task.members, data.train, task.validation_x
-        )
+        state, metrics = programs.train(state, *constant)
         epoch += task.recipe.validate_every
         host = jax.device_get(metrics)
         folder.log(
@@ -294,7 +305,15 @@ def _run(
         best_bounds.append(host.best_bound)
         progress.advance(epoch, host.best_bound)
     evaluation, shown = jax.device_get(
-        programs.evaluate(state.best_params, task.members, task.test_x, data.test)
+        programs.evaluate(
+            *_place(
+                programs.evaluate,
+                state.best_params,
+                task.members,
+                task.test_x,
+                data.test,
+            )
+        )
     )
     state = jax.device_get(state)
     seconds = time.perf_counter() - started

@@ -270,6 +270,32 @@ def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, o
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
+def test_members_split_over_devices_get_the_numbers_of_one(small, finished, tmp_path):
+    """Four members of a group on two simulated devices, in a process of their own."""
+    folder = tmp_path / "two"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "experiments.sweep", small),
+            *(f"--workdir={folder}", "--only=likelihood=laplace"),
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+        check=True,
+    )
+    environment = json.loads((folder / "environment.json").read_text())
+    assert len(environment["devices"]) == 2
+    alone = [
+        row for row in rows_of(finished / "results.csv") if "laplace" in row["run"]
+    ]
+    for one, two in zip(alone, rows_of(folder / "results.csv"), strict=True):
+        assert one["run"] == two["run"]
+        assert float(two["score"]) == pytest.approx(float(one["score"]), rel=1e-3)
+
+
 def test_list_prints_the_runs_and_creates_nothing(command, small, tmp_path):
     folder = tmp_path / "run"
     outcome = command("sweep", small, f"--workdir={folder}", "--list")
