@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +133,7 @@ class GroupTask:
         self.settings = group.widest
         self.models = [build_model(run.settings, data) for run in group.runs]
         self.widest = max(self.models, key=lambda model: model.latent_dim)
+        self.shapes = population.param_shapes(self.widest, data.num_pixels)
         self.recipe = self.settings.training.recipe()
         self.members = _members(group.runs, self.widest.latent_dim)
         view = self.widest.likelihood.view
@@ -178,9 +178,8 @@ class GroupTask:
 
     def evaluate_stored(self, folder: RunFolder) -> Evaluation:
         """Evaluates the parameters that the group's runs left in a folder."""
-        shapes = population.param_shapes(self.widest, self.device_data.pixel_mean.size)
         padded = [
-            population.pad(folder.load_params(run.name), shapes)
+            population.pad(folder.load_params(run.name), self.shapes)
             for run in self.group.runs
         ]
         params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
@@ -216,17 +215,15 @@ class GroupTask:
         return evaluation, shown
 
     def _devices(self) -> Sequence[jax.Device]:
-        """The most devices that the members can be split over evenly."""
-        devices = jax.devices()
-        asked = self.settings.parallel.num_devices or len(devices)
-        return devices[: math.gcd(asked, len(self.models))]
+        """The devices that the members are split over, of those that may be used."""
+        allowed = jax.devices()[: self.settings.parallel.num_devices or None]
+        return allowed[: population.most_even(len(allowed), len(self.models))]
 
     def _execution(self) -> str:
         execution = self.settings.parallel.member_execution
         if execution != "auto":
             return execution
-        shapes = population.param_shapes(self.widest, self.data.num_pixels)
-        large = self.widest.num_parameters(shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
+        large = self.widest.num_parameters(self.shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
         slow = jax.default_backend() == "cpu" and (
             large or self.settings.model.network == "conv"
         )
@@ -320,7 +317,7 @@ def _run(
     rows = []
     for i, (run, model) in enumerate(zip(runs, task.models, strict=True)):
         own = member(state, i)
-        shapes = population.param_shapes(model, data.pixel_mean.size)
+        shapes = population.param_shapes(model, task.data.num_pixels)
         params = population.unpad(own.best_params, shapes)
         row = result_row(
             run,

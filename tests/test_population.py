@@ -119,3 +119,11 @@ def test_a_member_without_patience_left_is_not_touched(images, execution):
 def test_an_unknown_execution_is_refused():
     with pytest.raises(ValueError, match="'vmap': choose one of map, loop"):
         population.over_members(lambda x: x, num_shared=1, execution="vmap")
+
+
+@pytest.mark.parametrize(
+    ("devices", "members", "used"),
+    [(1, 5, 1), (8, 12, 6), (8, 8, 8), (5, 12, 4), (4, 7, 1), (3, 2, 2)],
+)
+def test_members_are_split_evenly_over_the_most_devices(devices, members, used):
+    assert population.most_even(devices, members) == used

@@ -117,6 +117,11 @@ def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
     return (np.arange(widest) < latent_dim).astype(np.float32)
 
 
+def most_even(num_devices: int, num_members: int) -> int:
+    """The most of so many devices that members can be split over evenly."""
+    return max(n for n in range(1, num_devices + 1) if num_members % n == 0)
+
+
 def over_members(
     function: Callable[..., Any],
     *,
