@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: sweep test slow-test lint clean
+.PHONY: sweep test slow-test faults lint clean
 
 sweep: $(VENV)/.installed
 	$(BIN)/python -m experiments.sweep $(ARGS)
@@ -15,6 +15,9 @@ test: $(VENV)/.installed
 
 slow-test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest -m faults $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "activation": "relu",
             "fixed_scale": 0.1,
             "components": 5,
+            "ignore_x": False,
         }
     )
     config.training = ml_collections.ConfigDict(
@@ -46,6 +47,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "num_samples": 1,
             "beta": 1.0,
             "kl_warmup_epochs": 40,
+            "free_bits": 0.0,
             "batch_size": 100,
             "num_epochs": 150,
             "validate_every": 10,
@@ -56,6 +58,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "adam_b1": 0.9,
             "adam_b2": 0.999,
             "adam_eps": 1e-8,
+            "on_non_finite": "stop",
         }
     )
     config.evaluation = ml_collections.ConfigDict(
@@ -63,6 +66,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     )
     config.parallel = ml_collections.ConfigDict(
         {"member_execution": "auto", "num_devices": 0}
+    )
+    config.diagnostics = ml_collections.ConfigDict(
+        {"latents": True, "permutations": 0, "floor": True, "probes": True}
+    )
+    config.checkpoint = ml_collections.ConfigDict(
+        {"every_epochs": 0, "every_seconds": 30.0, "keep": 3}
     )
     config.sweep = ml_collections.ConfigDict(
         {

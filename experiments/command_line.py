@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import ml_collections
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments.data import DataError
+from experiments.interruption import STOPPED, Stopped, leave
 from experiments.run_folder import FolderError
 from experiments.settings import SettingsError, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
-INTERRUPTED = 130  # by Ctrl-C, as shells have it
+INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved
 
 _REFUSALS = (DataError, FolderError, SettingsError)
 
@@ -43,6 +46,56 @@ def define_flags(workdir: str, config: str | None = None) -> None:
     )
 
 
+def define_distributed_flags() -> None:
+    """Defines --distributed and what it needs where JAX cannot find that out."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "Train one population together with the other processes of this job, which all "
+        "run this command. Slurm, Open MPI, Kubernetes and TPU pods are recognised; "
+        "elsewhere give the three flags below.",
+    )
+    flags.DEFINE_string("coordinator", None, "host:port of the first process.")
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "This one, from 0.", lower_bound=0)
+
+
+def join_processes() -> None:
+    """Joins the other processes, if --distributed is given.
+
+    Raises:
+        SettingsError: they cannot be found.
+    """
+    given = flags.FLAGS
+    options = (given.coordinator, given.num_processes, given.process_id)
+    if not given.distributed:
+        if any(option is not None for option in options):
+            raise SettingsError(
+                "--coordinator, --num_processes and --process_id have no effect "
+                "without --distributed: add it, or leave them out."
+            )
+        return
+    if given.coordinator is not None:
+        _check_coordinator(given.coordinator)
+    try:
+        jax.distributed.initialize(*options)
+    except (RuntimeError, ValueError) as error:
+        raise SettingsError(
+            f"--distributed: {error} Give --coordinator=host:port, --num_processes "
+            "and --process_id."
+        ) from error
+
+
+def _check_coordinator(address: str) -> None:
+    """Refuses an address for which JAX would wait for minutes, in vain."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise SettingsError(
+            f"--coordinator is {address!r}: give host:port with a port in 1 to 65535, "
+            "as in --coordinator=10.0.0.1:1234."
+        )
+
+
 def config() -> dict[str, Any]:
     """The configuration as a plain dictionary, overrides applied."""
     return flags.FLAGS.config.to_dict()
@@ -54,27 +107,47 @@ def overridden() -> set[str]:
 
 
 def workdir() -> Path:
-    """The folder given."""
+    """The folder given.
+
+    Raises:
+        SettingsError: none is.
+    """
+    if not flags.FLAGS.workdir:
+        raise SettingsError("--workdir is '': name a folder, as in --workdir=runs/one.")
     return Path(flags.FLAGS.workdir).expanduser()
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a command; bad input ends it with one line and exit status 2."""
+def run(main: Callable[..., None], *, positional: bool = False) -> None:
+    """Runs a command; bad input ends it with one line and exit status 2.
+
+    Args:
+        main: the command.
+        positional: whether it is given the arguments that are no options.
+    """
 
     def guarded(argv: list[str]) -> None:
-        # absl lets through JAX's notes on accelerators that the machine does not have.
-        logging.getLogger("jax").setLevel(logging.WARNING)
-        if argv[1:]:
+        # absl lets through JAX's notes on accelerators that the machine does not have,
+        # and all that Orbax does.
+        if not flags.FLAGS["verbosity"].present:
+            absl_logging.set_verbosity(absl_logging.WARNING)
+            logging.getLogger("jax").setLevel(logging.WARNING)
+        if argv[1:] and not positional:
             _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
-            main()
+            main(*[argv[1:]] * positional)
             sys.stdout.flush()
         except BrokenPipeError:  # The reader, such as head, has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except _REFUSALS as error:
             _refuse(error)
+        except Stopped as reason:
+            message = f"{reason}: the same command continues."
+            if jax.process_count() == 1:
+                leave(message, STOPPED)  # Whatever is still being compiled.
+            print(message, file=sys.stderr)
+            sys.exit(STOPPED)
         except KeyboardInterrupt:
-            print("interrupted: the same command continues.", file=sys.stderr)
+            print("interrupted: the same command starts again.", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse_flags)

@@ -32,6 +32,7 @@ import numpy as np
 
 from experiments import data_cache, data_sources, prepare
 from experiments.data_sources import SPLITS, DataError, Source, Split
+from experiments.digests import array_digest
 
 __all__ = [
     "DataError",
@@ -158,9 +159,9 @@ class ImageData:
         digest = hashlib.sha256(str(self.levels).encode())
         for split in SPLITS:
             images, labels = getattr(self, split)
-            digest.update(data_cache.array_digest(images).encode())
+            digest.update(array_digest(images).encode())
             if labels is not None:
-                digest.update(data_cache.array_digest(labels).encode())
+                digest.update(array_digest(labels).encode())
         return digest.hexdigest()
 
     def describe(self) -> str:
@@ -246,6 +247,7 @@ def _binarize(source: Source, seed: int) -> Source:
 def _partition(source: Source, settings: DataSettings) -> dict[str, Split]:
     """Returns train, validation and test; those missing are drawn from 'train'."""
     splits = dict(source.splits)
+    where = settings.path or settings.name
     order: np.ndarray = np.arange(len(splits["train"].images))
     if len(splits) < len(SPLITS):
         order = np.random.default_rng(settings.split_seed).permutation(order)
@@ -255,7 +257,7 @@ def _partition(source: Source, settings: DataSettings) -> dict[str, Split]:
         if size:
             if size >= len(order):
                 raise DataError(
-                    f"{settings.name} has {len(source.splits['train'].images)} images"
+                    f"{where} has {len(source.splits['train'].images)} images"
                     f" to split, too few for {size} {split} images (data.num_{split}):"
                     " ask for fewer or give more images"
                 )
@@ -263,7 +265,7 @@ def _partition(source: Source, settings: DataSettings) -> dict[str, Split]:
             order = order[size:]
     if settings.num_train > len(order):
         raise DataError(
-            f"data.num_train is {settings.num_train}, but {settings.name} has"
+            f"data.num_train is {settings.num_train}, but {where} has"
             f" {len(order)} training images: ask for fewer, or -1 for all"
         )
     if settings.num_train != -1:
@@ -282,8 +284,9 @@ def _split_size(
     if split in splits:
         if asked != -1:
             raise DataError(
-                f"data.num_{split} is {asked}, but {settings.name} comes with its own"
-                f" {len(splits[split].images)} {split} images: leave it at -1"
+                f"data.num_{split} is {asked}, but {settings.path or settings.name}"
+                f" comes with its own {len(splits[split].images)} {split} images: leave"
+                " it at -1"
             )
         return 0
     if asked != -1:

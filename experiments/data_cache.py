@@ -21,9 +21,10 @@ import numpy as np
 from absl import logging
 
 from experiments.data_sources import Source, Split
+from experiments.digests import array_digest
 
 # Part of every key: raise it whenever the content or layout of entries changes.
-_FORMAT = 1
+_FORMAT = 2
 _ENTRY = "entry.json"
 
 
@@ -45,7 +46,7 @@ def cached(
     if entry.exists():
         try:
             return _load(entry)
-        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        except Exception as error:  # Damage comes as any exception.
             logging.warning("rebuilding the damaged cache entry %s: %s", entry, error)
     source = read()
     try:
@@ -55,16 +56,11 @@ def cached(
     return source
 
 
-def array_digest(array: np.ndarray) -> str:
-    """Returns the sha256 of an array's type, shape and content."""
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def _load(entry: pathlib.Path) -> Source:
     """Returns the source stored in an entry, having compared every digest."""
     description = json.loads((entry / _ENTRY).read_text())
+    if description.pop("sha256") != _description_digest(description):
+        raise ValueError(f"{_ENTRY} has another digest")
     arrays = {}
     for name, digest in description["digests"].items():
         arrays[name] = np.load(entry / f"{name}.npy", allow_pickle=False)
@@ -75,6 +71,10 @@ def _load(entry: pathlib.Path) -> Source:
         for split in description["splits"]
     }
     return Source(description["levels"], splits)
+
+
+def _description_digest(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _save(source: Source, identity: list[Any], entry: pathlib.Path) -> None:
@@ -90,6 +90,7 @@ def _save(source: Source, identity: list[Any], entry: pathlib.Path) -> None:
         "splits": list(source.splits),
         "digests": {name: array_digest(array) for name, array in arrays.items()},
     }
+    description["sha256"] = _description_digest(description)
     entry.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix="incomplete-", dir=entry.parent))
     try:

@@ -19,7 +19,6 @@ import re
 import shlex
 import types
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -152,6 +151,7 @@ def read_tfds(name: str, data_dir: str) -> Source:
     """
     tfds = import_tfds()
     folder = tfds_folder(data_dir)
+    command = preparation_command(name, folder)
     try:
         with quiet_tfds(tfds):
             builder = tfds.builder(name, data_dir=folder)
@@ -159,11 +159,14 @@ def read_tfds(name: str, data_dir: str) -> Source:
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         raise unknown_name(name, known) from None  # Its own text takes 300 lines.
-    except (AssertionError, ValueError, RuntimeError) as error:
-        # An unknown version or config; what is wrong follows a list of arguments.
-        reason = _line(str(error).split('}": ')[-1])
-        raise DataError(f"cannot open {name!r} in {folder}: {reason}") from error
-    command = preparation_command(name, folder)
+    except Exception as error:
+        # An unknown version or config, or damage, which comes as any exception; what is
+        # wrong follows a list of arguments.
+        reason = _line(str(error).split('}": ')[-1]).rstrip(".")
+        raise DataError(
+            f"cannot open {name!r} in {folder} ({reason}): correct data.name, or"
+            f" delete what is damaged and run {command}"
+        ) from error
     if not is_prepared:
         raise DataError(f"{name} is not prepared in {folder}: run {command}")
 
@@ -188,7 +191,9 @@ def read_tfds(name: str, data_dir: str) -> Source:
                 with quiet_tfds(tfds):
                     records = builder.as_data_source(split)
                     splits[split] = _decode_records(records, name, has_labels)
-            except (RuntimeError, IndexError, NotImplementedError, OSError) as error:
+            except DataError:
+                raise
+            except Exception as error:
                 # Damaged files and those of another format, in the words of tfds.
                 raise DataError(
                     f"cannot read {builder.data_path} ({_line(error)}): delete it and"
@@ -274,14 +279,7 @@ def read_npz(path: str) -> Source:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {key: np.asarray(archive[key]) for key in archive.files}
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except Exception as error:  # Damage comes as any exception.
         if "Object arrays" in str(error):
             raise DataError(
                 f"{path} holds object arrays, which can run code when read: save arrays"
@@ -412,6 +410,9 @@ def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
 
 # --- folders --------------------------------------------------------------------------
 
+# Formats of pixels; not those that are programs, such as EPS.
+_IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
 
 def read_folder(path: str) -> Source:
     """Returns the user's own images from a folder of image files.
@@ -449,7 +450,7 @@ def read_folder(path: str) -> Source:
     kinds = []
     for file in files:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=_IMAGE_FORMATS) as image:
                 kinds.append((image.size, image.mode))
                 if image.mode not in ("L", "RGB", "1"):
                     raise DataError(
@@ -489,7 +490,8 @@ def _image_names(path: str) -> list[str]:
     folder = pathlib.Path(path).expanduser()
     if not folder.is_dir():
         raise DataError(f"no folder {path!r}: data.path must name a folder of images")
-    suffixes = Image.registered_extensions()
+    known = Image.registered_extensions().items()
+    suffixes = {suffix for suffix, kind in known if kind in _IMAGE_FORMATS}
     names = [name for name, *_ in _listing(folder)]
     images = [name for name in names if pathlib.Path(name).suffix.lower() in suffixes]
     if not images:
@@ -513,8 +515,8 @@ def unknown_name(name: str, known: list[str]) -> DataError:
     ) or difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return DataError(
-        f"unknown data set {name!r}: {hint}known are {', '.join(KNOWN_NAMES)} and the"
-        " image data sets of tensorflow-datasets"
+        f"data.name {name!r} is an unknown data set: {hint}known are"
+        f" {', '.join(KNOWN_NAMES)} and the image data sets of tensorflow-datasets"
     )
 
 

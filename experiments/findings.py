@@ -63,6 +63,10 @@ class Member:
     largest_weight: float
     mean_squared_error: float
     active_units: float
+    mutual_information: float
+    marginal_kl: float
+    latents: str
+    linear_probe: float
     best_epoch: float
     epochs: float
     status: str
@@ -357,8 +361,8 @@ def warn(members: Sequence[Member]) -> list[str]:
         "stopped at the epoch limit and may have improved further": [
             member for member in members if member.status == "epoch limit"
         ],
-        "collapsed, without any active unit": [
-            member for member in members if member.active_units == 0
+        "collapsed (less than one bit about an image in the latents)": [
+            member for member in members if member.latents == "collapsed"
         ],
         "got a score that rests on few importance weights (effective sample size"
         f" below {_MIN_EFFECTIVE_SAMPLE_SIZE} or a weight above {_MAX_LARGEST_WEIGHT})"

@@ -1,7 +1,9 @@
 """A sweep's grid: named runs, and the groups of them that share a compiled program."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +12,11 @@ from experiments.settings import (
     Settings,
     SettingsError,
     TrainingSettings,
+    shown,
     suggest,
 )
+
+_LONGEST_NAME = 250  # File systems take 255 bytes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +32,14 @@ class Group:
     """Runs that one compiled program trains."""
 
     runs: tuple[Run, ...]
+    attempt: int = 0  # how often these runs were begun before, with other keys
+
+    @property
+    def name(self) -> str:
+        """A name for files, the same whenever these runs are grouped."""
+        text = json.dumps([self.attempt, *(run.name for run in self.runs)])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.runs[0].settings.model.likelihood}-{digest}"
 
     @property
     def widest(self) -> Settings:
@@ -77,6 +90,12 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
                 f"config.sweep holds a value twice: {name} is the run "
                 f"{runs[settings].name} again; give each value once."
             )
+        if len(name) > _LONGEST_NAME:
+            raise SettingsError(
+                f"config.sweep has so many axes that a run's name, {name}, has "
+                f"{len(name)} letters: folders bear it, so at most {_LONGEST_NAME} "
+                "are allowed; sweep over fewer fields at a time."
+            )
         runs[settings] = Run(name or "model", settings)
     return tuple(runs.values())
 
@@ -90,13 +109,15 @@ _SECTION_OF = {
 
 def _axis_order(axis: str) -> tuple[int, str]:
     """Likelihood and latent size first, seed last: names read alike in every sweep."""
-    return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), axis
+    return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), str(axis)
 
 
 def _values(axis: str, values: Any) -> tuple[Any, ...]:
     axes = ("seed", *_SECTION_OF)
     if axis not in axes:
-        raise SettingsError(f"config.sweep.{axis} is unknown{suggest(axis, axes)}.")
+        raise SettingsError(
+            f"config.sweep.{shown(axis)} is unknown{suggest(axis, axes)}."
+        )
     if not isinstance(values, (tuple, list)):
         values = (values,)
     # On a command line, names come as one string: config.sweep.likelihood=beta,laplace

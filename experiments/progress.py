@@ -26,6 +26,11 @@ from experiments.grid import Group
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 
 
+def warn(line: str) -> None:
+    """Prints a line that a person should not overlook."""
+    CONSOLE.print(f"warning: {line}", style="yellow")
+
+
 class _Rate(ProgressColumn):
     """Epochs per second."""
 
@@ -36,7 +41,8 @@ class _Rate(ProgressColumn):
 class Progress:
     """A progress bar over all epochs of a sweep, and a line per finished group."""
 
-    def __init__(self, groups: Sequence[Group]):
+    def __init__(self, groups: Sequence[Group], *, shown: bool = True):
+        self._shown = shown
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -49,6 +55,7 @@ class Progress:
             TextColumn("{task.fields[bound]}"),
             console=CONSOLE,
             transient=True,
+            disable=not shown,
         )
         self._num_groups = len(groups)
         self._finished = 0
@@ -150,3 +157,37 @@ _IN_TABLE = ("likelihood", "latent_dim", "seed")
 def _cell(scores: Sequence[float]) -> str:
     spread = f" ±{np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
     return f"{np.mean(scores):.3f}{spread}" if scores else ""
+
+
+def print_sandwich(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints where each run's ELBO loses log p(x), and how tight the bounds are."""
+    for row in rows:
+        table = Table(
+            title=f"{row['run']}, nats per image ({row['view']} view)",
+            title_justify="left",
+            caption=f"{row['num_images']} images each; HMC acceptance "
+            f"{row['acceptance']:.2f}, effective chains "
+            f"{row['annealed_effective_sample_size']:.1f} (median)",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("", no_wrap=True)
+        table.add_column("mean", justify="right", no_wrap=True)
+        table.add_column("s.e.", justify="right", no_wrap=True)
+        for name, label in _SANDWICH_LINES.items():
+            table.add_row(label, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
+        CONSOLE.print(table)
+
+
+_SANDWICH_LINES = {
+    "elbo": "ELBO",
+    "amortization_gap": "+ amortization: the encoder's loss",
+    "approximation_gap": "+ approximation: the Gaussian family's",
+    "annealed_log_px": "= log p(x), annealed from below",
+    "importance_log_px": "  log p(x), importance-weighted",
+    "last_rise": "best q's ELBO still rose by",
+    "simulated_lower": "generated images: from below",
+    "simulated_upper": "generated images: from above",
+    "simulated_gap": "generated images: above - below",
+}

@@ -50,7 +50,7 @@ def result_row(
 
     bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
     binary = view == "binary"
-    bound = _mean("elbo", elbo)
+    bound = mean_with_error("elbo", elbo)
     score = -estimate.log_px if binary else bits
     return {
         "run": run.name,
@@ -62,9 +62,9 @@ def result_row(
         "seed": settings.seed,
         "view": view,
         "unit": "nats" if binary else "bits/dim",
-        **_mean("score", score),
+        **mean_with_error("score", score),
         **bound,
-        **_mean("log_px", estimate.log_px),
+        **mean_with_error("log_px", estimate.log_px),
         "reconstruction": float(np.mean(estimate.reconstruction)),
         "kl": float(np.mean(estimate.kl)),
         "rate": float(np.mean(estimate.kl)),
@@ -72,7 +72,7 @@ def result_row(
         **(
             {"bits_per_dim": None, "bits_per_dim_se": None}
             if binary
-            else _mean("bits_per_dim", bits)
+            else mean_with_error("bits_per_dim", bits)
         ),
         "num_importance_samples": settings.evaluation.num_samples,
         "effective_sample_size": float(np.median(estimate.effective_sample_size)),
@@ -94,8 +94,8 @@ def _status(last_gain: float, elbo: float, elbo_se: float) -> str:
     return "settled" if last_gain < elbo_se else "epoch limit"
 
 
-def _mean(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:
-    """Mean over images and its standard error."""
+def mean_with_error(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:
+    """Mean over images and its standard error, as ``name`` and ``name_se``."""
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
     return {name: float(values.mean()), f"{name}_se": float(error)}

@@ -7,32 +7,56 @@
     metrics.jsonl        one row per run and validation
     tensorboard/<run>/   the same, as TensorBoard events
     members/<run>/       params.safetensors (unpadded) and result.json, once finished
+    failures/<run>/      where a run met a value that is not finite, for a replay
+    checkpoints/         of groups of runs that are not finished
     results.csv          one row per finished run
     figures/, report.html
 
-Files are written beside and renamed, so a reader never meets half a file.
+Files are written beside and renamed, so a reader never meets half a file. Nothing here
+is executed or unpickled when it is read: folders of strangers are safe to open.
 """
 
+import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 import flax.traverse_util
 import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from experiments.digests import arrays_digest
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+# What no number depends on: a run may be continued with others.
+_MAY_DIFFER = (
+    "config.checkpoint.",
+    "config.data.cache_dir ",
+    "config.data.data_dir ",
+    "config.data.download ",
+)
+_UNFINISHED = ".unfinished"
+_LOCK = ".lock"
 
 
 class FolderError(RuntimeError):
@@ -42,7 +66,7 @@ class FolderError(RuntimeError):
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that its path holds the old content or the new, never half."""
     data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -74,11 +98,58 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
                 old.get(name, "(absent)"), new.get(name, "(absent)"), f"{path}.{name}"
             )
         ]
-    return [] if old == new else [f"config{path} is {old!r} there and {new!r} here"]
+    return [] if old == new else [f"{path[1:]} is {old!r} there and {new!r} here"]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_without_nan(value), indent=2) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no numbers that are not finite: they become null."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _seal(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with their digest, that of all but the wall time."""
+    facts = _without_nan(facts)
+    lasting = {name: value for name, value in facts.items() if name != "seconds"}
+    text = json.dumps(lasting, sort_keys=True)
+    return {**facts, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _is_taken(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if not path.is_dir():
+        return path.exists()
+    # What a kill leaves of a folder that was just begun is no obstacle.
+    return any(
+        entry.name != _LOCK and not entry.name.endswith(_UNFINISHED)
+        for entry in path.iterdir()
+    )
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    metadata = {"sha256": arrays_digest(arrays)}
+    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays, verified to be those that were saved."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            saved = (file.metadata() or {}).get("sha256")
+        if arrays_digest(arrays) != saved:
+            raise ValueError("its content is not what was saved")
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise FolderError(
+            f"cannot read the arrays in {path} ({error}): delete {path.parent} and "
+            "repeat the command that trained it."
+        ) from error
+    return arrays
 
 
 def _run_of(row: str) -> str | None:
@@ -94,41 +165,124 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._writers: dict[str, tensorboardX.SummaryWriter] = {}
+        # Not a SummaryWriter: a full disk ends its thread with a traceback, and then
+        # whoever waits for it hangs.
+        self._events: dict[str, EventsWriter] = {}
+        self._lock = filelock.FileLock(path / _LOCK)
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> "RunFolder":
-        """Opens a folder for a configuration, new or begun before with the same one.
+    def create(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        data_fingerprint: str,
+        report: Callable[[str], object],
+    ) -> "RunFolder":
+        """Opens a folder for writing, new or begun before with the same configuration.
+
+        The folder stays locked until ``close`` or the end of the process, however it
+        ends.
+
+        Args:
+            path: the folder.
+            config: the configuration.
+            data_fingerprint: of the images (``ImageData.fingerprint``).
+            report: is given a line on everything a person should know.
 
         Raises:
-            FolderError: the folder cannot be written, holds other files, or holds the
-                run of another configuration (named with the fields that differ).
+            FolderError: the folder cannot be written, holds other files, holds the run
+                of another configuration or other images (named with what differs), or
+                is being written by another process.
         """
         folder = cls(path)
-        text = json.dumps(config, indent=2) + "\n"
+        text = _json(config)
+        folder._is_begun(json.loads(text))  # Refused without a trace.
+        folder._acquire()
         try:
-            begun, taken = (path / "config.json").exists(), _is_taken(path)
+            # Again, as another process may have begun it just before.
+            begun = folder._is_begun(json.loads(text))
+            for unfinished in path.rglob(f".*{_UNFINISHED}"):
+                unfinished.unlink(missing_ok=True)
+            if not begun:
+                write_atomically(path / "config.json", text)
+            elif (path / "metrics.jsonl").exists():
+                folder.restore_metrics((), ())  # Damaged rows are dropped.
+            folder._record_environment(data_fingerprint, report)
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def _is_begun(self, config: Mapping[str, Any]) -> bool:
+        """Whether this run was begun here; refuses a folder of anything else."""
+        try:
+            begun, taken = (self.path / "config.json").exists(), _is_taken(self.path)
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise _cannot_write(self.path, error) from error
         if begun:
-            differences = _differences(folder.config(), json.loads(text))
-            if differences:
-                raise FolderError(
-                    f"{path} holds the run of another config: "
-                    f"{'; '.join(differences[:5])}. Choose another --workdir, or give "
-                    "the same config to continue."
-                )
+            self._refuse_another(config)
         elif taken:
             raise FolderError(
-                f"{path} exists and is not a run folder: choose an empty or new folder "
-                "as --workdir."
+                f"{self.path} exists and is not a run folder: choose an empty or new "
+                "folder as --workdir."
             )
-        else:
-            write_atomically(path / "config.json", text)
-        write_atomically(
-            path / "environment.json", json.dumps(environment(), indent=2) + "\n"
-        )
-        return folder
+        return begun
+
+    def _refuse_another(self, config: Mapping[str, Any]) -> None:
+        differences = [
+            line
+            for line in _differences(self.config(), config, ".config")
+            if not line.startswith(_MAY_DIFFER)
+        ]
+        if differences:
+            more = f" and {len(differences) - 5} more" if differences[5:] else ""
+            raise FolderError(
+                f"{self.path} holds the run of another config: "
+                f"{'; '.join(differences[:5])}{more}. Choose another --workdir, or "
+                "give the same config to continue."
+            )
+
+    def _acquire(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise FolderError(
+                f"{self.path} is being written by another process: wait for it to end, "
+                "or choose another --workdir."
+            ) from error
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Ends the TensorBoard files and lets others write to the folder."""
+        self.close_events()
+        self._lock.release()
+
+    def _record_environment(
+        self, data_fingerprint: str, report: Callable[[str], object]
+    ) -> None:
+        """Writes what the bits depend on; says where that is not what it was."""
+        path = self.path / "environment.json"
+        now = environment(data_fingerprint)
+        if not path.exists():
+            write_atomically(path, _json(now))
+            return
+        before = self._read_json(path)
+        earlier, present = before.get("bits_depend_on", {}), now["bits_depend_on"]
+        if earlier.get("data") != present["data"]:
+            raise FolderError(
+                f"{self.path} was begun with other images (fingerprint "
+                f"{earlier.get('data')} there and {present['data']} here): restore "
+                "them, or choose another --workdir."
+            )
+        if differences := _differences(earlier, present):
+            report(
+                f"{self.path} was begun elsewhere ({'; '.join(differences)}): its "
+                "numbers hold, but its bits may not be those of an undisturbed run."
+            )
+            continued = [*before.get("continued", []), now]
+            write_atomically(path, _json({**before, "continued": continued}))
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -146,7 +300,20 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """The configuration the folder was made for."""
-        path = self.path / "config.json"
+        return self._read_json(self.path / "config.json")
+
+    def _read_sealed(self, path: Path) -> dict[str, Any]:
+        """Facts, verified to be those that were saved."""
+        sealed = self._read_json(path)
+        facts = {name: value for name, value in sealed.items() if name != "sha256"}
+        if _seal(facts) != sealed:
+            raise FolderError(
+                f"{path} is not what was saved: delete {path.parent} and repeat the "
+                "command that wrote it."
+            )
+        return facts
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
         try:
             return dict(json.loads(path.read_text()))
         except (OSError, TypeError, ValueError) as error:
@@ -155,13 +322,25 @@ class RunFolder:
                 "--workdir."
             ) from error
 
-    def forget(self, runs: Collection[str]) -> None:
-        """Drops the metric rows of runs that are about to be trained anew."""
+    def restore_metrics(
+        self, runs: Collection[str], rows: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Makes these rows all there are of some runs: none lost, none repeated.
+
+        Args:
+            runs: names of the runs.
+            rows: what was logged of them until where they are now continued.
+        """
         path = self.path / "metrics.jsonl"
+        kept: list[str] = []
         if path.exists():
-            with open(path) as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 kept = [row for row in file if _run_of(row) not in (None, *runs)]
-            write_atomically(path, "".join(kept))
+        write_atomically(path, "".join(kept))
+        for run in runs:
+            for stale in (self.path / "tensorboard" / run).glob("events.*"):
+                stale.unlink()
+        self.log(rows)
 
     def finished(self) -> set[str]:
         """Names of the runs whose result is written."""
@@ -172,8 +351,12 @@ class RunFolder:
         """Appends metric rows, each with its ``run`` and ``epoch``."""
         rows = list(rows)
         try:
-            with open(self.path / "metrics.jsonl", "a") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
+            # A folder that has vanished is not made anew.
+            with open(self.path / "metrics.jsonl", "r+") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(
+                    "".join(json.dumps(_without_nan(row)) + "\n" for row in rows)
+                )
             for row in rows:
                 self._log_events(row)
         except OSError as error:
@@ -181,32 +364,41 @@ class RunFolder:
 
     def _log_events(self, row: Mapping[str, Any]) -> None:
         run = row["run"]
-        if run not in self._writers:
-            events = self.path / "tensorboard" / run
-            for stale in events.glob("events.*"):
-                stale.unlink()
-            self._writers[run] = tensorboardX.SummaryWriter(str(events))
-        for name, value in row.items():
-            if "/" in name:
-                self._writers[run].add_scalar(name, value, row["epoch"])
+        if run not in self._events:
+            folder = self.path / "tensorboard" / run
+            folder.mkdir(parents=True, exist_ok=True)
+            self._events[run] = EventsWriter(str(folder / "events"))
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if "/" in name
+        ]
+        self._events[run].write_event(
+            Event(
+                wall_time=time.time(),
+                step=row["epoch"],
+                summary=Summary(value=values),
+            )
+        )
+        self._events[run].flush()
 
     def close_events(self) -> None:
         """Ends the TensorBoard files written so far."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        writers = list(self._events.values())
+        self._events.clear()
+        for writer in writers:
+            # What could not be written was told when it was logged.
+            with contextlib.suppress(OSError):
+                writer.close()
 
     def save_member(
         self, run: str, params: Mapping[str, Any], result: Mapping[str, Any]
     ) -> None:
         """Stores a finished run: its parameters, then the result that marks it so."""
-        flat = flax.traverse_util.flatten_dict(params, sep="/")
-        arrays = {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
         folder = self.path / "members" / run
-        write_atomically(
-            folder / "params.safetensors", safetensors.numpy.save(arrays, {"run": run})
-        )
-        write_atomically(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        _save_arrays(folder / "params.safetensors", flat)
+        write_atomically(folder / "result.json", _json(_seal(result)))
 
     def load_params(self, run: str) -> dict[str, Any]:
         """A run's parameters, unpadded, as ``VAE.init`` shapes them.
@@ -214,24 +406,88 @@ class RunFolder:
         Raises:
             FolderError: missing or damaged.
         """
-        path = self.path / "members" / run / "params.safetensors"
-        try:
-            flat = safetensors.numpy.load(path.read_bytes())
-        except (OSError, safetensors.SafetensorError) as error:
-            raise FolderError(
-                f"cannot read the parameters in {path} ({error}): delete "
-                f"{path.parent} and repeat the command that trained it."
-            ) from error
+        flat = _load_arrays(self.path / "members" / run / "params.safetensors")
         return flax.traverse_util.unflatten_dict(flat, sep="/")
 
     def results(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of the finished runs, in the order of the names given."""
         finished = self.finished()
         return [
-            json.loads((self.path / "members" / run / "result.json").read_text())
+            {
+                name: math.nan if value is None else value
+                for name, value in self._read_sealed(
+                    self.path / "members" / run / "result.json"
+                ).items()
+            }
             for run in order
             if run in finished
         ]
+
+    # --- groups that are not finished ---
+
+    def begin(self, group: str, runs: Sequence[str], attempt: int) -> Path:
+        """Notes which runs train together; returns the folder of their checkpoints."""
+        path = self.path / "checkpoints" / group
+        write_atomically(
+            path.with_name(f"{group}.json"), _json({"runs": runs, "attempt": attempt})
+        )
+        return path
+
+    def begun(self) -> list[tuple[tuple[str, ...], int]]:
+        """Runs and attempt of every group that is begun and not ended."""
+        notes, finished = [], self.finished()
+        for path in sorted((self.path / "checkpoints").glob("*.json")):
+            try:
+                note = self._read_json(path)
+                runs, attempt = tuple(note["runs"]), int(note["attempt"])
+            except (FolderError, KeyError, TypeError, ValueError):
+                path.unlink()  # Damaged: its runs are grouped afresh.
+                continue
+            if finished.issuperset(runs):
+                self.end(path.stem)  # The process died before it did.
+            else:
+                notes.append((runs, attempt))
+        return notes
+
+    def end(self, group: str) -> None:
+        """Drops the checkpoints of a group whose results are written."""
+        for path in (self.path / "checkpoints").glob(f"{group}*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+        (self.path / "checkpoints" / f"{group}.json").unlink(missing_ok=True)
+
+    # --- values that were not finite ---
+
+    def save_failure(
+        self,
+        run: str,
+        attempt: int,
+        facts: Mapping[str, Any],
+        state: Mapping[str, np.ndarray],
+    ) -> None:
+        """Stores where a run met a value that is not finite, and its state then."""
+        path = self.path / "failures" / run / f"{attempt}.safetensors"
+        _save_arrays(path, state)
+        write_atomically(path.with_suffix(".json"), _json(_seal(facts)))
+
+    def num_failures(self, run: str) -> int:
+        """How often a run was stopped by a value that is not finite."""
+        return len(list((self.path / "failures" / run).glob("*.json")))
+
+    def load_failure(self, run: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Facts and state of a run's last failure, as they were saved.
+
+        Raises:
+            FolderError: there is none, or it is damaged.
+        """
+        if not (count := self.num_failures(run)):
+            names = sorted(p.name for p in (self.path / "failures").glob("*"))
+            raise FolderError(
+                f"{self.path} holds no failure of a run {run!r}; those that met a "
+                f"value that is not finite: {', '.join(names) or 'none'}."
+            )
+        path = self.path / "failures" / run / f"{count - 1}.safetensors"
+        return self._read_sealed(path.with_suffix(".json")), _load_arrays(path)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Writes rows of the same fields as a CSV file."""
@@ -239,13 +495,19 @@ class RunFolder:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {k: None if v != v else v for k, v in row.items()} for row in rows
+        )
         write_atomically(path, text.getvalue())
         return path
 
 
-def environment() -> dict[str, Any]:
-    """What the numbers of a run depend on besides its configuration."""
+def environment(data_fingerprint: str) -> dict[str, Any]:
+    """The command, and what the bits of a run depend on besides its configuration.
+
+    Args:
+        data_fingerprint: of the images.
+    """
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,
@@ -253,12 +515,23 @@ def environment() -> dict[str, Any]:
         text=True,
         check=False,
     ).stdout.strip()
+    devices = jax.devices()
     return {
         "command": " ".join(sys.argv),
-        "commit": commit or "unknown",
-        "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-        "backend": jax.default_backend(),
-        "devices": [str(device) for device in jax.devices()],
+        "devices": [str(device) for device in devices],
+        "bits_depend_on": {
+            "data": data_fingerprint,
+            "commit": commit or "unknown",
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            "backend": jax.default_backend(),
+            "device_kind": devices[0].device_kind,
+            "num_devices": len(devices),
+            "num_processes": jax.process_count(),
+            "machine": platform.machine(),
+            "num_cpus": os.cpu_count(),
+            "matmul_precision": str(jax.default_matmul_precision.value),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        },
     }

@@ -13,13 +13,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 from experiments.data import DataSettings
+from experiments.diagnosis import DiagnosticsSettings
 from vae_jax import likelihoods, networks, population
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.training import SCHEDULES, Recipe
+from vae_jax.training import ON_NON_FINITE, SCHEDULES, Recipe
 
 _TINY, _HUGE = (
     float(size) for size in (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
 )
+
+_LARGEST_RATE = 1000.0
+_LARGEST_COUNT = 1_000_000  # More is a slip, and would end in a lack of memory.
 
 
 class SettingsError(ValueError):
@@ -35,16 +39,17 @@ class ModelSettings:
     activation: str  # a name in vae_jax.networks.ACTIVATIONS
     fixed_scale: float  # standard deviation of gaussian_fixed, in units of [0, 1]
     components: int  # of logistic_mixture
+    ignore_x: bool  # q(z) in place of q(z|x): a lesson, not a model
 
     def __post_init__(self) -> None:
         _one_of("model.likelihood", self.likelihood, likelihoods.LIKELIHOODS)
         _one_of("model.network", self.network, networks.NETWORKS)
         _one_of("model.activation", self.activation, networks.ACTIVATIONS)
-        _at_least("model.latent_dim", self.latent_dim, 1)
-        _at_least("model.components", self.components, 1)
+        _count("model.latent_dim", self.latent_dim, 1)
+        _count("model.components", self.components, 1)
         _at_least("model.fixed_scale", self.fixed_scale, 0, exclusive=True)
         for width in self.widths:
-            _at_least("model.widths", width, 1)
+            _count("model.widths", width, 1)
         if self.network == "conv" and not self.widths:
             raise SettingsError(
                 "model.widths is (): a conv network needs at least one, as in (32, 64)."
@@ -69,9 +74,12 @@ class TrainingSettings(Recipe):
     def __post_init__(self) -> None:
         _one_of("training.objective", self.objective, OBJECTIVES)
         _one_of("training.schedule", self.schedule, SCHEDULES)
+        _one_of("training.on_non_finite", self.on_non_finite, ON_NON_FINITE)
         for name in ("num_samples", "batch_size", "num_epochs", "validate_every"):
-            _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("beta", "patience", "kl_warmup_epochs", "clip_norm"):
+            _count(f"training.{name}", getattr(self, name), 1)
+        for name in ("patience", "kl_warmup_epochs"):
+            _count(f"training.{name}", getattr(self, name), 0)
+        for name in ("beta", "clip_norm", "free_bits"):
             _at_least(f"training.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "adam_eps"):
             _at_least(f"training.{name}", getattr(self, name), 0, exclusive=True)
@@ -81,6 +89,17 @@ class TrainingSettings(Recipe):
                 raise SettingsError(
                     f"training.{name} is {value}: it must be in [0, 1)."
                 )
+        # Else a finite gradient could give a step that is not.
+        if self.learning_rate > _LARGEST_RATE:
+            raise SettingsError(
+                f"training.learning_rate is {self.learning_rate}: it must be at most "
+                f"{_LARGEST_RATE}."
+            )
+        if self.adam_b1**2 > self.adam_b2:
+            raise SettingsError(
+                f"training.adam_b1 is {self.adam_b1} and training.adam_b2 is "
+                f"{self.adam_b2}: Adam needs adam_b1 ** 2 <= adam_b2."
+            )
         try:
             super().__post_init__()
         except ValueError as error:
@@ -99,7 +118,7 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _at_least(f"evaluation.{field.name}", getattr(self, field.name), 1)
+            _count(f"evaluation.{field.name}", getattr(self, field.name), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +129,19 @@ class ParallelSettings:
     def __post_init__(self) -> None:
         allowed = ("auto", *population.EXECUTIONS)
         _one_of("parallel.member_execution", self.member_execution, allowed)
-        _at_least("parallel.num_devices", self.num_devices, 0)
+        _count("parallel.num_devices", self.num_devices, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    every_epochs: int  # 0: by time alone
+    every_seconds: float  # 0: by epochs alone
+    keep: int  # number of checkpoints, of which a damaged one can be done without
+
+    def __post_init__(self) -> None:
+        _count("checkpoint.every_epochs", self.every_epochs, 0)
+        _at_least("checkpoint.every_seconds", self.every_seconds, 0)
+        _count("checkpoint.keep", self.keep, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +154,13 @@ class Settings:
     training: TrainingSettings
     evaluation: EvaluationSettings
     parallel: ParallelSettings
+    checkpoint: CheckpointSettings
+    diagnostics: DiagnosticsSettings
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed is {self.seed}: it must be in [0, 2**32).")
+        _count("diagnostics.permutations", self.diagnostics.permutations, 0)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Settings":
@@ -146,7 +180,7 @@ def _build(cls: type, mapping: Mapping[str, Any], path: str) -> Any:
     for name in mapping:
         if name not in hints:
             raise SettingsError(
-                f"config.{path}{name} is unknown{suggest(name, hints)}."
+                f"config.{path}{shown(name)} is unknown{suggest(name, hints)}."
             )
     values = {}
     for name, hint in hints.items():
@@ -189,6 +223,11 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
+def shown(name: Any) -> str:
+    """The name of a field as messages have it: in quotes where it can be no name."""
+    return name if isinstance(name, str) and name.isidentifier() else repr(name)
+
+
 def suggest(name: str, allowed: Any) -> str:
     """A suggestion, then the names there are."""
     near = difflib.get_close_matches(str(name), list(allowed), n=1)
@@ -199,6 +238,12 @@ def suggest(name: str, allowed: Any) -> str:
 def _one_of(name: str, value: str, allowed: Any) -> None:
     if value not in allowed:
         raise SettingsError(f"{name} {value!r} is unknown{suggest(value, allowed)}.")
+
+
+def _count(name: str, value: int, smallest: int) -> None:
+    _at_least(name, value, smallest)
+    if value > _LARGEST_COUNT:
+        raise SettingsError(f"{name} is {value}: it must be at most {_LARGEST_COUNT}.")
 
 
 def _at_least(

@@ -34,6 +34,7 @@ def main() -> None:
             if run in chosen:
                 print(f"{index:4d}  {run.name}")
         return
+    command_line.join_processes()
     runner.train_and_report(config, runs, chosen, command_line.workdir())
 
 
@@ -50,4 +51,5 @@ def _refuse_hidden(sweep: Iterable[str], overridden: Iterable[str]) -> None:
 
 if __name__ == "__main__":
     command_line.define_flags("runs/sweep", "configs/digits.py")
+    command_line.define_distributed_flags()
     command_line.run(main)

@@ -18,9 +18,11 @@ def main() -> None:
             )
     config = {**command_line.config(), "sweep": {}}
     runs = grid.expand(config)
+    command_line.join_processes()
     runner.train_and_report(config, runs, runs, command_line.workdir())
 
 
 if __name__ == "__main__":
     command_line.define_flags("runs/train", "configs/digits.py")
+    command_line.define_distributed_flags()
     command_line.run(main)

@@ -182,7 +182,9 @@ def test_a_sweep_leaves_all_it_promises(finished):
         assert (f"figures/{run}/manifold.png" in files) == two
         assert (f"figures/{run}/latents.png" in files) == two
     assert [row["run"] for row in rows_of(finished / "results.csv")] == RUNS
-    assert not [name for name in files if Path(name).name.startswith(".")]
+    assert not [name for name in files if name.startswith("checkpoints/")]
+    hidden = {name for name in files if Path(name).name.startswith(".")}
+    assert hidden == {".lock"}
     assert all(name in files["report.html"] for name in (b"bernoulli", b"laplace"))
 
 
@@ -218,8 +220,9 @@ def test_events_hold_the_metrics(finished):
 
 def test_the_environment_is_told(finished):
     environment = json.loads((finished / "environment.json").read_text())
-    assert {"command", "commit", "python", "platform", "jax", "backend"} <= set(
-        environment
+    assert {"command", "platform", "devices"} <= set(environment)
+    assert {"commit", "python", "jax", "backend", "data", "device_kind"} <= set(
+        environment["bits_depend_on"]
     )
     assert f"--workdir={finished}" in environment["command"]
 
@@ -377,6 +380,27 @@ def test_evaluation_with_more_samples(command, own):
     after = contents(own)
     del after["evaluation.csv"]
     assert after == before
+
+
+def test_log_px_is_put_between_bounds_on_request(command, own):
+    outcome = command(
+        "evaluate",
+        f"--workdir={own}",
+        "--num_samples=4",
+        "--only=likelihood=bernoulli,latent_dim=2,seed=0",
+        "--sandwich_images=3",
+        "--temperatures=3",
+        "--chains=2",
+        "--gap_steps=5",
+    )
+    assert outcome.status == 0, outcome.stderr
+    (row,) = rows_of(own / "sandwich.csv")
+    assert row["num_images"] == "3"
+    parts = ("elbo", "amortization_gap", "approximation_gap")
+    assert sum(float(row[name]) for name in parts) == pytest.approx(
+        float(row["annealed_log_px"]), abs=1e-3
+    )
+    assert "= log p(x), annealed from below" in outcome.stdout
 
 
 def test_the_shell_sees_status_and_one_line(tmp_path):

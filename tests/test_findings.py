@@ -142,7 +142,7 @@ def test_overview_counts_what_was_varied_and_what_settled():
     [
         ({"status": "diverged"}, "diverged"),
         ({"status": "epoch limit"}, "stopped at the epoch limit"),
-        ({"active_units": 0}, "collapsed"),
+        ({"latents": "collapsed"}, "collapsed"),
         ({"effective_sample_size": 3.5}, "few importance weights"),
     ],
 )
@@ -162,7 +162,7 @@ def test_trouble_is_told(trouble, text):
 
 def test_many_members_in_trouble_are_counted_by_latent_size():
     members = [
-        member(likelihood, size, seed, 3.0, active_units=0)
+        member(likelihood, size, seed, 3.0, latents="collapsed")
         for likelihood in ("categorical", "laplace")
         for size in (2, 4)
         for seed in (0, 1, 2)

@@ -120,8 +120,11 @@ OTHER_VALUES = {
     "schedule": "constant",
     "clip_norm": 7.0,
     "adam_b1": 0.7,
-    "adam_b2": 0.7,
+    "adam_b2": 0.85,
     "adam_eps": 0.7,
+    "on_non_finite": "skip",
+    "free_bits": 0.5,
+    "ignore_x": True,
 }
 
 
@@ -152,6 +155,14 @@ def test_every_field_is_either_shared_or_not():
         for field in dataclasses.fields(cls)
     } | {"seed"}
     assert fields == {*SHARED, *OTHER_VALUES}
+
+
+def test_the_name_of_a_group_tells_its_runs_and_attempt():
+    runs = grid.expand(config(likelihood="laplace", seed=(0, 1, 2)))
+    groups = [grid.Group(runs), grid.Group(runs[:2]), grid.Group(runs, attempt=1)]
+    assert len({group.name for group in groups}) == 3
+    assert groups[0].name == grid.Group(runs).name
+    assert all(group.name.startswith("laplace-") for group in groups)
 
 
 def test_groups_keep_the_order_of_runs():

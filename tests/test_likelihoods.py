@@ -623,3 +623,29 @@ def test_outputs_with_a_wrong_number_of_channels_are_refused(name):
         likelihood.mean(outputs)
     with pytest.raises(ValueError, match="needs outputs of shape"):
         likelihood.sample(jax.random.key(0), outputs)
+
+
+@pytest.mark.parametrize("output", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_is_exact_where_a_bin_begins_at_the_location(name, output):
+    """Logits of exactly 0 and edges exactly at the mean: kinks of |x| inside."""
+    likelihood = make_likelihood(name, 16)
+    outputs = jnp.full(
+        (likelihood.pixel_outputs + likelihood.shared_outputs, 1), output
+    )
+    with jax.enable_x64(True):
+        outputs = outputs.astype(jnp.float64)
+        for k in range(16):
+            x = {"binary": float(k > 8), "levels": k, "continuous": (k + 0.5) / 16}
+            x = jnp.array([x[likelihood.view]])
+
+            def log_prob(outputs, x=x):
+                return likelihood.log_prob(outputs, x).sum()
+
+            gradient = jax.grad(log_prob)(outputs)
+            step = 1e-6
+            for i in range(len(outputs)):
+                rise = log_prob(outputs.at[i, 0].add(step)) - log_prob(
+                    outputs.at[i, 0].add(-step)
+                )
+                np.testing.assert_allclose(gradient[i, 0], rise / (2 * step), atol=1e-4)

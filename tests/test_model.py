@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,3 +105,14 @@ def test_num_parameters_counts_every_scalar():
 def test_what_cannot_be_built_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_a_posterior_may_ignore_x(untrained):
+    """One q(z) for all images, and no gradient towards telling them apart."""
+    model, params, x = untrained
+    blind = dataclasses.replace(model, ignore_x=True)
+    posterior = blind.encode(params, x)
+    assert np.ptp(posterior.mean, axis=0).max() == 0
+    assert np.ptp(model.encode(params, x).mean, axis=0).max() > 0
+    gradient = jax.grad(lambda p: blind.encode(p, x).mean.sum())(params)
+    assert np.all(gradient["encoder"]["head"]["mean"]["bias"] == len(x))

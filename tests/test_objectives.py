@@ -138,3 +138,17 @@ def test_gradients_are_finite_where_training_begins(key, likelihood):
 
     for leaf in jax.tree.leaves(jax.grad(loss)(params)):
         assert np.all(np.isfinite(leaf))
+
+
+def test_free_bits_charge_each_latent_at_least_so_much(untrained, key):
+    model, params, x = untrained
+    plain = elbo(model, params, jax.random.clone(key), x)
+    free = elbo(model, params, key, x, beta=2.0, free_bits=0.3)
+    per_latent = model.encode(params, x).kl_to_standard_normal()
+    charged = np.maximum(per_latent, 0.3).sum(-1)
+    assert np.all(charged >= plain.kl)
+    assert np.any(charged > plain.kl + 0.1)
+    np.testing.assert_allclose(free.kl, plain.kl, rtol=1e-6)
+    np.testing.assert_allclose(
+        free.bound, plain.reconstruction - 2 * charged, rtol=1e-5
+    )

@@ -13,11 +13,21 @@ from experiments.run_folder import FolderError, RunFolder, write_atomically
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
 
 
+IMAGES = "0123456789ab"
+
+
+def create(path, config=CONFIG, images=IMAGES, report=lambda line: None):
+    """Opens a folder and closes it again, so that another test may."""
+    folder = RunFolder.create(path, config, images, report)
+    folder.close()
+    return folder
+
+
 def files(folder):
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     )
 
 
@@ -31,27 +41,29 @@ def refusal(function, *arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder.create(tmp_path / "run", CONFIG)
+    folder = create(tmp_path / "run")
+    folder.restore_metrics([], [])
+    return folder
 
 
 # --- whose folder it is ---------------------------------------------------------------
 
 
 def test_a_new_folder_holds_config_and_environment(folder):
-    assert files(folder.path) == ["config.json", "environment.json"]
+    assert files(folder.path) == ["config.json", "environment.json", "metrics.jsonl"]
     assert folder.config() == json.loads(json.dumps(CONFIG))
     environment = json.loads((folder.path / "environment.json").read_text())
-    assert environment["jax"] == jax.__version__
-    assert environment["backend"] == jax.default_backend()
+    assert environment["bits_depend_on"]["jax"] == jax.__version__
+    assert environment["bits_depend_on"]["backend"] == jax.default_backend()
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    RunFolder.create(tmp_path, CONFIG)
+    create(tmp_path)
     assert "config.json" in files(tmp_path)
 
 
 def test_the_same_config_continues(folder):
-    again = RunFolder.create(folder.path, CONFIG)
+    again = create(folder.path)
     assert again.config() == folder.config()
     assert RunFolder.open(folder.path).config() == folder.config()
 
@@ -60,7 +72,7 @@ def test_another_config_is_refused_naming_what_differs(folder):
     before = (folder.path / "config.json").read_bytes()
     environment = (folder.path / "environment.json").stat().st_mtime_ns
     other = {"seed": 1, "model": {"latent_dim": 2, "widths": (8, 5)}, "data": 3}
-    line = refusal(RunFolder.create, folder.path, other)
+    line = refusal(create, folder.path, other)
     assert "config.seed is 0 there and 1 here" in line
     assert "config.model.widths is [8, 4] there and [8, 5] here" in line
     assert "config.data is '(absent)' there and 3 here" in line
@@ -70,12 +82,58 @@ def test_another_config_is_refused_naming_what_differs(folder):
     assert (folder.path / "environment.json").stat().st_mtime_ns == environment
 
 
+def test_settings_that_no_number_depends_on_may_change(tmp_path):
+    config = {"data": {"data_dir": "a", "name": "x"}, "checkpoint": {"keep": 2}}
+    create(tmp_path / "run", config)
+    moved = {"data": {"data_dir": "b", "name": "x"}, "checkpoint": {"keep": 3}}
+    assert create(tmp_path / "run", moved).config() == config
+    other = {**config, "data": {"data_dir": "a", "name": "y"}}
+    line = refusal(create, tmp_path / "run", other)
+    assert "config.data.name is 'x' there and 'y' here" in line
+
+
+def test_other_images_are_refused(folder):
+    line = refusal(create, folder.path, CONFIG, "ba9876543210")
+    assert "other images" in line
+    assert IMAGES in line
+    create(folder.path)  # The folder is not left locked.
+
+
+def test_another_environment_is_told_and_recorded(folder):
+    path = folder.path / "environment.json"
+    before = json.loads(path.read_text())
+    before["bits_depend_on"]["jax"] = "0.0.1"
+    path.write_text(json.dumps(before))
+    told = []
+    create(folder.path, report=told.append)
+    assert len(told) == 1
+    assert f"jax is '0.0.1' there and {jax.__version__!r} here" in told[0]
+    after = json.loads(path.read_text())
+    assert after["bits_depend_on"]["jax"] == "0.0.1"
+    assert after["continued"][0]["bits_depend_on"]["jax"] == jax.__version__
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path):
+    first = RunFolder.create(tmp_path / "run", CONFIG, IMAGES, print)
+    assert "another process" in refusal(create, tmp_path / "run")
+    RunFolder.open(tmp_path / "run")  # Reading is free.
+    first.close()
+    create(tmp_path / "run")
+
+
+def test_files_left_half_written_are_cleared_away(folder):
+    (folder.path / "members" / "a").mkdir(parents=True)
+    (folder.path / "members" / "a" / ".result.json.12.unfinished").write_text("{")
+    create(folder.path)
+    assert "unfinished" not in " ".join(files(folder.path))
+
+
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("precious")
-    line = refusal(RunFolder.create, tmp_path, CONFIG)
+    line = refusal(create, tmp_path, CONFIG)
     assert str(tmp_path) in line
     assert files(tmp_path) == ["notes.txt"]
-    assert refusal(RunFolder.create, tmp_path / "notes.txt", CONFIG)
+    assert refusal(create, tmp_path / "notes.txt", CONFIG)
     assert (tmp_path / "notes.txt").read_text() == "precious"
     assert "config.json" in refusal(RunFolder.open, tmp_path)
     assert "config.json" in refusal(RunFolder.open, tmp_path / "nowhere")
@@ -84,7 +142,7 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
 @pytest.mark.parametrize("name", ["file/run", "x" * 300], ids=["below a file", "long"])
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("a file")
-    line = refusal(RunFolder.create, tmp_path / name, CONFIG)
+    line = refusal(create, tmp_path / name, CONFIG)
     assert "cannot write" in line
     assert "choose another --workdir" in line
     assert files(tmp_path) == ["file"]
@@ -93,7 +151,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
 @pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "3", "\0"])
 def test_a_damaged_config_is_refused(folder, text):
     (folder.path / "config.json").write_text(text)
-    line = refusal(RunFolder.create, folder.path, CONFIG)
+    line = refusal(create, folder.path, CONFIG)
     assert "config.json" in line
     assert (folder.path / "config.json").read_text() == text
 
@@ -129,6 +187,15 @@ def test_results_are_in_the_order_asked_for(folder):
     assert names == ["c", "a"]
 
 
+def test_a_result_that_was_changed_is_refused(folder):
+    folder.save_member("a", {}, {"run": "a", "score": 1.25, "seconds": 2.0})
+    (row,) = folder.results(["a"])
+    assert row == {"run": "a", "score": 1.25, "seconds": 2.0}
+    path = folder.path / "members" / "a" / "result.json"
+    path.write_text(path.read_text().replace("1.25", "1.24"))
+    assert str(path) in refusal(folder.results, ["a"])
+
+
 def test_metrics_of_runs_trained_anew_are_dropped_and_no_others(folder):
     folder.log([row("a", 1), row("b", 1)])
     folder.log([row("a", 2)])
@@ -137,7 +204,7 @@ def test_metrics_of_runs_trained_anew_are_dropped_and_no_others(folder):
     kept = [line for line in path.read_text().splitlines() if '"a"' in line]
     with path.open("a") as file:
         file.write('{"run": "a", "epoch": 3}')  # No end of line: half a row.
-    RunFolder.create(folder.path, CONFIG).forget(["b"])
+    create(folder.path).restore_metrics(["b"], [])
     assert path.read_text().splitlines() == kept
     assert len(kept) == 2
 
@@ -149,14 +216,14 @@ def test_half_a_row_is_dropped(folder, half):
     path = folder.path / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + half)
-    RunFolder.create(folder.path, CONFIG).forget([])
+    create(folder.path).restore_metrics([], [])
     assert path.read_text() == whole
 
 
 def test_a_run_trained_anew_replaces_its_events(folder):
     for _ in range(2):
-        fresh = RunFolder.create(folder.path, CONFIG)
-        fresh.forget(["a"])
+        fresh = create(folder.path)
+        fresh.restore_metrics(["a"], [])
         fresh.log([row("a", 1)])
         fresh.close_events()
     assert len(list((folder.path / "tensorboard" / "a").iterdir())) == 1
@@ -164,6 +231,7 @@ def test_a_run_trained_anew_replaces_its_events(folder):
 
 
 def test_metrics_that_cannot_be_written_are_refused(folder):
+    (folder.path / "metrics.jsonl").unlink()
     (folder.path / "metrics.jsonl").mkdir()
     assert "metrics.jsonl" in refusal(folder.log, [row("a", 1)])
 
@@ -217,6 +285,48 @@ def test_missing_parameters_are_refused(folder):
     assert "members/nobody" in refusal(folder.load_params, "nobody")
 
 
+@pytest.mark.parametrize("at", [0, 20, 90, -1])
+def test_a_flipped_bit_is_never_loaded(folder, at):
+    folder.save_member("a", {"kernel": np.ones((4, 4), np.float32)}, {"run": "a"})
+    path = folder.path / "members" / "a" / "params.safetensors"
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    assert str(path) in refusal(folder.load_params, "a")
+
+
+# --- groups that are not finished, and failures ---------------------------------------
+
+
+def test_a_group_is_noted_until_it_ends(folder):
+    path = folder.begin("beta-12", ["a", "b"], 1)
+    (path / "10").mkdir(parents=True)
+    assert folder.begun() == [(("a", "b"), 1)]
+    folder.end("beta-12")
+    assert folder.begun() == []
+    assert list((folder.path / "checkpoints").iterdir()) == []
+
+
+def test_a_damaged_note_on_a_group_is_dropped(folder):
+    folder.begin("beta-12", ["a"], 0)
+    (folder.path / "checkpoints" / "beta-12.json").write_text('{"runs": ')
+    assert folder.begun() == []
+
+
+def test_failures_come_back_as_they_were_saved(folder):
+    state = {"params/bias": AWKWARD, "count": np.int32(3)}
+    folder.save_failure("a", 0, {"step": 7}, state)
+    facts, loaded = folder.load_failure("a")
+    assert facts == {"step": 7}
+    assert loaded.keys() == state.keys()
+    assert loaded["params/bias"].tobytes() == AWKWARD.tobytes()
+    assert folder.num_failures("a") == 1
+    assert folder.num_failures("b") == 0
+    assert "those that met a value that is not finite: a" in refusal(
+        folder.load_failure, "b"
+    )
+
+
 # --- writing --------------------------------------------------------------------------
 
 
@@ -263,5 +373,5 @@ def test_tables_quote_what_they_must(folder):
     ]
     path = folder.write_table("results.csv", rows)
     assert path.read_text() == (
-        'run,score,note\n"likelihood=beta,seed=0",1.5,\n"a ""b""",nan,\n'
+        'run,score,note\n"likelihood=beta,seed=0",1.5,\n"a ""b""",,\n'
     )

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax import training, views
+from vae_jax import objectives, training, views
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.training import Member, MemberKeys, Recipe, init_state, train_epochs
+from vae_jax.training import Member, MemberKeys, Recipe, init_state
 
 RECIPE = Recipe(batch_size=20, num_epochs=8, validate_every=2)
 
@@ -39,18 +40,28 @@ def start(model, recipe, own, images):
     return init_state(recipe, model.init(MemberKeys.of(own.key).init, mean, std))
 
 
-def train(model, recipe, own, images, calls):
-    """State and metrics of each call."""
+class Reports(NamedTuple):
+    """What an epoch that ended in a validation reported."""
+
+    epoch: training.EpochMetrics
+    validation: training.Validation
+
+
+def train(model, recipe, own, images, validations, state=None):
+    """The state after so many validations, and what was reported at each."""
     likelihood = model.likelihood
-    validation = views.observe(
+    validation_x = views.observe(
         likelihood.view, jax.random.key(9), jnp.asarray(images[:30]), 17
     )
-    state = start(model, recipe, own, images)
-    run = jax.jit(functools.partial(train_epochs, model, recipe))
+    state = start(model, recipe, own, images) if state is None else state
+    epoch = jax.jit(functools.partial(training.train_epoch, model, recipe))
+    validate = jax.jit(functools.partial(training.validate, model, recipe))
     history = []
-    for _ in range(calls):
-        state, metrics = run(state, own, jnp.asarray(images), validation)
-        history.append(metrics)
+    for _ in range(validations):
+        for _ in range(recipe.validate_every):
+            state, metrics = epoch(state, own, jnp.asarray(images))
+        state, validation = validate(state, own, validation_x)
+        history.append(Reports(metrics, validation))
     return state, history
 
 
@@ -63,7 +74,7 @@ def assert_same(one, two):
 def test_training_raises_every_bound(images, objective):
     recipe = dataclasses.replace(RECIPE, objective=objective, num_samples=3)
     _, history = train(build(), recipe, member(), images, 6)
-    bounds = [float(metrics.validation.bound) for metrics in history]
+    bounds = [float(metrics.validation.terms.bound) for metrics in history]
     assert bounds[-1] > bounds[0] + 2.0
 
 
@@ -76,31 +87,27 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(images):
     assert np.any(kernels[0] != kernels[1])
 
 
-def test_epochs_in_one_call_or_in_several_are_the_same(images):
-    one = dataclasses.replace(RECIPE, validate_every=4)
-    other = dataclasses.replace(RECIPE, validate_every=1)
-    first, _ = train(build(), one, member(), images, 1)
-    second, _ = train(build(), other, member(), images, 4)
-    for a, b in zip(
-        jax.tree.leaves(first.params), jax.tree.leaves(second.params), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+def test_validating_more_often_changes_no_bit(images):
+    seldom = dataclasses.replace(RECIPE, validate_every=4)
+    often = dataclasses.replace(RECIPE, validate_every=1)
+    first, _ = train(build(), seldom, member(), images, 1)
+    second, _ = train(build(), often, member(), images, 4)
+    assert_same((first.params, first.opt_state), (second.params, second.opt_state))
 
 
 def test_nothing_is_traced_twice(images):
     traces = []
     model = build()
 
-    def counted(state, own, *data):
+    def counted(state, own, train_images):
         traces.append(1)
-        return train_epochs(model, RECIPE, state, own, *data)
+        return training.train_epoch(model, RECIPE, state, own, train_images)
 
     run = jax.jit(counted)
     own = member()
     state = start(model, RECIPE, own, images)
-    data = (jnp.asarray(images), jnp.asarray(images[:30], jnp.int32))
     for _ in range(3):
-        state, _ = run(state, own, *data)
+        state, _ = run(state, own, jnp.asarray(images))
     assert len(traces) == 1
 
 
@@ -124,7 +131,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images):
     state = start(model, recipe, own, images)
     batch = jnp.asarray(images[:20])
     step_key = jax.random.key(11)
-    (params, _), (means, norm) = training.train_step(
+    (params, _), report = training.train_step(
         model,
         recipe,
         state.params,
@@ -138,7 +145,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images):
     _, latent_key, _ = jax.random.split(step_key, 3)
 
     def loss(params):
-        terms = training.OBJECTIVES["elbo"](
+        terms = objectives.elbo(
             model, params, jax.random.clone(latent_key), batch.astype(jnp.int32)
         )
         return -terms.bound.mean()
@@ -147,8 +154,11 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images):
     adam = optax.adam(3e-3)
     updates, _ = adam.update(gradient, adam.init(state.params), state.params)
     expected = optax.apply_updates(state.params, updates)
-    assert means.bound == pytest.approx(-float(value), rel=1e-5)
-    assert norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-4)
+    assert report.terms.bound == pytest.approx(-float(value), rel=1e-5)
+    assert int(report.offender) == 0
+    assert report.gradient_norm == pytest.approx(
+        float(optax.tree.norm(gradient)), rel=1e-4
+    )
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -180,24 +190,111 @@ def test_best_parameters_are_those_of_the_best_validation(images):
     recipe = dataclasses.replace(RECIPE, num_epochs=40, validate_every=1)
     wild = member(learning_rate=0.3)  # so that the bound rises and falls
     state, history = train(build(), recipe, wild, images, 12)
-    bounds = [float(metrics.validation.bound) for metrics in history]
+    bounds = [float(metrics.validation.terms.bound) for metrics in history]
     assert float(state.best_bound) == max(bounds)
     assert int(state.best_epoch) == 1 + int(np.argmax(bounds))
     assert bounds[-1] < max(bounds)
     validation = jnp.asarray(images[:30], jnp.int32)
-    keys = MemberKeys.of(wild.key)
-    again = training.validate(
-        build(), recipe, state.best_params, wild, keys.evaluate, validation
+    again = training.validation_terms(
+        build(), recipe, state.best_params, wild, validation
     )
     assert float(again.bound) == pytest.approx(max(bounds), rel=1e-5)
 
 
 def test_patience_ends_training_when_the_bound_no_longer_rises(images):
     recipe = dataclasses.replace(RECIPE, num_epochs=40, validate_every=1, patience=2)
-    _, history = train(build(), recipe, member(learning_rate=0.3), images, 12)
-    for epoch, metrics in enumerate(history, start=1):
-        assert bool(metrics.active) == (epoch - int(metrics.best_epoch) < 2)
-    assert not all(bool(metrics.active) for metrics in history)
+    state, history = train(build(), recipe, member(learning_rate=0.3), images, 12)
+    active = [bool(reports.validation.active) for reports in history]
+    stopped = active.index(False)
+    assert not any(active[stopped:])
+    bounds = [float(reports.validation.terms.bound) for reports in history]
+    best = int(np.argmax(bounds[: stopped + 1]))
+    assert stopped - best == 2
+    assert (int(state.best_epoch), int(state.epoch)) == (best + 1, stopped + 1)
+
+
+# --- values that are not finite -------------------------------------------------------
+
+
+def break_a_step(monkeypatch, step, value, *, gradient=False):
+    """Makes one step's reconstruction, or gradient alone, not finite."""
+    original = training.gradient
+    # A step is told by its KL factor: the warm-up rises with every step.
+    recipe = dataclasses.replace(RECIPE, kl_warmup_epochs=100)
+    factor = float(recipe.kl_factor(4)(step))
+
+    def broken(model, recipe, params, member, keys, x, kl_factor):
+        gradients, terms = original(model, recipe, params, member, keys, x, kl_factor)
+        damage = jnp.where(jnp.isclose(kl_factor, factor, rtol=1e-5), value, 0.0)
+        if gradient:
+            return jax.tree.map(lambda leaf: leaf + damage, gradients), terms
+        return gradients, terms._replace(reconstruction=terms.reconstruction + damage)
+
+    monkeypatch.setattr(training, "gradient", broken)
+    return recipe
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_member_stops_before_a_step_that_is_not_finite(
+    images, monkeypatch, value, gradient
+):
+    recipe = break_a_step(monkeypatch, 6, value, gradient=gradient)
+    state, _ = train(build(), recipe, member(), images, 2)
+    monkeypatch.undo()
+    offender = training.OFFENDERS[int(state.failure.offender)]
+    assert offender == ("gradient" if gradient else "reconstruction")
+    assert (int(state.epoch), int(state.failure.batch)) == (1, 2)
+    assert not bool(state.active)
+    # It holds what six good steps gave.
+    one_epoch = dataclasses.replace(recipe, validate_every=1)
+    good, _ = train(build(), one_epoch, member(), images, 1)
+    params, opt_state = good.params, good.opt_state
+    keys = MemberKeys.of(member().key)
+    batches = training.epoch_batches(keys, jnp.int32(1), len(images), 20)
+    step = jax.jit(
+        functools.partial(training.train_step, build(), recipe), static_argnums=6
+    )
+    for index in (4, 5):
+        (params, opt_state), _ = step(
+            params,
+            opt_state,
+            member(),
+            jax.random.fold_in(keys.step, index),
+            jnp.asarray(images)[batches[index - 4]],
+            jnp.int32(index),
+            4,
+        )
+    for a, b in zip(
+        jax.tree.leaves((state.params, state.opt_state)),
+        jax.tree.leaves((params, opt_state)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_can_be_left_out(images, monkeypatch):
+    recipe = break_a_step(monkeypatch, 6, jnp.nan)
+    recipe = dataclasses.replace(recipe, on_non_finite="skip")
+    state, _ = train(build(), recipe, member(), images, 2)
+    assert int(state.skipped) == 1
+    assert bool(state.active)
+    assert int(state.epoch) == 4
+    assert int(state.failure.offender) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_a_validation_bound_that_is_not_finite_stops_the_member(images):
+    model, own = build(), member()
+    state = start(model, RECIPE, own, images)
+    kernel = state.params["decoder"]["output"]["kernel"]
+    state.params["decoder"]["output"]["kernel"] = kernel.at[0, 0].set(jnp.nan)
+    x = jnp.asarray(images[:30], jnp.int32)
+    after, validation = training.validate(model, RECIPE, state, own, x)
+    offender = training.OFFENDERS[int(after.failure.offender)]
+    assert offender == "validation bound"
+    assert not bool(validation.active)
+    assert_same(after.best_params, state.best_params)
 
 
 def test_schedules_start_at_one_and_cosine_ends_at_zero():
@@ -212,16 +309,16 @@ def test_kl_warm_up_rises_linearly_and_leaves_validation_alone(images):
     factor = recipe.kl_factor(5)
     np.testing.assert_allclose([factor(s) for s in (0, 10, 20, 99)], [0, 0.5, 1, 1])
     _, history = train(build(), recipe, member(), images, 1)
-    validation = history[0].validation
+    validation = history[0].validation.terms
     assert float(validation.bound) == pytest.approx(float(validation.elbo), rel=1e-5)
     # Half-way up, the training bound charges only a part of the KL.
-    train_terms = jax.tree.map(lambda leaf: float(leaf[-1]), history[0].train)
+    train_terms = jax.tree.map(lambda leaf: float(leaf), history[0].epoch.terms)
     assert train_terms.bound > train_terms.elbo
 
 
 def test_beta_selects_by_the_members_own_bound(images):
     _, history = train(build(), RECIPE, member(beta=4.0), images, 1)
-    terms = jax.tree.map(float, history[0].validation)
+    terms = jax.tree.map(float, history[0].validation.terms)
     assert terms.bound == pytest.approx(terms.reconstruction - 4 * terms.kl, rel=1e-5)
 
 
@@ -229,8 +326,8 @@ def test_clipping_bounds_the_gradient_but_reports_it_unclipped(images):
     recipe = dataclasses.replace(RECIPE, clip_norm=1e-3)
     clipped, first = train(build(), recipe, member(), images, 1)
     free, second = train(build(), RECIPE, member(), images, 1)
-    assert float(first[0].gradient_norm[0]) > 1e-3
-    assert float(second[0].gradient_norm[0]) > 1e-3
+    assert float(first[0].epoch.gradient_norm) > 1e-3
+    assert float(second[0].epoch.gradient_norm) > 1e-3
     kernel = [s.params["decoder"]["output"]["kernel"] for s in (clipped, free)]
     assert np.any(kernel[0] != kernel[1])
 

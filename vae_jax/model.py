@@ -30,6 +30,7 @@ class VAE:
     likelihood: Likelihood
     latent_dim: int
     prior: priors.StandardNormal
+    ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
 
     def init(
         self, key: jax.Array, pixel_mean: jax.Array, pixel_std: jax.Array
@@ -53,11 +54,25 @@ class VAE:
             "shared": initial[pixel_outputs:].mean(axis=1),
         }
 
-    def encode(self, params: Params, x: jax.Array) -> DiagonalGaussian:
-        """q(z|x) of images x ``[batch, D]`` given in the likelihood's view."""
+    def encode(
+        self, params: Params, x: jax.Array, latent_mask: jax.Array | None = None
+    ) -> DiagonalGaussian:
+        """q(z|x) of images x ``[batch, D]`` given in the likelihood's view.
+
+        Args:
+            params: the model's parameters, possibly zero-padded to a wider latent.
+            x: the images.
+            latent_mask: 1 for a latent in use, 0 for padding, ``[latent]``: q is the
+                prior there, and no gradient reaches the padding's parameters. Where no
+                gradient is taken, zero-padded parameters give the same without it.
+        """
         likelihood = self.likelihood
         intensity = views.to_intensity(likelihood.view, x, likelihood.levels)
+        if self.ignore_x:
+            intensity = jnp.zeros_like(intensity)
         mean, log_scale = self.encoder.apply({"params": params["encoder"]}, intensity)
+        if latent_mask is not None:
+            mean, log_scale = mean * latent_mask[None], log_scale * latent_mask[None]
         return DiagonalGaussian.from_outputs(mean, log_scale)
 
     def decode(self, params: Params, z: jax.Array) -> jax.Array:
@@ -114,6 +129,7 @@ def make_vae(
     network: str = "mlp",
     widths: tuple[int, ...] = (256,),
     activation: str = "relu",
+    ignore_x: bool = False,
 ) -> VAE:
     """A VAE whose encoder and decoder mirror each other.
 
@@ -124,6 +140,8 @@ def make_vae(
         network: 'mlp' or 'conv'.
         widths: hidden units or channels, from the image inwards.
         activation: a name in ``networks.ACTIVATIONS``.
+        ignore_x: whether the posterior is one q(z) for all images. The ELBO remains a
+            bound, and is highest where the decoder ignores z: the model collapses.
 
     Raises:
         ValueError: a value outside those allowed.
@@ -144,4 +162,5 @@ def make_vae(
         image_shape=image_shape,
         pixel_outputs=likelihood.pixel_outputs,
     )
-    return VAE(encoder, decoder, likelihood, latent_dim, priors.StandardNormal())
+    prior = priors.StandardNormal()
+    return VAE(encoder, decoder, likelihood, latent_dim, prior, ignore_x)

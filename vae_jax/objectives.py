@@ -46,15 +46,13 @@ def draw_posterior(
         x: images in the likelihood's view, ``[batch, D]``.
         num_samples: samples per image.
         latent_mask: 1 for a latent in use and 0 for padding, ``[latent]``, or None.
-            Only the noise is masked. That is enough: a padded latent has mean 0, so
-            z = 0 there, the decoder's padded rows get a gradient of exactly 0, and
-            the encoder's get none through the decoder's zero rows nor through the
-            KL, which is stationary at N(0, 1).
+            In the padding q is the prior and z is 0: the decoder's padded rows get a
+            gradient of exactly 0, and so do the encoder's.
 
     Returns:
         The posterior and z, ``[num_samples, batch, latent]``.
     """
-    posterior = model.encode(params, x)
+    posterior = model.encode(params, x, latent_mask)
     noise = latent_noise(key, num_samples, x.shape[0], model.latent_dim)
     if latent_mask is not None:
         noise = noise * latent_mask[None, None]
@@ -70,17 +68,23 @@ def elbo(
     beta: jax.Array | float = 1.0,
     num_samples: int = 1,
     latent_mask: jax.Array | None = None,
+    free_bits: float = 0.0,
 ) -> Terms:
     """ELBO with the KL in closed form: E_q[log p(x|z)] - beta KL(q(z|x) || p(z)).
 
     The expectation is a mean over ``num_samples``; its variance is lower than the
     log-weight form's where q is far from the true posterior. Kingma & Welling 2014,
     eq. 7 (there estimator B); beta as in Higgins et al. 2017, eq. 4.
+
+    ``free_bits`` nats of each latent's KL cost nothing: where a latent has less, its KL
+    enters the bound as that many (Kingma et al. 2016, eq. 15, per image).
     """
     posterior, z = draw_posterior(model, params, key, x, num_samples, latent_mask)
     reconstruction = model.log_likelihood(params, x, z).mean(0)  # [B]
-    kl = posterior.kl_to_standard_normal().sum(-1)  # [B]
-    return Terms(reconstruction - beta * kl, reconstruction, kl)
+    per_latent = posterior.kl_to_standard_normal()  # [B, L]
+    kl = per_latent.sum(-1)  # [B]
+    charged = jnp.maximum(per_latent, free_bits).sum(-1) if free_bits else kl
+    return Terms(reconstruction - beta * charged, reconstruction, kl)
 
 
 def elbo_log_weight(

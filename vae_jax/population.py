@@ -19,9 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from vae_jax.model import VAE, Params
 from vae_jax.training import (
-    Member,
     MemberKeys,
-    Metrics,
     Recipe,
     TrainState,
     init_state,
@@ -117,9 +115,18 @@ def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
     return (np.arange(widest) < latent_dim).astype(np.float32)
 
 
-def most_even(num_devices: int, num_members: int) -> int:
-    """The most of so many devices that members can be split over evenly."""
-    return max(n for n in range(1, num_devices + 1) if num_members % n == 0)
+def even_split(num_members: int, num_devices: int) -> tuple[int, int]:
+    """How members are split: (devices used, members on each, padding included).
+
+    As few members as possible on the fullest device, then as few devices as possible.
+    """
+    per_device = -(-num_members // num_devices)
+    return -(-num_members // per_device), per_device
+
+
+def mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """Devices along the one axis, 'members', that arrays are split over."""
+    return Mesh(np.array(devices), ("members",))
 
 
 def over_members(
@@ -161,38 +168,16 @@ def over_members(
 
     if len(devices) < 2:
         return lifted
-    mesh = Mesh(np.array(devices), ("members",))
 
     def sharded(*arguments):
         specs = [PartitionSpec("members")] * (len(arguments) - num_shared)
         specs += [PartitionSpec()] * num_shared
         return jax.shard_map(
             lifted,
-            mesh=mesh,
+            mesh=mesh(devices),
             in_specs=tuple(specs),
             out_specs=PartitionSpec("members"),
             check_vma=False,
         )(*arguments)
 
     return sharded
-
-
-def train_active(
-    train: Callable[..., tuple[TrainState, Metrics]],
-    state: TrainState,
-    member: Member,
-    *data: jax.Array,
-) -> tuple[TrainState, Metrics]:
-    """Trains a member that has patience left and leaves any other as it is.
-
-    So what a member ends with does not depend on the company it was trained in; a
-    member that has stopped is computed along until the last one has, and discarded.
-    """
-    trained, metrics = train(state, member, *data)
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(state.active, new, old), trained, state
-    )
-    metrics = metrics._replace(
-        best_bound=kept.best_bound, best_epoch=kept.best_epoch, active=kept.active
-    )
-    return kept, metrics

@@ -1,4 +1,4 @@
-"""Training one model: its state, and several epochs as one compiled program.
+"""Training one model: its state, and an epoch as one compiled program.
 
 Everything here is a function of one *member*, a model with its own key and settings;
 ``population`` maps these functions over many. The training set stays on the device;
@@ -20,6 +20,10 @@ from vae_jax.per_image import map_images
 
 SCHEDULES = ("constant", "cosine")
 
+# What follows a value that is not finite: the member stops; or the update is left out
+# and the next batch tried; or it stops and whoever runs it starts it anew.
+ON_NON_FINITE = ("stop", "skip", "reseed")
+
 # Images validated together; bounds the memory, not the result.
 _VALIDATION_BATCH = 500
 
@@ -36,27 +40,54 @@ class Member(NamedTuple):
     latent_mask: jax.Array  # 1 for a latent in use, 0 for padding, [latent]
 
 
+# What a non-finite value can be first seen in, by its number in ``Failure.offender``.
+OFFENDERS = (
+    "nothing",
+    "reconstruction",
+    "KL",
+    "bound",
+    "gradient",
+    "shared parameters",
+    "validation bound",
+)
+_VALIDATION_BOUND = OFFENDERS.index("validation bound")
+
+
+class Failure(NamedTuple):
+    """Where a member met a value that is not finite; it stopped before that update."""
+
+    offender: jax.Array  # index into OFFENDERS, 0 while all is well, int32 []
+    batch: jax.Array  # of the epoch that was not finished, int32 []
+
+
 class TrainState(NamedTuple):
-    """What training carries from epoch to epoch."""
+    """What training carries from epoch to epoch; always finite but for best_bound."""
 
     params: Params
     opt_state: Any
     epoch: jax.Array  # epochs finished, int32 []
     best_params: Params  # at the highest validation bound so far
-    best_bound: jax.Array  # nats, []
+    best_bound: jax.Array  # nats; -inf before the first validation, []
     best_epoch: jax.Array  # int32 []
-    active: jax.Array  # False once patience has run out, bool []
+    active: jax.Array  # False once patience has run out or a value was not finite, []
+    failure: Failure
+    skipped: jax.Array  # updates left out because they were not finite, int32 []
 
 
-class Metrics(NamedTuple):
-    """What a call of ``train_epochs`` reports: means over images, in nats."""
+class EpochMetrics(NamedTuple):
+    """Means over an epoch's steps, while parameters move and KL is warmed up."""
 
-    train: Terms  # [epochs]; while parameters move and KL is warmed up
-    gradient_norm: jax.Array  # mean over steps, before clipping, [epochs]
-    validation: Terms  # []; full beta, after the last of the epochs
+    terms: Terms  # [], nats
+    gradient_norm: jax.Array  # before clipping, []
+
+
+class Validation(NamedTuple):
+    """What a validation reports: means over images, in nats, and where training is."""
+
+    terms: Terms  # [], at full beta
     best_bound: jax.Array  # []
-    best_epoch: jax.Array  # []
     active: jax.Array  # []
+    failure: Failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,22 +98,33 @@ class Recipe:
     num_samples: int = 1  # latent samples per image
     batch_size: int = 64
     num_epochs: int = 100  # the schedule's length, and the most that is trained
-    validate_every: int = 5  # epochs of one compiled call, which ends in a validation
+    validate_every: int = 5  # epochs between validations
     patience: int = 0  # epochs without a better validation bound; 0: never stop
     schedule: str = "constant"  # of the learning rate: one of SCHEDULES
     kl_warmup_epochs: int = 0  # beta rises linearly from 0 over these
+    free_bits: float = 0.0  # nats of each latent's KL that cost nothing in training
     clip_norm: float = 0.0  # global norm of the gradient; 0: no clipping
     adam_b1: float = 0.9
     adam_b2: float = 0.999
     adam_eps: float = 1e-8
+    on_non_finite: str = "stop"  # one of ON_NON_FINITE
 
     def __post_init__(self) -> None:
-        for field, allowed in (("objective", OBJECTIVES), ("schedule", SCHEDULES)):
+        for field, allowed in (
+            ("objective", OBJECTIVES),
+            ("schedule", SCHEDULES),
+            ("on_non_finite", ON_NON_FINITE),
+        ):
             value = getattr(self, field)
             if value not in allowed:
                 raise ValueError(
                     f"unknown {field} {value!r}: choose one of {', '.join(allowed)}."
                 )
+        if self.free_bits and self.objective != "elbo":
+            raise ValueError(
+                f"free_bits={self.free_bits} needs the KL in closed form: set "
+                f"objective='elbo' (it is {self.objective!r}) or free_bits=0."
+            )
         if self.num_epochs % self.validate_every:
             raise ValueError(
                 f"num_epochs={self.num_epochs} is not a multiple of "
@@ -120,6 +162,7 @@ class MemberKeys(NamedTuple):
     step: jax.Array  # folded with the step
     evaluate: jax.Array  # folded with the image
     pictures: jax.Array
+    diagnose: jax.Array
 
     @classmethod
     def of(cls, key: jax.Array) -> "MemberKeys":
@@ -136,21 +179,37 @@ def init_state(recipe: Recipe, params: Params) -> TrainState:
         best_bound=jnp.float32(-jnp.inf),
         best_epoch=jnp.int32(0),
         active=jnp.bool_(True),
+        failure=Failure(jnp.int32(0), jnp.int32(0)),
+        skipped=jnp.int32(0),
     )
 
 
-def train_epochs(
+def epoch_batches(
+    keys: MemberKeys, epoch: jax.Array, num_images: int, batch_size: int
+) -> jax.Array:
+    """Indices of an epoch's images, ``[steps, batch]``: whole batches in random order.
+
+    The at most ``batch_size - 1`` images left over are others in each epoch.
+    """
+    order = jax.random.permutation(jax.random.fold_in(keys.shuffle, epoch), num_images)
+    num_steps = num_images // batch_size
+    return order[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+
+def train_epoch(
     model: VAE,
     recipe: Recipe,
     state: TrainState,
     member: Member,
     train_images: jax.Array,
-    validation_x: jax.Array,
-) -> tuple[TrainState, Metrics]:
-    """Trains for ``recipe.validate_every`` epochs, then validates.
+) -> tuple[TrainState, EpochMetrics]:
+    """Trains for one epoch; a member that is not active keeps every bit.
 
-    An epoch visits the images in a fresh random order in whole batches; the at most
-    ``batch_size - 1`` images left over are others in each epoch.
+    So what a member ends with does not depend on the company it was trained in: one
+    that has stopped is computed along until the last one has, and discarded.
+
+    A step whose terms or gradient are not finite is not taken. Adam's step of a finite
+    gradient is finite, so the state always is.
 
     Args:
         model: the VAE, at the group's (padded) latent size.
@@ -158,81 +217,203 @@ def train_epochs(
         state: the state so far.
         member: this model's key and settings.
         train_images: integers, ``[N, D]``, uint8.
-        validation_x: validation images in the likelihood's view, ``[M, D]``.
 
     Returns:
-        The new state, with the parameters of the best validation bound, and metrics.
+        The new state and means over the steps.
     """
     keys = MemberKeys.of(member.key)
-    num_images = train_images.shape[0]
-    steps_per_epoch = num_images // recipe.batch_size
+    batches = epoch_batches(keys, state.epoch, train_images.shape[0], recipe.batch_size)
+    num_steps = batches.shape[0]
 
-    def epoch(carry, _):
-        params, opt_state, index = carry
-        order = jax.random.permutation(
-            jax.random.fold_in(keys.shuffle, index), num_images
+    def step(carry, inputs):
+        params, opt_state, active, failure, skipped = carry
+        index, batch = inputs
+        step_index = state.epoch * num_steps + index
+        (new_params, new_opt_state), report = train_step(
+            model,
+            recipe,
+            params,
+            opt_state,
+            member,
+            jax.random.fold_in(keys.step, step_index),
+            train_images[batch],
+            step_index,
+            num_steps,
         )
-        batches = order[: steps_per_epoch * recipe.batch_size]
-        batches = batches.reshape(steps_per_epoch, recipe.batch_size)
-        first_step = index * steps_per_epoch
-
-        def step(carry, inputs):
-            params, opt_state = carry
-            batch, step_index = inputs
-            return train_step(
-                model,
-                recipe,
-                params,
-                opt_state,
-                member,
-                jax.random.fold_in(keys.step, step_index),
-                train_images[batch],
-                step_index,
-                steps_per_epoch,
-            )
-
-        (params, opt_state), (terms, norm) = jax.lax.scan(
-            step,
+        finite = report.offender == 0
+        taken = active & finite
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(taken, new, old),
+            (new_params, new_opt_state),
             (params, opt_state),
-            (batches, first_step + jnp.arange(steps_per_epoch)),
         )
-        means = jax.tree.map(jnp.mean, (terms, norm))
-        return (params, opt_state, index + 1), means
+        if recipe.on_non_finite == "skip":
+            skipped = skipped + (active & ~finite)
+        else:
+            failure = _first(failure, active & ~finite, report.offender, index)
+            active = taken
+        return (params, opt_state, active, failure, skipped), report
 
-    (params, opt_state, index), (train_terms, norm) = jax.lax.scan(
-        epoch,
-        (state.params, state.opt_state, state.epoch),
-        length=recipe.validate_every,
+    (params, opt_state, active, failure, skipped), reports = jax.lax.scan(
+        step,
+        (
+            state.params,
+            state.opt_state,
+            state.active,
+            state.failure,
+            state.skipped,
+        ),
+        (jnp.arange(num_steps), batches),
     )
-    validation = validate(model, recipe, params, member, keys.evaluate, validation_x)
-    improved = validation.bound > state.best_bound
-    best_epoch = jnp.where(improved, index, state.best_epoch)
-    new_state = TrainState(
+    new_state = state._replace(
         params=params,
         opt_state=opt_state,
-        epoch=index,
+        epoch=state.epoch + active,
+        active=active,
+        failure=failure,
+        skipped=skipped,
+    )
+    terms, norm = jax.tree.map(jnp.mean, (reports.terms, reports.gradient_norm))
+    return new_state, EpochMetrics(terms, norm)
+
+
+def _first(
+    failure: Failure, failed: jax.Array, offender: jax.Array, batch: jax.Array
+) -> Failure:
+    """The failure, with what is given where the member failed just now."""
+    return Failure(
+        jnp.where(failed, offender, failure.offender),
+        jnp.where(failed, batch, failure.batch),
+    )
+
+
+def validate(
+    model: VAE,
+    recipe: Recipe,
+    state: TrainState,
+    member: Member,
+    validation_x: jax.Array,
+) -> tuple[TrainState, Validation]:
+    """Validates, keeps the best parameters, and stops a member without patience left.
+
+    Args:
+        model: the VAE, at the group's (padded) latent size.
+        recipe: how it is trained.
+        state: the state so far; one that is not active is not changed.
+        member: this model's key and settings.
+        validation_x: validation images in the likelihood's view, ``[M, D]``.
+    """
+    terms = validation_terms(model, recipe, state.params, member, validation_x)
+    improved = state.active & (terms.bound > state.best_bound)
+    best_epoch = jnp.where(improved, state.epoch, state.best_epoch)
+    active = state.active & _has_patience(recipe, state.epoch - best_epoch)
+    failure = state.failure
+    if recipe.on_non_finite != "skip":
+        finite = jnp.isfinite(terms.bound)
+        failure = _first(
+            failure,
+            state.active & ~finite,
+            jnp.int32(_VALIDATION_BOUND),
+            jnp.int32(0),
+        )
+        active = active & finite
+    new_state = state._replace(
         best_params=jax.tree.map(
-            lambda new, old: jnp.where(improved, new, old), params, state.best_params
+            lambda new, old: jnp.where(improved, new, old),
+            state.params,
+            state.best_params,
         ),
-        best_bound=jnp.where(improved, validation.bound, state.best_bound),
+        best_bound=jnp.where(improved, terms.bound, state.best_bound),
         best_epoch=best_epoch,
-        active=_has_patience(recipe, index - best_epoch),
+        active=active,
+        failure=failure,
     )
-    metrics = Metrics(
-        train_terms,
-        norm,
-        validation,
-        new_state.best_bound,
-        new_state.best_epoch,
-        new_state.active,
+    return new_state, Validation(
+        terms, new_state.best_bound, new_state.active, new_state.failure
     )
-    return new_state, metrics
 
 
 def _has_patience(recipe: Recipe, epochs_without_progress: jax.Array) -> jax.Array:
     if not recipe.patience:
         return jnp.bool_(True)
     return epochs_without_progress < recipe.patience
+
+
+class StepKeys(NamedTuple):
+    """The named children of a step's key."""
+
+    view: jax.Array
+    latent: jax.Array
+    shared: jax.Array
+
+    @classmethod
+    def of(cls, key: jax.Array) -> "StepKeys":
+        return cls(*jax.random.split(key, len(cls._fields)))
+
+
+def training_terms(
+    model: VAE,
+    recipe: Recipe,
+    params: Params,
+    member: Member,
+    key: jax.Array,
+    x: jax.Array,
+    kl_factor: jax.Array,
+) -> Terms:
+    """What a step maximises, of each image of x ``[batch, D]``, in nats.
+
+    Args:
+        model: the VAE.
+        recipe: how it is trained.
+        params: its parameters.
+        member: this model's settings.
+        key: of the latent noise.
+        x: images in the likelihood's view.
+        kl_factor: of beta, less than 1 while the KL is warmed up.
+    """
+    options = {"free_bits": recipe.free_bits} if recipe.free_bits else {}
+    beta = member.beta * kl_factor
+    return _objective(model, recipe, params, member, key, x, beta=beta, **options)
+
+
+def _objective(model, recipe, params, member, key, x, **options) -> Terms:
+    return OBJECTIVES[recipe.objective](
+        model,
+        params,
+        key,
+        x,
+        num_samples=recipe.num_samples,
+        latent_mask=member.latent_mask,
+        **options,
+    )
+
+
+def gradient(
+    model: VAE,
+    recipe: Recipe,
+    params: Params,
+    member: Member,
+    keys: StepKeys,
+    x: jax.Array,
+    kl_factor: jax.Array,
+) -> tuple[Params, Terms]:
+    """Gradient of minus the mean bound of x ``[batch, D]``, and each image's terms."""
+
+    def loss(params):
+        if model.likelihood.fits_shared:
+            params = {**params, "shared": jax.lax.stop_gradient(params["shared"])}
+        terms = training_terms(model, recipe, params, member, keys.latent, x, kl_factor)
+        return -terms.bound.mean(), terms
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+class StepReport(NamedTuple):
+    """What a step says of itself."""
+
+    terms: Terms  # means over the batch, nats
+    gradient_norm: jax.Array  # before clipping, []
+    offender: jax.Array  # index into OFFENDERS of what is not finite; 0: all is, []
 
 
 def train_step(
@@ -245,41 +426,40 @@ def train_step(
     images: jax.Array,
     step_index: jax.Array,
     steps_per_epoch: int,
-) -> tuple[tuple[Params, Any], tuple[Terms, jax.Array]]:
+) -> tuple[tuple[Params, Any], StepReport]:
     """One update on one batch of integer images ``[batch, D]``.
 
     Returns:
-        ((params, opt_state), (terms averaged over the batch, gradient norm)).
+        ((params, opt_state), what the step says of itself).
     """
-    view_key, latent_key, shared_key = jax.random.split(key, 3)
+    keys = StepKeys.of(key)
     likelihood = model.likelihood
-    x = views.observe(likelihood.view, view_key, images, likelihood.levels)
-    beta = member.beta * recipe.kl_factor(steps_per_epoch)(step_index)
+    x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
+    kl_factor = recipe.kl_factor(steps_per_epoch)(step_index)
 
-    def loss(params):
-        if likelihood.fits_shared:
-            params = {**params, "shared": jax.lax.stop_gradient(params["shared"])}
-        terms = OBJECTIVES[recipe.objective](
-            model,
-            params,
-            latent_key,
-            x,
-            beta=beta,
-            num_samples=recipe.num_samples,
-            latent_mask=member.latent_mask,
-        )
-        means = jax.tree.map(jnp.mean, terms)
-        return -means.bound, means
-
-    gradients, means = jax.grad(loss, has_aux=True)(params)
+    gradients, terms = gradient(model, recipe, params, member, keys, x, kl_factor)
+    means = jax.tree.map(jnp.mean, terms)
     direction, opt_state = recipe.optimizer().update(gradients, opt_state, params)
     rate = member.learning_rate * recipe.learning_rate_factor(steps_per_epoch)(
         step_index
     )
     params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
     if likelihood.fits_shared:
-        params = _fit_shared(model, params, shared_key, x, member.latent_mask)
-    return (params, opt_state), (means, optax.tree.norm(gradients))
+        params = _fit_shared(model, params, keys.shared, x, member.latent_mask)
+    norm = optax.tree.norm(gradients)
+    finite = jnp.isfinite(
+        jnp.stack(
+            [
+                means.reconstruction,
+                means.kl,
+                means.bound,
+                norm,
+                params["shared"].sum(),
+            ]
+        )
+    )
+    offender = jnp.where(finite.all(), 0, 1 + jnp.argmin(finite))
+    return (params, opt_state), StepReport(means, norm, offender)
 
 
 def _fit_shared(
@@ -297,31 +477,25 @@ def _fit_shared(
     return {**params, "shared": shared + _SHARED_RATE * (optimum - shared)}
 
 
-def validate(
+def validation_terms(
     model: VAE,
     recipe: Recipe,
     params: Params,
     member: Member,
-    key: jax.Array,
     x: jax.Array,
 ) -> Terms:
     """The objective's mean over x ``[M, D]``, with noise that is the same each time.
 
-    At the member's full beta, whatever the KL warm-up: the bounds of all epochs are
-    then of one kind.
+    At the member's full beta, whatever the KL warm-up and free bits: the bounds of all
+    epochs are then of one kind.
     """
 
     def one_image(key, x):
-        terms = OBJECTIVES[recipe.objective](
-            model,
-            params,
-            key,
-            x[None],
-            beta=member.beta,
-            num_samples=recipe.num_samples,
-            latent_mask=member.latent_mask,
+        terms = _objective(
+            model, recipe, params, member, key, x[None], beta=member.beta
         )
         return jax.tree.map(lambda term: term[0], terms)
 
-    terms = map_images(one_image, key, x, batch_size=_VALIDATION_BATCH)
+    keys = MemberKeys.of(member.key)
+    terms = map_images(one_image, keys.evaluate, x, batch_size=_VALIDATION_BATCH)
     return jax.tree.map(jnp.mean, terms)

@@ -48,6 +48,6 @@ def make(work: Work, variant: str) -> Callable[[], float]:
     def epochs() -> float:
         nonlocal state
         state, metrics = train(state)
-        return float(jax.device_get(metrics.train.elbo)[:, -1].mean())
+        return float(jax.device_get(metrics.terms.elbo).mean())
 
     return epochs

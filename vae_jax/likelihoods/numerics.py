@@ -60,13 +60,18 @@ def polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
     return value
 
 
+def magnitude(x: jax.Array) -> jax.Array:
+    """Returns |x|, whose gradient at 0 is 0; that of `jnp.abs` may be 1 there."""
+    return jnp.maximum(x, -x)
+
+
 def softplus(x: jax.Array) -> jax.Array:
     """Returns log(1 + e^x), elementwise.
 
     With its gradient this takes half the time of `jax.nn.softplus` on a CPU, which
     goes through `logaddexp` and its handling of infinities.
     """
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-magnitude(x)))
 
 
 def bounded_exp(
@@ -152,8 +157,8 @@ def log_logistic_mass(
     exponent = jnp.where(below_last, jnp.minimum(b, 0.0), 0.0) + jnp.where(
         above_first, jnp.minimum(-a, 0.0), 0.0
     )
-    denominator = (1.0 + jnp.where(below_last, jnp.exp(-jnp.abs(b)), 0.0)) * (
-        1.0 + jnp.where(above_first, jnp.exp(-jnp.abs(a)), 0.0)
+    denominator = (1.0 + jnp.where(below_last, jnp.exp(-magnitude(b)), 0.0)) * (
+        1.0 + jnp.where(above_first, jnp.exp(-magnitude(a)), 0.0)
     )
     numerator = jnp.where(
         above_first & below_last, -jnp.expm1(-inverse_scale / levels), 1.0
@@ -237,7 +242,7 @@ def _log_normal_mass(
     low = jnp.where(mirrored, -b, a)
     high = jnp.where(mirrored, -a, b)
     in_tail = low >= 0
-    # Not jnp.abs, whose gradient at 0 is 0: bins do begin exactly at the mean.
+    # One-sided, as a magnitude is not: bins do begin exactly at the mean.
     near = jnp.where(in_tail, low, -low)
     distance = jnp.where(middle < 0, -middle, middle)
     narrow = (width * jnp.maximum(distance, 1.0) < 0.5) & ~edge

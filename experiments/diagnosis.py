@@ -1,0 +1,201 @@
+"""What the latents of a trained model do: columns of ``results.csv``."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.probes import probe_latents
+from vae_jax.diagnostics import (
+    KLDecomposition,
+    TwoSampleTest,
+    bernoulli_floor,
+    decompose_gaussian_kl,
+    fit_constant,
+    judge_collapse,
+    mmd_test,
+)
+from vae_jax.likelihoods import Likelihood
+from vae_jax.model import VAE, Params
+from vae_jax.posteriors import latent_noise
+
+# Samples compared at once; measured fastest on a CPU, and bounds the memory.
+_CHUNK = 16
+# The two-sample test compares all pairs: of this many images at most.
+_MOST_COMPARED = 1000
+# Images whose log-probability is computed at once in the search for the floor.
+_FLOOR_CHUNK = 2000
+
+
+COLUMNS = (
+    "mutual_information",
+    "mutual_information_se",
+    "marginal_kl",
+    "total_correlation",
+    "dimension_kl",
+    "squared_mmd",
+    "mmd_p_value",
+    "floor",
+    "gain",
+    "latents",
+    "linear_probe",
+    "linear_probe_se",
+    "neighbour_probe",
+    "neighbour_probe_se",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagnosticsSettings:
+    """Which diagnostics are computed of every model; columns of others are empty."""
+
+    latents: bool  # the average KL in parts
+    permutations: int  # of the two-sample test of q(z) against p(z); 0: no test
+    floor: bool  # what a decoder without latents reaches, and the verdict on collapse
+    probes: bool  # how much of a label the latents tell, where there are labels
+
+
+class LatentUse(NamedTuple):
+    """What is measured on the device, of one member; None where not asked for."""
+
+    decomposition: KLDecomposition | None
+    two_samples: TwoSampleTest | None
+
+
+def measure(
+    settings: DiagnosticsSettings,
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    latent_mask: jax.Array,
+) -> LatentUse:
+    """Measures one model on images x ``[N, D]`` in the likelihood's view.
+
+    For diagonal Gaussian posteriors and the standard normal prior.
+    """
+    noise_key, prior_key, permutation_key = (
+        jax.random.fold_in(key, i) for i in (0, 1, 2)
+    )
+    posterior = model.encode(params, x)
+    noise = latent_noise(noise_key, 1, len(x), model.latent_dim)
+    noise = noise * latent_mask[None, None]
+    decomposition = two_samples = None
+    if settings.latents:
+        decomposition = decompose_gaussian_kl(
+            posterior.mean, posterior.log_scale, noise, latent_mask, chunk=_CHUNK
+        )
+    if settings.permutations:
+        z = posterior.sample(noise)[0, :_MOST_COMPARED]
+        prior = latent_noise(prior_key, 1, len(z), model.latent_dim)[0]
+        two_samples = mmd_test(
+            permutation_key,
+            z,
+            prior * latent_mask[None],
+            num_permutations=settings.permutations,
+        )
+    return LatentUse(decomposition, two_samples)
+
+
+def floor(
+    likelihood: Likelihood,
+    pixel_mean: jax.Array,
+    pixel_std: jax.Array,
+    train_x: jax.Array,
+    test_x: jax.Array,
+) -> jax.Array:
+    """-log p(x) of test images under the best output without latents, nats, ``[M]``.
+
+    Args:
+        likelihood: the family.
+        pixel_mean: as in ``VAE.init``.
+        pixel_std: as in ``VAE.init``.
+        train_x: training images; their intensities for the binary view, for which the
+            best output has a closed form, else images in the likelihood's view.
+        test_x: test images in the likelihood's view.
+    """
+    if likelihood.view == "binary":
+        return bernoulli_floor(train_x, test_x)
+    outputs = likelihood.initial_outputs(pixel_mean, pixel_std)
+    num_pixels = outputs.shape[1]
+
+    def log_prob(outputs, x):
+        own, shared = outputs
+        repeated = jnp.broadcast_to(shared[:, None], (shared.size, num_pixels))
+        return likelihood.log_prob(jnp.concatenate([own, repeated]), x)
+
+    own = outputs[: likelihood.pixel_outputs]
+    shared = outputs[likelihood.pixel_outputs :].mean(axis=1)
+    fit = fit_constant(log_prob, (own, shared), train_x, test_x, chunk=_FLOOR_CHUNK)
+    return fit.negative_log_prob
+
+
+def columns(
+    settings: DiagnosticsSettings,
+    use: LatentUse,
+    posterior_means: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    elbo: float,
+    floor: float,
+    rate: float,
+    active_units: int,
+    latent_dim: int,
+) -> dict[str, Any]:
+    """The columns of a run, NaN where not asked for or not to be had.
+
+    Args:
+        settings: what was asked for.
+        use: what was measured on the device.
+        posterior_means: E_q[z|x] of the test images, ``[M, latent]``.
+        labels: their classes, or None.
+        elbo: mean over the test images, nats.
+        floor: mean of -log p(x) without latents, nats.
+        rate: average KL, nats.
+        active_units: number of active latents.
+        latent_dim: number of latents.
+
+    Returns:
+        mutual_information and its standard error, marginal_kl, total_correlation and
+        dimension_kl (the sum over latents) in nats; squared_mmd and its p-value; floor,
+        the gain of the ELBO over it, and the verdict ``latents``; accuracies of a
+        linear and a nearest-neighbour probe and their standard errors.
+    """
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | {"latents": ""}
+    if use.decomposition:
+        parts, errors = use.decomposition.parts, use.decomposition.standard_errors
+        row |= {
+            "mutual_information": float(parts.mutual_information),
+            "mutual_information_se": float(errors.mutual_information),
+            "marginal_kl": float(parts.marginal_kl),
+            "total_correlation": float(parts.total_correlation),
+            "dimension_kl": float(parts.dimension_kl.sum()),
+        }
+    if use.two_samples:
+        row |= {
+            "squared_mmd": float(use.two_samples.squared_mmd),
+            "mmd_p_value": float(use.two_samples.p_value),
+        }
+    row |= {"floor": floor, "gain": elbo + floor}
+    signs = {
+        "rate": rate,
+        "mutual_information": row["mutual_information"],
+        "gain": row["gain"],
+    }
+    if all(map(math.isfinite, signs.values())):
+        row["latents"] = judge_collapse(
+            **signs, active_units=active_units, latent_dim=latent_dim
+        )
+    finite = np.isfinite(posterior_means).all()
+    if settings.probes and finite and labels is not None and len(set(labels)) > 1:
+        scores = probe_latents(posterior_means[:, :latent_dim], labels, seed=0)
+        row |= {
+            "linear_probe": scores.linear_accuracy,
+            "linear_probe_se": scores.linear_se,
+            "neighbour_probe": scores.neighbour_accuracy,
+            "neighbour_probe_se": scores.neighbour_se,
+        }
+    return row

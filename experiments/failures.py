@@ -1,0 +1,179 @@
+"""Where a run met a value that is not finite: what is kept of it, and its replay."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import ImageData
+from experiments.grid import Run
+from experiments.group_task import (
+    VALIDATION_VIEW,
+    DeviceData,
+    GroupTask,
+    build_model,
+    from_named_leaves,
+    named_leaves,
+)
+from vae_jax import population, training, views
+from vae_jax.training import OFFENDERS, Member, MemberKeys, StepKeys, TrainState
+
+
+def record(
+    task: GroupTask, index: int, state: TrainState, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is kept of a member's failure: facts for a person, arrays for a replay.
+
+    Args:
+        task: the member's group.
+        index: the member's place in it.
+        state: the member's state, which is that before the step that failed.
+        folder: the run folder.
+    """
+    run = task.group.runs[index]
+    keys = MemberKeys.of(task.members.key[index])
+    epoch, batch = int(state.epoch), int(state.failure.batch)
+    step = epoch * task.steps_per_epoch + batch
+    offender = OFFENDERS[int(state.failure.offender)]
+    facts = {
+        "run": run.name,
+        "attempt": task.group.attempt,
+        "offender": offender,
+        "epochs_finished": epoch,
+        "batch": batch,
+        "step": step,
+    }
+    if offender != "validation bound":
+        batches = training.epoch_batches(
+            keys, state.epoch, len(task.data.train.images), task.recipe.batch_size
+        )
+        facts |= {
+            "key": jax.random.key_data(jax.random.fold_in(keys.step, step)).tolist(),
+            "images": batches[batch].tolist(),
+        }
+    facts["replay"] = (
+        f"python -m experiments.replay --workdir={folder} --run={run.name}"
+    )
+    arrays = {
+        f"member/{name}": array[index] for name, array in task.member_arrays.items()
+    }
+    arrays |= named_leaves({"params": state.params, "opt_state": state.opt_state})
+    return facts, {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """One line on a failure, with the command that replays it."""
+    return (
+        f"{facts['run']} met a value that is not finite ({facts['offender']}, step "
+        f"{facts['step']}, after {facts['epochs_finished']} epochs) and stopped there; "
+        f"{facts['replay']}"
+    )
+
+
+def replay(
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    run: Run,
+    data: ImageData,
+) -> tuple[bool, list[str]]:
+    """Computes once more what failed.
+
+    Returns:
+        Whether the same thing is not finite again, and lines that say what is not.
+    """
+    recipe = run.settings.training.recipe()
+    key = jax.random.wrap_key_data(jnp.asarray(arrays["member/key"]))
+    member = Member(
+        key, *(jnp.asarray(arrays[f"member/{name}"]) for name in Member._fields[1:])
+    )
+    # As it was trained: with its latents padded to those of its group.
+    padded = dataclasses.replace(run.settings.model, latent_dim=member.latent_mask.size)
+    model = build_model(dataclasses.replace(run.settings, model=padded), data)
+    shapes = jax.eval_shape(
+        lambda params: training.init_state(recipe, params),
+        population.param_shapes(model, data.num_pixels),
+    )
+    stored = from_named_leaves(
+        arrays, {"params": shapes.params, "opt_state": shapes.opt_state}
+    )
+    params, opt_state = jax.tree.map(
+        jnp.asarray, (stored["params"], stored["opt_state"])
+    )
+    device_data = DeviceData.put(data)
+    if facts["offender"] == "validation bound":
+        x = device_data.view(model.likelihood.view, VALIDATION_VIEW)
+        terms = training.validation_terms(model, recipe, params, member, x)
+        found = OFFENDERS[-1] if not np.isfinite(terms.bound) else OFFENDERS[0]
+        return found == facts["offender"], [_verdict(facts, found)]
+
+    step_key = jax.random.wrap_key_data(jnp.asarray(facts["key"], jnp.uint32))
+    images = device_data.train[np.array(facts["images"])]
+    step = jnp.int32(facts["step"])
+    steps_per_epoch = len(data.train.images) // recipe.batch_size
+
+    @jax.jit
+    def once_more(step_key):
+        _, report = training.train_step(
+            model,
+            recipe,
+            params,
+            opt_state,
+            member,
+            step_key,
+            images,
+            step,
+            steps_per_epoch,
+        )
+        return report
+
+    @jax.jit
+    def in_detail(step_key):
+        keys = StepKeys.of(step_key)
+        likelihood = model.likelihood
+        x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
+        kl_factor = recipe.kl_factor(steps_per_epoch)(step)
+        return training.gradient(model, recipe, params, member, keys, x, kl_factor)
+
+    found = OFFENDERS[int(once_more(step_key).offender)]
+    gradients, terms = in_detail(jnp.copy(step_key))
+    lines = [
+        _verdict(facts, found),
+        *_images_not_finite(facts, terms._asdict()),
+        *_entries_not_finite("gradient", gradients),
+        *_largest(params),
+    ]
+    return found == facts["offender"], lines
+
+
+def _verdict(facts: Mapping[str, Any], found: str) -> str:
+    return (
+        f"{facts['run']}, step {facts['step']}: {found} is not finite; recorded was "
+        f"{facts['offender']}."
+    )
+
+
+def _images_not_finite(
+    facts: Mapping[str, Any], terms: Mapping[str, jax.Array]
+) -> Iterator[str]:
+    values = {name: np.asarray(term) for name, term in terms.items()}
+    for i, image in enumerate(facts["images"]):
+        if not all(np.isfinite(term[i]) for term in values.values()):
+            told = ", ".join(f"{name} {term[i]:.6g}" for name, term in values.items())
+            yield f"training image {image}: {told} nats"
+
+
+def _entries_not_finite(what: str, tree: Any) -> Iterator[str]:
+    for name, leaf in named_leaves(tree).items():
+        count = int(np.sum(~np.isfinite(leaf)))
+        if count:
+            yield f"{what} of {name}: {count} of {leaf.size} entries are not finite"
+
+
+def _largest(params: Any) -> Iterator[str]:
+    for name, leaf in named_leaves(params).items():
+        if leaf.size:
+            yield f"parameters {name}: largest magnitude {np.abs(leaf).max():.6g}"

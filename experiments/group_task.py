@@ -1,0 +1,347 @@
+"""A group of runs with everything its compiled programs need."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from experiments import diagnosis, pictures, processes
+from experiments.data import ImageData, Split, pixel_statistics
+from experiments.grid import Group, Run
+from experiments.run_folder import RunFolder
+from experiments.settings import Settings, SettingsError
+from vae_jax import population, training, views
+from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import VAE, Params, make_vae
+from vae_jax.training import Member, MemberKeys
+
+# The draws of views that all runs of all sweeps share: test images are binarized or
+# dequantised once, so that every model is scored on the same x.
+VALIDATION_VIEW, TEST_VIEW, TRAIN_VIEW = 0, 1, 2
+
+_SPLIT, _SHARED = PartitionSpec("members"), PartitionSpec()
+
+# On a CPU, members of up to so many parameters train faster mapped together than one
+# after another (docs/benchmarks.md), larger ones at the same speed or slower.
+_MOST_PARAMETERS_MAPPED_ON_CPU = 100_000
+
+
+def build_model(settings: Settings, data: ImageData) -> VAE:
+    """The model that settings describe, for images like these.
+
+    Raises:
+        SettingsError: the data cannot give the view that the likelihood is defined on.
+    """
+    likelihood = make_likelihood(
+        settings.model.likelihood, data.levels, **settings.model.likelihood_options()
+    )
+    if data.levels == 2 and likelihood.view != "binary":
+        raise SettingsError(
+            f"model.likelihood {settings.model.likelihood!r} needs the "
+            f"{likelihood.view} view, but {data.name} holds binary images (2 levels): "
+            "choose 'bernoulli', or grey images with binarization 'dynamic'."
+        )
+    return make_vae(
+        likelihood,
+        image_shape=data.image_shape,
+        latent_dim=settings.model.latent_dim,
+        network=settings.model.network,
+        widths=settings.model.widths,
+        activation=settings.model.activation,
+        ignore_x=settings.model.ignore_x,
+    )
+
+
+class DeviceData(NamedTuple):
+    """A data set on the device, as small integers."""
+
+    train: jax.Array  # uint8 [N, D]
+    validation: jax.Array
+    test: jax.Array
+    pixel_mean: jax.Array  # of the training intensity, [D]
+    pixel_std: jax.Array
+    levels: int
+
+    @classmethod
+    def put(cls, data: ImageData) -> "DeviceData":
+        def flat(split: Split) -> jax.Array:
+            return jnp.asarray(split.images.reshape(len(split.images), -1))
+
+        mean, std = pixel_statistics(data)
+        return cls(
+            flat(data.train),
+            flat(data.validation),
+            flat(data.test),
+            jnp.asarray(mean),
+            jnp.asarray(std),
+            data.levels,
+        )
+
+    def view(self, view: str, which: int) -> jax.Array:
+        """The one draw of validation, test or training images that all runs share."""
+        images = (self.validation, self.test, self.train)[which]
+        key = jax.random.fold_in(jax.random.key(0), which)
+        return views.observe(view, key, images, self.levels)
+
+
+class Measured(NamedTuple):
+    """What is measured of a trained model."""
+
+    evaluation: Evaluation
+    pictures: pictures.Arrays
+    latent_use: diagnosis.LatentUse
+
+
+class Programs(NamedTuple):
+    """The compiled programs that train and evaluate a group."""
+
+    init: jax.stages.Compiled  # -> TrainState
+    train: jax.stages.Compiled  # -> TrainState, EpochMetrics
+    validate: jax.stages.Compiled  # -> TrainState, Validation
+    evaluate: jax.stages.Compiled  # -> Measured
+    floor: np.ndarray  # -log p(x) of the test images without latents, nats, [M]
+
+
+class GroupTask:
+    """A group with everything needed to train or evaluate it.
+
+    Arrays over members are padded, by repeating the last one, to as many as split
+    evenly over the devices.
+    """
+
+    def __init__(self, group: Group, data: ImageData, device_data: DeviceData):
+        self.group = group
+        self.data = data
+        self.device_data = device_data
+        self.settings = group.widest
+        self.models = [build_model(run.settings, data) for run in group.runs]
+        self.widest = max(self.models, key=lambda model: model.latent_dim)
+        self.shapes = population.param_shapes(self.widest, data.num_pixels)
+        self.recipe = self.settings.training.recipe()
+        self.steps_per_epoch = len(data.train.images) // self.recipe.batch_size
+        devices = jax.devices()[: self.settings.parallel.num_devices or None]
+        used, per_device = population.even_split(len(group.runs), len(devices))
+        if jax.process_count() > 1:
+            used = len(devices)  # Every process takes part.
+        self._devices = devices[:used]
+        self._num_padded = used * per_device
+        members = _members(group.runs, group.attempt, self.widest.latent_dim)
+        self.keys = members.key
+        self.member_arrays = named_leaves(
+            members._replace(key=jax.random.key_data(members.key))
+        )
+        self.members = self.pad(members)
+        view = self.widest.likelihood.view
+        self.validation_x = device_data.view(view, VALIDATION_VIEW)
+        self.test_x = device_data.view(view, TEST_VIEW)
+
+    # --- programs ---
+
+    def compile(self) -> Programs:
+        """Compiles the group's programs, ahead of their first use."""
+        data = self.device_data
+        init = population.compile_init(
+            self.models, self.recipe, self.keys, data.pixel_mean, data.pixel_std
+        )
+        state = self.pad_shapes(init.out_info)
+
+        def compile_step(function: Callable[..., Any], shared: jax.Array) -> Any:
+            function = functools.partial(function, self.widest, self.recipe)
+            program = self._over_members(function, self._execution(), num_shared=1)
+            return self._compile(program, (state, self.members), (shared,), donate=0)
+
+        return Programs(
+            init,
+            compile_step(training.train_epoch, data.train),
+            compile_step(training.validate, self.validation_x),
+            self.compile_evaluation(state.best_params),
+            self._floor(),
+        )
+
+    def compile_evaluation(self, params: Params) -> jax.stages.Compiled:
+        """Compiles the evaluation of stacked, padded parameters (or their shapes).
+
+        Members are evaluated one after another: images times importance samples fill
+        a device by themselves.
+        """
+        program = self._over_members(self._evaluate_member, "loop", num_shared=2)
+        shared = (self.test_x, self.device_data.test)
+        return self._compile(program, (params, self.members), shared)
+
+    def _compile(
+        self, program: Callable[..., Any], own: Any, shared: Any, donate: Any = ()
+    ) -> jax.stages.Compiled:
+        """Compiles a program of arrays over members and shared ones, where they lie."""
+
+        def shapes(tree, spec):
+            sharding = self._sharding(spec)
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=sharding
+                ),
+                tree,
+            )
+
+        arguments = *shapes(own, _SPLIT), *shapes(shared, _SHARED)
+        return (
+            jax.jit(
+                program, donate_argnums=donate, out_shardings=self._sharding(_SPLIT)
+            )
+            .lower(*arguments)
+            .compile()
+        )
+
+    def evaluate(self, program: jax.stages.Compiled, params: Params) -> Measured:
+        """What is measured of stacked, padded parameters, on the host."""
+        shared = self.place_shared((self.test_x, self.device_data.test))
+        own = self.place((params, self.members))
+        return self.fetch(program(*own, *shared))
+
+    def evaluate_stored(self, folder: RunFolder) -> Evaluation:
+        """Evaluates the parameters that the group's runs left in a folder."""
+        padded = [
+            population.pad(folder.load_params(run.name), self.shapes)
+            for run in self.group.runs
+        ]
+        params = self.pad(jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded))
+        return self.evaluate(self.compile_evaluation(params), params).evaluation
+
+    # --- where arrays lie ---
+
+    def pad(self, stacked: Any) -> Any:
+        """Arrays over the runs, padded to arrays over the members."""
+        index = np.minimum(np.arange(self._num_padded), len(self.group.runs) - 1)
+        return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+    def pad_shapes(self, stacked: Any) -> Any:
+        """The shapes that ``pad`` gives arrays of these shapes."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (self._num_padded, *leaf.shape[1:]), leaf.dtype
+            ),
+            stacked,
+        )
+
+    def place(self, stacked: Any) -> Any:
+        """Arrays over members, split over the devices."""
+        return processes.place(stacked, self._sharding(_SPLIT))
+
+    def place_shared(self, tree: Any) -> Any:
+        """Arrays that all members share, on each device."""
+        return processes.place(tree, self._sharding(_SHARED))
+
+    def fetch(self, stacked: Any) -> Any:
+        """Arrays over the runs, without padding, on the host."""
+        count = len(self.group.runs)
+        return jax.tree.map(lambda leaf: leaf[:count], processes.fetch(stacked))
+
+    def _sharding(self, spec: PartitionSpec) -> Sharding:
+        if len(self._devices) == 1:
+            return SingleDeviceSharding(self._devices[0])
+        return NamedSharding(population.mesh(self._devices), spec)
+
+    def _over_members(
+        self, function: Callable[..., Any], execution: str, *, num_shared: int
+    ) -> Callable[..., Any]:
+        """The function over the group's members, with the data as shared arguments."""
+        return population.over_members(
+            function,
+            num_shared=num_shared,
+            execution=execution,
+            devices=self._devices,
+        )
+
+    def _evaluate_member(self, params, member, test_x, test_images):
+        keys = MemberKeys.of(member.key)
+        options = self.settings.evaluation
+        evaluation = evaluate(
+            self.widest,
+            params,
+            keys.evaluate,
+            test_x,
+            test_images,
+            member.latent_mask,
+            num_samples=options.num_samples,
+            chunk=options.chunk,
+            batch_size=options.batch_size,
+        )
+        return Measured(
+            evaluation,
+            pictures.draw(self.widest, params, keys.pictures, test_x),
+            diagnosis.measure(
+                self.settings.diagnostics,
+                self.widest,
+                params,
+                keys.diagnose,
+                test_x,
+                member.latent_mask,
+            ),
+        )
+
+    def _floor(self) -> np.ndarray:
+        """What the likelihood reaches without latents; NaN if not asked for."""
+        data, likelihood = self.device_data, self.widest.likelihood
+        if not self.settings.diagnostics.floor:
+            return np.full(len(self.test_x), np.nan)
+        train_x = (
+            views.to_intensity("levels", data.train, data.levels)
+            if likelihood.view == "binary"
+            else data.view(likelihood.view, TRAIN_VIEW)
+        )
+        fit = jax.jit(functools.partial(diagnosis.floor, likelihood))
+        return np.asarray(fit(data.pixel_mean, data.pixel_std, train_x, self.test_x))
+
+    def _execution(self) -> str:
+        execution = self.settings.parallel.member_execution
+        if execution != "auto":
+            return execution
+        large = self.widest.num_parameters(self.shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
+        slow = jax.default_backend() == "cpu" and (
+            large or self.settings.model.network == "conv"
+        )
+        return "loop" if slow or len(self.models) == 1 else "map"
+
+
+def _members(runs: Sequence[Run], attempt: int, widest: int) -> Member:
+    """What differs between runs, as stacked arrays."""
+    settings = [run.settings for run in runs]
+    root = jax.random.key(0)
+    seeds = jnp.array([s.seed for s in settings], jnp.uint32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(root, seeds)
+    if attempt:
+        # Beside the children of the member's key that training uses.
+        child = len(MemberKeys._fields) + attempt
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, child)
+    return Member(
+        key=keys,
+        beta=jnp.array([s.training.beta for s in settings], jnp.float32),
+        learning_rate=jnp.array([s.training.learning_rate for s in settings]),
+        latent_mask=jnp.stack(
+            [population.latent_mask(s.model.latent_dim, widest) for s in settings]
+        ),
+    )
+
+
+def member(stacked: Any, index: int) -> Any:
+    """One member's part of stacked arrays."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """A tree's leaves, named by their path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def from_named_leaves(leaves: Mapping[str, Any], like: Any) -> Any:
+    """The tree of the structure of ``like``: the inverse of ``named_leaves``."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], like)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,307 @@
+"""Trains one group to its end, from wherever it was left."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import diagnosis, failures, pictures, processes
+from experiments.checkpoints import Checkpoints
+from experiments.group_task import (
+    GroupTask,
+    Measured,
+    Programs,
+    from_named_leaves,
+    member,
+    named_leaves,
+)
+from experiments.history import History
+from experiments.interruption import Interruption, Stopped
+from experiments.progress import CONSOLE, Progress, warn
+from experiments.results import result_row
+from experiments.run_folder import FolderError, RunFolder
+from vae_jax import population
+from vae_jax.model import Params
+from vae_jax.training import TrainState
+
+# So often a run that meets values that are not finite is begun, with other keys.
+MOST_ATTEMPTS = 4
+
+
+class GroupTraining:
+    """A group while it trains.
+
+    Args:
+        task: the group.
+        programs: its compiled programs.
+        folder: where everything goes; None in a process that is not the first.
+        progress: is told of every epoch.
+    """
+
+    def __init__(
+        self,
+        task: GroupTask,
+        programs: Programs,
+        folder: RunFolder | None,
+        progress: Progress,
+    ):
+        self._task = task
+        self._programs = programs
+        self._folder = folder
+        self._progress = progress
+        self._names = [run.name for run in task.group.runs]
+        self._settings = task.settings.checkpoint
+        # A run may be finished already, where the last command ended amid the results.
+        self._finished = folder.finished() if folder else set()
+        self._started = time.perf_counter()
+
+    def run(self, interruption: Interruption) -> None:
+        """Trains, evaluates and stores the group.
+
+        Raises:
+            FolderError: the folder cannot be written.
+            Stopped: on request, after a checkpoint.
+        """
+        self._progress.start_group(self._task.group, self._task.recipe.num_epochs)
+        self._begin()
+        try:
+            with interruption.deferred():
+                self._train(interruption)
+                self._checkpoint()
+                if self._checkpoints:
+                    self._checkpoints.wait()
+        finally:
+            if self._checkpoints:
+                self._checkpoints.close()
+        # From here on, everything is on disk: a request to stop ends the process.
+        self._finish()
+
+    # --- where it was left ---
+
+    def _begin(self) -> None:
+        """Starts from the last good checkpoint, or from the beginning."""
+        group, found = self._task.group, None
+        self._checkpoints = None
+        if self._folder:
+            path = self._folder.begin(group.name, self._names, group.attempt)
+            self._checkpoints = Checkpoints(path, self._settings.keep)
+            found = self._checkpoints.latest(warn)
+        data = self._task.device_data
+        shapes = self._programs.init.out_info
+        if processes.from_primary(found is not None):
+            arrays = processes.arrays_from_primary(found[1] if found else {})
+            self._restore(arrays, shapes)
+        else:
+            state = self._programs.init(
+                self._task.keys, data.pixel_mean, data.pixel_std
+            )
+            self._epoch, self._seconds_before = 0, 0.0
+            self._history = History(self._names)
+            self._set_state(state)
+        self._saved_epoch, self._saved_at = self._epoch, time.perf_counter()
+        if self._folder:
+            rows = [row for row in self._history.rows() if self._is_new(row["run"])]
+            new = [name for name in self._names if self._is_new(name)]
+            self._folder.restore_metrics(new, rows)
+
+    def _restore(self, arrays: dict[str, np.ndarray], shapes: TrainState) -> None:
+        def part(prefix):
+            return {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
+
+        state, members = part("state/"), part("members/")
+        if _types(state) != _types(named_leaves(shapes)) or any(
+            not np.array_equal(members.get(name), array)
+            for name, array in self._task.member_arrays.items()
+        ):
+            raise FolderError(
+                f"the checkpoints of {self._task.group.name} are not of this version: "
+                "delete them to begin this group anew, or choose another --workdir."
+            )
+        self._epoch = int(arrays["epoch"])
+        self._seconds_before = float(arrays["seconds"])
+        self._history = History(self._names, part("history/"))
+        self._set_state(from_named_leaves(state, shapes))
+        if self._folder:
+            CONSOLE.print(
+                f"{self._task.group.name}: continues after epoch {self._epoch} of "
+                f"{self._task.recipe.num_epochs}"
+            )
+        self._progress.advance(self._epoch, np.asarray(state["best_bound"]))
+
+    def _set_state(self, state: TrainState) -> None:
+        """Places a state of the group's runs where the programs want it."""
+        self._active = np.asarray(state.active)
+        self._state = self._task.place(self._task.pad(state))
+
+    def _is_new(self, run: str) -> bool:
+        return run not in self._finished
+
+    # --- epochs ---
+
+    def _train(self, interruption: Interruption) -> None:
+        task, programs = self._task, self._programs
+        members = task.place(task.members)
+        images = task.place_shared(task.device_data.train)
+        validation_x = task.place_shared(task.validation_x)
+        previous = None
+        while self._epoch < task.recipe.num_epochs and self._active.any():
+            self._state, metrics = programs.train(self._state, members, images)
+            self._epoch += 1
+            if self._epoch % task.recipe.validate_every == 0:
+                self._state, validation = programs.validate(
+                    self._state, members, validation_x
+                )
+                self._record(*task.fetch((metrics, validation)))
+            else:
+                # One epoch waits while another runs, no more: a request to stop is
+                # heard in time.
+                jax.block_until_ready(previous)
+            previous = metrics
+            if interruption.requested():
+                self._checkpoint()
+                if self._checkpoints:
+                    self._checkpoints.wait()
+                raise Stopped(f"stopped after epoch {self._epoch} of {task.group.name}")
+            if self._is_due():
+                self._checkpoint()
+
+    def _record(self, metrics: Any, validation: Any) -> None:
+        failed = self._active & (validation.failure.offender != 0)
+        self._history.add(self._epoch, metrics, validation, self._active)
+        self._active = validation.active
+        self._progress.advance(self._epoch, validation.best_bound)
+        if failed.any():
+            self._record_failures(failed)
+        if self._folder:
+            rows = self._history.rows(len(self._history) - 1)
+            self._folder.log(row for row in rows if self._is_new(row["run"]))
+
+    def _record_failures(self, failed: np.ndarray) -> None:
+        state = self._task.fetch(self._state)
+        if not self._folder:
+            return
+        for i in np.flatnonzero(failed).tolist():
+            run = self._task.group.runs[i]
+            facts, arrays = failures.record(
+                self._task, i, member(state, i), self._folder.path
+            )
+            self._folder.save_failure(run.name, self._task.group.attempt, facts, arrays)
+            warn(failures.describe(facts))
+
+    # --- checkpoints ---
+
+    def _is_due(self) -> bool:
+        every_epochs, every_seconds = (
+            self._settings.every_epochs,
+            self._settings.every_seconds,
+        )
+        by_epochs = 0 < every_epochs <= self._epoch - self._saved_epoch
+        waited = time.perf_counter() - self._saved_at
+        return by_epochs or (
+            every_seconds > 0 and processes.from_primary(waited >= every_seconds)
+        )
+
+    def _checkpoint(self) -> None:
+        if self._saved_epoch == self._epoch:
+            return
+        state = named_leaves(self._task.fetch(self._state))
+        self._saved_epoch, self._saved_at = self._epoch, time.perf_counter()
+        if not self._checkpoints:
+            return
+        arrays = {
+            "epoch": np.int32(self._epoch),
+            "seconds": np.float64(self._seconds()),
+            **_prefixed("state/", state),
+            **_prefixed("members/", self._task.member_arrays),
+            **_prefixed("history/", self._history.arrays()),
+        }
+        # Training goes on in the same memory while this is written.
+        self._checkpoints.save(
+            self._epoch, {name: np.array(array) for name, array in arrays.items()}
+        )
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    # --- results ---
+
+    def _finish(self) -> None:
+        task, folder = self._task, self._folder
+        measured = task.evaluate(self._programs.evaluate, self._state.best_params)
+        state = task.fetch(self._state)
+        if not folder:
+            return
+        folder.close_events()
+        rows = []
+        for i, run in enumerate(task.group.runs):
+            own, found = member(state, i), member(measured, i)
+            failed = bool(own.failure.offender)
+            if not self._is_new(run.name) or (failed and self._is_begun_anew()):
+                continue
+            if failed:
+                # Whatever its best parameters give, it is not a result.
+                found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
+            else:
+                pictures.write(
+                    folder.path / "figures" / run.name,
+                    run,
+                    task.data,
+                    found.evaluation,
+                    found.pictures,
+                )
+            shapes = population.param_shapes(task.models[i], task.data.num_pixels)
+            params = population.unpad(own.best_params, shapes)
+            rows.append(self._result(i, own, params, found))
+            folder.save_member(run.name, params, rows[-1])
+        folder.end(task.group.name)
+        self._progress.finish_group(rows, self._seconds())
+
+    def _result(
+        self, index: int, state: TrainState, params: Params, found: Measured
+    ) -> dict[str, Any]:
+        """The row of a run: what was measured, and what its latents do."""
+        task = self._task
+        model = task.models[index]
+        row = result_row(
+            task.group.runs[index],
+            model,
+            task.data,
+            found.evaluation,
+            best_epoch=int(state.best_epoch),
+            epochs=int(state.epoch),
+            last_gain=self._history.last_gain(index),
+            num_parameters=model.num_parameters(params),
+            skipped_steps=int(state.skipped),
+            attempt=task.group.attempt,
+            seconds=round(self._seconds() / len(task.models), 3),
+        )
+        return row | diagnosis.columns(
+            task.settings.diagnostics,
+            found.latent_use,
+            np.asarray(found.evaluation.posterior_mean),
+            task.data.test.labels,
+            elbo=row["elbo"],
+            floor=float(self._programs.floor.mean()),
+            rate=row["rate"],
+            active_units=row["active_units"],
+            latent_dim=model.latent_dim,
+        )
+
+    def _is_begun_anew(self) -> bool:
+        return (
+            self._task.recipe.on_non_finite == "reseed"
+            and self._task.group.attempt + 1 < MOST_ATTEMPTS
+        )
+
+
+def _types(leaves: dict[str, Any]) -> dict[str, Any]:
+    return {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+
+
+def _prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}{name}": array for name, array in arrays.items()}

@@ -1,0 +1,42 @@
+"""Replays the step in which a run met a value that is not finite.
+
+    python -m experiments.replay --workdir=runs/sweep --run=likelihood=beta,seed=0
+
+Prints which images, gradients and parameters are not finite. Ends with status 1 where
+the step is finite this time, as it may be on another device.
+"""
+
+import sys
+
+from absl import flags
+
+from experiments import command_line, failures, grid
+from experiments.data import load_data
+from experiments.run_folder import FolderError, RunFolder
+
+_RUN = flags.DEFINE_string("run", "", "Name of the run.")
+
+
+def main() -> None:
+    folder = RunFolder.open(command_line.workdir())
+    facts, arrays = folder.load_failure(_RUN.value)
+    runs = {run.name: run for run in grid.expand(folder.config())}
+    if _RUN.value not in runs:
+        raise FolderError(f"{folder.path}: its config has no run {_RUN.value!r}.")
+    run = runs[_RUN.value]
+    data = load_data(run.settings.data)
+    try:
+        reproduced, lines = failures.replay(facts, arrays, run, data)
+    except KeyError as error:
+        raise FolderError(
+            f"{folder.path / 'failures' / run.name} lacks {error}: it is damaged, or "
+            "of another version."
+        ) from error
+    print("\n".join(lines))
+    if not reproduced:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command_line.define_flags("runs/sweep")
+    command_line.run(main)

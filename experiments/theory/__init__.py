@@ -1,0 +1,1 @@
+"""The theory of variational autoencoders, executed: one small program a claim."""

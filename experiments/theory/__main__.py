@@ -1,0 +1,80 @@
+"""Runs the theory: every claim predicted, measured and judged.
+
+    python -m experiments.theory                 # all, with a table of verdicts
+    python -m experiments.theory identity
+    python -m experiments.theory --page=docs/theory.md
+
+With --page, docs/theory.md and its figures are written anew from what was measured.
+Ends with status 1 where a claim does not hold.
+"""
+
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+from rich import box
+from rich.table import Table
+
+from experiments import command_line
+from experiments.progress import CONSOLE
+from experiments.settings import SettingsError, suggest
+from experiments.theory.claims import Story
+from experiments.theory.page import write_figures, write_page
+
+# In the order they are told; each is a module with a function ``run() -> Story``.
+PROGRAMS = (
+    "coin",
+    "marginalization",
+    "identity",
+    "reconstruction",
+    "ignoring_encoder",
+    "aggregated_posterior",
+    "reparameterization",
+    "generation",
+)
+
+_PAGE = flags.DEFINE_string("page", "", "Page to write, such as docs/theory.md.")
+
+
+def main(names: list[str]) -> None:
+    for name in names:
+        if name not in PROGRAMS:
+            raise SettingsError(f"no program {name!r}{suggest(name, PROGRAMS)}.")
+    if _PAGE.value and names:
+        raise SettingsError("--page needs all programs: give no name.")
+    stories: dict[str, Story] = {}
+    for name in names or PROGRAMS:
+        started = time.perf_counter()
+        stories[name] = importlib.import_module(f"experiments.theory.{name}").run()
+        write_figures(command_line.workdir() / name, stories[name])
+        CONSOLE.print(_table(name, stories[name], time.perf_counter() - started))
+    if _PAGE.value:
+        write_page(Path(_PAGE.value), stories)
+    failed = [c for story in stories.values() for c in story.claims if not c.holds]
+    count = sum(len(story.claims) for story in stories.values())
+    CONSOLE.print(f"{count - len(failed)} of {count} claims hold.")
+    CONSOLE.print(f"figures: {command_line.workdir()}")
+    if failed:
+        sys.exit(1)
+
+
+def _table(name: str, story: Story, seconds: float) -> Table:
+    table = Table(
+        title=f"{name} ({seconds:.0f} s)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for header in ("claim", "predicted", "measured", "verdict"):
+        table.add_column(header)
+    for claim in story.claims:
+        verdict = "holds" if claim.holds else "FAILS"
+        table.add_row(claim.statement, claim.predicted, claim.measured, verdict)
+    return table
+
+
+if __name__ == "__main__":
+    command_line.define_flags("runs/theory")
+    command_line.run(main, positional=True)

@@ -1,0 +1,269 @@
+"""p(x) as an average over the prior: exact, but how many samples does it take?
+
+The models are probabilistic PCA of the digits, as VAEs: log p(x) and p(z|x) are known.
+"""
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.special import logsumexp
+
+from experiments.chart_style import COLORS, FAINT, MATPLOTLIB
+from experiments.theory.claims import Claim, Story, below, equal
+from experiments.theory.models import digits
+from vae_jax import views
+from vae_jax.evidence import LinearGaussian, importance_estimate
+from vae_jax.model import VAE, Params
+
+LATENTS = (2, 5, 10, 20)
+_COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)  # samples in an average
+_REPETITIONS = 30  # averages of the largest count
+_ERROR_WANTED = 0.1  # of p(x), relative: 0.1 nats of log p(x)
+WIDER = 1.2  # the encoder's posterior over the true one: good, but not perfect
+
+
+def with_prior_as_encoder(params: Params) -> Params:
+    """The same model with q(z|x) = p(z): importance weighting is naive averaging."""
+    return {**params, "encoder": jax.tree.map(jnp.zeros_like, params["encoder"])}
+
+
+def with_wider_encoder(params: Params, exact: LinearGaussian) -> Params:
+    """The same model with q(z|x) at the true mean, ``WIDER`` times as wide."""
+    _, log_scale = exact.mean_field(exact.offset[None])
+    head = params["encoder"]["head"]
+    # The inverse of DiagonalGaussian.from_outputs' bound.
+    bias = jnp.asarray(20 * np.arctanh((log_scale + np.log(WIDER)) / 20), jnp.float32)
+    return {
+        **params,
+        "encoder": {"head": {**head, "log_scale": {**head["log_scale"], "bias": bias}}},
+    }
+
+
+def log_weights(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, count: int
+) -> jax.Array:
+    """log p(x, z)/q(z|x) of independent samples z ~ q(z|x), nats, ``[count]``.
+
+    The library's estimate from a single sample is its log-weight; an estimate from
+    more is the logarithm of the weights' mean.
+    """
+
+    def one(key):
+        estimate = importance_estimate(model, params, key, x, num_samples=1, chunk=1)
+        return estimate.log_px
+
+    return jax.lax.map(one, jax.random.split(key, count), batch_size=10_000)
+
+
+def averages(log_weights: np.ndarray, size: int) -> np.ndarray:
+    """log of the mean weight of disjoint groups of ``size`` samples, nats."""
+    groups = log_weights.reshape(-1, size).astype(np.float64)
+    return logsumexp(groups, axis=1) - np.log(size)
+
+
+def log_moment(mean: np.ndarray, scale: np.ndarray, order: int) -> float:
+    """log E_p(z)[(p(x|z)/p(x))^order], nats, in closed form.
+
+    A weight of naive averaging over p(x) is p(z|x)/p(z), here N(mean, scale^2) over
+    N(0, 1) in each latent, whose powers have Gaussian integrals. For scale below 1.
+    """
+    precision = order / scale**2 - (order - 1)
+    linear = order * mean / scale**2
+    return float(
+        0.5 * (linear**2 / precision - order * mean**2 / scale**2).sum()
+        - 0.5 * np.log(precision).sum()
+        - order * np.log(scale).sum()
+    )
+
+
+def chance_of_success(
+    mean: np.ndarray, scale: np.ndarray, num_samples: int, nats: float
+) -> float:
+    """Bounds the chance that naive averaging reaches log p(x) - nats.
+
+    Weights over p(x) above a threshold b hardly ever occur among n samples of the
+    prior, at most with probability n P(w > b); without them the mean weight is small,
+    P(w <= b under p(z|x)), and Markov's inequality does the rest. In the spirit of
+    Chatterjee & Diaconis 2018, theorem 1.1: n must be of the order exp(KL(p(z|x) ||
+    p(z))). Both probabilities are averages over exact samples of p(z|x).
+    """
+    noise = np.random.default_rng(0).normal(size=(100_000, mean.size))
+    z = mean + scale * noise
+    log_weight = (0.5 * (z**2 - noise**2) - np.log(scale)).sum(1)
+    thresholds = np.linspace(log_weight.min(), log_weight.max(), 200)
+    bounds = [
+        np.exp(nats) * np.mean(log_weight <= b)
+        + num_samples * np.mean(np.exp(-log_weight) * (log_weight > b))
+        for b in thresholds
+    ]
+    return float(min(bounds))
+
+
+def run() -> Story:
+    """Claims seven things, of which six have three standard errors: one in 60 fails."""
+    images = digits()
+    noise_free = (images.train + 0.5) / images.levels
+    x = views.observe(
+        "continuous", jax.random.key(1), jnp.asarray(images.test[:1]), images.levels
+    )
+    key = jax.random.key(2)
+    sample = jax.jit(log_weights, static_argnums=(0, 4))
+
+    claims: list[Claim] = []
+    table = []
+    naive_curves, weighted_curves = {}, {}
+    for latent_dim in LATENTS:
+        # The exact answers, in float64: log p(x), and p(z|x) = N(mean, scale^2).
+        exact = LinearGaussian.fit(noise_free, latent_dim)
+        log_px = float(exact.log_prob(x)[0])
+        (mean,), log_scale = exact.mean_field(x)
+        scale = np.exp(log_scale)
+        naive_variance = np.expm1(log_moment(mean, scale, 2))
+        # E_q[(p(z|x)/q(z|x))^2] of two Gaussians at one mean, per latent.
+        second_moment = (WIDER**2 / np.sqrt(2 * WIDER**2 - 1)) ** latent_dim
+
+        model, params = exact.to_vae(images.shape, images.levels)
+        total = _REPETITIONS * _COUNTS[-1]
+        prior_key, posterior_key = jax.random.split(jax.random.fold_in(key, latent_dim))
+        naive = np.asarray(
+            sample(model, with_prior_as_encoder(params), prior_key, x[0], total)
+        )
+        weighted = np.asarray(
+            sample(
+                model,
+                with_wider_encoder(params, exact),
+                posterior_key,
+                x[0],
+                total // 5,
+            )
+        )
+        naive_curves[latent_dim] = _errors(naive, log_px)
+        weighted_curves[latent_dim] = _errors(weighted, log_px)
+        table.append(
+            {
+                "latents": latent_dim,
+                "log_px": log_px,
+                "naive_second_moment": 1 + naive_variance,
+                "naive_needed": naive_variance / _ERROR_WANTED**2,
+                "weighted_needed": (second_moment - 1) / _ERROR_WANTED**2,
+                "naive_error": naive_curves[latent_dim][-1],
+                "weighted_error": weighted_curves[latent_dim][3],
+                "naive_effective": _effective(naive[: _COUNTS[-1]]),
+                "weighted_effective": _effective(weighted[: _COUNTS[-1]]),
+            }
+        )
+
+        if latent_dim == LATENTS[0]:
+            # The standard error of the mean weight is that of theory, not estimated
+            # from weights that may have missed the large ones.
+            claims.append(
+                equal(
+                    f"{latent_dim} latents: average of the likelihood over "
+                    f"{total:,} samples of the prior, over p(x)",
+                    1.0,
+                    float(np.exp(averages(naive, total) - log_px)[0]),
+                    within=3 * float(np.sqrt(naive_variance / total)),
+                )
+            )
+        if latent_dim == LATENTS[-1]:
+            # The bound is generous: an average this close would be a sign of an error.
+            reached = averages(naive, _COUNTS[-1]) > log_px - 1
+            claims.append(
+                below(
+                    f"{latent_dim} latents: share of averages of {_COUNTS[-1]:,} "
+                    "samples of the prior within 1 nat",
+                    chance_of_success(mean, scale, _COUNTS[-1], 1.0),
+                    float(reached.mean()),
+                )
+            )
+        claims.append(_effective_share_claim(latent_dim, weighted, second_moment))
+    claims.append(_root_n_claim(latent_dim, weighted, log_px, second_moment))
+    numbers = {
+        "table": table,
+        "error_wanted": _ERROR_WANTED,
+        "wider": WIDER,
+        "largest_count": _COUNTS[-1],
+        "repetitions": _REPETITIONS,
+        "weighted_count": _COUNTS[3],
+    }
+    figures = {"samples": _samples_figure(naive_curves, weighted_curves)}
+    return Story(tuple(claims), numbers, figures)
+
+
+def _effective(log_weights: np.ndarray) -> float:
+    """(sum w)^2 / sum w^2, between 1 and the number of samples."""
+    scaled = np.exp(log_weights.astype(np.float64) - log_weights.max())
+    return float(scaled.sum() ** 2 / (scaled**2).sum())
+
+
+def _effective_share_claim(
+    latent_dim: int, weighted: np.ndarray, second_moment: float
+) -> Claim:
+    """The effective share of importance samples, in groups that tell its error."""
+    shares = [_effective(group) / group.size for group in np.split(weighted, 100)]
+    return equal(
+        f"{latent_dim} latents: effective share of the encoder's samples",
+        1 / second_moment,
+        float(np.mean(shares)),
+        within=3 * float(np.std(shares, ddof=1) / 10),
+        digits=4,
+    )
+
+
+def _root_n_claim(
+    latent_dim: int, weighted: np.ndarray, log_px: float, second_moment: float
+) -> Claim:
+    """The error of log p(x) falls as that of a mean of weights: sqrt(var/n)."""
+    size = _COUNTS[3]
+    errors = averages(weighted, size) - log_px
+    predicted = float(np.sqrt((second_moment - 1) / size))
+    return equal(
+        f"{latent_dim} latents: root mean square error of log p(x) from {size:,} "
+        "samples of the encoder, nats",
+        predicted,
+        float(np.sqrt((errors**2).mean())),
+        within=3 * predicted / np.sqrt(2 * errors.size),
+        digits=4,
+    )
+
+
+def _errors(log_weights: np.ndarray, log_px: float) -> list[float]:
+    """Root mean square error of log p(x), nats, by number of samples."""
+    return [
+        float(np.sqrt(((averages(log_weights, count) - log_px) ** 2).mean()))
+        for count in _COUNTS
+        if log_weights.size >= _REPETITIONS * count
+    ]
+
+
+@matplotlib.rc_context(MATPLOTLIB)
+def _samples_figure(
+    naive: dict[int, list[float]], weighted: dict[int, list[float]]
+) -> Figure:
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, title, curves in zip(
+        panels,
+        ("averaged over the prior", "weighted, from the encoder"),
+        (naive, weighted),
+        strict=True,
+    ):
+        for (latent_dim, errors), color in zip(curves.items(), COLORS, strict=False):
+            axes.plot(
+                _COUNTS[: len(errors)],
+                errors,
+                marker="o",
+                ms=4,
+                color=color,
+                label=f"{latent_dim} latents",
+            )
+        axes.axhline(_ERROR_WANTED, color=FAINT, lw=1, ls="--")
+        axes.set_title(title)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("samples in an average")
+    panels[0].set_ylabel("root mean square error of log p(x), nats")
+    panels[1].legend(loc="upper right")
+    return figure

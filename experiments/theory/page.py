@@ -1,0 +1,38 @@
+"""docs/theory.md, written from what the programs of the theory measured."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+import matplotlib
+
+from experiments.chart_style import MATPLOTLIB, svg
+from experiments.run_folder import write_atomically
+from experiments.theory.claims import Story
+
+
+def write_figures(folder: Path, story: Story) -> None:
+    """Writes a program's figures as SVG, the same bytes for the same numbers."""
+    with matplotlib.rc_context(MATPLOTLIB):
+        for name, figure in story.figures.items():
+            write_atomically(folder / f"{name}.svg", svg(figure))
+
+
+def write_page(path: Path, stories: Mapping[str, Story]) -> None:
+    """Writes the page beside ``images/theory/`` with its figures.
+
+    The text is ``theory.md.jinja``, which meets every story under its name, so that no
+    number is typed: ``{{ coin.numbers.estimate | decimals(4) }}``.
+    """
+    for name, story in stories.items():
+        write_figures(path.parent / "images" / "theory" / name, story)
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters["decimals"] = lambda value, digits: f"{value:.{digits}f}"
+    page = templates.get_template("theory.md.jinja").render(stories=stories, **stories)
+    write_atomically(path, page)

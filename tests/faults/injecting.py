@@ -1,0 +1,123 @@
+"""A command of ``experiments``, with values injected that are not finite.
+
+    python tests/faults/injecting.py sweep '[{"seed": 0, ...}]' --config=...
+
+Each injection is a dictionary: ``seed`` of the member (and ``attempt``, if not the
+first), ``step``, ``place`` (a name in ``PLACES``) and ``value`` (``nan``, ``inf`` or
+``-inf``). Which member and which step a traced call belongs to is seen by its key, so
+that a replay, which has the same key, meets the same injection.
+
+Checkpoints are kept beside the run folder, for a test to look into all of them.
+"""
+
+import json
+import runpy
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.run_folder import RunFolder
+from vae_jax import training, views
+from vae_jax.training import MemberKeys, StepKeys
+
+PLACES = ("reconstruction", "kl", "bound", "batch", "gradient", "shared", "validation")
+VALIDATION_IMAGE = 3
+
+
+def member_key(seed, attempt=0):
+    """The key of a member, as experiments.group_task gives it."""
+    key = jax.random.fold_in(jax.random.key(0), np.uint32(seed))
+    if attempt:
+        key = jax.random.fold_in(key, len(MemberKeys._fields) + attempt)
+    return key
+
+
+def step_key(injection):
+    """The key of the step that an injection is meant for."""
+    keys = MemberKeys.of(member_key(injection["seed"], injection.get("attempt", 0)))
+    return jax.random.fold_in(keys.step, injection["step"])
+
+
+def _key_at(injection):
+    """The key that the place of an injection is called with."""
+    if injection["place"] == "validation":
+        keys = MemberKeys.of(member_key(injection["seed"]))
+        return jax.random.fold_in(keys.evaluate, VALIDATION_IMAGE)
+    keys = StepKeys.of(step_key(injection))
+    name = {"batch": "view", "shared": "shared"}.get(injection["place"], "latent")
+    return getattr(keys, name)
+
+
+class Injections:
+    """The injections, as functions of the traced key and value at a place."""
+
+    def __init__(self, injections):
+        self._at = {place: [] for place in PLACES}
+        for injection in injections:
+            data = np.asarray(jax.random.key_data(_key_at(injection)))
+            self._at[injection["place"]].append((data, float(injection["value"])))
+
+    def at(self, place, key, value):
+        """The value with its first entry replaced, where the key is an injection's."""
+        for data, wrong in self._at[place]:
+            hit = (jax.random.key_data(key) == data).all()
+            flat = value.ravel()
+            flat = flat.at[0].set(jnp.where(hit, wrong, flat[0]))
+            value = flat.reshape(value.shape)
+        return value
+
+
+def install(injections):
+    """Puts the injections into ``vae_jax``."""
+    inject = Injections(injections).at
+    observe, elbo = views.observe, training.OBJECTIVES["elbo"]
+    gradient, fit_shared = training.gradient, training._fit_shared
+
+    def observe_injected(view, key, k, levels):
+        return inject("batch", key, observe(view, key, k, levels))
+
+    def elbo_injected(model, params, key, x, **options):
+        terms = elbo(model, params, key, x, **options)
+        bound = inject("validation", key, inject("bound", key, terms.bound))
+        return terms._replace(
+            reconstruction=inject("reconstruction", key, terms.reconstruction),
+            kl=inject("kl", key, terms.kl),
+            bound=bound,
+        )
+
+    def gradient_injected(model, recipe, params, member, keys, x, kl_factor):
+        gradients, terms = gradient(model, recipe, params, member, keys, x, kl_factor)
+        leaves, structure = jax.tree.flatten(gradients)
+        leaves[0] = inject("gradient", keys.latent, leaves[0])
+        return jax.tree.unflatten(structure, leaves), terms
+
+    def fit_shared_injected(model, params, key, x, latent_mask):
+        params = fit_shared(model, params, key, x, latent_mask)
+        return {**params, "shared": inject("shared", key, params["shared"])}
+
+    views.observe = observe_injected
+    training.OBJECTIVES["elbo"] = elbo_injected
+    training.gradient = gradient_injected
+    training._fit_shared = fit_shared_injected
+
+
+def _keep_checkpoints():
+    end = RunFolder.end
+
+    def end_and_keep(folder, group):
+        path = folder.path / "checkpoints" / group
+        shutil.copytree(path, folder.path.with_name(f"{folder.path.name}.kept") / group)
+        end(folder, group)
+
+    RunFolder.end = end_and_keep
+
+
+if __name__ == "__main__":
+    _, command, injected, *arguments = sys.argv
+    install(json.loads(injected))
+    _keep_checkpoints()
+    sys.argv = [f"experiments/{command}.py", *arguments]
+    runpy.run_module(f"experiments.{command}", run_name="__main__", alter_sys=True)

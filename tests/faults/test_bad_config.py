@@ -1,0 +1,497 @@
+"""Configurations and command lines that cannot be used: one line, and nothing done.
+
+Every case is a process of its own, as a shell starts it.
+"""
+
+import json
+import shutil
+import signal
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import pytest
+
+from configs import digits
+from tests.faults import harness
+
+MISSPELT = "config: misspelt"
+TYPE = "config: another type"
+RANGE = "config: out of range"
+NOT_FINITE = "config: not finite"
+SWEEP = "config: sweep that makes no sense"
+FILE = "config: file or variant that is not there"
+OPTION = "command line: options that make no sense"
+PROCESSES = "command line: other processes that cannot be"
+REPLAY = "command line: replay of what is not there"
+
+
+class Case(NamedTuple):
+    """A command that is to be refused, and words of the line that refuses it."""
+
+    kind: str
+    arguments: str  # separated by spaces; {npz} and {empty} are files
+    words: tuple[str, ...]
+    module: str = "train"
+
+
+REFUSED = [
+    # --- names ---
+    Case(MISSPELT, "--config.sede=1", ("'sede'", "'seed'")),
+    Case(MISSPELT, "--config.modle.widths=8", ("'modle'", "'model'", "training")),
+    Case(MISSPELT, "--config.model.widhts=8", ("'widhts'", "'widths'", "latent_dim")),
+    Case(MISSPELT, "--config.checkpoint.every=3", ("'every'", "every_epochs", "keep")),
+    Case(MISSPELT, "--config.training.on_nonfinite=skip", ("'on_non_finite'",)),
+    Case(MISSPELT, "--config.model.widths.x=8", ("config.model.widths", "one value")),
+    Case(MISSPELT, "--config.model.likelihood=bernouli", ("bernouli", "'bernoulli'")),
+    Case(MISSPELT, "--config.model.network=cnv", ("'cnv'", "'conv'", "mlp")),
+    Case(MISSPELT, "--config.model.activation=rellu", ("'rellu'", "'relu'")),
+    Case(MISSPELT, "--config.training.objective=elb", ("'elb'", "'elbo'", "iwae")),
+    Case(MISSPELT, "--config.training.schedule=cosin", ("'cosin'", "'cosine'")),
+    Case(
+        MISSPELT,
+        "--config.training.on_non_finite=ignore",
+        ("training.on_non_finite 'ignore'", "reseed, skip, stop"),
+    ),
+    Case(
+        MISSPELT, "--config.parallel.member_execution=maps", ("'maps'", "auto", "loop")
+    ),
+    Case(MISSPELT, "--config.data.name=mnits", ("'mnits'", "'mnist'", "digits")),
+    Case(MISSPELT, "--config.data.binarization=statik", ("'statik'", "'static'")),
+    # --- types ---
+    Case(TYPE, "--config.seed=one", ("'one'", "an integer", "--config.seed=0")),
+    Case(TYPE, "--config.model.latent_dim=8.5", ("'8.5'", "an integer")),
+    Case(TYPE, "--config.model.components=many", ("'many'", "an integer")),
+    Case(TYPE, "--config.model.widths=64,a", ("'64,a'",)),
+    Case(TYPE, "--config.model.widths=(64,'a')", ("model.widths", "'a'", "int")),
+    Case(TYPE, "--config.model.widths=(64,", ("(64,", "tuple")),
+    Case(TYPE, "--config.training.beta=high", ("'high'", "a number")),
+    Case(TYPE, "--config.training.num_epochs=1e2", ("'1e2'", "an integer")),
+    Case(TYPE, "--config.data.download=maybe", ("'maybe'", "true or false")),
+    Case(TYPE, "--config.checkpoint.keep=few", ("'few'", "an integer")),
+    Case(TYPE, "--config.checkpoint.every_seconds=soon", ("'soon'", "a number")),
+    Case(TYPE, "--config.model=8", ("a group", "--config.model.", "widths")),
+    # --- ranges ---
+    Case(RANGE, "--config.seed=-1", ("seed is -1", "[0, 2**32)")),
+    Case(RANGE, "--config.seed=4294967296", ("4294967296", "[0, 2**32)")),
+    Case(RANGE, "--config.model.latent_dim=0", ("latent_dim is 0", "at least 1")),
+    Case(RANGE, "--config.model.latent_dim=1000000000000", ("at most 1000000",)),
+    Case(RANGE, "--config.model.widths=(64,0)", ("widths is 0", "at least 1")),
+    Case(
+        RANGE,
+        "--config.model.network=conv --config.model.widths=()",
+        ("widths is ()", "at least one"),
+    ),
+    Case(RANGE, "--config.model.fixed_scale=0", ("fixed_scale is 0", "above 0")),
+    Case(RANGE, "--config.training.batch_size=0", ("batch_size is 0", "at least 1")),
+    Case(RANGE, "--config.training.batch_size=1301", ("1301", "1300")),
+    Case(RANGE, "--config.training.validate_every=7", ("validate_every=7", "150")),
+    Case(RANGE, "--config.training.patience=-1", ("patience is -1", "at least 0")),
+    Case(
+        RANGE,
+        "--config.training.kl_warmup_epochs=1000000000000000000000",
+        ("kl_warmup_epochs is 1000000000000000000000", "at most 1000000"),
+    ),
+    Case(RANGE, "--config.training.learning_rate=0", ("learning_rate is 0", "above 0")),
+    Case(
+        RANGE,
+        "--config.training.learning_rate=1001",
+        ("learning_rate is 1001", "at most 1000"),
+    ),
+    Case(RANGE, "--config.training.adam_b1=1", ("adam_b1 is 1.0", "[0, 1)")),
+    Case(
+        RANGE,
+        "--config.training.adam_b1=0.99 --config.training.adam_b2=0.9",
+        ("adam_b1 is 0.99", "adam_b2 is 0.9", "adam_b1 ** 2 <= adam_b2"),
+    ),
+    Case(RANGE, "--config.evaluation.num_samples=0", ("evaluation.num_samples is 0",)),
+    Case(RANGE, "--config.evaluation.chunk=-1", ("evaluation.chunk is -1",)),
+    Case(RANGE, "--config.parallel.num_devices=-1", ("num_devices is -1",)),
+    Case(RANGE, "--config.checkpoint.every_epochs=-1", ("every_epochs is -1",)),
+    Case(RANGE, "--config.checkpoint.every_seconds=-0.5", ("every_seconds is -0.5",)),
+    Case(RANGE, "--config.checkpoint.keep=0", ("checkpoint.keep is 0", "at least 1")),
+    Case(RANGE, "--config.data.num_train=0", ("num_train is 0", "-1")),
+    Case(RANGE, "--config.data.num_train=5000", ("5000", "1300")),
+    Case(RANGE, "--config.data.num_validation=1800", ("1800", "1797")),
+    Case(RANGE, "--config.data.split_seed=-1", ("split_seed is -1", "0 or more")),
+    Case(RANGE, "--config.data.path={npz}", ("no meaning for 'digits'", "'npz'")),
+    Case(RANGE, "--config.data.name=npz", ("needs data.path",)),
+    # --- numbers that are none ---
+    Case(NOT_FINITE, "--config.training.learning_rate=nan", ("is nan", "finite")),
+    Case(NOT_FINITE, "--config.training.beta=inf", ("beta is inf", "finite")),
+    Case(NOT_FINITE, "--config.training.clip_norm=1e400", ("is inf", "finite")),
+    Case(NOT_FINITE, "--config.model.fixed_scale=1e-50", ("1e-50", "float32")),
+    Case(NOT_FINITE, "--config.checkpoint.every_seconds=inf", ("is inf", "finite")),
+    # --- sweeps ---
+    Case(SWEEP, "--config.sweep.latent_dim=()", ("latent_dim is empty",), "sweep"),
+    Case(SWEEP, "--config.sweep.seed=(1,1)", ("twice", "seed=1"), "sweep"),
+    Case(SWEEP, "--config.sweep.likelihood=beta,beta", ("twice",), "sweep"),
+    Case(SWEEP, "--config.sweep.betta=1.0", ("betta", "'beta'"), "sweep"),
+    Case(SWEEP, "--config.sweep.num_devices=1", ("num_devices is unknown",), "sweep"),
+    Case(SWEEP, "--config.sweep.likelihood=beta,lapalce", ("'laplace'",), "sweep"),
+    Case(SWEEP, "--config.sweep.latent_dim=(2,0)", ("latent_dim is 0",), "sweep"),
+    Case(SWEEP, "--config.model.latent_dim=3", ("no effect", "sweep."), "sweep"),
+    Case(SWEEP, f"--config.sweep.widths=(({'1,' * 130}),)", ("at most 250",), "sweep"),
+    Case(SWEEP, "--config.sweep.seed=1", ("no effect on one model",)),
+    Case(SWEEP, "--only=seed=9", ("'seed=9'", "--list"), "sweep"),
+    # --- files ---
+    Case(FILE, "--config=configs/digits.py:big", ("'big'", "tiny")),
+    Case(FILE, "--config=configs/mnist.py:cpu,big", ("'big'", "fashion_mnist")),
+    Case(FILE, "--config=configs/none.py", ("'configs/none.py'", "configs/digits.py")),
+    Case(FILE, "--config=configs", ("'configs'", "configs/digits.py")),
+    Case(FILE, "--config=setup.cfg", ("'setup.cfg'", "get_config")),
+    Case(FILE, "--config={empty}", ("empty.py", "get_config")),
+    Case(FILE, "--config.data.name=npz --config.data.path=none.npz", ("'none.npz'",)),
+    # --- the command line ---
+    Case(OPTION, "--config", ("--config is ''", "configs/digits.py")),
+    Case(OPTION, "--config.seed", ("--config.seed is ''", "an integer")),
+    Case(OPTION, "--workdir=", ("--workdir is ''",)),
+    Case(OPTION, "runs/one", ("'runs/one'", "--name=value")),
+    Case(OPTION, "-- --config.seed=1", ("'--config.seed=1'", "--name=value")),
+    Case(OPTION, "--wrokdir=runs", ("'wrokdir'", "--help")),
+    Case(OPTION, "--list", ("'list'", "--help")),
+    Case(OPTION, "--list=maybe", ("maybe", "--help"), "sweep"),
+    Case(OPTION, "--num_samples=0", ("num_samples=0", "--help"), "evaluate"),
+    # --- several processes ---
+    Case(PROCESSES, "--distributed", ("--distributed:", "--coordinator=host:port")),
+    Case(PROCESSES, "--distributed=maybe", ("distributed=maybe", "--help")),
+    Case(PROCESSES, "--coordinator=127.0.0.1:4321", ("without --distributed",)),
+    Case(
+        PROCESSES,
+        "--distributed --coordinator=nonsense --num_processes=2 --process_id=0",
+        ("'nonsense'", "host:port"),
+    ),
+    Case(
+        PROCESSES,
+        "--distributed --coordinator=host:port --num_processes=2 --process_id=1",
+        ("'host:port'", "1 to 65535"),
+    ),
+    Case(
+        PROCESSES,
+        "--distributed --coordinator=127.0.0.1:99999 --num_processes=2 --process_id=0",
+        ("'127.0.0.1:99999'", "1 to 65535"),
+    ),
+    Case(
+        PROCESSES,
+        "--distributed --coordinator=127.0.0.1:4321 --num_processes=2 --process_id=2",
+        ("process_id=2", "num_processes=2"),
+    ),
+    Case(
+        PROCESSES,
+        "--distributed --coordinator=127.0.0.1:4321 --num_processes=0 --process_id=0",
+        ("num_processes=0", "positive"),
+    ),
+    Case(
+        PROCESSES,
+        "--distributed --coordinator=127.0.0.1:4321 --num_processes=two",
+        ("two", "--help"),
+    ),
+    # --- replays; the folder given is none ---
+    Case(REPLAY, "--run=model", ("not a run folder", "config.json"), "replay"),
+    Case(REPLAY, "--config.seed=1 --run=model", ("'config.seed'",), "replay"),
+]
+
+
+def contents(folder):
+    """Every file below a folder, and its content."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        if path.is_file()
+        else b""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def assert_refused(outcome, words, own_cache):
+    """The command was refused in one line, before it compiled anything."""
+    assert outcome.status == 2, outcome.stderr
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith("error: ")
+    assert outcome.stderr.count("\n") == 1
+    assert outcome.stderr.endswith("\n")
+    for word in words:
+        assert word in outcome.stderr
+    assert not [path for path in own_cache.glob("programs/**/*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "case", REFUSED, ids=[f"{case.module} {case.arguments}"[:60] for case in REFUSED]
+)
+def test_what_cannot_be_used_is_refused(case, faults, tmp_path):
+    place, own_cache = tmp_path / "place", tmp_path / "cache"
+    place.mkdir()
+    (place / "empty.py").touch()
+    np.savez(place / "a.npz", images=np.zeros((30, 4, 4), np.uint8))
+    before = contents(place)
+    arguments = [
+        argument.format(npz=place / "a.npz", empty=place / "empty.py")
+        for argument in case.arguments.split(" ")
+    ]
+    command = harness.command(case.module, f"--workdir={place / 'run'}", *arguments)
+    with faults.injected(case.kind):
+        outcome = harness.run(command, own_cache)
+        assert_refused(outcome, case.words, own_cache)
+        assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--config=configs/digits.py:tiny --config.sweep.beta=1.0,4.0",
+        "--config.checkpoint.every_epochs=7 --config.checkpoint.every_seconds=0",
+        "--config.training.on_non_finite=reseed --config.sweep.learning_rate=1000",
+        "--config.training.adam_b1=0.5 --config.training.adam_b2=0.25 --only=0",
+    ],
+)
+def test_control_what_can_be_used_is_accepted(arguments, cache, tmp_path):
+    command = harness.command(
+        "sweep", f"--workdir={tmp_path / 'run'}", *arguments.split(), "--list"
+    )
+    outcome = harness.run(command, cache)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert "likelihood=bernoulli" in outcome.stdout
+
+
+# --- folders that are continued -------------------------------------------------------
+
+ANOTHER_CONFIG = "resume: another configuration"
+OTHER_IMAGES = "resume: other images under the same name"
+
+STATES = ("finished", "half-finished")
+CONTINUED = (
+    "--config.model.widths=(6,)",
+    "--config.training.num_epochs=100",
+    "--config.training.validate_every=2",
+    "--config.evaluation.num_samples=20",
+    "--config.sweep.likelihood=bernoulli",
+    "--config.sweep.latent_dim=2",
+    "--config.sweep.seed=(0,1)",
+)
+RUN = "likelihood=bernoulli,latent_dim=2,seed=0"
+
+
+def sweep(place, *more):
+    """The command that trains two runs in a place, on the images that lie there."""
+    own = ("--config.data.name=npz", f"--config.data.path={place / 'images.npz'}")
+    # Values of a tuple that is given twice would be joined.
+    given = {option.partition("=")[0]: option for option in (*own, *CONTINUED, *more)}
+    return harness.command("sweep", *given.values(), f"--workdir={place / 'run'}")
+
+
+def images(**changed):
+    drawn = np.random.default_rng(0).integers(0, 17, (400, 8, 8), np.uint8)
+    labels = np.arange(400) % 10
+    return {"images": drawn, "labels": labels, "levels": np.array(17), **changed}
+
+
+@pytest.fixture(scope="session")
+def states(common, cache):
+    """Two places, not to be changed: one run is finished, the other was killed."""
+    around = common / "continued"
+    with filelock.FileLock(common / "continued.lock"):
+        if not around.exists():
+            unfinished = common / "continued.unfinished"
+            for state in STATES:
+                (unfinished / state).mkdir(parents=True)
+                np.savez(unfinished / state / "images.npz", **images())
+            outcome = harness.run(sweep(unfinished / "finished"), cache)
+            assert outcome.status == 0, outcome.stderr
+            _begin_and_kill(unfinished / "half-finished", cache)
+            unfinished.rename(around)
+    return around
+
+
+def _begin_and_kill(place, cache):
+    command = sweep(place, "--config.checkpoint.every_epochs=2")
+    process = harness.start(command, cache)
+    assert harness.wait_for(lambda: harness.checkpoints(place / "run"), process)
+    process.kill()
+    assert harness.Outcome(process).status == -signal.SIGKILL
+    assert not list((place / "run" / "members").glob("*/result.json"))
+
+
+@pytest.fixture
+def copy(states, tmp_path):
+    """Copies a place; its configuration then names the images of the copy."""
+
+    def copy(state):
+        place = shutil.copytree(states / state, tmp_path / "place")
+        config = json.loads((place / "run" / "config.json").read_text())
+        config["data"]["path"] = str(place / "images.npz")
+        (place / "run" / "config.json").write_text(json.dumps(config))
+        return place
+
+    return copy
+
+
+# Up to four fields at a time, since a refusal names five differences.
+OTHER_VALUES = (
+    {"data.name": "digits", "data.path": ""},
+    {"data.binarization": "static", "data.binarization_seed": 1, "data.split_seed": 1},
+    {"data.num_validation": 41, "data.num_test": 42, "data.num_train": 100},
+    {
+        "model.network": "conv",
+        "model.widths": (7,),
+        "model.activation": "tanh",
+        "model.fixed_scale": 0.2,
+    },
+    {
+        "model.components": 3,
+        "model.ignore_x": True,
+        "training.free_bits": 0.1,
+        "parallel.member_execution": "loop",
+    },
+    {
+        "training.objective": "iwae",
+        "training.num_samples": 2,
+        "training.beta": 2.0,
+        "training.kl_warmup_epochs": 3,
+    },
+    {
+        "training.batch_size": 50,
+        "training.num_epochs": 98,
+        "training.validate_every": 1,
+        "training.patience": 5,
+    },
+    {
+        "training.learning_rate": 0.01,
+        "training.schedule": "constant",
+        "training.clip_norm": 1.5,
+        "training.on_non_finite": "skip",
+    },
+    {
+        "training.adam_b1": 0.8,
+        "training.adam_b2": 0.99,
+        "training.adam_eps": 1e-6,
+        "parallel.num_devices": 1,
+    },
+    {
+        "evaluation.num_samples": 10,
+        "evaluation.chunk": 10,
+        "evaluation.batch_size": 7,
+    },
+    {
+        "diagnostics.latents": False,
+        "diagnostics.permutations": 9,
+        "diagnostics.floor": False,
+        "diagnostics.probes": False,
+    },
+    {"sweep.likelihood": "laplace", "sweep.latent_dim": 3, "sweep.seed": (0, 1, 2)},
+    {"sweep.beta": (1.0, 2.0)},
+)
+NO_NUMBER_DEPENDS_ON = {
+    "checkpoint.every_epochs": 5,
+    "checkpoint.every_seconds": 0.0,
+    "checkpoint.keep": 1,
+    "data.data_dir": "elsewhere",
+    "data.cache_dir": "{place}/decoded",
+    "data.download": True,
+}
+
+
+def test_every_field_is_either_bound_to_the_folder_or_not():
+    config = digits.get_config().to_dict()
+    fields = {
+        f"{section}.{name}"
+        for section, values in config.items()
+        if isinstance(values, dict)
+        for name in values
+    }
+    swept = {"model.likelihood", "model.latent_dim"}  # by the sweep of these tests
+    bound = {name for group in OTHER_VALUES for name in group}
+    assert fields - swept == (bound - {"sweep.beta"}) | {*NO_NUMBER_DEPENDS_ON}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("others", OTHER_VALUES, ids=lambda others: next(iter(others)))
+def test_another_configuration_is_refused(others, state, copy, faults, tmp_path):
+    place = copy(state)
+    before = contents(place)
+    more = [f"--config.{name}={value}" for name, value in others.items()]
+    with faults.injected(ANOTHER_CONFIG):
+        outcome = harness.run(sweep(place, *more), tmp_path / "cache")
+        words = [f"config.{name} is " for name in others]
+        words += ["there and", "here", "another --workdir", "the same config"]
+        assert_refused(outcome, words, tmp_path / "cache")
+        assert contents(place) == before
+
+
+@pytest.mark.parametrize("fields", ["checkpoint", "data"])
+def test_control_what_no_number_depends_on_may_differ(
+    fields, states, copy, cache, faults
+):
+    """A run that was killed is continued with other values, to the same bits."""
+    place = copy("half-finished")
+    more = [
+        f"--config.{name}={value}".format(place=place)
+        for name, value in NO_NUMBER_DEPENDS_ON.items()
+        if name.startswith(fields)
+    ]
+    outcome = harness.run(sweep(place, *more), cache)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    expected = harness.outcome_of(states / "finished" / "run")
+    assert harness.outcome_of(place / "run") == expected
+
+
+def test_control_nothing_is_trained_where_all_is_finished(states, copy, cache):
+    place = copy("finished")
+    more = [
+        f"--config.{name}={value}".format(place=place)
+        for name, value in NO_NUMBER_DEPENDS_ON.items()
+    ]
+    outcome = harness.run(sweep(place, *more), cache)
+    assert (outcome.status, outcome.stderr) == (0, "")
+    assert "2 finished before; 0 to train" in outcome.stdout
+    expected = harness.outcome_of(states / "finished" / "run")
+    assert harness.outcome_of(place / "run") == expected
+
+
+ORIGINAL = images()
+ONE_PIXEL = (np.arange(ORIGINAL["images"].size) == 99).reshape(400, 8, 8)
+CHANGED_IMAGES = {
+    "one pixel": images(images=ORIGINAL["images"] ^ ONE_PIXEL),
+    "one label": images(labels=ORIGINAL["labels"] ^ (np.arange(400) == 399)),
+    "another order": images(images=ORIGINAL["images"][::-1]),
+    "one image less": images(
+        images=ORIGINAL["images"][1:], labels=ORIGINAL["labels"][1:]
+    ),
+    "more levels": images(levels=np.array(18)),
+    "a test split": images(test_images=ORIGINAL["images"][:40]),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "state"), list(zip(CHANGED_IMAGES, STATES * 3, strict=True))
+)
+def test_other_images_under_the_same_name_are_refused(
+    change, state, copy, faults, tmp_path
+):
+    place = copy(state)
+    with faults.injected(OTHER_IMAGES):
+        np.savez(place / "images.npz", **CHANGED_IMAGES[change])
+        before = contents(place)
+        outcome = harness.run(sweep(place), tmp_path / "cache")
+        words = (str(place / "run"), "other images", "restore them", "--workdir")
+        assert_refused(outcome, words, tmp_path / "cache")
+        assert contents(place) == before
+
+
+def test_control_the_same_images_written_anew_are_accepted(copy, cache):
+    place = copy("finished")
+    np.savez_compressed(place / "images.npz", **ORIGINAL)
+    outcome = harness.run(sweep(place), cache)
+    assert (outcome.status, outcome.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [(RUN, (RUN, "none")), ("seed=7", ("'seed=7'", "none")), ("", ("''", "none"))],
+)
+def test_replays_without_a_failure_are_refused(run, words, copy, faults, tmp_path):
+    place = copy("finished")
+    before = contents(place)
+    command = harness.command("replay", f"--workdir={place / 'run'}", f"--run={run}")
+    with faults.injected(REPLAY):
+        outcome = harness.run(command, tmp_path / "cache")
+        assert_refused(outcome, (str(place / "run"), *words), tmp_path / "cache")
+        assert contents(place) == before

@@ -1,0 +1,457 @@
+"""Damaged files: nothing wrong is ever loaded, and what was before is used."""
+
+import contextlib
+import shutil
+import signal
+
+import filelock
+import numpy as np
+import pytest
+
+from experiments.checkpoints import Checkpoints
+from experiments.run_folder import FolderError, RunFolder
+from tests.faults import harness
+
+KEEP = 3
+EPOCHS = (20, 30, 40)  # those kept of four
+RNG = np.random.default_rng(20260101)
+
+
+def arrays_of(epoch):
+    """Arrays of all kinds that a checkpoint may hold, others for every epoch."""
+    rng = np.random.default_rng(epoch)
+    return {
+        "epoch": np.int32(epoch),
+        "seconds": np.float64(rng.uniform()),
+        "state/params/kernel": rng.normal(size=(4, 64, 12)).astype(np.float32),
+        "state/params/shared": np.zeros((4, 0), np.float32),
+        "state/active": rng.uniform(size=4) < 0.5,
+        "state/best_bound": np.array([-np.inf, np.nan, -0.0, 1e-45], np.float32),
+        "members/key": rng.integers(0, 2**32, (4, 2), np.uint32),
+        "history/epoch": np.arange(epoch, dtype=np.int32),
+        "history/validation/bound": rng.normal(size=(epoch, 4)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder of checkpoints, of which the first of four is not kept."""
+    folder = tmp_path_factory.mktemp("kept") / "group"
+    checkpoints = Checkpoints(folder, KEEP)
+    for epoch in (10, *EPOCHS):
+        checkpoints.save(epoch, arrays_of(epoch))
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """Returns a function that copies a folder, to be damaged."""
+
+    def copy(folder):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        return shutil.copytree(folder, tmp_path / "copy" / folder.name)
+
+    return copy
+
+
+def assert_same(arrays, expected):
+    """The very arrays, bit for bit."""
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype, name
+        assert arrays[name].shape == array.shape, name
+        assert arrays[name].tobytes() == array.tobytes(), name
+
+
+def latest(folder):
+    """The latest good checkpoint and what was reported on the way to it."""
+    reports = []
+    with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+        return checkpoints.latest(reports.append), reports
+
+
+def assert_survives(folder):
+    """Whatever happened to epoch 40, what is loaded is right, and training goes on.
+
+    Returns:
+        The epoch that is loaded.
+    """
+    (epoch, arrays), reports = latest(folder)
+    assert_same(arrays, arrays_of(epoch))
+    if epoch != 40 and (folder / "40").exists():
+        raise AssertionError("epoch 40 is neither used nor moved aside")
+    for report in reports:
+        assert str(folder / "40") in report
+        assert "\n" not in report
+        assert folder.with_name("group.damaged-40").is_dir()
+    assert (epoch, len(reports)) in ((40, 0), (30, 1))
+    # Training goes on, from there to the same epoch as before.
+    following = epoch + 10
+    arrays = arrays_of(following)
+    with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+        checkpoints.latest(str)
+        checkpoints.save(following, arrays)
+    again, reports = latest(folder)
+    assert again is not None
+    assert again[0] == following
+    assert_same(again[1], arrays)
+    assert not reports
+    return epoch
+
+
+# --- a file of the newest checkpoint --------------------------------------------------
+
+
+def flip(position):
+    """A damage: flips one bit of the byte at a fraction of a file's length."""
+    bit = 1 << int(RNG.integers(8))
+
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        content[int(position * (len(content) - 1))] ^= bit
+        path.write_bytes(content)
+
+    return damage
+
+
+def truncate(fraction):
+    def damage(path):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(fraction * (len(content) - 1))])
+
+    return damage
+
+
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def delete(path):
+    path.unlink()
+
+
+DAMAGES = {
+    "bit flipped, first byte": flip(0),
+    "bit flipped, middle byte": flip(0.5),
+    "bit flipped, last byte": flip(1),
+    **{f"bit flipped, random byte {i}": flip(RNG.uniform()) for i in range(4)},
+    "truncated, last byte": truncate(1),
+    "truncated, half": truncate(0.5),
+    "truncated, all": truncate(0),
+    "zeroed": zero,
+    "deleted": delete,
+}
+
+
+def test_checkpoints_without_damage_come_back(kept, copy_of):
+    """The control: nothing is reported, and it is the newest that is loaded."""
+    folder = copy_of(kept)
+    assert sorted(int(path.name) for path in folder.iterdir()) == list(EPOCHS)
+    assert assert_survives(folder) == 40
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_of_a_checkpoint(kept, copy_of, faults, kind):
+    files = sorted(path for path in (kept / "40").rglob("*") if path.is_file())
+    loaded = []
+    for path in files:
+        folder = copy_of(kept)
+        damaged = folder / path.relative_to(kept)
+        DAMAGES[kind](damaged)
+        assert not damaged.exists() or damaged.read_bytes() != path.read_bytes()
+        with faults.injected(f"checkpoint file {kind.partition(',')[0]}"):
+            loaded.append(assert_survives(folder))
+    # Orbax keeps files that it never reads; but not all of them are such.
+    assert loaded.count(30) >= 4
+
+
+def test_a_folder_of_a_checkpoint_deleted(kept, copy_of, faults):
+    folders = sorted(path for path in (kept / "40").rglob("*") if path.is_dir())
+    loaded = []
+    for path in folders:
+        folder = copy_of(kept)
+        shutil.rmtree(folder / path.relative_to(kept))
+        with faults.injected("checkpoint's folder deleted"):
+            loaded.append(assert_survives(folder))
+    assert loaded.count(30) >= 3
+
+
+def test_a_whole_checkpoint_deleted(kept, copy_of, faults):
+    folder = copy_of(kept)
+    shutil.rmtree(folder / "40")
+    with faults.injected("whole checkpoint deleted"):
+        (epoch, arrays), reports = latest(folder)
+        assert (epoch, reports) == (30, [])
+        assert_same(arrays, arrays_of(30))
+    shutil.rmtree(folder)
+    with faults.injected("whole checkpoint deleted"):
+        assert latest(folder) == (None, [])
+
+
+@pytest.mark.parametrize("part", ["", "arrays", "manifest"])
+def test_another_epochs_files(kept, copy_of, faults, part):
+    """Whole and readable, but not what was saved for this epoch."""
+    for other in (20, 30):
+        folder = copy_of(kept)
+        shutil.rmtree(folder / "40" / part)
+        shutil.copytree(folder / str(other) / part, folder / "40" / part)
+        with faults.injected("another epoch's files in a checkpoint"):
+            assert assert_survives(folder) == 30
+
+
+@pytest.mark.parametrize("kind", ["bit flipped, middle byte", "truncated, all"])
+def test_two_checkpoints_damaged(kept, copy_of, faults, kind):
+    folder = copy_of(kept)
+    for epoch in (30, 40):
+        DAMAGES[kind](folder / str(epoch) / "manifest" / "metadata")
+    with faults.injected("several checkpoints damaged"):
+        (epoch, arrays), reports = latest(folder)
+        assert (epoch, len(reports)) == (20, 2)
+        assert_same(arrays, arrays_of(20))
+
+
+@pytest.mark.parametrize("kind", ["bit flipped, middle byte", "zeroed", "deleted"])
+def test_all_checkpoints_damaged(kept, copy_of, faults, kind):
+    folder = copy_of(kept)
+    for epoch in EPOCHS:
+        DAMAGES[kind](folder / str(epoch) / "manifest" / "metadata")
+    with faults.injected("several checkpoints damaged"):
+        found, reports = latest(folder)
+        assert (found, len(reports)) == (None, 3)
+        # From the beginning, past the same epochs.
+        with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+            for epoch in EPOCHS:
+                checkpoints.save(epoch, arrays_of(epoch))
+        assert assert_survives(folder) == 40
+
+
+def test_things_that_are_no_checkpoints(kept, copy_of, faults):
+    folder = copy_of(kept)
+    (folder / "notes.txt").write_text("precious")
+    (folder / "figures").mkdir()
+    (folder / "figures" / "50").write_text("precious")
+    (folder / "50.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
+    with faults.injected("other things among checkpoints"):
+        assert assert_survives(folder) == 40
+    assert (folder / "notes.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", [None, "", "half a checkpoint"])
+def test_an_empty_checkpoint(kept, copy_of, faults, content):
+    """A number for a name is all it has of a checkpoint."""
+    folder = copy_of(kept)
+    shutil.rmtree(folder / "40")
+    (folder / "40").mkdir()
+    if content is not None:
+        (folder / "40" / "manifest").write_text(content)
+    with faults.injected("other things among checkpoints"):
+        assert assert_survives(folder) == 30
+
+
+# --- files that finished or failed runs leave -----------------------------------------
+
+
+def assert_not_loaded(load, *arguments, path):
+    """It is refused in one line that names the file."""
+    with pytest.raises(FolderError) as caught:
+        load(*arguments)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damaged_arrays_of_members_and_failures(undisturbed, tmp_path, faults, kind):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed / "members", folder / "members")
+    (folder / "config.json").write_text("{}")
+    opened = RunFolder.open(folder)
+    arrays = arrays_of(40)
+    opened.save_failure("failed", 0, {"offender": "KL"}, arrays)
+    for path in sorted(folder.glob("members/*/params.safetensors")):
+        run = path.parent.name
+        opened.load_params(run)
+        DAMAGES[kind](path)
+        with faults.injected("parameters of a finished run damaged"):
+            assert_not_loaded(opened.load_params, run, path=path)
+    path = folder / "failures" / "failed" / "0.safetensors"
+    assert_same(opened.load_failure("failed")[1], arrays)
+    DAMAGES[kind](path)
+    with faults.injected("state of a failed run damaged"):
+        assert_not_loaded(opened.load_failure, "failed", path=path)
+
+
+def assert_refused(outcome, *words):
+    """One line, status 2."""
+    assert outcome.status == 2, outcome.stderr
+    assert outcome.stderr.startswith("error: ")
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    for word in words:
+        assert word in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "kind", ["bit flipped, middle byte", "truncated, half", "deleted"]
+)
+def test_damaged_parameters_are_refused(undisturbed, copy_of, cache, faults, kind):
+    folder = copy_of(undisturbed)
+    run = "likelihood=bernoulli,latent_dim=2,seed=1"
+    path = folder / "members" / run / "params.safetensors"
+    DAMAGES[kind](path)
+    evaluate = harness.command(
+        "evaluate", f"--workdir={folder}", "--num_samples=2", f"--only={run}"
+    )
+    with faults.injected("parameters of a finished run damaged"):
+        assert_refused(harness.run(evaluate, cache), str(path))
+        assert not (folder / "evaluation.csv").exists()
+
+
+@pytest.mark.parametrize("kind", ["bit flipped, middle byte", "facts"])
+def test_damaged_failures_are_refused(undisturbed, copy_of, cache, faults, kind):
+    folder = copy_of(undisturbed)
+    run = "likelihood=bernoulli,latent_dim=2,seed=1"
+    facts = {"offender": "KL"}  # Not all there is to a failure.
+    RunFolder.open(folder).save_failure(run, 0, facts, arrays_of(40))
+    path = folder / "failures" / run / "0.safetensors"
+    if kind != "facts":
+        DAMAGES[kind](path)
+    replay = harness.command("replay", f"--workdir={folder}", f"--run={run}")
+    with faults.injected("state of a failed run damaged"):
+        assert_refused(harness.run(replay, cache), str(path.parent))
+
+
+# --- the whole sweep, continued on damaged files --------------------------------------
+
+
+def sweep(folder, cache):
+    return harness.run(
+        harness.command("sweep", *harness.SWEEP, f"--workdir={folder}"), cache
+    )
+
+
+@pytest.fixture(scope="session")
+def killed(common, cache):
+    """A sweep killed once the first of its two groups was finished and the second had
+    a few checkpoints."""
+    folder = common / "killed"
+    with filelock.FileLock(common / "killed.lock"):
+        if not (common / "killed.done").exists():
+            process = harness.start(
+                harness.command("sweep", *harness.SWEEP, f"--workdir={folder}"), cache
+            )
+            assert harness.wait_for(
+                lambda: len([*folder.glob("checkpoints/gaussian*/[0-9]*")]) >= KEEP,
+                process,
+            )
+            process.send_signal(signal.SIGKILL)
+            assert harness.Outcome(process).status == -signal.SIGKILL
+            assert len([*folder.glob("members/*/result.json")]) == 4
+            assert len(harness.checkpoints(folder)) >= 2
+            (common / "killed.done").touch()
+    return folder
+
+
+def assert_continues(folder, undisturbed, cache):
+    """The same command ends with the undisturbed outcome; returns what it printed."""
+    outcome = sweep(folder, cache)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stderr == ""
+    assert harness.outcome_of(folder) == harness.outcome_of(undisturbed)
+    return outcome.stdout
+
+
+def test_a_killed_sweep_continues(killed, undisturbed, copy_of, cache):
+    """The control."""
+    assert "damaged" not in assert_continues(copy_of(killed), undisturbed, cache)
+
+
+@pytest.mark.parametrize("kind", ["bit flipped, middle byte", "truncated, half"])
+@pytest.mark.parametrize("pattern", ["arrays/d/*", "manifest/metadata"])
+def test_a_sweep_with_a_damaged_checkpoint(
+    killed, undisturbed, copy_of, cache, faults, kind, pattern
+):
+    folder = copy_of(killed)
+    *_, before, newest = harness.checkpoints(folder)
+    for path in newest.glob(pattern):
+        DAMAGES[kind](path)
+    with faults.injected("sweep continued, newest checkpoint damaged"):
+        printed = assert_continues(folder, undisturbed, cache)
+        assert f"warning: checkpoint {newest} is damaged" in printed
+        assert f"checkpoint {before} is damaged" not in printed
+
+
+def test_a_sweep_with_all_checkpoints_damaged(
+    killed, undisturbed, copy_of, cache, faults
+):
+    folder = copy_of(killed)
+    found = harness.checkpoints(folder)
+    for checkpoint in found:
+        zero(checkpoint / "manifest" / "metadata")
+    with faults.injected("sweep continued, all checkpoints damaged"):
+        printed = assert_continues(folder, undisturbed, cache)
+        assert printed.count("is damaged") == len(found) >= 2
+
+
+@pytest.mark.parametrize("content", ["", '{"runs": ["likel', "[1]", '{"runs": 3}'])
+def test_a_sweep_with_a_damaged_note_of_its_group(
+    killed, undisturbed, copy_of, cache, faults, content
+):
+    folder = copy_of(killed)
+    (note,) = folder.glob("checkpoints/*.json")
+    note.write_text(content)
+    with faults.injected("note of a group damaged"):
+        assert_continues(folder, undisturbed, cache)
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"", b"\0" * 99, b'{"run": "likeli', b"\xff\xfe\n3\n{}\n"]
+)
+def test_a_sweep_with_damaged_metrics(
+    killed, undisturbed, copy_of, cache, faults, rubbish
+):
+    """Rows of runs that are not finished are in the checkpoint as well."""
+    folder = copy_of(killed)
+    path = folder / "metrics.jsonl"
+    rows = path.read_bytes().splitlines(keepends=True)
+    finished = [row for row in rows if b"bernoulli" in row]
+    assert len(finished) < len(rows)
+    path.write_bytes(b"".join(rows[: len(finished) + 3]) + rubbish)
+    with faults.injected("metric rows damaged"):
+        assert_continues(folder, undisturbed, cache)
+
+
+@pytest.mark.parametrize("rubbish", [b"\0\0", b'{"run": "likeli', b"\xff\n3\n{}\n"])
+def test_a_finished_sweep_with_damaged_metrics(
+    undisturbed, copy_of, cache, faults, rubbish
+):
+    folder = copy_of(undisturbed)
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(rubbish)
+    with faults.injected("metric rows damaged"):
+        outcome = sweep(folder, cache)
+        assert "Traceback" not in outcome.stderr
+        if outcome.status != 0:
+            assert_refused(outcome, "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("members/*/result.json", ""),
+        ("members/*/result.json", '{"run": "likelihood'),
+        ("environment.json", ""),
+        ("environment.json", '{"bits_depend_on": {'),
+        ("environment.json", "[1, 2]"),
+        ("config.json", '{"seed": '),
+        ("config.json", "3"),
+    ],
+)
+def test_a_sweep_with_a_damaged_description(
+    killed, copy_of, cache, faults, name, content
+):
+    folder = copy_of(killed)
+    path = sorted(folder.glob(name))[0]
+    path.write_text(content)
+    with faults.injected(f"{path.name} damaged"):
+        assert_refused(sweep(folder, cache), str(path))
+        assert path.read_text() == content

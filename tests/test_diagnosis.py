@@ -1,0 +1,101 @@
+"""Tests of experiments.diagnosis; what it stands on has tests of its own."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import diagnosis
+from experiments.diagnosis import DiagnosticsSettings
+from vae_jax import population, views
+from vae_jax.diagnostics import bernoulli_floor
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+
+ALL = DiagnosticsSettings(latents=True, permutations=19, floor=True, probes=True)
+NONE = DiagnosticsSettings(latents=False, permutations=0, floor=False, probes=False)
+
+
+def model_of(latent_dim):
+    return make_vae(
+        make_likelihood("bernoulli", 17),
+        image_shape=(4, 4, 1),
+        latent_dim=latent_dim,
+        widths=(9,),
+    )
+
+
+@pytest.fixture(scope="module")
+def measured(images):
+    """A model as initialised: its parameters, images, and what is measured of it."""
+    model, mask = model_of(3), jnp.ones(3)
+    params = model.init(jax.random.key(1), jnp.full(16, 0.4), jnp.full(16, 0.3))
+    x = views.observe("binary", jax.random.key(2), jnp.asarray(images), 17)
+    measure = jax.jit(functools.partial(diagnosis.measure, ALL, model))
+    return params, x, measure(params, jax.random.key(5), x, mask)
+
+
+def columns(use, settings=ALL, **changes):
+    facts = {"elbo": -9.0, "floor": 11.0, "rate": 2.0, "active_units": 2} | changes
+    means = np.random.default_rng(0).normal(size=(96, 3))
+    labels = (means[:, 0] > 0).astype(int)
+    return diagnosis.columns(settings, use, means, labels, latent_dim=3, **facts)
+
+
+def test_padding_changes_nothing(measured):
+    params, x, use = measured
+    wide = model_of(5)
+    padded = population.pad(params, population.param_shapes(wide, 16))
+    mask = jnp.asarray(population.latent_mask(3, 5))
+    measure = jax.jit(functools.partial(diagnosis.measure, ALL, wide))
+    again = measure(padded, jax.random.key(5), x, mask)
+    for name in ("average_kl", "mutual_information", "marginal_kl"):
+        np.testing.assert_allclose(
+            getattr(again.decomposition.parts, name),
+            getattr(use.decomposition.parts, name),
+            rtol=1e-3,
+            atol=1e-5,
+        )
+    np.testing.assert_allclose(again.two_samples, use.two_samples, rtol=1e-3, atol=1e-5)
+
+
+def test_columns_hold_every_diagnostic(measured):
+    row = columns(measured[2])
+    assert tuple(row) == diagnosis.COLUMNS
+    assert row["gain"] == 2.0
+    assert row["linear_probe"] > 0.8
+    assert 0 < row["mmd_p_value"] <= 1
+    assert row["latents"] in ("collapsed", "partly collapsed", "in use")
+
+
+def test_what_is_not_asked_for_is_empty():
+    nothing = diagnosis.LatentUse(None, None)
+    row = columns(nothing, NONE, floor=math.nan)
+    assert tuple(row) == diagnosis.COLUMNS
+    assert row.pop("latents") == ""
+    assert all(math.isnan(value) for value in row.values())
+
+
+def test_a_model_that_diverged_has_no_verdict(measured):
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), measured[2])
+    assert columns(broken, elbo=math.nan, rate=math.nan)["latents"] == ""
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian_shared"])
+def test_the_floor_is_the_best_factorised_model(name, images):
+    likelihood = make_likelihood(name, 17)
+    intensity = jnp.asarray(images / 16, jnp.float32)
+    x = views.observe(likelihood.view, jax.random.key(3), jnp.asarray(images), 17)
+    train = intensity if name == "bernoulli" else x
+    floor = diagnosis.floor(likelihood, intensity.mean(0), intensity.std(0), train, x)
+    if name == "bernoulli":
+        np.testing.assert_allclose(floor, bernoulli_floor(intensity, x))
+        return
+    # A mean per pixel and one variance, both by maximum likelihood.
+    residual = np.asarray(x) - np.asarray(x).mean(0)
+    variance = np.mean(residual**2)
+    exact = 0.5 * (residual**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+    np.testing.assert_allclose(floor.mean(), exact.mean(), atol=0.05)

@@ -1,0 +1,240 @@
+"""Tests of experiments.group_training and of the plan that experiments.runner makes."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments import grid, runner
+from experiments.checkpoints import Checkpoints
+from experiments.data import DataSettings, load_data
+from experiments.group_task import DeviceData, GroupTask
+from experiments.group_training import GroupTraining
+from experiments.interruption import Stopped
+from experiments.progress import Progress
+from experiments.run_folder import FolderError, RunFolder
+
+
+class StopAfter:
+    """An interruption that asks to stop after so many epochs; 0: never."""
+
+    def __init__(self, epochs=0):
+        self._left = epochs
+
+    def deferred(self):
+        return contextlib.nullcontext()
+
+    def requested(self):
+        self._left -= 1
+        return self._left == 0
+
+
+def small_config(**training):
+    config = digits.get_config().to_dict()
+    config["data"] |= {"num_train": 300}
+    config["model"] |= {"widths": (8,)}
+    config["training"] |= {"num_epochs": 12, "validate_every": 3, **training}
+    config["evaluation"] |= {"num_samples": 5}
+    config["checkpoint"] |= {"every_epochs": 2}
+    config["sweep"] = {"latent_dim": (2, 3)}
+    return config
+
+
+CONFIG = small_config()
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(DataSettings("digits", num_train=300))
+
+
+@pytest.fixture(scope="module")
+def compiled(data):
+    """The one group of CONFIG and its programs."""
+    (group,) = grid.group(grid.expand(CONFIG))
+    task = GroupTask(group, data, DeviceData.put(data))
+    return task, task.compile()
+
+
+@contextlib.contextmanager
+def opened(path, config=CONFIG):
+    folder = RunFolder.create(path, config, "0123", print)
+    try:
+        yield folder
+    finally:
+        folder.close()
+
+
+def train(compiled, folder, epochs=0):
+    task, programs = compiled
+    with Progress([task.group]) as progress:
+        GroupTraining(task, programs, folder, progress).run(StopAfter(epochs))
+
+
+def outcome(path):
+    members = {}
+    for result in sorted(path.glob("members/*/result.json")):
+        facts = json.loads(result.read_text())
+        del facts["seconds"]
+        params = (result.parent / "params.safetensors").read_bytes()
+        members[result.parent.name] = (facts, params)
+    return members, (path / "metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(compiled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    with opened(path) as folder:
+        train(compiled, folder)
+    return outcome(path)
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 4, 12])
+def test_a_stopped_group_continues_to_the_same_bits(
+    compiled, undisturbed, tmp_path, epochs
+):
+    path = tmp_path / "run"
+    with opened(path) as folder:
+        with pytest.raises(Stopped, match=f"after epoch {epochs} of bernoulli-"):
+            train(compiled, folder, epochs)
+        assert folder.finished() == set()
+        (begun, _) = folder.begun()[0]
+        assert begun == tuple(run.name for run in compiled[0].group.runs)
+    with opened(path) as folder:
+        train(compiled, folder)
+        assert folder.begun() == []
+    assert outcome(path) == undisturbed
+
+
+def test_rows_that_are_lost_or_too_many_are_mended(compiled, undisturbed, tmp_path):
+    """As after a kill behind the last checkpoint, or a damaged file."""
+    path = tmp_path / "run"
+    with opened(path) as folder, pytest.raises(Stopped):
+        train(compiled, folder, 7)
+    rows = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    later = rows[0].replace('"epoch": 3', '"epoch": 9')
+    (path / "metrics.jsonl").write_text(later + rows[1] + '{"run": "late')
+    with opened(path) as folder:
+        train(compiled, folder)
+    assert outcome(path) == undisturbed
+
+
+def test_a_member_finished_before_keeps_its_files(compiled, undisturbed, tmp_path):
+    """A command that ended amid the results of a group goes on with the others."""
+    path = tmp_path / "run"
+    with opened(path) as folder, pytest.raises(Stopped):
+        train(compiled, folder, 12)
+    with opened(path) as folder:
+        folder.save_member("latent_dim=2", {"mine": np.ones(1)}, {"seconds": 1.0})
+        train(compiled, folder)
+        assert set(folder.load_params("latent_dim=2")) == {"mine"}
+    members, _ = outcome(path)
+    assert members["latent_dim=3"] == undisturbed[0]["latent_dim=3"]
+
+
+def test_checkpoints_of_another_version_are_refused(compiled, tmp_path):
+    task, _ = compiled
+    with opened(tmp_path / "run") as folder:
+        path = folder.begin(task.group.name, [], 0)
+        checkpoints = Checkpoints(path, 3)
+        checkpoints.save(2, {"epoch": np.int32(2), "state/other": np.ones(3)})
+        checkpoints.wait()
+        checkpoints.close()
+        with pytest.raises(FolderError, match="not of this version"):
+            train(compiled, folder)
+
+
+def test_no_more_checkpoints_are_kept_than_asked_for(compiled, tmp_path):
+    path = tmp_path / "run"
+    with opened(path) as folder, pytest.raises(Stopped):
+        train(compiled, folder, 11)
+    kept = sorted(int(p.name) for p in path.glob("checkpoints/bernoulli-*/*"))
+    assert kept == [8, 10, 11]
+
+
+def test_members_alone_and_in_company_agree(compiled, undisturbed, data, tmp_path):
+    """Within rounding when mapped together; see docs/reliability.md."""
+    runs = grid.expand(CONFIG)
+    task = GroupTask(grid.Group(runs[:1]), data, DeviceData.put(data))
+    path = tmp_path / "run"
+    with opened(path) as folder:
+        train((task, task.compile()), folder)
+    alone = outcome(path)[0][runs[0].name][0]
+    company = undisturbed[0][runs[0].name][0]
+    for name in ("elbo", "log_px", "kl"):
+        assert alone[name] == pytest.approx(company[name], rel=1e-3)
+
+
+# --- the plan -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with opened(tmp_path / "run") as folder:
+        yield folder
+
+
+@pytest.fixture
+def runs():
+    sweep = {"likelihood": "beta,laplace", "seed": (0, 1, 2)}
+    return grid.expand({**CONFIG, "sweep": sweep})
+
+
+def names(groups):
+    return [[run.name for run in group.runs] for group in groups]
+
+
+def test_runs_are_grouped_by_program(runs, folder):
+    plan = runner.plan(runs, folder)
+    assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]
+    assert {group.attempt for group in plan} == {0}
+
+
+def test_finished_runs_are_left_out(runs, folder):
+    for run in (*runs[:3], runs[4]):
+        folder.save_member(run.name, {}, {})
+    assert names(runner.plan(runs, folder)) == [[runs[3].name, runs[5].name]]
+
+
+def test_groups_are_continued_as_they_were_begun(runs, folder):
+    """Also with a member finished; else its company would change its bits."""
+    begun = [runs[3].name, runs[5].name]
+    folder.begin("laplace-1", begun, 0)
+    folder.save_member(runs[3].name, {}, {})
+    plan = runner.plan(runs, folder)
+    assert names(plan)[0] == begun
+    assert sorted(names(plan)[1:]) == [[r.name for r in runs[:3]], [runs[4].name]]
+
+
+def test_groups_begun_with_runs_not_chosen_wait(runs, folder):
+    folder.begin("beta-1", [run.name for run in runs[:3]], 0)
+    assert names(runner.plan(runs[:2], folder)) == [[r.name for r in runs[:2]]]
+    assert len(folder.begun()) == 1
+
+
+def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
+    folder.save_failure(runs[1].name, 0, {}, {})
+    assert [group.attempt for group in runner.plan(runs[:3], folder)] == [0]
+    training = dataclasses.replace(runs[0].settings.training, on_non_finite="reseed")
+    again = [
+        dataclasses.replace(
+            run, settings=dataclasses.replace(run.settings, training=training)
+        )
+        for run in runs[:3]
+    ]
+    plan = runner.plan(again, folder)
+    assert [(group.attempt, len(group.runs)) for group in plan] == [(0, 2), (1, 1)]
+
+
+def test_each_attempt_has_keys_of_its_own(data):
+    device_data = DeviceData.put(data)
+    runs = grid.expand(CONFIG)
+    keys = [
+        jax.random.key_data(GroupTask(grid.Group(runs, n), data, device_data).keys)
+        for n in range(3)
+    ]
+    assert len({key.tobytes() for key in map(np.asarray, keys)}) == 3

@@ -1,0 +1,53 @@
+"""Tests of experiments.sandwich on a model whose answers are known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import progress, sandwich
+from tests import linear_gaussian
+
+SETTINGS = sandwich.SandwichSettings(
+    num_images=12, num_samples=200, num_temperatures=20, num_chains=8, gap_steps=50
+)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """At the exact posterior: no gap at all. x, what was measured, and p(x)."""
+    model, params, px = linear_gaussian.exact_model()
+    x = jnp.asarray(px.rvs(20, random_state=1), jnp.float32)
+    measure = jax.jit(functools.partial(sandwich.measure, SETTINGS, model))
+    return px.logpdf(np.asarray(x[:12], np.float64)), measure(
+        jax.tree.map(jnp.asarray, params), jax.random.key(0), x
+    )
+
+
+def test_every_estimate_is_exact_at_the_true_posterior(measured):
+    exact, found = measured
+    assert found.gap.elbo.shape == (12,)
+    for estimate in (
+        found.importance.log_px,
+        found.annealed.log_px,
+        found.gap.elbo,
+    ):
+        np.testing.assert_allclose(estimate, exact, atol=2e-2)
+    np.testing.assert_allclose(found.gap.approximation, 0, atol=2e-2)
+    np.testing.assert_allclose(found.simulated.gap, 0, atol=2e-2)
+
+
+def test_columns_add_up_and_are_printed(measured):
+    row = sandwich.columns(measured[1])
+    assert row["elbo"] + row["amortization_gap"] + row["approximation_gap"] == (
+        pytest.approx(row["annealed_log_px"], abs=1e-3)
+    )
+    assert row["num_images"] == 12
+    with progress.CONSOLE.capture() as capture:
+        progress.print_sandwich([{"run": "one", "view": "continuous", **row}])
+    text = capture.get()
+    assert "one, nats per image" in text
+    assert f"{row['elbo']:.3f}" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -1,0 +1,164 @@
+"""The average KL in parts: information about the image, and mismatch with the prior.
+
+With the aggregated posterior q(z) = 1/N sum_n q(z|x_n) of N images, n uniform,
+
+    1/N sum_n KL(q(z|x_n) || p(z)) = I(n; z) + KL(q(z) || p(z))
+
+(Hoffman & Johnson 2016, "ELBO surgery"), and where the prior factorises over latents,
+
+    KL(q(z) || p(z)) = KL(q(z) || prod_l q(z_l)) + sum_l KL(q(z_l) || p(z_l)),
+
+total correlation and dimension-wise KL (Chen et al. 2018, "Isolating sources of
+disentanglement in variational autoencoders").
+
+Both are expectations under q(z), a mixture of N known densities, which is evaluated in
+full: every sample against all N components, its own included. So the estimates are
+unbiased for these N images, whatever the number of samples. As estimates for the
+population that the images were drawn from they are biased: I(n; z) can only be log N at
+most and lies below the population's in expectation, and KL(q(z) || p(z)) lies above it
+by as much (the entropy of a mixture is concave); dimension-wise KL lies above too, and
+total correlation has no known sign. An information near log N means "at least this".
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LOG_2PI = np.log(2 * np.pi)
+
+
+class KLParts(NamedTuple):
+    """The average KL and its parts, in nats, all from the same samples.
+
+    To rounding, average_kl = mutual_information + marginal_kl and marginal_kl =
+    total_correlation + dimension_kl.sum().
+    """
+
+    average_kl: jax.Array  # 1/N sum_n KL(q(z|x_n) || p(z)), []
+    mutual_information: jax.Array  # I(n; z), in [0, log N] but for noise, []
+    marginal_kl: jax.Array  # KL(q(z) || p(z)), []
+    total_correlation: jax.Array  # KL(q(z) || prod_l q(z_l)), []
+    dimension_kl: jax.Array  # KL(q(z_l) || p(z_l)), [factors]
+
+
+class KLDecomposition(NamedTuple):
+    """Means over images and samples, and the standard errors of these means.
+
+    A standard error is that over images, each image's samples averaged, as if q(z) were
+    known: NaN for one image. It covers the choice of images but for their effect on
+    q(z), which is the bias described above.
+    """
+
+    parts: KLParts
+    standard_errors: KLParts
+    closed_form_kl: jax.Array  # average KL without sampling, nats, []; NaN if not given
+
+
+def decompose_kl(
+    log_densities: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]],
+    samples: Any,
+    *,
+    chunk: int,
+    closed_form_kl: jax.Array | float = np.nan,
+) -> KLDecomposition:
+    """Splits the average KL of any posterior whose density can be evaluated.
+
+    Densities are given by factor: groups of latents that are independent in every
+    q(z|x_n) and in p(z). Fully factorised densities have one factor per latent. With
+    one factor for all latents, for a posterior or prior with dependent latents, the
+    first equation above still holds; dimension_kl is then marginal_kl, and
+    total_correlation, which is that between factors, 0.
+
+    Args:
+        log_densities: maps an image's index ``[]`` and one sample of its posterior to
+            log q(z_f|x_n) of all images ``[N, factors]`` and log p(z_f) ``[factors]``,
+            nats.
+        samples: z or whatever stands for it, a tree of ``[samples, N, ...]``; column n
+            is drawn from q(z|x_n).
+        chunk: samples evaluated together; bounds the memory to that of
+            ``chunk * N * factors`` densities and does not change the result.
+        closed_form_kl: KL(q(z|x_n) || p(z)) where a formula gives it, ``[N]``, nats;
+            reported beside average_kl, which it does not enter.
+    """
+    num_samples, num_images = jax.tree.leaves(samples)[0].shape[:2]
+
+    def one_sample(inputs):
+        image, sample = inputs
+        log_q, log_p = log_densities(image, sample)  # [N, F], [F]
+        own = log_q[image].sum()
+        aggregated = _log_mean_exp(log_q.sum(axis=-1))
+        marginals = _log_mean_exp(log_q)  # [F]
+        prior = log_p.sum()
+        return KLParts(
+            average_kl=own - prior,
+            mutual_information=own - aggregated,
+            marginal_kl=aggregated - prior,
+            total_correlation=aggregated - marginals.sum(),
+            dimension_kl=marginals - log_p,
+        )
+
+    flat = jax.tree.map(
+        lambda leaf: leaf.reshape(num_samples * num_images, *leaf.shape[2:]), samples
+    )
+    images = jnp.tile(jnp.arange(num_images), num_samples)
+    parts = jax.lax.map(one_sample, (images, flat), batch_size=min(chunk, images.size))
+    by_image = jax.tree.map(
+        lambda leaf: leaf.reshape(num_samples, num_images, *leaf.shape[1:]).mean(0),
+        parts,
+    )
+    return KLDecomposition(
+        jax.tree.map(lambda leaf: leaf.mean(axis=0), by_image),
+        jax.tree.map(
+            lambda leaf: leaf.std(axis=0, ddof=1) / np.sqrt(num_images), by_image
+        ),
+        jnp.mean(closed_form_kl),
+    )
+
+
+def decompose_gaussian_kl(
+    mean: jax.Array,
+    log_scale: jax.Array,
+    noise: jax.Array,
+    latent_mask: jax.Array | None = None,
+    *,
+    chunk: int,
+) -> KLDecomposition:
+    """Splits the average KL of diagonal Gaussian posteriors from the prior N(0, I).
+
+    A sample is mean + exp(log_scale) noise. Its distance to every component is formed
+    from the difference of the means, not from the rounded sample, so that a posterior
+    far narrower than its mean's last digit is still told from the others.
+
+    Args:
+        mean: of q(z|x_n), ``[N, latent]``.
+        log_scale: log standard deviation of q(z|x_n), ``[N, latent]``.
+        noise: standard normal, ``[samples, N, latent]``.
+        latent_mask: 1 for a latent in use and 0 for padding, ``[latent]``, or None.
+            Padding contributes exactly 0 to every part.
+        chunk: as in ``decompose_kl``.
+    """
+    scale, inverse_scale = jnp.exp(log_scale), jnp.exp(-log_scale)
+    mask = jnp.ones_like(mean[0]) if latent_mask is None else latent_mask
+
+    def log_densities(image, noise):
+        step = scale[image] * noise
+        distance = (mean[image][None] - mean) + step[None]
+        log_q = -0.5 * ((distance * inverse_scale) ** 2 + _LOG_2PI) - log_scale
+        log_p = -0.5 * ((mean[image] + step) ** 2 + _LOG_2PI)
+        return log_q * mask[None], log_p * mask
+
+    # Through expm1, so that it is exactly 0 where q is the prior.
+    kl = 0.5 * (mean**2 + jnp.expm1(2 * log_scale)) - log_scale
+    closed_form_kl = (kl * mask[None]).sum(axis=-1)
+    return decompose_kl(
+        log_densities, noise, chunk=chunk, closed_form_kl=closed_form_kl
+    )
+
+
+def _log_mean_exp(values: jax.Array) -> jax.Array:
+    """log of the mean of exp(values) over axis 0; exactly 0 where all values are 0."""
+    largest = values.max(axis=0)
+    return largest + jnp.log(jnp.mean(jnp.exp(values - largest[None]), axis=0))

@@ -1,0 +1,155 @@
+"""What a decoder reaches that ignores its latents: the same output for every image.
+
+Its negative log-likelihood is the level at which a VAE's bound ends up when its latents
+collapse. It needs no decoder: only the best output, fitted to the training images.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# Probability that is left to a pixel value never seen in training.
+_UNSEEN = 1e-5
+
+# In units of 1 / sqrt(curvature) a gradient g of the mean is g^2 / 2 nats from the
+# optimum: for a thousand outputs, 5e-4 nats per image.
+_SMALL_GRADIENT = 1e-3
+
+_STEPS_PER_ROUND = 50
+
+
+class ConstantFit(NamedTuple):
+    """The best constant output, and whether the search for it has settled."""
+
+    negative_log_prob: jax.Array  # -log p(x) of each test image, nats, [M]
+    outputs: Any  # as the initial ones
+    settled: jax.Array  # bool []; False also where something is not finite
+    largest_gradient: jax.Array  # at the end, nats per unit of the search's last round
+
+
+def bernoulli_floor(train_intensities: jax.Array, intensities: jax.Array) -> jax.Array:
+    """Expected -log p(x) under the best factorised Bernoulli, nats per image, ``[M]``.
+
+    p has the mean intensity of the training images at each pixel, clipped to
+    [1e-5, 1 - 1e-5]. The expectation is over the binarization of each image, whose
+    means are its intensities: exact, as -log p(x) is linear in x. Images that are
+    binary already stand for themselves.
+
+    Args:
+        train_intensities: k / (levels - 1), ``[N, D]``.
+        intensities: the same of the images to score, ``[M, D]``.
+    """
+    mean = jnp.clip(train_intensities.mean(axis=0), _UNSEEN, 1 - _UNSEEN)[None]
+    return -jnp.sum(
+        intensities * jnp.log(mean) + (1 - intensities) * jnp.log1p(-mean), axis=-1
+    )
+
+
+def fit_constant(
+    log_prob: Callable[[Any, jax.Array], jax.Array],
+    initial: Any,
+    train_x: jax.Array,
+    x: jax.Array,
+    *,
+    chunk: int,
+    max_rounds: int = 20,
+) -> ConstantFit:
+    """Fits the same output to all training images, and scores others with it.
+
+    L-BFGS on the mean of -log p(x) over the training images. A pixel that is the same
+    in all of them would draw its output to infinity, where an image that differs has no
+    probability left; so the sum over the images is penalised by half the squared
+    distance from the initial outputs, as by a standard normal prior around these. Next
+    to many images that moves nothing else.
+
+    Where the outputs of a likelihood have a channel that all pixels share, ``initial``
+    should hold it once and ``log_prob`` repeat it: free at each pixel, it would be a
+    richer family.
+
+    Args:
+        log_prob: log p(x) of one image x ``[D]``, in nats, ``[]``, given the outputs: a
+            likelihood's ``log_prob``, or a function around it.
+        initial: outputs ``[C, D]`` to start at, or a tree; for instance a likelihood's
+            ``initial_outputs``.
+        train_x: images in the likelihood's view, ``[N, D]``.
+        x: images to score, in the same view, ``[M, D]``.
+        chunk: images computed together; bounds the memory, and changes the result
+            within the accuracy of the search.
+        max_rounds: of 50 steps each, at most; the search ends earlier where it has
+            settled.
+    """
+    num_train = len(train_x)
+    num_together = min(chunk, num_train)
+    whole_chunks = train_x[: num_train // num_together * num_together].reshape(
+        -1, num_together, train_x.shape[1]
+    )
+    optimizer = optax.lbfgs()
+
+    def negative_log_prob(outputs, x):
+        # Recomputed for the gradient, which so needs the memory of one chunk only.
+        one_image = jax.checkpoint(lambda x: -log_prob(outputs, x))
+        return jax.lax.map(one_image, x, batch_size=min(chunk, len(x)))
+
+    def loss(outputs):
+        penalty = 0.5 * optax.tree.norm(optax.tree.sub(outputs, initial), squared=True)
+        return negative_log_prob(outputs, train_x).mean() + penalty / num_train
+
+    def units(outputs):
+        """1 / sqrt(curvature) of the loss by each output, from squared gradients.
+
+        Curvatures differ by a factor of 1e6 between a pixel that hardly varies and
+        others, which no memory of a few steps makes up for. The images behind the last
+        whole chunk are not needed for that.
+        """
+
+        def add_chunk(total, x):
+            gradients = jax.vmap(jax.grad(log_prob), in_axes=(None, 0))(outputs, x)
+            squares = jax.tree.map(lambda gradient: (gradient**2).sum(0), gradients)
+            return optax.tree.add(total, squares), None
+
+        total, _ = jax.lax.scan(add_chunk, optax.tree.zeros_like(outputs), whole_chunks)
+        return jax.tree.map(lambda leaf: jnp.sqrt(num_train / (leaf + 1)), total)
+
+    def search(carry):
+        """One round: at most so many steps, in units that belong to its start."""
+        start, _, _, num_rounds = carry
+        unit = units(start)
+
+        def moved(change):
+            return optax.tree.add(start, optax.tree.mul(unit, change))
+
+        def loss_after(change):
+            return loss(moved(change))
+
+        def step(carry):
+            change, state, _, num_steps = carry
+            value, gradient = optax.value_and_grad_from_state(loss_after)(
+                change, state=state
+            )
+            updates, state = optimizer.update(
+                gradient, state, change, value=value, grad=gradient, value_fn=loss_after
+            )
+            # The line search leaves the gradient at the point it moved to.
+            largest = optax.tree.norm(optax.tree.get(state, "grad"), ord=jnp.inf)
+            change = optax.apply_updates(change, updates)
+            return change, state, largest, num_steps + 1
+
+        change = optax.tree.zeros_like(start)
+        change, _, largest, num_steps = jax.lax.while_loop(
+            lambda carry: (carry[2] > _SMALL_GRADIENT) & (carry[3] < _STEPS_PER_ROUND),
+            step,
+            (change, optimizer.init(change), jnp.float32(jnp.inf), jnp.int32(0)),
+        )
+        return moved(change), largest, num_steps, num_rounds + 1
+
+    # Settled where, in fresh units, one step was enough.
+    outputs, largest, num_steps, _ = jax.lax.while_loop(
+        lambda carry: (carry[2] != 1) & (carry[3] < max_rounds),
+        search,
+        (initial, jnp.float32(jnp.inf), jnp.int32(0), jnp.int32(0)),
+    )
+    settled = (num_steps == 1) & (largest <= _SMALL_GRADIENT)
+    return ConstantFit(negative_log_prob(outputs, x), outputs, settled, largest)

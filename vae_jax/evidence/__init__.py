@@ -1,0 +1,39 @@
+"""log p(x) of a model, per image, in nats: exact, estimated, and split into its parts.
+
+``importance`` and ``annealing`` estimate it for any model, ``linear_gaussian`` knows it
+exactly for one family, and ``gap`` says where the bound loses the rest.
+"""
+
+from vae_jax.evidence.annealing import (
+    AnnealedEstimate,
+    BidirectionalEstimate,
+    annealed_estimate,
+    bidirectional_estimate,
+    linear_schedule,
+    sigmoid_schedule,
+)
+from vae_jax.evidence.gap import InferenceGap, inference_gap
+from vae_jax.evidence.importance import ImportanceEstimate, importance_estimate
+from vae_jax.evidence.linear_gaussian import (
+    LinearGaussian,
+    PrincipalComponents,
+    num_surviving,
+    principal_components,
+)
+
+__all__ = [
+    "AnnealedEstimate",
+    "BidirectionalEstimate",
+    "ImportanceEstimate",
+    "InferenceGap",
+    "LinearGaussian",
+    "PrincipalComponents",
+    "annealed_estimate",
+    "bidirectional_estimate",
+    "importance_estimate",
+    "inference_gap",
+    "linear_schedule",
+    "num_surviving",
+    "principal_components",
+    "sigmoid_schedule",
+]
