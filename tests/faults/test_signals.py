@@ -30,16 +30,14 @@ GROUP = (
     "--config.checkpoint.every_seconds=0",
 )
 NUM_EPOCHS = 400
-# The same with epochs that take about a second.
-SLOW_EPOCHS = (
-    *GROUP,
-    "--config.training.num_samples=100",
-    "--config.training.num_epochs=6",
-    "--config.training.validate_every=1",
-    "--config.checkpoint.every_epochs=1",
-)
 # Two processes agree with each other after every epoch, which takes its time.
 FEWER_EPOCHS = (*GROUP, "--config.training.num_epochs=150")
+# The command waits two seconds longer for its last checkpoint to be complete.
+LATE_CHECKPOINTS = (
+    "tests/faults/call_instead.py",
+    "wait",
+    "experiments.checkpoints:Checkpoints.wait",
+)
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
@@ -47,12 +45,6 @@ TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 def group(common, cache):
     """The folder of the group, trained undisturbed."""
     return harness.reference(common / "long-group", GROUP, cache)
-
-
-@pytest.fixture(scope="session")
-def slow_group(common, cache):
-    """The folder of the group with slow epochs, trained undisturbed."""
-    return harness.reference(common / "slow-group", SLOW_EPOCHS, cache)
 
 
 @pytest.fixture(scope="session")
@@ -145,9 +137,7 @@ def test_a_request_during_the_last_checkpoint_is_heard(
     group, cache, faults, tmp_path, number
 ):
     with faults.injected(f"{number.name} while the last checkpoint is written"):
-        waits = ("tests/faults/call_instead.py", "wait")
-        function = "experiments.checkpoints:Checkpoints.wait"
-        process = start_sweep(tmp_path, cache, program=(*waits, function))
+        process = start_sweep(tmp_path, cache, program=LATE_CHECKPOINTS)
         harness.send_while(
             lambda: latest_epoch(tmp_path) == NUM_EPOCHS, process, number
         )
@@ -158,11 +148,11 @@ def test_a_request_during_the_last_checkpoint_is_heard(
     assert_continued(outcome, NUM_EPOCHS)
 
 
-def test_a_second_signal_ends_at_once(slow_group, cache, faults, tmp_path):
+def test_a_second_signal_ends_at_once(group, cache, faults, tmp_path):
     for first, second in [SIGNALS, SIGNALS[::-1], (signal.SIGTERM, signal.SIGTERM)]:
         with faults.injected("a second signal while the first waits"):
             before = latest_epoch(tmp_path)
-            process = start_sweep(tmp_path, cache, SLOW_EPOCHS)
+            process = start_sweep(tmp_path, cache, program=LATE_CHECKPOINTS)
             harness.send_while(harness.checkpointed(tmp_path), process, first)
             time.sleep(0.2)
             process.send_signal(second)
@@ -171,9 +161,9 @@ def test_a_second_signal_ends_at_once(slow_group, cache, faults, tmp_path):
             assert outcome.stderr == (
                 f"{ANNOUNCED}ended at once: the same command continues.\n"
             )
-            assert before < latest_epoch(tmp_path) < 6
+            assert before < latest_epoch(tmp_path) < NUM_EPOCHS
     before = latest_epoch(tmp_path)
-    outcome = assert_finishes_undisturbed(tmp_path, cache, slow_group, SLOW_EPOCHS)
+    outcome = assert_finishes_undisturbed(tmp_path, cache, group)
     assert_continued(outcome, before)
 
 
