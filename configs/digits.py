@@ -39,6 +39,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "fixed_scale": 0.1,
             "components": 5,
             "ignore_x": False,
+            "posterior": "diagonal",
+            "upper_layers": (),
+            "layer_widths": (64,),
+            "prior": "standard_normal",
+            "prior_components": 100,
+            "flow_steps": 4,
+            "flow_widths": (64,),
         }
     )
     config.training = ml_collections.ConfigDict(

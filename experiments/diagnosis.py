@@ -14,13 +14,15 @@ from vae_jax.diagnostics import (
     TwoSampleTest,
     bernoulli_floor,
     decompose_gaussian_kl,
+    decompose_kl,
     fit_constant,
     judge_collapse,
     mmd_test,
 )
 from vae_jax.likelihoods import Likelihood
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import latent_noise
+from vae_jax.posteriors import DiagonalGaussian, Posterior, latent_noise
+from vae_jax.priors import Prior, StandardNormal
 
 # Samples compared at once; measured fastest on a CPU, and bounds the memory.
 _CHUNK = 16
@@ -75,7 +77,8 @@ def measure(
 ) -> LatentUse:
     """Measures one model on images x ``[N, D]`` in the likelihood's view.
 
-    For diagonal Gaussian posteriors and the standard normal prior.
+    Total correlation and dimension-wise KL are NaN where latents are not independent in
+    every q(z|x) and p(z).
     """
     noise_key, prior_key, permutation_key = (
         jax.random.fold_in(key, i) for i in (0, 1, 2)
@@ -84,20 +87,53 @@ def measure(
     noise = latent_noise(noise_key, 1, len(x), model.latent_dim)
     noise = noise * latent_mask[None, None]
     decomposition = two_samples = None
+    prior = model.prior(params)
     if settings.latents:
-        decomposition = decompose_gaussian_kl(
-            posterior.mean, posterior.log_scale, noise, latent_mask, chunk=_CHUNK
-        )
+        decomposition = _decompose(model, params, posterior, prior, noise, latent_mask)
     if settings.permutations:
         z = posterior.sample(noise)[0, :_MOST_COMPARED]
-        prior = latent_noise(prior_key, 1, len(z), model.latent_dim)[0]
+        prior_z = prior.sample(prior_key, len(z))
         two_samples = mmd_test(
             permutation_key,
             z,
-            prior * latent_mask[None],
+            prior_z * latent_mask[None],
             num_permutations=settings.permutations,
         )
     return LatentUse(decomposition, two_samples)
+
+
+def _decompose(
+    model: VAE,
+    params: Params,
+    posterior: Posterior,
+    prior: Prior,
+    noise: jax.Array,
+    latent_mask: jax.Array,
+) -> KLDecomposition:
+    if isinstance(posterior, DiagonalGaussian) and isinstance(prior, StandardNormal):
+        return decompose_gaussian_kl(
+            posterior.mean, posterior.log_scale, noise, latent_mask, chunk=_CHUNK
+        )
+
+    def log_densities(image, z):
+        del image
+        log_q = posterior.log_prob(jnp.broadcast_to(z, noise.shape[1:])[None])[0]
+        return log_q[:, None], prior.log_prob(z)[None]
+
+    kl: jax.Array | float = math.nan
+    if model.has_closed_form_kl:
+        kl = model.closed_form_kl(params, posterior).sum(-1)
+    found = decompose_kl(
+        log_densities, posterior.sample(noise), chunk=_CHUNK, closed_form_kl=kl
+    )
+    unknown = {
+        "total_correlation": jnp.float32(math.nan),
+        "dimension_kl": jnp.full(1, math.nan),
+    }
+    return found._replace(
+        parts=found.parts._replace(**unknown),
+        standard_errors=found.standard_errors._replace(**unknown),
+    )
 
 
 def floor(

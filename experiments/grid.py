@@ -154,10 +154,13 @@ def _program(settings: Settings) -> Settings:
 
     Runs that differ in these alone form one group; see ``vae_jax.training.Member``.
     """
+    model = settings.model
+    if model.can_be_padded:
+        model = dataclasses.replace(model, latent_dim=1)
     return dataclasses.replace(
         settings,
         seed=0,
-        model=dataclasses.replace(settings.model, latent_dim=1),
+        model=model,
         training=dataclasses.replace(settings.training, beta=1.0, learning_rate=1.0),
     )
 

@@ -53,6 +53,13 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
         network=settings.model.network,
         widths=settings.model.widths,
         activation=settings.model.activation,
+        posterior=settings.model.posterior,
+        prior=settings.model.prior,
+        upper_layers=settings.model.upper_layers,
+        layer_widths=settings.model.layer_widths,
+        flow_steps=settings.model.flow_steps,
+        flow_widths=settings.model.flow_widths,
+        components=settings.model.prior_components,
         ignore_x=settings.model.ignore_x,
     )
 
@@ -130,7 +137,7 @@ class GroupTask:
             used = len(devices)  # Every process takes part.
         self._devices = devices[:used]
         self._num_padded = used * per_device
-        members = _members(group.runs, group.attempt, self.widest.latent_dim)
+        members = _members(group.runs, self.models, group.attempt)
         self.keys = members.key
         self.member_arrays = named_leaves(
             members._replace(key=jax.random.key_data(members.key))
@@ -146,7 +153,12 @@ class GroupTask:
         """Compiles the group's programs, ahead of their first use."""
         data = self.device_data
         init = population.compile_init(
-            self.models, self.recipe, self.keys, data.pixel_mean, data.pixel_std
+            self.models,
+            self.recipe,
+            self.keys,
+            data.pixel_mean,
+            data.pixel_std,
+            data.train,
         )
         state = self.pad_shapes(init.out_info)
 
@@ -307,9 +319,10 @@ class GroupTask:
         return "loop" if slow or len(self.models) == 1 else "map"
 
 
-def _members(runs: Sequence[Run], attempt: int, widest: int) -> Member:
+def _members(runs: Sequence[Run], models: Sequence[VAE], attempt: int) -> Member:
     """What differs between runs, as stacked arrays."""
     settings = [run.settings for run in runs]
+    latents = [model.latent_dim for model in models]
     root = jax.random.key(0)
     seeds = jnp.array([s.seed for s in settings], jnp.uint32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(root, seeds)
@@ -322,7 +335,7 @@ def _members(runs: Sequence[Run], attempt: int, widest: int) -> Member:
         beta=jnp.array([s.training.beta for s in settings], jnp.float32),
         learning_rate=jnp.array([s.training.learning_rate for s in settings]),
         latent_mask=jnp.stack(
-            [population.latent_mask(s.model.latent_dim, widest) for s in settings]
+            [population.latent_mask(own, max(latents)) for own in latents]
         ),
     )
 

@@ -94,7 +94,7 @@ class GroupTraining:
             self._restore(arrays, shapes)
         else:
             state = self._programs.init(
-                self._task.keys, data.pixel_mean, data.pixel_std
+                self._task.keys, data.pixel_mean, data.pixel_std, data.train
             )
             self._epoch, self._seconds_before = 0, 0.0
             self._history = History(self._names)

@@ -15,10 +15,13 @@ from experiments.run_folder import write_atomically
 from vae_jax import views
 from vae_jax.evaluation import Evaluation
 from vae_jax.model import VAE, Params
+from vae_jax.posteriors import latent_noise
 
 _SHOWN = 32
 _COLUMNS = 8
 _MANIFOLD_SIDE = 10
+# For E_q[z|x] where it has no closed form.
+_MEAN_SAMPLES = 100
 
 
 class Arrays(NamedTuple):
@@ -44,8 +47,11 @@ def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Array
     def expected(z: jax.Array) -> jax.Array:
         return intensity(likelihood.mean(model.decode(params, z)))
 
-    posterior = model.encode(params, test_x[:_SHOWN])
-    means, samples = model.generate(params, key, _SHOWN)
+    noise_key, generate_key = (jax.random.fold_in(key, i) for i in range(2))
+    shown = test_x[:_SHOWN]
+    noise = latent_noise(noise_key, _MEAN_SAMPLES, len(shown), model.latent_dim)
+    posterior_means = model.encode(params, shown).expectation(noise)
+    means, samples = model.generate(params, generate_key, _SHOWN)
     quantiles = (jnp.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE
     coordinates = jax.scipy.stats.norm.ppf(quantiles)
     first, second = jnp.meshgrid(coordinates, -coordinates)
@@ -53,7 +59,7 @@ def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Array
     if model.latent_dim > 1:
         grid = grid.at[:, 1].set(second.ravel())
     return Arrays(
-        expected(posterior.mean), intensity(means), intensity(samples), expected(grid)
+        expected(posterior_means), intensity(means), intensity(samples), expected(grid)
     )
 
 
@@ -81,7 +87,8 @@ def write(
         "prior_means": image_grid(images(arrays.prior_means), _COLUMNS),
         "samples": image_grid(images(arrays.samples), _COLUMNS),
     }
-    if run.settings.model.latent_dim == 2:
+    model = run.settings.model
+    if model.latent_dim == 2 and model.can_be_padded:
         contents["manifold"] = image_grid(images(arrays.manifold), _MANIFOLD_SIDE)
         contents["latents"] = latent_scatter(
             np.asarray(evaluation.posterior_mean), data.test.labels

@@ -16,6 +16,8 @@ from experiments.data import DataSettings
 from experiments.diagnosis import DiagnosticsSettings
 from vae_jax import likelihoods, networks, population
 from vae_jax.objectives import OBJECTIVES
+from vae_jax.posteriors import make_posterior
+from vae_jax.priors import make_prior
 from vae_jax.training import ON_NON_FINITE, SCHEDULES, Recipe
 
 _TINY, _HUGE = (
@@ -40,20 +42,41 @@ class ModelSettings:
     fixed_scale: float  # standard deviation of gaussian_fixed, in units of [0, 1]
     components: int  # of logistic_mixture
     ignore_x: bool  # q(z) in place of q(z|x): a lesson, not a model
+    posterior: str  # a name in vae_jax.posteriors.POSTERIORS or .HIERARCHICAL
+    upper_layers: tuple[int, ...]  # latents of further stochastic layers, upwards
+    layer_widths: tuple[int, ...]  # hidden units between two of them
+    prior: str  # a name in vae_jax.priors.PRIORS
+    prior_components: int  # of a mixture, or pseudo-inputs of a VampPrior
+    flow_steps: int  # transformations of a flow, in posterior or prior
+    flow_widths: tuple[int, ...]  # hidden units of each
 
     def __post_init__(self) -> None:
         _one_of("model.likelihood", self.likelihood, likelihoods.LIKELIHOODS)
         _one_of("model.network", self.network, networks.NETWORKS)
         _one_of("model.activation", self.activation, networks.ACTIVATIONS)
         _count("model.latent_dim", self.latent_dim, 1)
-        _count("model.components", self.components, 1)
+        for name in ("components", "prior_components", "flow_steps"):
+            _count(f"model.{name}", getattr(self, name), 1)
         _at_least("model.fixed_scale", self.fixed_scale, 0, exclusive=True)
-        for width in self.widths:
-            _count("model.widths", width, 1)
+        for name in ("widths", "upper_layers", "layer_widths", "flow_widths"):
+            for width in getattr(self, name):
+                _count(f"model.{name}", width, 1)
         if self.network == "conv" and not self.widths:
             raise SettingsError(
                 "model.widths is (): a conv network needs at least one, as in (32, 64)."
             )
+
+        layers = (self.latent_dim, *self.upper_layers)
+        try:
+            make_posterior(self.posterior, layers)
+            make_prior(self.prior, layers)
+        except ValueError as error:
+            raise SettingsError(f"model: {error}") from error
+
+    @property
+    def can_be_padded(self) -> bool:
+        """Whether models of different latent sizes can share a program."""
+        return (self.posterior, self.prior) == ("diagonal", "standard_normal")
 
     def likelihood_options(self) -> dict[str, Any]:
         """The fields above that this likelihood has."""
@@ -161,6 +184,23 @@ class Settings:
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed is {self.seed}: it must be in [0, 2**32).")
         _count("diagnostics.permutations", self.diagnostics.permutations, 0)
+        self._check_kl()
+
+    def _check_kl(self) -> None:
+        model, objective = self.model, self.training.objective
+        layers = (model.latent_dim, *model.upper_layers)
+        families = (
+            make_posterior(model.posterior, layers),
+            make_prior(model.prior, layers),
+        )
+        if OBJECTIVES[objective].needs_closed_form_kl and not all(
+            family.has_closed_form_kl for family in families
+        ):
+            raise SettingsError(
+                f"training.objective {objective!r} needs the KL in closed form, which "
+                f"posterior {model.posterior!r} and prior {model.prior!r} do not have: "
+                "choose 'elbo_log_weight', which estimates it."
+            )
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Settings":

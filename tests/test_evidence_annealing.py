@@ -201,7 +201,9 @@ def test_every_kind_of_likelihood_is_bounded(key, name):
     log_area = 2 * jnp.log(0.1)
 
     def log_px(x):
-        log_joint = model.prior.log_prob(z) + model.log_likelihood(params, x[None], z)
+        log_joint = model.prior(params).log_prob(z) + model.log_likelihood(
+            params, x[None], z
+        )
         return jax.nn.logsumexp(log_joint) + log_area
 
     exact = jit(functools.partial(jax.lax.map, log_px))(result.x)

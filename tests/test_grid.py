@@ -125,7 +125,13 @@ OTHER_VALUES = {
     "on_non_finite": "skip",
     "free_bits": 0.5,
     "ignore_x": True,
+    "layer_widths": (7,),
+    "prior_components": 7,
+    "flow_steps": 7,
+    "flow_widths": (7,),
 }
+# Their other values are allowed only together with those of further fields.
+TOGETHER = ("posterior", "prior", "upper_layers")
 
 
 def test_runs_that_differ_in_arrays_share_a_group():
@@ -154,7 +160,7 @@ def test_every_field_is_either_shared_or_not():
         for cls in (ModelSettings, TrainingSettings)
         for field in dataclasses.fields(cls)
     } | {"seed"}
-    assert fields == {*SHARED, *OTHER_VALUES}
+    assert fields == {*SHARED, *OTHER_VALUES, *TOGETHER}
 
 
 def test_the_name_of_a_group_tells_its_runs_and_attempt():

@@ -23,13 +23,13 @@ def test_log_prob_is_scipys(key):
 def test_prior_log_prob_is_scipys(key):
     z = jax.random.normal(key, (7, 3))
     expected = scipy.stats.norm.logpdf(z).sum(-1)
-    np.testing.assert_allclose(StandardNormal().log_prob(z), expected, rtol=1e-5)
+    np.testing.assert_allclose(StandardNormal(3).log_prob(z), expected, rtol=1e-5)
 
 
 def test_kl_is_the_mean_log_ratio_within_four_standard_errors(key):
     """False-failure rate 6e-5, were the key not fixed."""
     z = POSTERIOR.sample(latent_noise(key, 200_000, 1, 3))
-    ratio = np.asarray(POSTERIOR.log_prob(z) - StandardNormal().log_prob(z))
+    ratio = np.asarray(POSTERIOR.log_prob(z) - StandardNormal(3).log_prob(z))
     error = ratio.std() / np.sqrt(ratio.size)
     exact = float(POSTERIOR.kl_to_standard_normal().sum())
     assert abs(ratio.mean() - exact) < 4 * error

@@ -9,6 +9,10 @@ from vae_jax import views
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
+from vae_jax.posteriors import latent_noise
+
+# For E_q[z|x] where it has no closed form.
+_MEAN_SAMPLES = 100
 
 
 class Evaluation(NamedTuple):
@@ -16,7 +20,7 @@ class Evaluation(NamedTuple):
 
     estimate: ImportanceEstimate
     squared_error: jax.Array  # mean over pixels of (E[x|z=q's mean] - x)^2, intensity^2
-    posterior_mean: jax.Array  # [N, latent]
+    posterior_mean: jax.Array  # E_q[z|x], [N, latent]
 
 
 def evaluate(
@@ -43,7 +47,7 @@ def evaluate(
         x: images in the likelihood's view, ``[N, D]``.
         images: the integers they were drawn from, ``[N, D]``: squared errors are
             against their intensity, one common reference for all views.
-        latent_mask: as in ``objectives.draw_posterior``.
+        latent_mask: as in ``objectives.posterior_and_noise``.
         num_samples: importance samples per image.
         chunk: importance samples decoded together.
         batch_size: images evaluated together.
@@ -60,7 +64,10 @@ def evaluate(
             chunk=chunk,
             latent_mask=latent_mask,
         )
-        mean = model.encode(params, x[None]).mean  # [1, L]
+        noise = latent_noise(
+            jax.random.fold_in(key, num_samples), _MEAN_SAMPLES, 1, model.latent_dim
+        )
+        mean = model.encode(params, x[None]).expectation(noise)  # [1, L]
         expected = likelihood.mean(model.decode(params, mean))[0]
         shown = views.to_intensity(likelihood.view, expected, likelihood.levels)
         target = views.to_intensity("levels", image, likelihood.levels)

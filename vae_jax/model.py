@@ -3,9 +3,11 @@
 The generative model is p(x, z) = p(z) p(x|z); the encoder gives q(z|x). Parameters are
 a plain dictionary::
 
-    {'encoder': ..., 'decoder': ..., 'shared': [shared_outputs]}
+    {'encoder': ..., 'decoder': ..., 'shared': [shared_outputs],
+     'posterior': ..., 'prior': ...}
 
-where 'shared' holds the likelihood's parameters that all pixels have in common.
+where 'shared' holds the likelihood's parameters that all pixels have in common, and the
+last two are empty for a diagonal Gaussian posterior and a standard normal prior.
 """
 
 import dataclasses
@@ -14,9 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vae_jax import networks, priors, views
+from vae_jax import networks, views
 from vae_jax.likelihoods import Likelihood
-from vae_jax.posteriors import DiagonalGaussian
+from vae_jax.posteriors import (
+    Posterior,
+    PosteriorFamily,
+    make_posterior,
+)
+from vae_jax.priors import Prior, PriorFamily, make_prior
 
 Params = dict[str, Any]
 
@@ -28,12 +35,36 @@ class VAE:
     encoder: networks.Network
     decoder: networks.Network
     likelihood: Likelihood
-    latent_dim: int
-    prior: priors.StandardNormal
+    posterior_family: PosteriorFamily
+    prior_family: PriorFamily
+    layer_dims: tuple[int, ...]  # latents of each stochastic layer, the images' first
     ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
 
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents, of all stochastic layers."""
+        return sum(self.layer_dims)
+
+    @property
+    def has_closed_form_kl(self) -> bool:
+        """Whether ``closed_form_kl`` is to be had."""
+        families = (self.posterior_family, self.prior_family)
+        return all(family.has_closed_form_kl for family in families)
+
+    @property
+    def can_be_padded(self) -> bool:
+        """Whether zero-padded to more latents it remains the same model."""
+        return (self.posterior_family, self.prior_family) == (
+            make_posterior("diagonal", self.layer_dims),
+            make_prior("standard_normal", self.layer_dims),
+        )
+
     def init(
-        self, key: jax.Array, pixel_mean: jax.Array, pixel_std: jax.Array
+        self,
+        key: jax.Array,
+        pixel_mean: jax.Array,
+        pixel_std: jax.Array,
+        images: jax.Array | None = None,
     ) -> Params:
         """Fresh parameters, whose decoder starts at the data's mean image.
 
@@ -41,22 +72,30 @@ class VAE:
             key: a typed key.
             pixel_mean: mean intensity of the training images, in [0, 1], ``[D]``.
             pixel_std: standard deviation of the same, ``[D]``.
+            images: the training images, integers, ``[N, D]``, for a prior that starts
+                at some of them.
         """
+        # Further children than the two below, which are those of 0 and 1.
+        posterior_key, prior_key = (jax.random.fold_in(key, i) for i in (2, 3))
         encoder_key, decoder_key = jax.random.split(key)
         encoder = self.encoder.init(encoder_key, jnp.zeros((1, *pixel_mean.shape)))
-        decoder = self.decoder.init(decoder_key, jnp.zeros((1, self.latent_dim)))
+        decoder = self.decoder.init(decoder_key, jnp.zeros((1, self.layer_dims[0])))
         initial = self.likelihood.initial_outputs(pixel_mean, pixel_std)
         pixel_outputs = self.likelihood.pixel_outputs
         decoder["params"]["bias"]["pixels"] = initial[:pixel_outputs]
+        if images is None:
+            images = jnp.zeros((0, *pixel_mean.shape), jnp.uint8)
         return {
             "encoder": encoder["params"],
             "decoder": decoder["params"],
             "shared": initial[pixel_outputs:].mean(axis=1),
+            "posterior": self.posterior_family.init(posterior_key),
+            "prior": self.prior_family.init(prior_key, images, self.likelihood.levels),
         }
 
     def encode(
         self, params: Params, x: jax.Array, latent_mask: jax.Array | None = None
-    ) -> DiagonalGaussian:
+    ) -> Posterior:
         """q(z|x) of images x ``[batch, D]`` given in the likelihood's view.
 
         Args:
@@ -65,15 +104,42 @@ class VAE:
             latent_mask: 1 for a latent in use, 0 for padding, ``[latent]``: q is the
                 prior there, and no gradient reaches the padding's parameters. Where no
                 gradient is taken, zero-padded parameters give the same without it.
+                All 1 for a model that cannot be padded.
         """
         likelihood = self.likelihood
         intensity = views.to_intensity(likelihood.view, x, likelihood.levels)
+        return self._encode_intensity(params, intensity, latent_mask)
+
+    def _encode_intensity(
+        self, params: Params, intensity: jax.Array, latent_mask: jax.Array | None = None
+    ) -> Posterior:
         if self.ignore_x:
             intensity = jnp.zeros_like(intensity)
-        mean, log_scale = self.encoder.apply({"params": params["encoder"]}, intensity)
-        if latent_mask is not None:
-            mean, log_scale = mean * latent_mask[None], log_scale * latent_mask[None]
-        return DiagonalGaussian.from_outputs(mean, log_scale)
+        outputs = self.encoder.apply({"params": params["encoder"]}, intensity)
+        if latent_mask is not None and self.can_be_padded:
+            outputs = jax.tree.map(lambda out: out * latent_mask[None], outputs)
+        return self.posterior_family.at(params, outputs)
+
+    def prior(self, params: Params) -> Prior:
+        """p(z)."""
+        return self.prior_family.at(
+            params, lambda intensity: self._encode_intensity(params, intensity)
+        )
+
+    def closed_form_kl(self, params: Params, posterior: Posterior) -> jax.Array:
+        """KL(q(z|x) || p(z)) in nats, ``[batch, terms]``; diagonal, a term per latent.
+
+        Raises:
+            ValueError: there is no formula.
+        """
+        if not self.has_closed_form_kl:
+            raise ValueError(
+                f"{type(self.posterior_family).__name__} and "
+                f"{type(self.prior_family).__name__} have no KL in closed form: "
+                "estimate it, as the objective 'elbo_log_weight' does."
+            )
+        prior: Any = self.prior(params)
+        return prior.kl_from(posterior)
 
     def decode(self, params: Params, z: jax.Array) -> jax.Array:
         """Parameters of p(x|z), ``[..., outputs, D]``, of latents z ``[..., latent]``.
@@ -81,7 +147,8 @@ class VAE:
         The likelihood's shared parameters are repeated over pixels behind the
         decoder's, so one density serves shared and per-pixel parameters alike.
         """
-        outputs = self.decoder.apply({"params": params["decoder"]}, z)
+        seen = z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z
+        outputs = self.decoder.apply({"params": params["decoder"]}, seen)
         if not self.likelihood.shared_outputs:
             return outputs
         *leading, _, num_pixels = outputs.shape
@@ -112,7 +179,7 @@ class VAE:
             ``[num_samples, D]`` in the likelihood's view.
         """
         latent_key, pixel_key = jax.random.split(key)
-        z = self.prior.sample(latent_key, num_samples, self.latent_dim)
+        z = self.prior(params).sample(latent_key, num_samples)
         outputs = self.decode(params, z)
         return self.likelihood.mean(outputs), self.likelihood.sample(pixel_key, outputs)
 
@@ -129,6 +196,13 @@ def make_vae(
     network: str = "mlp",
     widths: tuple[int, ...] = (256,),
     activation: str = "relu",
+    posterior: str = "diagonal",
+    prior: str = "standard_normal",
+    upper_layers: tuple[int, ...] = (),
+    layer_widths: tuple[int, ...] = (64,),
+    flow_steps: int = 4,
+    flow_widths: tuple[int, ...] = (64,),
+    components: int = 100,
     ignore_x: bool = False,
 ) -> VAE:
     """A VAE whose encoder and decoder mirror each other.
@@ -136,24 +210,46 @@ def make_vae(
     Args:
         likelihood: p(x|z), from ``vae_jax.likelihoods``.
         image_shape: (height, width, channels).
-        latent_dim: number of latents, at least 1.
-        network: 'mlp' or 'conv'.
+        latent_dim: number of latents that the decoder sees, at least 1.
+        network: a name in ``networks.NETWORKS``.
         widths: hidden units or channels, from the image inwards.
         activation: a name in ``networks.ACTIVATIONS``.
+        posterior: a name in ``posteriors.POSTERIORS`` or ``posteriors.HIERARCHICAL``.
+        prior: a name in ``priors.PRIORS``; of the top layer where there are several.
+        upper_layers: latents of further stochastic layers, from the images' upwards,
+            for a hierarchical posterior.
+        layer_widths: hidden units between two stochastic layers.
+        flow_steps: transformations of a flow, in posterior or prior.
+        flow_widths: hidden units of each.
+        components: of a mixture prior, or pseudo-inputs of a VampPrior.
         ignore_x: whether the posterior is one q(z) for all images. The ELBO remains a
             bound, and is highest where the decoder ignores z: the model collapses.
 
     Raises:
         ValueError: a value outside those allowed.
     """
-    if latent_dim < 1:
-        raise ValueError(f"latent_dim is {latent_dim}: a VAE needs at least 1 latent.")
+    layer_dims = (latent_dim, *upper_layers)
+    for name, latents in (
+        ("latent_dim", latent_dim),
+        *(("upper_layers", latents) for latents in upper_layers),
+    ):
+        if latents < 1:
+            raise ValueError(f"{name} is {latents}: a layer needs at least 1 latent.")
+    options = {
+        "activation": activation,
+        "layer_widths": layer_widths,
+        "flow_steps": flow_steps,
+        "flow_widths": flow_widths,
+        "components": components,
+    }
+    posterior_family = make_posterior(posterior, layer_dims, **options)
+    prior_family = make_prior(prior, layer_dims, **options)
     encoder = networks.make_encoder(
         network,
         widths=widths,
         activation=activation,
         image_shape=image_shape,
-        latent_dim=latent_dim,
+        heads=posterior_family.heads,
     )
     decoder = networks.make_decoder(
         network,
@@ -162,5 +258,12 @@ def make_vae(
         image_shape=image_shape,
         pixel_outputs=likelihood.pixel_outputs,
     )
-    prior = priors.StandardNormal()
-    return VAE(encoder, decoder, likelihood, latent_dim, prior, ignore_x)
+    return VAE(
+        encoder,
+        decoder,
+        likelihood,
+        posterior_family,
+        prior_family,
+        layer_dims,
+        ignore_x,
+    )

@@ -29,23 +29,25 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "elu": nn.elu,
     "softplus": nn.softplus,
 }
+
+# Names and sizes of the linear outputs that are asked of a network.
+Heads = tuple[tuple[str, int], ...]
+
 NETWORKS = ("mlp", "conv")
 
 _Shape = tuple[int, int, int]
 
 
 class MLPEncoder(nn.Module):
-    """Image to the two linear outputs of a Gaussian posterior, by dense layers."""
+    """Array to named linear outputs, by dense layers."""
 
     widths: tuple[int, ...]
-    latent_dim: int
+    heads: Heads
     activation: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:  # x [..., D]
-        return _GaussianHead(self.latent_dim, name="head")(
-            _mlp(x, self.widths, self.activation)
-        )
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
+        return _Heads(self.heads, name="head")(_mlp(x, self.widths, self.activation))
 
 
 class MLPDecoder(nn.Module):
@@ -71,21 +73,21 @@ class MLPDecoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Image to posterior outputs: 3x3 convolutions that halve it, then one dense."""
+    """Image to named outputs: 3x3 convolutions that halve it, then linear layers."""
 
     widths: tuple[int, ...]
     image_shape: _Shape
-    latent_dim: int
+    heads: Heads
     activation: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:  # x [..., D]
+    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
         activation = ACTIVATIONS[self.activation]
         h = x.reshape(-1, *self.image_shape)
         for width in self.widths:
             h = activation(_conv(width, strides=(2, 2))(h))
         h = h.reshape(*x.shape[:-1], -1)
-        return _GaussianHead(self.latent_dim, name="head")(h)
+        return _Heads(self.heads, name="head")(h)
 
 
 class ConvDecoder(nn.Module):
@@ -125,16 +127,15 @@ class ConvDecoder(nn.Module):
         return _OutputBias(name="bias")(h)
 
 
-class _GaussianHead(nn.Module):
-    """Two linear layers, each with the latent as its last axis, so that zeros appended
-    to that axis are exactly the parameters of a wider model."""
+class _Heads(nn.Module):
+    """Linear layers, each with its output as the last axis, so that zeros appended to
+    a latent's axis are exactly the parameters of a wider model."""
 
-    latent_dim: int
+    heads: Heads
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean = _dense(self.latent_dim, name="mean")(h)
-        return mean, _dense(self.latent_dim, name="log_scale")(h)
+    def __call__(self, h: jax.Array) -> dict[str, jax.Array]:
+        return {name: _dense(size, name=name)(h) for name, size in self.heads}
 
 
 class _OutputBias(nn.Module):
@@ -168,24 +169,24 @@ def make_encoder(
     widths: tuple[int, ...],
     activation: str,
     image_shape: _Shape,
-    latent_dim: int,
+    heads: Heads,
 ) -> Network:
-    """An encoder by name: ``[..., D]`` -> mean, raw log-scale, each ``[..., latent]``.
+    """An encoder by name: ``[..., D]`` -> ``{name: [..., size]}``.
 
     Args:
       network: one of ``NETWORKS``.
       widths: hidden units ('mlp', may be empty: a linear encoder) or channels ('conv').
       activation: a name in ``ACTIVATIONS``.
       image_shape: (height, width, channels); D is their product.
-      latent_dim: number of latents.
+      heads: names and sizes of the outputs.
 
     Raises:
       ValueError: unknown network or activation, or no widths for 'conv'.
     """
     _check(network, widths, activation)
     if network == "mlp":
-        return MLPEncoder(widths, latent_dim, activation)
-    return ConvEncoder(widths, image_shape, latent_dim, activation)
+        return MLPEncoder(widths, heads, activation)
+    return ConvEncoder(widths, image_shape, heads, activation)
 
 
 def make_decoder(

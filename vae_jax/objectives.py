@@ -1,11 +1,12 @@
 """Lower bounds on log p(x), per image, in nats; larger is better.
 
 Every objective is a function ``(model, params, key, x, *, beta, num_samples,
-latent_mask) -> Terms`` of one batch, estimated with reparameterized samples
-``z = mean + scale * noise``. Nothing here averages over images: the training step
-does, so that bounds stay comparable between likelihoods and batch sizes.
+latent_mask, **options) -> Terms`` of one batch, estimated with reparameterized samples
+of q(z|x). Nothing here averages over images: the training step does, so that bounds
+stay comparable between likelihoods and batch sizes.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import DiagonalGaussian, latent_noise
+from vae_jax.posteriors import Posterior, latent_noise
 
 
 class Terms(NamedTuple):
@@ -29,15 +30,15 @@ class Terms(NamedTuple):
         return self.reconstruction - self.kl
 
 
-def draw_posterior(
+def posterior_and_noise(
     model: VAE,
     params: Params,
     key: jax.Array,
     x: jax.Array,
     num_samples: int,
     latent_mask: jax.Array | None,
-) -> tuple[DiagonalGaussian, jax.Array]:
-    """q(z|x) of a batch and reparameterized samples of it.
+) -> tuple[Posterior, jax.Array]:
+    """q(z|x) of a batch and the noise to reparameterize samples of it with.
 
     Args:
         model: the VAE.
@@ -50,13 +51,13 @@ def draw_posterior(
             gradient of exactly 0, and so do the encoder's.
 
     Returns:
-        The posterior and z, ``[num_samples, batch, latent]``.
+        The posterior and standard normal noise, ``[num_samples, batch, latent]``.
     """
     posterior = model.encode(params, x, latent_mask)
     noise = latent_noise(key, num_samples, x.shape[0], model.latent_dim)
     if latent_mask is not None:
         noise = noise * latent_mask[None, None]
-    return posterior, posterior.sample(noise)
+    return posterior, noise
 
 
 def elbo(
@@ -79,11 +80,19 @@ def elbo(
     ``free_bits`` nats of each latent's KL cost nothing: where a latent has less, its KL
     enters the bound as that many (Kingma et al. 2016, eq. 15, per image).
     """
-    posterior, z = draw_posterior(model, params, key, x, num_samples, latent_mask)
+    posterior, noise = posterior_and_noise(
+        model, params, key, x, num_samples, latent_mask
+    )
+    z = posterior.sample(noise)
     reconstruction = model.log_likelihood(params, x, z).mean(0)  # [B]
-    per_latent = posterior.kl_to_standard_normal()  # [B, L]
+    per_latent = model.closed_form_kl(params, posterior)  # [B, L]
     kl = per_latent.sum(-1)  # [B]
-    charged = jnp.maximum(per_latent, free_bits).sum(-1) if free_bits else kl
+    charged = kl
+    if free_bits:
+        per_latent = jnp.maximum(per_latent, free_bits)
+        if latent_mask is not None:
+            per_latent = per_latent * latent_mask[None]
+        charged = per_latent.sum(-1)
     return Terms(reconstruction - beta * charged, reconstruction, kl)
 
 
@@ -140,14 +149,26 @@ def _log_weight_terms(
     latent_mask: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """log p(x|z) and log q(z|x) - log p(z), each ``[num_samples, batch]``."""
-    posterior, z = draw_posterior(model, params, key, x, num_samples, latent_mask)
+    posterior, noise = posterior_and_noise(
+        model, params, key, x, num_samples, latent_mask
+    )
+    z, log_q = posterior.sample_and_log_prob(noise)
     # Padded latents add the same constant to both densities, which cancels.
-    kl = posterior.log_prob(z) - model.prior.log_prob(z)
+    kl = log_q - model.prior(params).log_prob(z)
     return model.log_likelihood(params, x, z), kl
 
 
-OBJECTIVES: dict[str, Callable[..., Terms]] = {
-    "elbo": elbo,
-    "elbo_log_weight": elbo_log_weight,
-    "iwae": iwae,
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A bound, and what it asks for."""
+
+    terms: Callable[..., Terms]
+    options: tuple[str, ...] = ()  # names of the options it takes
+    needs_closed_form_kl: bool = False
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "elbo": Objective(elbo, options=("free_bits",), needs_closed_form_kl=True),
+    "elbo_log_weight": Objective(elbo_log_weight),
+    "iwae": Objective(iwae),
 }

@@ -4,7 +4,7 @@ Members whose arrays have the same shapes form a group. Their states are stacked
 axis 0 and one program runs them all, mapped together or one after another. Latent
 sizes share a group by zero-padding: each member is initialised at its own size (its
 own fan-in) and padded with zeros to the group's largest; padded entries get exactly
-zero gradient and an Adam update of exactly zero (see ``objectives.draw_posterior``),
+zero gradient and an Adam update of exactly zero (``objectives.posterior_and_noise``),
 so a padded member follows the trajectory of the model trained alone.
 """
 
@@ -26,6 +26,9 @@ from vae_jax.training import (
 )
 
 EXECUTIONS = ("map", "loop")
+
+# More than any prior starts at; shapes alone, which cost nothing.
+_ENOUGH_IMAGES = 1_000_000
 
 
 def pad(tree: Any, like: Any) -> Any:
@@ -49,8 +52,13 @@ def unpad(tree: Any, like: Any) -> Any:
 def param_shapes(model: VAE, num_pixels: int) -> Params:
     """Shapes and dtypes of a model's parameters, without computing any."""
     statistics = jax.ShapeDtypeStruct((num_pixels,), jnp.float32)
+    images = jax.ShapeDtypeStruct((_ENOUGH_IMAGES, num_pixels), jnp.uint8)
     return jax.eval_shape(
-        model.init, jax.eval_shape(lambda: jax.random.key(0)), statistics, statistics
+        model.init,
+        jax.eval_shape(lambda: jax.random.key(0)),
+        statistics,
+        statistics,
+        images,
     )
 
 
@@ -60,6 +68,7 @@ def init_population(
     member_keys: jax.Array,
     pixel_mean: jax.Array,
     pixel_std: jax.Array,
+    images: jax.Array | None = None,
 ) -> TrainState:
     """Stacked states of a group's members, padded to the largest latent size.
 
@@ -69,6 +78,7 @@ def init_population(
         member_keys: typed keys, ``[members]``.
         pixel_mean: as in ``VAE.init``.
         pixel_std: as in ``VAE.init``.
+        images: as in ``VAE.init``.
 
     Returns:
         A TrainState whose every leaf has a leading axis ``[members]``.
@@ -81,7 +91,8 @@ def init_population(
         rows = np.array([i for i, other in enumerate(models) if other == model])
         own = jax.vmap(
             lambda key, model=model: pad(
-                model.init(MemberKeys.of(key).init, pixel_mean, pixel_std), shapes
+                model.init(MemberKeys.of(key).init, pixel_mean, pixel_std, images),
+                shapes,
             )
         )(member_keys[rows])
         for position, row in enumerate(rows):
@@ -96,6 +107,7 @@ def compile_init(
     member_keys: jax.Array,
     pixel_mean: jax.Array,
     pixel_std: jax.Array,
+    images: jax.Array | None = None,
 ) -> jax.stages.Compiled:
     """Compiles ``init_population`` for models, as a function of its arrays.
 
@@ -105,7 +117,7 @@ def compile_init(
     init = functools.partial(init_population, models, recipe)
     return (
         jax.jit(init)
-        .lower(member_keys, pixel_mean, pixel_std)
+        .lower(member_keys, pixel_mean, pixel_std, images)
         .compile(compiler_options={"xla_backend_optimization_level": "0"})
     )
 

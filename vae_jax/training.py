@@ -15,7 +15,7 @@ import optax
 
 from vae_jax import views
 from vae_jax.model import VAE, Params
-from vae_jax.objectives import OBJECTIVES, Terms, draw_posterior
+from vae_jax.objectives import OBJECTIVES, Terms, posterior_and_noise
 from vae_jax.per_image import map_images
 
 SCHEDULES = ("constant", "cosine")
@@ -26,6 +26,10 @@ ON_NON_FINITE = ("stop", "skip", "reseed")
 
 # Images validated together; bounds the memory, not the result.
 _VALIDATION_BATCH = 500
+
+# Options of objectives: the value at which each has no effect, and whether it is one of
+# training alone, which no reported bound should depend on.
+_OBJECTIVE_OPTIONS: dict[str, tuple[float, bool]] = {"free_bits": (0.0, True)}
 
 # Weight of a batch in the running closed-form value of a shared parameter.
 _SHARED_RATE = 0.1
@@ -120,11 +124,18 @@ class Recipe:
                 raise ValueError(
                     f"unknown {field} {value!r}: choose one of {', '.join(allowed)}."
                 )
-        if self.free_bits and self.objective != "elbo":
-            raise ValueError(
-                f"free_bits={self.free_bits} needs the KL in closed form: set "
-                f"objective='elbo' (it is {self.objective!r}) or free_bits=0."
-            )
+        used = OBJECTIVES[self.objective].options
+        for name, (neutral, _) in _OBJECTIVE_OPTIONS.items():
+            value = getattr(self, name)
+            if value != neutral and name not in used:
+                able = [
+                    key for key, other in OBJECTIVES.items() if name in other.options
+                ]
+                raise ValueError(
+                    f"{name}={value} has no effect on the objective "
+                    f"{self.objective!r}: choose {' or '.join(map(repr, able))}, or "
+                    f"set {name}={neutral}."
+                )
         if self.num_epochs % self.validate_every:
             raise ValueError(
                 f"num_epochs={self.num_epochs} is not a multiple of "
@@ -371,20 +382,16 @@ def training_terms(
         x: images in the likelihood's view.
         kl_factor: of beta, less than 1 while the KL is warmed up.
     """
-    options = {"free_bits": recipe.free_bits} if recipe.free_bits else {}
-    beta = member.beta * kl_factor
-    return _objective(model, recipe, params, member, key, x, beta=beta, **options)
-
-
-def _objective(model, recipe, params, member, key, x, **options) -> Terms:
-    return OBJECTIVES[recipe.objective](
+    objective = OBJECTIVES[recipe.objective]
+    return objective.terms(
         model,
         params,
         key,
         x,
+        beta=member.beta * kl_factor,
         num_samples=recipe.num_samples,
         latent_mask=member.latent_mask,
-        **options,
+        **{name: getattr(recipe, name) for name in objective.options},
     )
 
 
@@ -471,7 +478,8 @@ def _fit_shared(
     a model with definite parameters, where a value computed from the very batch it
     scores would not be a density.
     """
-    _, z = draw_posterior(model, params, key, x, 1, latent_mask)
+    posterior, noise = posterior_and_noise(model, params, key, x, 1, latent_mask)
+    z = posterior.sample(noise)
     optimum = model.likelihood.optimal_shared(model.decode(params, z), x[None])
     shared = params["shared"]
     return {**params, "shared": shared + _SHARED_RATE * (optimum - shared)}
@@ -490,9 +498,16 @@ def validation_terms(
     epochs are then of one kind.
     """
 
+    without: dict[str, Any] = {
+        name: neutral
+        for name, (neutral, training_only) in _OBJECTIVE_OPTIONS.items()
+        if training_only
+    }
+    recipe = dataclasses.replace(recipe, **without)
+
     def one_image(key, x):
-        terms = _objective(
-            model, recipe, params, member, key, x[None], beta=member.beta
+        terms = training_terms(
+            model, recipe, params, member, key, x[None], jnp.float32(1.0)
         )
         return jax.tree.map(lambda term: term[0], terms)
 

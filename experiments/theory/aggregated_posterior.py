@@ -10,7 +10,7 @@ p(z): samples of the prior are then decoded that no image was ever encoded near.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -98,14 +98,15 @@ def run() -> Story:
     # --- the member with 2 latents, where integrals over z are sums over a grid ---
 
     model, params = models[_CLOSE], trained.params(_CLOSE)
-    posterior = model.encode(params, x)
+    posterior = cast(DiagonalGaussian, model.encode(params, x))
     marginal_kl, share_of_holes = integrate(posterior)
     again = decompose_again(posterior, next(keys))
     mismatch, error_of_mismatch = mean_and_error(again.marginal_kl)
     information, error_of_information = mean_and_error(again.mutual_information)
-    prior_samples = model.prior.sample(next(keys), _PRIOR_SAMPLES, 2)
+    prior_samples = model.prior(params).sample(next(keys), _PRIOR_SAMPLES)
     log_ratio = np.asarray(
-        log_aggregated(posterior, prior_samples) - model.prior.log_prob(prior_samples)
+        log_aggregated(posterior, prior_samples)
+        - model.prior(params).log_prob(prior_samples)
     )
     holes = log_ratio <= -_HOLE
     dense = log_ratio >= 0
@@ -116,8 +117,8 @@ def run() -> Story:
 
     control = mmd_test(
         next(keys),
-        model.prior.sample(next(keys), len(x), 2),
-        model.prior.sample(next(keys), len(x), 2),
+        model.prior(params).sample(next(keys), len(x)),
+        model.prior(params).sample(next(keys), len(x)),
         num_permutations=_PERMUTATIONS,
     )
     distortion = -measured.reconstruction
@@ -253,7 +254,7 @@ def measure(
 ) -> Measured:
     """Measures a member, possibly zero-padded, on binary images x ``[N, D]``."""
     noise_key, bound_key, prior_key, draw_key, test_key = jax.random.split(key, 5)
-    posterior = model.encode(params, x, latent_mask)
+    posterior = cast(DiagonalGaussian, model.encode(params, x, latent_mask))
     noise = latent_noise(noise_key, _SAMPLES, len(x), model.latent_dim)
     decomposition = decompose_gaussian_kl(
         posterior.mean, posterior.log_scale, noise, latent_mask, chunk=50
@@ -267,7 +268,7 @@ def measure(
     variance = (posterior.mean * scale) ** 2 + 0.5 * (scale**2 - 1) ** 2
     # One draw of each q(z|x_n): independent draws of q(z) are what the test needs.
     draws = posterior.sample(latent_noise(draw_key, 1, len(x), model.latent_dim))[0]
-    prior_draws = model.prior.sample(prior_key, len(x), model.latent_dim)
+    prior_draws = model.prior(params).sample(prior_key, len(x))
     test = mmd_test(
         test_key,
         draws * latent_mask[None],

@@ -231,7 +231,7 @@ def generate(model: VAE, params: Params, key: jax.Array) -> Generated:
     """Draws z from the prior and x from p(x|z), and keeps what p(x|z) is."""
     latent_key, pixel_key = jax.random.split(key)
     likelihood = model.likelihood
-    z = model.prior.sample(latent_key, _GENERATED, model.latent_dim)
+    z = model.prior(params).sample(latent_key, _GENERATED)
     outputs = model.decode(params, z)
     mean, x = likelihood.mean(outputs), likelihood.sample(pixel_key, outputs)
     excess = likelihood.log_prob(outputs, mean) - likelihood.log_prob(outputs, x)
@@ -302,7 +302,7 @@ def log_evidence(
         z = z[None, None]  # [1, 1, latent]
         log_weight = (
             model.log_likelihood(params, x[None], z)
-            + model.prior.log_prob(z)
+            + model.prior(params).log_prob(z)
             - model.encode(params, x[None]).log_prob(z)
         )[0, 0]
         k = _IMPORTANCE_SAMPLES

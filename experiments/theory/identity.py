@@ -11,7 +11,7 @@ three share the model's densities, but neither nodes nor rule:
 """
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from vae_jax import views
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.objectives import elbo
+from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.training import Member, MemberKeys, Recipe, init_state, train_epoch
 
 SNAPSHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # epochs
@@ -95,7 +96,7 @@ def terms_by_quadrature(model: VAE, params: Params, x: jax.Array) -> Terms:
 
     def log_joint(z, x):  # log p(x, z) at nodes [N, 2] of one image [D]: [N]
         likelihood = model.log_likelihood(params, x[None], z[:, None])[:, 0]
-        return likelihood + model.prior.log_prob(z)
+        return likelihood + model.prior(params).log_prob(z)
 
     def log_integral(rule, x):
         return jax.nn.logsumexp(rule.log_weights + log_joint(rule.nodes, x))
@@ -105,7 +106,7 @@ def terms_by_quadrature(model: VAE, params: Params, x: jax.Array) -> Terms:
         log_px = log_integral(square, x)
 
         # Second term: reconstruction and KL to the prior.
-        q = model.encode(params, x[None])
+        q = cast(DiagonalGaussian, model.encode(params, x[None]))
         z = q.sample(noise.nodes[:, None])  # [N, 1, 2]
         reconstruction = (
             jnp.exp(noise.log_weights)

@@ -5,6 +5,8 @@ constants of the Gaussian decide which of two models is better; and its variance
 decides how many latents live.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import matplotlib
@@ -25,6 +27,7 @@ from vae_jax.evidence import LinearGaussian, num_surviving, principal_components
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import elbo
+from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.training import Recipe
 
 _LATENTS_OF_PCA = (2, 5, 10, 20)
@@ -286,7 +289,10 @@ def _train_linear(images: Images) -> tuple[np.ndarray, list[int]]:
     x = views.observe(
         "continuous", jax.random.key(4), jnp.asarray(images.train), images.levels
     )
-    means = [model.encode(population.params(member), x).mean for member in members]
+    means = [
+        cast(DiagonalGaussian, model.encode(population.params(member), x)).mean
+        for member in members
+    ]
     variances = [np.sort(np.asarray(latent_variances(m)))[::-1] for m in means]
     return np.array(variances), [int(active_units(m)) for m in means]
 

@@ -36,7 +36,9 @@ def log_weight(
 ) -> jax.Array:
     """log p(x, z) - log q(z), whose mean under q is the ELBO; one z ``[L]``, nats."""
     z = z[None, None]
-    log_joint = model.log_likelihood(params, x[None], z) + model.prior.log_prob(z)
+    log_joint = model.log_likelihood(params, x[None], z) + model.prior(params).log_prob(
+        z
+    )
     density = DiagonalGaussian(q.mean[None], q.log_scale[None])
     return (log_joint - density.log_prob(z))[0, 0]
 

@@ -1,7 +1,7 @@
 """Counts the faults that were injected and survived, and prints them as a table.
 
     python -m pytest -m faults
-    python -m pytest -m faults --fault-table=docs/reliability.md
+    python -m pytest tests/faults -m faults --fault-table=docs/reliability.md
 
 The second puts the table into a page, between its two `<!-- fault table -->` lines.
 """

@@ -10,6 +10,7 @@ that a replay, which has the same key, meets the same injection.
 Checkpoints are kept beside the run folder, for a test to look into all of them.
 """
 
+import dataclasses
 import json
 import runpy
 import shutil
@@ -80,7 +81,7 @@ def install(injections):
         return inject("batch", key, observe(view, key, k, levels))
 
     def elbo_injected(model, params, key, x, **options):
-        terms = elbo(model, params, key, x, **options)
+        terms = elbo.terms(model, params, key, x, **options)
         bound = inject("validation", key, inject("bound", key, terms.bound))
         return terms._replace(
             reconstruction=inject("reconstruction", key, terms.reconstruction),
@@ -99,7 +100,7 @@ def install(injections):
         return {**params, "shared": inject("shared", key, params["shared"])}
 
     views.observe = observe_injected
-    training.OBJECTIVES["elbo"] = elbo_injected
+    training.OBJECTIVES["elbo"] = dataclasses.replace(elbo, terms=elbo_injected)
     training.gradient = gradient_injected
     training._fit_shared = fit_shared_injected
 

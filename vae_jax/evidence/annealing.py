@@ -18,13 +18,14 @@ there and add the same constant to f_0 and p(x, z), which cancels.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import latent_noise
+from vae_jax.posteriors import Posterior, latent_noise
+from vae_jax.priors import Prior
 
 INITIALS = ("prior", "posterior")
 
@@ -105,7 +106,7 @@ def annealed_estimate(
             any number.
         num_leapfrog: leapfrog steps per transition.
         initial: f_0, 'prior' or the encoder's 'posterior'.
-        latent_mask: as in ``objectives.draw_posterior``.
+        latent_mask: as in ``objectives.posterior_and_noise``.
 
     Returns:
         Scalars, and log-weights per chain; ``vmap`` over keys and images for more.
@@ -140,7 +141,7 @@ def bidirectional_estimate(
     latent_key, pixel_key, forward_key, backward_key = (
         jax.random.fold_in(key, i) for i in range(4)
     )
-    z = model.prior.sample(latent_key, 1, model.latent_dim)
+    z = model.prior(params).sample(latent_key, 1)
     if latent_mask is not None:
         z = z * latent_mask[None]
     x = model.likelihood.sample(pixel_key, model.decode(params, z))[0]
@@ -166,7 +167,9 @@ class _Bridge:
     model: VAE
     params: Params
     x: jax.Array  # [D]
-    posterior: Any  # q(z|x) of a batch of one where that is f_0, None for the prior
+    prior: Prior
+    # q(z|x) of a batch of one where that is f_0, None for the prior
+    posterior: Posterior | None
     num_leapfrog: int
     latent_mask: jax.Array | None
 
@@ -186,20 +189,20 @@ class _Bridge:
             )
         # Encoded here, once, rather than in each step of a trajectory.
         posterior = model.encode(params, x[None]) if initial == "posterior" else None
-        return cls(model, params, x, posterior, num_leapfrog, latent_mask)
+        prior = model.prior(params)
+        return cls(model, params, x, prior, posterior, num_leapfrog, latent_mask)
 
     def start(self, key: jax.Array, num_chains: int) -> jax.Array:
         """Independent samples of f_0, ``[chains, latent]``."""
-        latent_dim = self.model.latent_dim
         if self.posterior is None:
-            return self._masked(self.model.prior.sample(key, num_chains, latent_dim))
-        noise = self._masked(latent_noise(key, num_chains, 1, latent_dim))
+            return self._masked(self.prior.sample(key, num_chains))
+        noise = self._masked(latent_noise(key, num_chains, 1, self.model.latent_dim))
         return self.posterior.sample(noise)[:, 0]
 
     def log_densities(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         """log f_0(z) and log p(x, z) - log f_0(z), ``[]`` each, of z ``[latent]``."""
         z = z[None, None]
-        log_prior = self.model.prior.log_prob(z)[0, 0]
+        log_prior = self.prior.log_prob(z)[0, 0]
         log_px_z = self.model.log_likelihood(self.params, self.x[None], z)[0, 0]
         if self.posterior is None:
             return log_prior, log_px_z

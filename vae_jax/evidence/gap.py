@@ -66,7 +66,7 @@ def inference_gap(
         num_samples: samples per step.
         num_eval_samples: samples of the final measurement.
         chunk: of those, samples decoded together.
-        latent_mask: as in ``objectives.draw_posterior``.
+        latent_mask: as in ``objectives.posterior_and_noise``.
 
     Returns:
         Scalars; ``vmap`` over keys and images for more.
@@ -77,6 +77,7 @@ def inference_gap(
     if num_steps < 5:
         raise ValueError(f"num_steps is {num_steps}: the last fifth needs at least 5.")
     step_key, measure_key = (jax.random.fold_in(key, i) for i in range(2))
+    prior = model.prior(params)
     last_fifth = num_steps // 5
     adam = optax.adam(
         optax.linear_schedule(
@@ -91,7 +92,7 @@ def inference_gap(
     def elbo_samples(posterior, density, noise):  # [S]
         z = posterior.sample(noise)
         log_px_z = model.log_likelihood(params, x[None], z)
-        return (log_px_z + model.prior.log_prob(z) - density.log_prob(z))[:, 0]
+        return (log_px_z + prior.log_prob(z) - density.log_prob(z))[:, 0]
 
     def loss(posterior, noise):
         density = jax.lax.stop_gradient(posterior)

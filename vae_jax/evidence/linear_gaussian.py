@@ -211,5 +211,7 @@ class LinearGaussian(NamedTuple):
                 "bias": {"pixels": float32(self.offset[None])},
             },
             "shared": jnp.zeros(0),
+            "posterior": {},
+            "prior": {},
         }
         return model, params

@@ -1,29 +1,16 @@
-"""Approximate posteriors q(z|x), as values.
+"""Gaussian posteriors."""
 
-A posterior is a pytree of its parameters with pure methods, so an encoder returns
-one, ``vmap`` maps over it, and objectives need not know its family.
-"""
-
-from typing import NamedTuple
+import dataclasses
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.networks import Heads
+from vae_jax.posteriors.interface import Params
+
 _LOG_SCALE_BOUND = 20.0
-
-
-def latent_noise(
-    key: jax.Array, num_samples: int, batch: int, latent_dim: int
-) -> jax.Array:
-    """Standard normal noise ``[num_samples, batch, latent_dim]``.
-
-    Drawn latent-major: with partitionable threefry the first rows of a wider draw are
-    the narrower draw, so a model's noise does not depend on how far its latent was
-    padded.
-    """
-    noise = jax.random.normal(key, (latent_dim, num_samples, batch))
-    return jnp.moveaxis(noise, 0, -1)
 
 
 class DiagonalGaussian(NamedTuple):
@@ -64,6 +51,29 @@ class DiagonalGaussian(NamedTuple):
         per_latent = -0.5 * (standardized**2 + np.log(2 * np.pi)) - self.log_scale[None]
         return per_latent.sum(-1)
 
+    def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See ``Posterior``."""
+        z = self.sample(noise)
+        return z, self.log_prob(z)
+
+    def expectation(self, noise: jax.Array) -> jax.Array:
+        """The mean, exactly."""
+        del noise
+        return self.mean
+
+    def relative_to(self, mean: jax.Array, log_scale: jax.Array) -> "DiagonalGaussian":
+        """The distribution of (z - mean) / exp(log_scale), for ``[latent]`` of each.
+
+        Its KL to N(0, I) is that of z to N(mean, diag(exp(2 log_scale))).
+        """
+        mean, log_scale = (
+            jax.lax.broadcast_to_rank(parameter, self.mean.ndim)
+            for parameter in (mean, log_scale)
+        )
+        return DiagonalGaussian(
+            (self.mean - mean) * jnp.exp(-log_scale), self.log_scale - log_scale
+        )
+
     def kl_to_standard_normal(self) -> jax.Array:
         """KL(q(z|x) || N(0, I)) in nats, ``[..., latent]`` (one value per latent).
 
@@ -72,3 +82,26 @@ class DiagonalGaussian(NamedTuple):
         """
         variance_excess = jnp.expm1(2 * self.log_scale)
         return 0.5 * (self.mean**2 + variance_excess) - self.log_scale
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagonalGaussianFamily:
+    """q(z|x) = N(mean(x), diag(scale(x)^2)): the mean field."""
+
+    latent_dim: int
+    has_closed_form_kl: ClassVar[bool] = True
+
+    @property
+    def heads(self) -> Heads:
+        """See ``PosteriorFamily``."""
+        return (("mean", self.latent_dim), ("log_scale", self.latent_dim))
+
+    def init(self, key: jax.Array) -> Params:
+        """No parameters beyond the encoder's."""
+        del key
+        return {}
+
+    def at(self, params: Params, outputs: dict[str, jax.Array]) -> DiagonalGaussian:
+        """See ``PosteriorFamily``."""
+        del params
+        return DiagonalGaussian.from_outputs(outputs["mean"], outputs["log_scale"])

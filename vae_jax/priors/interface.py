@@ -1,0 +1,47 @@
+"""What every prior p(z) offers to the rest of the library."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+
+from vae_jax.posteriors import Posterior
+from vae_jax.posteriors.interface import Params
+
+# Gives q(z|x) of images by their intensities, ``[N, D]`` in [0, 1].
+Encode = Callable[[jax.Array], Posterior]
+
+
+class Prior(Protocol):
+    """p(z), as a value."""
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """z, ``[num_samples, latent]``."""
+
+
+class PriorFamily(Protocol):
+    """A family of priors: hashable, so that it can be static under ``jit``."""
+
+    @property
+    def has_closed_form_kl(self) -> bool:
+        """Whether its values have ``kl_from`` of a diagonal Gaussian posterior."""
+
+    def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
+        """Fresh parameters; an empty dictionary where it has none.
+
+        Args:
+            key: a typed key.
+            images: the training images, integers, ``[N, D]``.
+            levels: number of values an integer takes.
+        """
+
+    def at(self, params: Params, encode: Encode) -> Prior:
+        """The prior.
+
+        Args:
+            params: the parameters of the whole model.
+            encode: the encoder at these.
+        """
