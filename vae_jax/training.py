@@ -18,7 +18,7 @@ from vae_jax.model import VAE, Params
 from vae_jax.objectives import OBJECTIVES, Terms, posterior_and_noise
 from vae_jax.per_image import map_images
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "tripling_stages")
 
 # What follows a value that is not finite: the member stops; or the update is left out
 # and the next batch tried; or it stops and whoever runs it starts it anew.
@@ -29,7 +29,15 @@ _VALIDATION_BATCH = 500
 
 # Options of objectives: the value at which each has no effect, and whether it is one of
 # training alone, which no reported bound should depend on.
-_OBJECTIVE_OPTIONS: dict[str, tuple[float, bool]] = {"free_bits": (0.0, True)}
+_OBJECTIVE_OPTIONS: dict[str, tuple[float, bool]] = {
+    "free_bits": (0.0, True),
+    "capacity": (0.0, True),
+    "num_groups": (1, False),
+    "mixing": (0.0, False),
+    "alpha": (0.0, False),
+    "partitions": (1, False),
+    "mmd_weight": (0.0, False),
+}
 
 # Weight of a batch in the running closed-form value of a shared parameter.
 _SHARED_RATE = 0.1
@@ -107,6 +115,12 @@ class Recipe:
     schedule: str = "constant"  # of the learning rate: one of SCHEDULES
     kl_warmup_epochs: int = 0  # beta rises linearly from 0 over these
     free_bits: float = 0.0  # nats of each latent's KL that cost nothing in training
+    capacity: float = 0.0  # nats that the KL is held at, risen over kl_warmup_epochs
+    num_groups: int = 1  # of miwae and piwae: averages over so many bounds
+    mixing: float = 0.0  # of ciwae: weight of the ELBO
+    alpha: float = 0.0  # of renyi: order of the divergence
+    partitions: int = 1  # of thermodynamic: points of the integral
+    mmd_weight: float = 0.0  # of mmd
     clip_norm: float = 0.0  # global norm of the gradient; 0: no clipping
     adam_b1: float = 0.9
     adam_b2: float = 0.999
@@ -152,6 +166,8 @@ class Recipe:
         """The schedule as a factor in [0, 1] of the peak learning rate."""
         if self.schedule == "cosine":
             return optax.cosine_decay_schedule(1.0, self.num_epochs * steps_per_epoch)
+        if self.schedule == "tripling_stages":
+            return _tripling_stages(self.num_epochs * steps_per_epoch)
         return optax.constant_schedule(1.0)
 
     def kl_factor(self, steps_per_epoch: int) -> optax.Schedule:
@@ -159,6 +175,20 @@ class Recipe:
         if not self.kl_warmup_epochs:
             return optax.constant_schedule(1.0)
         return optax.linear_schedule(0.0, 1.0, self.kl_warmup_epochs * steps_per_epoch)
+
+
+def _tripling_stages(num_steps: int) -> optax.Schedule:
+    """A tenth in eight equal ratios, each stage three times as long as the one before.
+
+    Over 3280 epochs, stage i = 0 ... 7 lasts 3^i epochs at 10^(-i/7) of the rate (Burda
+    et al. 2016, section 5).
+    """
+    stages = 8
+    whole = 3**stages - 1
+    ends = (num_steps * (3**i - 1) // whole for i in range(1, stages))
+    return optax.piecewise_constant_schedule(
+        1.0, {end: 10 ** (-1 / (stages - 1)) for end in ends}
+    )
 
 
 class MemberKeys(NamedTuple):

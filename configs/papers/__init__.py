@@ -1,0 +1,1 @@
+"""Published tables, one configuration a table."""
