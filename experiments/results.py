@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import ImageData
@@ -49,6 +50,11 @@ def result_row(
         )
 
     bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
+    ends = np.cumsum(model.layer_dims)[:-1]
+    active = [
+        int(active_units(jnp.asarray(means)))
+        for means in np.split(np.asarray(evaluation.posterior_mean), ends, axis=1)
+    ]
     binary = view == "binary"
     bound = mean_with_error("elbo", elbo)
     score = -estimate.log_px if binary else bits
@@ -78,7 +84,8 @@ def result_row(
         "effective_sample_size": float(np.median(estimate.effective_sample_size)),
         "largest_weight": float(np.median(estimate.largest_weight)),
         "mean_squared_error": float(np.mean(evaluation.squared_error)),
-        "active_units": int(active_units(evaluation.posterior_mean)),
+        "active_units": sum(active),
+        "active_by_layer": "+".join(map(str, active)),
         "num_test_images": len(data.test.images),
         "binarization": settings.data.binarization if binary else "",
         "binarization_seed": settings.data.binarization_seed if binary else "",

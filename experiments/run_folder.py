@@ -196,11 +196,11 @@ class RunFolder:
         """
         folder = cls(path)
         text = _json(config)
-        folder._is_begun(json.loads(text))  # Refused without a trace.
+        folder._is_begun(config)  # Refused without a trace.
         folder._acquire()
         try:
             # Again, as another process may have begun it just before.
-            begun = folder._is_begun(json.loads(text))
+            begun = folder._is_begun(config)
             for unfinished in path.rglob(f".*{_UNFINISHED}"):
                 unfinished.unlink(missing_ok=True)
             if not begun:
@@ -229,12 +229,7 @@ class RunFolder:
         return begun
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
-        differences = [
-            line
-            for line in _differences(self.config(), config, ".config")
-            if not line.startswith(_MAY_DIFFER)
-        ]
-        if differences:
+        if differences := self.differences(config):
             more = f" and {len(differences) - 5} more" if differences[5:] else ""
             raise FolderError(
                 f"{self.path} holds the run of another config: "
@@ -301,6 +296,19 @@ class RunFolder:
     def config(self) -> dict[str, Any]:
         """The configuration the folder was made for."""
         return self._read_json(self.path / "config.json")
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """Where a configuration would give other results than the folder's."""
+        plain = json.loads(_json(config))
+        return [
+            line
+            for line in _differences(self.config(), plain, ".config")
+            if not line.startswith(_MAY_DIFFER)
+        ]
+
+    def environment(self) -> dict[str, Any]:
+        """What the folder's numbers depend on besides its configuration."""
+        return self._read_json(self.path / "environment.json")
 
     def _read_sealed(self, path: Path) -> dict[str, Any]:
         """Facts, verified to be those that were saved."""

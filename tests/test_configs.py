@@ -29,8 +29,10 @@ SHAPES = {  # of the data sets that configs name: image shape, levels, training 
 
 def variants():
     """Yields (module, variant) of every config, as its docstring announces them."""
-    for path in sorted((Path(__file__).parents[1] / "configs").glob("[!_]*.py")):
-        module = importlib.import_module(f"configs.{path.stem}")
+    root = Path(__file__).parents[1]
+    for path in sorted((root / "configs").rglob("[!_]*.py")):
+        name = path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
+        module = importlib.import_module(name)
         announced = re.split(r"^Variants", module.__doc__, flags=re.MULTILINE)[1:]
         names = re.findall(r"^    (\w+)  ", "".join(announced), flags=re.MULTILINE)
         for variant in ("", *names):

@@ -40,6 +40,7 @@ COLUMNS = [
     "largest_weight",
     "mean_squared_error",
     "active_units",
+    "active_by_layer",
     "num_test_images",
     "binarization",
     "binarization_seed",
@@ -95,6 +96,7 @@ def test_columns_are_a_contract(likelihood, data, evaluation):
     assert row["run"] == f"likelihood={likelihood},latent_dim=3,seed=5"
     assert (row["dataset"], row["likelihood"]) == ("squares", likelihood)
     assert (row["latent_dim"], row["seed"], row["active_units"]) == (3, 5, 2)
+    assert row["active_by_layer"] == "2"
     assert (row["num_test_images"], row["num_importance_samples"]) == (40, 9)
 
 

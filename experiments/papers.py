@@ -1,0 +1,118 @@
+"""Writes docs/results.md: published tables beside what run folders hold.
+
+    python -m experiments.papers --runs=runs/papers --page=docs/results.md
+
+The runs of `configs/papers/NAME.py:VARIANT` are looked for in RUNS/NAME/VARIANT. Rows
+without finished runs of just that configuration say so.
+"""
+
+import runpy
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from absl import flags
+
+from experiments import command_line
+from experiments.grid import choose, expand
+from experiments.progress import CONSOLE
+from experiments.run_folder import FolderError, RunFolder, write_atomically
+from experiments.settings import SettingsError
+
+_RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
+_PAGE = flags.DEFINE_string("page", "docs/results.md", "Page to write.")
+
+
+def main() -> None:
+    configs = Path(__file__).parents[1] / "configs" / "papers"
+    tables = [
+        _table(path, Path(_RUNS.value).expanduser() / path.stem)
+        for path in sorted(configs.glob("[!_]*.py"))
+    ]
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = templates.get_template("papers.md.jinja").render(
+        tables=tables, command="python -m experiments.papers", runs=_RUNS.value
+    )
+    write_atomically(Path(_PAGE.value), page)
+    rows = [row for table in tables for row in table["rows"]]
+    found = sum(bool(row["obtained"]) for row in rows)
+    CONSOLE.print(f"{found} of {len(rows)} rows have been run -> {_PAGE.value}")
+
+
+def _table(path: Path, runs: Path) -> dict[str, Any]:
+    module = runpy.run_path(str(path))
+    table = module["TABLE"]
+    rows = []
+    for model, variants, run, published in table["rows"]:
+        common = {"model": model, "published": published}
+        obtained = [
+            {**common, "variant": variant, **found}
+            for variant in variants
+            if (found := _obtained(module["get_config"], runs, variant, run))
+        ]
+        rows += obtained or [{**common, "variant": "", "obtained": ""}]
+    return {**table, "path": f"configs/papers/{path.name}", "rows": rows}
+
+
+def _obtained(
+    get_config: Any, runs: Path, variant: str, only: str
+) -> dict[str, Any] | None:
+    """What the finished runs of a row gave, or None where there are none.
+
+    Args:
+        get_config: of the table's configuration.
+        runs: folder of its run folders.
+        variant: of the configuration.
+        only: part of the runs' names.
+    """
+    config = get_config(variant).to_dict()
+    try:
+        chosen = choose(expand(config), only)
+        folder = RunFolder.open(runs / variant)
+    except (FolderError, SettingsError):  # Not run, or left out of a smaller variant.
+        return None
+    if differences := folder.differences(config):
+        CONSOLE.print(f"{folder.path} is left out: {'; '.join(differences)}")
+        return None
+    results = folder.results([run.name for run in chosen])
+    return _row(results, folder.environment()) if results else None
+
+
+def _row(
+    results: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    def mean(name: str) -> float:
+        return statistics.fmean(result[name] for result in results)
+
+    obtained = f"{mean('score'):.2f} ± {mean('score_se'):.2f}"
+    if len(results) > 1:
+        spread = statistics.stdev(result["score"] for result in results)
+        obtained += f" ({len(results)} seeds, sd {spread:.2f})"
+    return {
+        "obtained": obtained,
+        "negative_elbo": f"{-mean('elbo'):.2f}",
+        "rate": f"{mean('rate'):.2f}",
+        "active_units": ", ".join(result["active_by_layer"] for result in results),
+        "num_importance_samples": results[0]["num_importance_samples"],
+        "epochs": results[0]["epochs"],
+        "minutes": f"{mean('seconds') / 60:.1f}",
+        "device": _device(environment["bits_depend_on"]),
+    }
+
+
+def _device(facts: Mapping[str, Any]) -> str:
+    if facts["backend"] == "cpu":
+        return f"{facts['num_cpus']} CPU cores"
+    return f"{facts['num_devices']} x {facts['device_kind']}"
+
+
+if __name__ == "__main__":
+    command_line.run(main)
