@@ -41,6 +41,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedGaussian",
     "DiscretizedLogistic",
+    "Family",
     "Gaussian",
     "Laplace",
     "Likelihood",
