@@ -4,10 +4,13 @@
     python -m experiments.evaluate --workdir=runs/sweep --only=likelihood=bernoulli
 
     python -m experiments.evaluate --workdir=runs/sweep --only=3 --sandwich_images=20
+    python -m experiments.evaluate --workdir=runs/sweep --fit_prior=mixture
 
 Writes ``evaluation.csv`` into the run folder, beside the ``results.csv`` of training.
 With --sandwich_images, log p(x) is also put between annealed bounds and the ELBO's gap
-to it split in two, and ``sandwich.csv`` written.
+to it split in two, and ``sandwich.csv`` written. With --fit_prior, each run is also
+evaluated with such a prior fitted to its training images' q(z), encoder and decoder as
+they are, and ``fitted_prior.csv`` written.
 """
 
 import dataclasses
@@ -15,21 +18,29 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from experiments import command_line, grid, sandwich
 from experiments.data import ImageData, load_data
 from experiments.group_task import (
     TEST_VIEW,
+    TRAIN_VIEW,
     DeviceData,
     GroupTask,
     build_model,
     member,
 )
 from experiments.progress import print_results, print_sandwich
-from experiments.results import result_row
+from experiments.results import mean_with_error, result_row
 from experiments.run_folder import FolderError, RunFolder
 from experiments.sandwich import SandwichSettings
+from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.fitting import FITTABLE, fit_prior
+from vae_jax.model import VAE
+from vae_jax.priors import make_prior
+from vae_jax.training import MemberKeys
 
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 5000, "Importance samples per test image.", lower_bound=1
@@ -47,6 +58,15 @@ _CHAINS = flags.DEFINE_integer("chains", 16, "Chains per image.", lower_bound=1)
 _GAP_STEPS = flags.DEFINE_integer(
     "gap_steps", 1000, "Steps of the search for each image's best q.", lower_bound=5
 )
+_FIT_PRIOR = flags.DEFINE_enum(
+    "fit_prior", None, list(FITTABLE), "Prior to fit to each run's q(z)."
+)
+_FIT_STEPS = flags.DEFINE_integer(
+    "fit_steps", 5000, "Steps of Adam that fit it.", lower_bound=1
+)
+
+_FIT_BATCH = 500
+_FIT_LEARNING_RATE = 1e-2
 
 
 def main() -> None:
@@ -61,32 +81,88 @@ def main() -> None:
         )
     data = load_data(runs[0].settings.data)
     device_data = DeviceData.put(data)
-    rows = []
+    rows, fitted_rows = [], []
     for group in grid.group(runs):
         task = GroupTask(group, data, device_data)
         evaluation = task.evaluate_stored(folder)
         trained = folder.results([run.name for run in group.runs])
-        rows += [
-            {
-                **row,
-                **result_row(
-                    run,
-                    model,
-                    data,
-                    member(evaluation, i),
-                    last_gain=row["last_gain"],
-                ),
-            }
-            for i, (row, run, model) in enumerate(
-                zip(trained, group.runs, task.models, strict=True)
-            )
-        ]
-    print_results(rows)
+        for i, (row, run, model) in enumerate(
+            zip(trained, group.runs, task.models, strict=True)
+        ):
+            own, gain = member(evaluation, i), row["last_gain"]
+            row = {**row, **result_row(run, model, data, own, last_gain=gain)}
+            rows.append(row)
+            if _FIT_PRIOR.value:
+                keys = MemberKeys.of(task.keys[i])
+                fitted = _evaluate_fitted(
+                    _FIT_PRIOR.value, folder, run, model, device_data, keys
+                )
+                fitted_rows.append(
+                    {
+                        **row,
+                        **result_row(run, model, data, fitted, last_gain=gain),
+                        "run": f"{run.name},fitted_prior={_FIT_PRIOR.value}",
+                        **mean_with_error("elbo_gain", _elbo(fitted) - _elbo(own)),
+                    }
+                )
+    print_results(rows + fitted_rows)
     print(f"numbers: {folder.write_table('evaluation.csv', rows)}")
+    if fitted_rows:
+        print(f"numbers: {folder.write_table('fitted_prior.csv', fitted_rows)}")
     if _SANDWICH_IMAGES.value:
         rows = [_sandwich(folder, run, data, device_data) for run in runs]
         print_sandwich(rows)
         print(f"numbers: {folder.write_table('sandwich.csv', rows)}")
+
+
+def _evaluate_fitted(
+    prior: str,
+    folder: RunFolder,
+    run: grid.Run,
+    model: VAE,
+    device_data: DeviceData,
+    keys: MemberKeys,
+) -> Evaluation:
+    """The run's evaluation, with the keys of its own, under a prior that is fitted."""
+    chosen, options = run.settings.model, run.settings.evaluation
+    view = model.likelihood.view
+    family = make_prior(
+        prior,
+        (model.latent_dim,),
+        activation=chosen.activation,
+        flow_steps=chosen.flow_steps,
+        flow_widths=chosen.flow_widths,
+        components=chosen.prior_components,
+    )
+    fitted, params = fit_prior(
+        model,
+        folder.load_params(run.name),
+        family,
+        jax.random.key(run.settings.seed),
+        device_data.view(view, TRAIN_VIEW),
+        num_steps=_FIT_STEPS.value,
+        batch_size=_FIT_BATCH,
+        learning_rate=_FIT_LEARNING_RATE,
+    )
+    program = functools.partial(
+        evaluate,
+        fitted,
+        num_samples=options.num_samples,
+        chunk=options.chunk,
+        batch_size=options.batch_size,
+    )
+    return jax.jit(program)(
+        params,
+        keys.evaluate,
+        device_data.view(view, TEST_VIEW),
+        device_data.test,
+        jnp.ones(model.latent_dim),
+    )
+
+
+def _elbo(evaluation: Evaluation) -> np.ndarray:
+    estimate = evaluation.estimate
+    return np.asarray(estimate.reconstruction) - np.asarray(estimate.kl)
 
 
 def _sandwich(

@@ -113,7 +113,7 @@ def replay(
     step_key = jax.random.wrap_key_data(jnp.asarray(facts["key"], jnp.uint32))
     images = device_data.train[np.array(facts["images"])]
     step = jnp.int32(facts["step"])
-    steps_per_epoch = len(data.train.images) // recipe.batch_size
+    num_images = len(data.train.images)
 
     @jax.jit
     def once_more(step_key):
@@ -126,7 +126,7 @@ def replay(
             step_key,
             images,
             step,
-            steps_per_epoch,
+            num_images,
         )
         return report
 
@@ -135,8 +135,10 @@ def replay(
         keys = StepKeys.of(step_key)
         likelihood = model.likelihood
         x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
-        kl_factor = recipe.kl_factor(steps_per_epoch)(step)
-        return training.gradient(model, recipe, params, member, keys, x, kl_factor)
+        kl_factor = recipe.kl_factor(num_images // recipe.batch_size)(step)
+        return training.gradient(
+            model, recipe, params, member, keys, x, kl_factor, num_images
+        )
 
     found = OFFENDERS[int(once_more(step_key).offender)]
     gradients, terms = in_detail(jnp.copy(step_key))

@@ -314,7 +314,7 @@ class GroupTask:
             return execution
         large = self.widest.num_parameters(self.shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
         slow = jax.default_backend() == "cpu" and (
-            large or self.settings.model.network == "conv"
+            large or self.settings.model.network not in ("mlp", "gated")
         )
         return "loop" if slow or len(self.models) == 1 else "map"
 

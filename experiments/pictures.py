@@ -44,10 +44,12 @@ def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Array
     def intensity(x: jax.Array) -> jax.Array:
         return views.to_intensity(likelihood.view, x, likelihood.levels)
 
-    def expected(z: jax.Array) -> jax.Array:
-        return intensity(likelihood.mean(model.decode(params, z)))
+    def expected(key: jax.Array, z: jax.Array) -> jax.Array:
+        return intensity(model.sample_images(params, key, z)[0])
 
-    noise_key, generate_key = (jax.random.fold_in(key, i) for i in range(2))
+    noise_key, generate_key, reconstruct_key, manifold_key = (
+        jax.random.fold_in(key, i) for i in range(4)
+    )
     shown = test_x[:_SHOWN]
     noise = latent_noise(noise_key, _MEAN_SAMPLES, len(shown), model.latent_dim)
     posterior_means = model.encode(params, shown).expectation(noise)
@@ -59,7 +61,10 @@ def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Array
     if model.latent_dim > 1:
         grid = grid.at[:, 1].set(second.ravel())
     return Arrays(
-        expected(posterior_means), intensity(means), intensity(samples), expected(grid)
+        expected(reconstruct_key, posterior_means),
+        intensity(means),
+        intensity(samples),
+        expected(manifold_key, grid),
     )
 
 

@@ -415,7 +415,9 @@ class RunFolder:
             FolderError: missing or damaged.
         """
         flat = _load_arrays(self.path / "members" / run / "params.safetensors")
-        return flax.traverse_util.unflatten_dict(flat, sep="/")
+        # A family without parameters leaves nothing in the file.
+        empty: dict[str, Any] = {"posterior": {}, "prior": {}}
+        return empty | flax.traverse_util.unflatten_dict(flat, sep="/")
 
     def results(self, order: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of the finished runs, in the order of the names given."""

@@ -22,7 +22,8 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
     """Refuses what only the data can show to be wrong, before any compute is spent.
 
     Raises:
-        SettingsError: a batch larger than the data, or a view they cannot give.
+        SettingsError: a batch or a VampPrior larger than the data, or a view they
+            cannot give.
     """
     num_images = len(data.train.images)
     for run in runs:
@@ -31,6 +32,13 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
             raise SettingsError(
                 f"training.batch_size is {batch_size}, but {data.name} has "
                 f"{num_images} training images: choose at most {num_images}."
+            )
+        components = run.settings.model.prior_components
+        if run.settings.model.prior == "vamp" and components > num_images:
+            raise SettingsError(
+                f"model.prior_components is {components}, but {data.name} has "
+                f"{num_images} training images, at which a VampPrior's pseudo-inputs "
+                f"start: choose at most {num_images}."
             )
         build_model(run.settings, data)
 

@@ -61,9 +61,10 @@ class ModelSettings:
         for name in ("widths", "upper_layers", "layer_widths", "flow_widths"):
             for width in getattr(self, name):
                 _count(f"model.{name}", width, 1)
-        if self.network == "conv" and not self.widths:
+        if self.network in networks.CONVOLUTIONAL and not self.widths:
             raise SettingsError(
-                "model.widths is (): a conv network needs at least one, as in (32, 64)."
+                f"model.widths is (): a {self.network} network needs at least one, as "
+                "in (32, 64)."
             )
 
         layers = (self.latent_dim, *self.upper_layers)
@@ -98,14 +99,21 @@ class TrainingSettings(Recipe):
         _one_of("training.objective", self.objective, OBJECTIVES)
         _one_of("training.schedule", self.schedule, SCHEDULES)
         _one_of("training.on_non_finite", self.on_non_finite, ON_NON_FINITE)
-        for name in ("num_samples", "batch_size", "num_epochs", "validate_every"):
+        for name in (
+            *("num_samples", "batch_size", "num_epochs", "validate_every"),
+            *("num_groups", "partitions"),
+        ):
             _count(f"training.{name}", getattr(self, name), 1)
         for name in ("patience", "kl_warmup_epochs"):
             _count(f"training.{name}", getattr(self, name), 0)
-        for name in ("beta", "clip_norm", "free_bits"):
+        for name in ("beta", "clip_norm", "free_bits", "capacity", "mmd_weight"):
             _at_least(f"training.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "adam_eps"):
             _at_least(f"training.{name}", getattr(self, name), 0, exclusive=True)
+        if not 0 <= self.mixing <= 1:
+            raise SettingsError(
+                f"training.mixing is {self.mixing}: it must be in [0, 1]."
+            )
         for name in ("adam_b1", "adam_b2"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -200,6 +208,15 @@ class Settings:
                 f"training.objective {objective!r} needs the KL in closed form, which "
                 f"posterior {model.posterior!r} and prior {model.prior!r} do not have: "
                 "choose 'elbo_log_weight', which estimates it."
+            )
+        if (
+            OBJECTIVES[objective].needs_diagonal_posterior
+            and model.posterior != "diagonal"
+        ):
+            raise SettingsError(
+                f"training.objective {objective!r} needs independent latents, which "
+                f"posterior {model.posterior!r} does not have: choose 'diagonal', or "
+                "the objective 'mmd'."
             )
 
     @classmethod

@@ -4,6 +4,8 @@ See ``vae_jax.evidence.linear_gaussian`` for the formulas; SciPy's density of th
 marginal is an independent reference.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
@@ -46,3 +48,12 @@ def marginal(exact):
     """p(x) as a SciPy object, from the D x D covariance."""
     covariance = exact.weights @ exact.weights.T + exact.variance * np.eye(NUM_PIXELS)
     return scipy.stats.multivariate_normal(exact.offset, covariance)
+
+
+def shifted(params, deviations):
+    """Parameters whose q(z|x) has a mean so many of its standard deviations off."""
+    params = jax.tree.map(jnp.copy, params)
+    head = params["encoder"]["head"]
+    scale = np.exp(20 * np.tanh(np.asarray(head["log_scale"]["bias"]) / 20))
+    head["mean"]["bias"] += deviations * scale
+    return params

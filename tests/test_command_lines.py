@@ -403,6 +403,27 @@ def test_log_px_is_put_between_bounds_on_request(command, own):
     assert "= log p(x), annealed from below" in outcome.stdout
 
 
+def test_a_prior_is_fitted_on_request(command, own):
+    only = "--only=likelihood=bernoulli,latent_dim=2,seed=0"
+    before = contents(own)
+    options = ("--num_samples=4", "--fit_prior=gaussian", "--fit_steps=300")
+    outcome = command("evaluate", f"--workdir={own}", *options, only)
+    assert outcome.status == 0, outcome.stderr
+    (row,) = rows_of(own / "evaluation.csv")
+    (fitted,) = rows_of(own / "fitted_prior.csv")
+    assert fitted["run"] == f"{row['run']},fitted_prior=gaussian"
+    assert float(fitted["reconstruction"]) == pytest.approx(
+        float(row["reconstruction"]), rel=1e-5
+    )
+    gain = float(fitted["elbo"]) - float(row["elbo"])
+    assert float(fitted["elbo_gain"]) == pytest.approx(gain, abs=1e-4)
+    assert gain > -3 * float(fitted["elbo_gain_se"])
+    assert "bernoulli fitted_prior=gaussian" in outcome.stdout
+    after = contents(own)
+    del after["evaluation.csv"], after["fitted_prior.csv"]
+    assert after == before
+
+
 def test_the_shell_sees_status_and_one_line(tmp_path):
     folder = tmp_path / "run"
     process = subprocess.run(

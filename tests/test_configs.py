@@ -15,6 +15,8 @@ from configs import digits
 from experiments import grid
 from experiments.data import ImageData, Split
 from experiments.runner import build_model, check
+from experiments.settings import SettingsError
+from vae_jax import population
 
 SHAPES = {  # of the data sets that configs name: image shape, levels, training images
     "digits": ((8, 8, 1), 17, 1300),
@@ -79,15 +81,26 @@ def test_every_run_of_every_config_can_be_initialised(module, variant):
     runs = grid.expand(module.get_config(variant).to_dict())
     data = blank_images(runs[0].settings.data)
     check(runs, data)
-    pixels = jax.ShapeDtypeStruct((data.num_pixels,), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
     for group in grid.group(runs):
         model = build_model(group.widest, data)
-        params = jax.eval_shape(model.init, key, pixels, pixels)
-        z = jax.ShapeDtypeStruct((3, model.latent_dim), jnp.float32)
-        outputs = jax.eval_shape(model.decode, params, z)
+        params = population.param_shapes(model, data.num_pixels)
+        z, x = (
+            jax.ShapeDtypeStruct((3, size), jnp.float32)
+            for size in (model.latent_dim, data.num_pixels)
+        )
+        outputs = jax.eval_shape(model.decode, params, z, x)
         rows = model.likelihood.pixel_outputs + model.likelihood.shared_outputs
         assert outputs.shape == (3, rows, data.num_pixels)
+
+
+def test_a_vamp_prior_of_more_images_than_there_are_is_refused():
+    config = digits.get_config("tiny").to_dict()
+    config["model"] |= {"prior": "vamp", "prior_components": 101}
+    config["training"]["objective"] = "elbo_log_weight"
+    config["data"]["num_train"] = 100
+    runs = grid.expand(config)
+    with pytest.raises(SettingsError, match=r"prior_components is 101, .* 100 train"):
+        check(runs, blank_images(runs[0].settings.data))
 
 
 @pytest.mark.parametrize(

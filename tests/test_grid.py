@@ -130,6 +130,15 @@ OTHER_VALUES = {
     "flow_steps": 7,
     "flow_widths": (7,),
 }
+# Options of one objective, with other values.
+OPTIONS = {
+    "capacity": ("elbo", 7.0),
+    "num_groups": ("miwae", 2),
+    "mixing": ("ciwae", 0.5),
+    "alpha": ("renyi", 0.5),
+    "partitions": ("thermodynamic", 7),
+    "mmd_weight": ("mmd", 7.0),
+}
 # Their other values are allowed only together with those of further fields.
 TOGETHER = ("posterior", "prior", "upper_layers")
 
@@ -154,13 +163,22 @@ def test_runs_that_differ_in_anything_else_do_not(field):
     assert [group.runs for group in groups] == [runs[:2], runs[2:]]
 
 
+@pytest.mark.parametrize("field", OPTIONS)
+def test_runs_that_differ_in_an_option_of_their_objective_do_not(field):
+    objective, other = OPTIONS[field]
+    base = config(**{field: (digits.get_config().training[field], other)})
+    base["training"] |= {"objective": objective, "num_samples": 2}
+    runs = grid.expand(base)
+    assert [group.runs for group in grid.group(runs)] == [runs[:1], runs[1:]]
+
+
 def test_every_field_is_either_shared_or_not():
     fields = {
         field.name
         for cls in (ModelSettings, TrainingSettings)
         for field in dataclasses.fields(cls)
     } | {"seed"}
-    assert fields == {*SHARED, *OTHER_VALUES, *TOGETHER}
+    assert fields == {*SHARED, *OTHER_VALUES, *OPTIONS, *TOGETHER}
 
 
 def test_the_name_of_a_group_tells_its_runs_and_attempt():

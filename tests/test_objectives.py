@@ -1,4 +1,4 @@
-"""Bounds against the exact answers of a linear-Gaussian model, and each other."""
+"""What every objective must be, the forms of the ELBO, and how bounds are ordered."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,118 @@ import numpy as np
 import pytest
 
 from tests import linear_gaussian
+from vae_jax import population
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import OBJECTIVES, elbo, elbo_log_weight, iwae
+
+# Each objective with its options where they have an effect.
+OPTIONS = {
+    "elbo": {"free_bits": 0.3},
+    "elbo_log_weight": {},
+    "stl": {},
+    "iwae": {},
+    "dreg": {},
+    "miwae": {"num_groups": 2},
+    "ciwae": {"mixing": 0.3},
+    "piwae": {"num_groups": 2},
+    "renyi": {"alpha": 0.5},
+    "thermodynamic": {"partitions": 3},
+    "beta_tc": {"num_images": 50},
+    "mmd": {"mmd_weight": 10.0},
+}
+BETA = 0.7
+SAMPLES = 4
+
+# Pairs of objectives that are the same, in value and gradient.
+SAME = [
+    (("miwae", {"num_groups": 1}), ("iwae", {})),
+    (("miwae", {"num_groups": SAMPLES}), ("elbo_log_weight", {})),
+    (("ciwae", {"mixing": 0.0}), ("iwae", {})),
+    (("ciwae", {"mixing": 1.0}), ("elbo_log_weight", {})),
+    (("piwae", {"num_groups": 1}), ("iwae", {})),
+    (("renyi", {"alpha": 0.0}), ("iwae", {})),
+    (("renyi", {"alpha": 1.0}), ("elbo_log_weight", {})),
+    (("renyi", {"alpha": 1 - 1e-6}), ("elbo_log_weight", {})),
+    (("mmd", {"mmd_weight": 0.0}), ("elbo_log_weight", {})),
+    (("beta_tc", {"beta": 1.0, "num_images": 50}), ("elbo", {"beta": 1.0})),
+    (("dreg", {"num_samples": 1}), ("stl", {"num_samples": 1})),
+    (("iwae", {"num_samples": 1}), ("elbo_log_weight", {"num_samples": 1})),
+]
+CASES = [
+    *OPTIONS.items(),
+    *(case for pair in SAME for case in pair),
+    ("elbo_log_weight", {"beta": 1.0}),
+    ("thermodynamic", {}),
+]
+
+
+def bernoulli_model(latent_dim, **options):
+    return make_vae(
+        make_likelihood("bernoulli", 2),
+        image_shape=(2, 2, 1),
+        latent_dim=latent_dim,
+        **options,
+    )
+
+
+def start(model):
+    return model.init(jax.random.key(3), jnp.full(4, 0.4), jnp.full(4, 0.3))
+
+
+def quick_jit(function):
+    """Compiled without optimisation, which would take longer than all runs."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": "0"})
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small Bernoulli model, its parameters, and images; q is not yet the prior."""
+    model = bernoulli_model(3, widths=(5,))
+    x = jax.random.bernoulli(jax.random.key(4), 0.4, (10, 4)).astype(jnp.float32)
+    return model, start(model), x
+
+
+def case_name(name, options):
+    return (name, *sorted(options.items()))
+
+
+def evaluate_all(params, x, latents):
+    """Terms of every case with one key's noise, and their mean bounds' gradients."""
+    model = bernoulli_model(latents, widths=(5,))
+    mask = jnp.asarray(population.latent_mask(3, latents))
+
+    def mean_bound(params, name, options):
+        options = {"beta": BETA, "num_samples": SAMPLES} | options
+        terms = OBJECTIVES[name].terms(
+            model, params, jax.random.key(8), x, latent_mask=mask, **options
+        )
+        return terms.bound.mean(), terms
+
+    @quick_jit
+    def gradients(params):
+        return [
+            jax.grad(mean_bound, has_aux=True)(params, name, options)
+            for name, options in CASES
+        ]
+
+    padded = population.pad(params, population.param_shapes(model, 4))
+    names = (case_name(*case) for case in CASES)
+    return dict(zip(names, gradients(padded), strict=True))
+
+
+@pytest.fixture(scope="module")
+def evaluate(small):
+    """(gradient of the mean bound, terms of each image) of a case."""
+    evaluated = evaluate_all(*small[1:], latents=3)
+    return lambda name, **options: evaluated[case_name(name, options)]
+
+
+@pytest.fixture(scope="module")
+def evaluate_padded(small):
+    """The same of a model that was padded from 3 to 5 latents."""
+    evaluated = evaluate_all(*small[1:], latents=5)
+    return lambda name, **options: evaluated[case_name(name, options)]
 
 
 @pytest.fixture(scope="module")
@@ -18,18 +127,175 @@ def linear():
     return model, params, jnp.asarray(x), evidence.logpdf(x)
 
 
-def test_at_the_true_posterior_every_log_weight_is_log_px(key, linear):
-    model, params, x, log_px = linear
-    for num_samples in (1, 5):
-        key, own = jax.random.split(key)
-        terms = elbo_log_weight(model, params, own, x, num_samples=num_samples)
-        np.testing.assert_allclose(terms.bound, log_px, atol=2e-5)
+def assert_close(one, other, atol=2e-5):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
 
 
-def test_at_the_true_posterior_the_importance_weighted_bound_is_tight(key, linear):
+def test_every_objective_is_tested():
+    assert OPTIONS.keys() == OBJECTIVES.keys()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_elbo_is_reconstruction_minus_kl_whatever_the_bound(evaluate, name):
+    """All see the same noise; the KL is either in closed form or of the samples."""
+    _, terms = evaluate(name, **OPTIONS[name])
+    assert {term.shape for term in terms} == {(10,)}
+    exact = OBJECTIVES[name].needs_closed_form_kl
+    _, plain = (
+        evaluate("elbo", beta=1.0) if exact else evaluate("elbo_log_weight", beta=1.0)
+    )
+    assert_close(terms.elbo, plain.bound)
+    assert_close(terms[1:], plain[1:])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_padding_changes_neither_terms_nor_gradient(evaluate, evaluate_padded, name):
+    """Its own gradient is exactly 0, so Adam never moves it."""
+    gradients, terms = evaluate(name, **OPTIONS[name])
+    padded, padded_terms = evaluate_padded(name, **OPTIONS[name])
+    assert_close(padded_terms, terms)
+    own = population.unpad(padded, gradients)
+    assert_close(own, gradients)
+    rest = jax.tree.map(
+        lambda wide, own: wide - own, padded, population.pad(own, padded)
+    )
+    for leaf in jax.tree.leaves(rest):
+        np.testing.assert_array_equal(leaf, 0.0)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["encoder"]))
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_where_two_objectives_are_the_same(evaluate, one, other):
+    assert_close(evaluate(one[0], **one[1]), evaluate(other[0], **other[1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("stl", "elbo_log_weight"),
+        ("dreg", "iwae"),
+        ("piwae", "iwae"),
+        ("thermodynamic", "elbo_log_weight"),
+    ],
+)
+def test_another_gradient_for_q_leaves_the_value_and_the_decoders(
+    evaluate, name, other
+):
+    options = OPTIONS[name] if name == "piwae" else {}
+    gradients, terms = evaluate(name, **options)
+    expected, expected_terms = evaluate(other)
+    # Not to the bit: they may be added up in another order.
+    assert_close(terms, expected_terms, atol=1e-6)
+    assert_close(gradients["decoder"], expected["decoder"])
+    kernel = gradients["encoder"]["head"]["mean"]["kernel"]
+    assert np.abs(kernel - expected["encoder"]["head"]["mean"]["kernel"]).max() > 1e-4
+
+
+def test_piwae_moves_q_as_miwae_does(evaluate):
+    gradients, _ = evaluate("piwae", num_groups=2)
+    expected, _ = evaluate("miwae", num_groups=2)
+    assert_close(gradients["encoder"], expected["encoder"])
+
+
+def test_ciwae_mixes_gradients(evaluate):
+    gradients, _ = evaluate("ciwae", mixing=0.3)
+    mixed = jax.tree.map(
+        lambda one, many: 0.3 * one + 0.7 * many,
+        evaluate("elbo_log_weight")[0],
+        evaluate("iwae")[0],
+    )
+    assert_close(gradients, mixed)
+
+
+def test_beta_weighs_the_kl_and_nothing_else(small):
+    """Of one sample every weight is 1, so that the bound is linear in beta."""
+    model, params, x = small
+    names = OPTIONS.keys() - {"thermodynamic", "beta_tc"}
+
+    @quick_jit
+    def evaluate(beta):
+        return {
+            name: OBJECTIVES[name].terms(model, params, jax.random.key(8), x, beta=beta)
+            for name in names
+        }
+
+    light, heavy = evaluate(1.0), evaluate(4.0)
+    for name in names:
+        np.testing.assert_array_equal(heavy[name].kl, light[name].kl)
+        np.testing.assert_allclose(
+            heavy[name].bound, light[name].bound - 3.0 * light[name].kl, rtol=1e-5
+        )
+
+
+# Bounds that rise sample by sample: of the thermodynamic ones, each partition refines
+# the one before.
+RISING = {
+    "thermodynamic": [{"partitions": count} for count in (1, 2, 3, 5, 9, 17)],
+    "miwae": [{"num_groups": count} for count in (12, 4, 2, 1)],
+    "ciwae": [{"mixing": weight} for weight in (1.0, 0.5, 0.0)],
+    "renyi": [
+        {"alpha": alpha}
+        for alpha in (50.0, 2.0, 1.01, 1.0, 0.99, 0.5, 0.0, -1.0, -50.0)
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def rising(small):
+    """The bounds ``[values, images]`` of ``RISING``, by name."""
+    model, params, x = small
+
+    @quick_jit
+    def bounds():
+        return {
+            name: [
+                OBJECTIVES[name]
+                .terms(model, params, jax.random.key(8), x, num_samples=12, **options)
+                .bound
+                for options in values
+            ]
+            for name, values in RISING.items()
+        }
+
+    return {name: np.stack(values) for name, values in bounds().items()}
+
+
+@pytest.mark.parametrize("name", RISING)
+def test_bounds_are_ordered_sample_by_sample(rising, name):
+    """By Jensen's inequality and of the same log-weights: no chance is involved."""
+    assert np.all(np.diff(rising[name], axis=0) > 0)
+
+
+def test_bounds_lie_between_the_elbo_and_that_of_all_weights(rising):
+    few, many = rising["miwae"][[0, -1]]
+    assert np.all(few < many)
+    for name in ("thermodynamic", "ciwae"):
+        np.testing.assert_allclose(rising[name][0], few, rtol=1e-5)
+    np.testing.assert_allclose(rising["ciwae"][-1], many, rtol=1e-5)
+    assert np.all(rising["thermodynamic"][-1] < many)
+    covered = (rising["thermodynamic"] - few) / (many - few)
+    assert np.all(covered[-1] > 0.8)
+
+
+# --- forms of the ELBO ----------------------------------------------------------------
+
+
+def test_at_the_true_posterior_every_log_weight_is_log_px(linear):
+    """Whatever then weighs them; the closed form alone has noise."""
     model, params, x, log_px = linear
-    terms = iwae(model, params, key, x, num_samples=7)
-    np.testing.assert_allclose(terms.bound, log_px, atol=2e-5)
+
+    @quick_jit
+    def bounds():
+        return {
+            name: OBJECTIVES[name]
+            .terms(model, params, jax.random.key(5), x, num_samples=4, **OPTIONS[name])
+            .bound
+            for name in OPTIONS.keys() - {"elbo", "beta_tc", "mmd"}
+        }
+
+    for name, bound in bounds().items():
+        np.testing.assert_allclose(bound, log_px, atol=3e-5, err_msg=name)
 
 
 def test_at_the_true_posterior_the_analytic_elbo_is_log_px_on_average(key, linear):
@@ -45,84 +311,49 @@ def test_at_the_true_posterior_the_analytic_elbo_is_log_px_on_average(key, linea
 def test_a_wrong_posterior_costs_exactly_its_kl(key, linear):
     """log p(x) - ELBO = KL(q || p(z|x)), which is m^2 / (2 s^2) for a shift by m."""
     model, params, x, log_px = linear
-    params = jax.tree.map(jnp.copy, params)
-    head = params["encoder"]["head"]
-    scale = np.exp(20 * np.tanh(np.asarray(head["log_scale"]["bias"]) / 20))
-    head["mean"]["bias"] += 2.0 * scale
+    params = linear_gaussian.shifted(params, 2.0)
     terms = elbo_log_weight(model, params, key, x, num_samples=20_000)
     gap = np.mean(log_px - np.asarray(terms.bound))
     assert gap == pytest.approx(3 * 2.0**2 / 2, abs=0.02)
 
 
-def test_iwae_of_one_sample_is_the_log_weight_elbo(key, untrained):
-    clone = jax.random.clone(key)
-    one = iwae(*untrained[:2], key, untrained[2])
-    other = elbo_log_weight(*untrained[:2], clone, untrained[2])
-    np.testing.assert_allclose(one.bound, other.bound, rtol=1e-6)
+def test_importance_weighted_bound_rises_with_samples(key, small):
+    """On average over 200 draws of each."""
+    model, params, x = small
+
+    @quick_jit
+    def bounds(keys):
+        return [
+            jax.vmap(
+                lambda key, k=num_samples: (
+                    iwae(model, params, key, x, num_samples=k).bound
+                )
+            )(jax.random.split(key, 200)).mean()
+            for key, num_samples in zip(keys, (1, 5, 50), strict=True)
+        ]
+
+    first, second, third = bounds(list(jax.random.split(key, 3)))
+    assert first < second < third
 
 
-def test_importance_weighted_bound_rises_with_samples(key, untrained):
-    model, params, x = untrained
-    bounds = []
-    for num_samples in (1, 5, 50):
-        keys = jax.random.split(jax.random.fold_in(key, num_samples), 200)
-        run = jax.vmap(
-            lambda key, k=num_samples: iwae(model, params, key, x, num_samples=k).bound
-        )
-        bounds.append(float(jax.jit(run)(keys).mean()))
-    assert bounds[0] < bounds[1] < bounds[2]
-
-
-def test_both_forms_of_the_elbo_have_the_same_expectation(key, untrained):
+def test_both_forms_of_the_elbo_have_the_same_expectation(key, small):
     """Within 4.5 standard errors, estimated from 400 batches: failure rate 7e-6."""
-    model, params, x = untrained
+    model, params, x = small
 
-    @jax.jit
+    @quick_jit
     @jax.vmap
     def difference(key):
         first, second = jax.random.split(key)
-        analytic = elbo(model, params, first, x, num_samples=50).bound.mean()
-        return elbo_log_weight(
-            model, params, second, x, num_samples=50
-        ).bound.mean() - (analytic)
+        one, other = (
+            form(model, params, key, x, num_samples=50).bound.mean()
+            for form, key in ((elbo, first), (elbo_log_weight, second))
+        )
+        return other - one
 
     differences = np.asarray(difference(jax.random.split(key, 400)))
     error = differences.std() / np.sqrt(differences.size)
     assert abs(differences.mean()) < 4.5 * error
     assert error < 0.03
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_beta_weighs_the_kl_and_nothing_else(key, untrained, name):
-    model, params, x = untrained
-    plain = OBJECTIVES[name].terms(model, params, jax.random.clone(key), x)
-    heavy = OBJECTIVES[name].terms(model, params, key, x, beta=4.0)
-    np.testing.assert_array_equal(heavy.reconstruction, plain.reconstruction)
-    np.testing.assert_array_equal(heavy.kl, plain.kl)
-    np.testing.assert_allclose(heavy.bound, plain.bound - 3.0 * plain.kl, rtol=1e-5)
-    np.testing.assert_allclose(heavy.elbo, plain.bound, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_jit_equals_eager(key, untrained, name):
-    model, params, x = untrained
-    eager = OBJECTIVES[name].terms(
-        model, params, jax.random.clone(key), x, num_samples=3
-    )
-    jitted = jax.jit(
-        lambda params, key, x: OBJECTIVES[name].terms(
-            model, params, key, x, num_samples=3
-        )
-    )(params, key, x)
-    for one, other in zip(eager, jitted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_terms_are_per_image(key, untrained, name):
-    model, params, x = untrained
-    terms = OBJECTIVES[name].terms(model, params, key, x, num_samples=2)
-    assert {term.shape for term in terms} == {(10,)}
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -140,19 +371,83 @@ def test_gradients_are_finite_where_training_begins(key, likelihood):
     def loss(params):
         return -elbo(model, params, key, x).bound.mean()
 
-    for leaf in jax.tree.leaves(jax.grad(loss)(params)):
+    for leaf in jax.tree.leaves(quick_jit(jax.grad(loss))(params)):
         assert np.all(np.isfinite(leaf))
 
 
-def test_free_bits_charge_each_latent_at_least_so_much(untrained, key):
-    model, params, x = untrained
-    plain = elbo(model, params, jax.random.clone(key), x)
-    free = elbo(model, params, key, x, beta=2.0, free_bits=0.3)
+def test_free_bits_charge_each_latent_at_least_so_much(
+    small, evaluate, evaluate_padded
+):
+    """And a padded latent nothing, though its KL of 0 is less."""
+    model, params, x = small
     per_latent = model.encode(params, x).kl_to_standard_normal()
     charged = np.maximum(per_latent, 0.3).sum(-1)
-    assert np.all(charged >= plain.kl)
-    assert np.any(charged > plain.kl + 0.1)
-    np.testing.assert_allclose(free.kl, plain.kl, rtol=1e-6)
-    np.testing.assert_allclose(
-        free.bound, plain.reconstruction - 2 * charged, rtol=1e-5
+    assert np.any(charged > per_latent.sum(-1) + 0.1)
+    for evaluated in (evaluate, evaluate_padded):
+        _, free = evaluated("elbo", free_bits=0.3)
+        np.testing.assert_allclose(free.kl, per_latent.sum(-1), rtol=1e-5)
+        np.testing.assert_allclose(
+            free.bound, free.reconstruction - BETA * charged, rtol=1e-5
+        )
+
+
+def test_free_bits_of_a_kl_of_one_term_count_once(key, small):
+    """Dependent latents have one KL, whatever the mask of their number."""
+    model = bernoulli_model(3, widths=(), posterior="full_covariance")
+    terms = elbo(
+        model,
+        start(model),
+        key,
+        small[2],
+        latent_mask=jnp.ones(3),
+        free_bits=40.0,
     )
+    np.testing.assert_allclose(terms.bound, terms.reconstruction - 40.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("capacity", [0.1, 3.0])
+def test_capacity_charges_the_distance_of_the_kl_from_it(small, capacity):
+    model, params, x = small
+    terms = elbo(model, params, jax.random.key(8), x, beta=50.0, capacity=capacity)
+    expected = terms.reconstruction - 50 * np.abs(terms.kl - capacity)
+    np.testing.assert_allclose(terms.bound, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "upper_layers"),
+    [
+        ("full_covariance", ()),
+        ("inverse_autoregressive_flow", ()),
+        ("ladder", (2,)),
+    ],
+)
+def test_gradients_without_a_score_need_no_more_than_a_density(posterior, upper_layers):
+    """Of a posterior with dependent latents: the same value, and a finite gradient."""
+    model = bernoulli_model(
+        2,
+        widths=(),
+        posterior=posterior,
+        upper_layers=upper_layers,
+        layer_widths=(3,),
+        flow_steps=1,
+        flow_widths=(3,),
+    )
+    names = ("stl", "thermodynamic", "elbo_log_weight", "dreg", "iwae")
+
+    def total(params):
+        terms = {
+            name: OBJECTIVES[name].terms(
+                model, params, jax.random.key(8), jnp.eye(4), num_samples=2
+            )
+            for name in names
+        }
+        return sum(terms[name].bound.mean() for name in names), terms
+
+    gradients, terms = quick_jit(jax.grad(total, has_aux=True))(start(model))
+    for name, other in (
+        ("stl", "elbo_log_weight"),
+        ("thermodynamic", "elbo_log_weight"),
+        ("dreg", "iwae"),
+    ):
+        np.testing.assert_allclose(terms[name].bound, terms[other].bound, rtol=1e-4)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))

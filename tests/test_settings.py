@@ -115,7 +115,7 @@ def test_floats_outside_float32_or_below_zero_are_refused(
 def test_every_float_field_is_found():
     assert ("training", "learning_rate") in FLOATS
     assert ("model", "fixed_scale") in FLOATS
-    assert len(FLOATS) == 8
+    assert len(FLOATS) == 12
 
 
 @pytest.mark.parametrize(("section", "name"), FLOATS)
@@ -158,6 +158,12 @@ def test_a_list_passes_for_a_tuple(mapping):
         ("training", "clip_norm", -0.5, "at least 0"),
         ("training", "beta", -0.5, "at least 0"),
         ("training", "learning_rate", 0.0, "above 0"),
+        ("training", "num_groups", 0, "at least 1"),
+        ("training", "partitions", 0, "at least 1"),
+        ("training", "capacity", -0.5, "at least 0"),
+        ("training", "mmd_weight", -0.5, "at least 0"),
+        ("training", "mixing", 1.5, r"in \[0, 1\]"),
+        ("training", "mixing", -0.5, r"in \[0, 1\]"),
         ("training", "adam_eps", 0.0, "above 0"),
         ("training", "adam_b1", 1.0, r"in \[0, 1\)"),
         ("training", "adam_b2", 1.5, r"in \[0, 1\)"),
@@ -197,6 +203,19 @@ def test_unknown_names_list_the_known_ones(mapping, section, name, value, meant)
     assert "\n" not in line
     assert repr(value) in line
     assert repr(meant) in line or f" {meant}" in line
+
+
+def test_a_renyi_divergence_may_be_of_a_negative_order(mapping):
+    mapping["training"] |= {"objective": "renyi", "alpha": -1}
+    assert Settings.from_mapping(mapping).training.alpha == -1.0
+
+
+def test_total_correlation_needs_independent_latents(mapping):
+    mapping["training"]["objective"] = "beta_tc"
+    Settings.from_mapping(mapping)
+    line = refusal(mapping, "model", "posterior", "full_covariance")
+    assert "'beta_tc'" in line
+    assert "choose 'diagonal', or the objective 'mmd'" in line
 
 
 def test_a_conv_network_needs_widths(mapping):

@@ -117,9 +117,9 @@ def test_jit_equals_eager_for_one_step(images):
     state = start(model, RECIPE, own, images)
     step = functools.partial(training.train_step, model, RECIPE)
     rest = (jnp.asarray(images[:20]), jnp.int32(3))
-    eager, _ = step(state.params, state.opt_state, own, jax.random.key(5), *rest, 4)
+    eager, _ = step(state.params, state.opt_state, own, jax.random.key(5), *rest, 80)
     jitted, _ = jax.jit(step, static_argnums=6)(
-        state.params, state.opt_state, own, jax.random.key(5), *rest, 4
+        state.params, state.opt_state, own, jax.random.key(5), *rest, 80
     )
     for a, b in zip(jax.tree.leaves(eager[0]), jax.tree.leaves(jitted[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -141,7 +141,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images):
         jax.random.clone(step_key),
         batch,
         jnp.int32(0),
-        4,
+        80,
     )
     _, latent_key, _ = jax.random.split(step_key, 3)
 
@@ -224,8 +224,10 @@ def break_a_step(monkeypatch, step, value, *, gradient=False):
     recipe = dataclasses.replace(RECIPE, kl_warmup_epochs=100)
     factor = float(recipe.kl_factor(4)(step))
 
-    def broken(model, recipe, params, member, keys, x, kl_factor):
-        gradients, terms = original(model, recipe, params, member, keys, x, kl_factor)
+    def broken(model, recipe, params, member, keys, x, kl_factor, num_images):
+        gradients, terms = original(
+            model, recipe, params, member, keys, x, kl_factor, num_images
+        )
         damage = jnp.where(jnp.isclose(kl_factor, factor, rtol=1e-5), value, 0.0)
         if gradient:
             return jax.tree.map(lambda leaf: leaf + damage, gradients), terms
@@ -264,7 +266,7 @@ def test_a_member_stops_before_a_step_that_is_not_finite(
             jax.random.fold_in(keys.step, index),
             jnp.asarray(images)[batches[index - 4]],
             jnp.int32(index),
-            4,
+            len(images),
         )
     for a, b in zip(
         jax.tree.leaves((state.params, state.opt_state)),

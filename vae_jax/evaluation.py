@@ -68,8 +68,9 @@ def evaluate(
             jax.random.fold_in(key, num_samples), _MEAN_SAMPLES, 1, model.latent_dim
         )
         mean = model.encode(params, x[None]).expectation(noise)  # [1, L]
-        expected = likelihood.mean(model.decode(params, mean))[0]
-        shown = views.to_intensity(likelihood.view, expected, likelihood.levels)
+        pixel_key = jax.random.fold_in(key, num_samples + 1)
+        expected, _ = model.sample_images(params, pixel_key, mean)
+        shown = views.to_intensity(likelihood.view, expected[0], likelihood.levels)
         target = views.to_intensity("levels", image, likelihood.levels)
         return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
 

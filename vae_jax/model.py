@@ -52,9 +52,17 @@ class VAE:
         return all(family.has_closed_form_kl for family in families)
 
     @property
+    def is_autoregressive(self) -> bool:
+        """Whether p(x|z) has a pixel depend on those before it."""
+        return isinstance(self.decoder, networks.AutoregressiveDecoder)
+
+    @property
     def can_be_padded(self) -> bool:
         """Whether zero-padded to more latents it remains the same model."""
-        return (self.posterior_family, self.prior_family) == (
+        return len(self.layer_dims) == 1 and (
+            self.posterior_family,
+            self.prior_family,
+        ) == (
             make_posterior("diagonal", self.layer_dims),
             make_prior("standard_normal", self.layer_dims),
         )
@@ -79,7 +87,10 @@ class VAE:
         posterior_key, prior_key = (jax.random.fold_in(key, i) for i in (2, 3))
         encoder_key, decoder_key = jax.random.split(key)
         encoder = self.encoder.init(encoder_key, jnp.zeros((1, *pixel_mean.shape)))
-        decoder = self.decoder.init(decoder_key, jnp.zeros((1, self.layer_dims[0])))
+        decoder_inputs = [jnp.zeros((1, self.layer_dims[0]))]
+        if self.is_autoregressive:
+            decoder_inputs.append(jnp.zeros((1, *pixel_mean.shape)))
+        decoder = self.decoder.init(decoder_key, *decoder_inputs)
         initial = self.likelihood.initial_outputs(pixel_mean, pixel_std)
         pixel_outputs = self.likelihood.pixel_outputs
         decoder["params"]["bias"]["pixels"] = initial[:pixel_outputs]
@@ -141,14 +152,34 @@ class VAE:
         prior: Any = self.prior(params)
         return prior.kl_from(posterior)
 
-    def decode(self, params: Params, z: jax.Array) -> jax.Array:
+    def decode(
+        self, params: Params, z: jax.Array, x: jax.Array | None = None
+    ) -> jax.Array:
         """Parameters of p(x|z), ``[..., outputs, D]``, of latents z ``[..., latent]``.
 
         The likelihood's shared parameters are repeated over pixels behind the
         decoder's, so one density serves shared and per-pixel parameters alike.
+
+        Args:
+            params: the model's parameters.
+            z: latents.
+            x: images in the likelihood's view, ``[..., D]`` with leading axes that
+                broadcast against z's, for an autoregressive decoder: the parameters of
+                a pixel are those of p(x_i | x_<i, z). Others do not look at it.
+
+        Raises:
+            ValueError: an autoregressive decoder without x.
         """
-        seen = z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z
-        outputs = self.decoder.apply({"params": params["decoder"]}, seen)
+        inputs = [z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z]
+        if self.is_autoregressive:
+            if x is None:
+                raise ValueError(
+                    "x is None, but this decoder is autoregressive: give it the "
+                    "images, or draw some with sample_images."
+                )
+            likelihood = self.likelihood
+            inputs.append(views.to_intensity(likelihood.view, x, likelihood.levels))
+        outputs = self.decoder.apply({"params": params["decoder"]}, *inputs)
         if not self.likelihood.shared_outputs:
             return outputs
         *leading, _, num_pixels = outputs.shape
@@ -167,7 +198,43 @@ class VAE:
             x: images in the likelihood's view, ``[batch, D]``.
             z: latents, ``[samples, batch, latent]``.
         """
-        return self.likelihood.log_prob(self.decode(params, z), x[None])
+        return self.likelihood.log_prob(self.decode(params, z, x[None]), x[None])
+
+    def sample_images(
+        self, params: Params, key: jax.Array, z: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Images of given latents.
+
+        Args:
+            params: the model's parameters.
+            key: a typed key.
+            z: latents, ``[images, latent]``.
+
+        Returns:
+            The mean of each pixel and a draw x ~ p(x|z), each ``[images, D]`` in the
+            likelihood's view. The mean is E[x|z]; of an autoregressive decoder it is
+            E[x_i | x_<i, z] at the x drawn, whose expectation that is.
+        """
+        if self.is_autoregressive:
+            x = self._sample_pixel_by_pixel(params, key, z)
+            return self.likelihood.mean(self.decode(params, z, x)), x
+        outputs = self.decode(params, z)
+        return self.likelihood.mean(outputs), self.likelihood.sample(key, outputs)
+
+    def _sample_pixel_by_pixel(
+        self, params: Params, key: jax.Array, z: jax.Array
+    ) -> jax.Array:
+        num_pixels = params["decoder"]["bias"]["pixels"].shape[-1]
+
+        def add_pixel(i, x):
+            outputs = self.decode(params, z, x)
+            own = jax.lax.dynamic_slice_in_dim(outputs, i, 1, axis=-1)
+            pixel = self.likelihood.sample(jax.random.fold_in(key, i), own)
+            return jax.lax.dynamic_update_slice_in_dim(x, pixel, i, axis=-1)
+
+        dtype = jnp.int32 if self.likelihood.view == "levels" else jnp.float32
+        black = jnp.zeros((len(z), num_pixels), dtype)
+        return jax.lax.fori_loop(0, num_pixels, add_pixel, black)
 
     def generate(
         self, params: Params, key: jax.Array, num_samples: int
@@ -175,13 +242,11 @@ class VAE:
         """Ancestral samples: z ~ p(z), then p(x|z).
 
         Returns:
-            The likelihood's mean E[x|z] and a draw x ~ p(x|z), each
-            ``[num_samples, D]`` in the likelihood's view.
+            What ``sample_images`` does, each ``[num_samples, D]``.
         """
         latent_key, pixel_key = jax.random.split(key)
         z = self.prior(params).sample(latent_key, num_samples)
-        outputs = self.decode(params, z)
-        return self.likelihood.mean(outputs), self.likelihood.sample(pixel_key, outputs)
+        return self.sample_images(params, pixel_key, z)
 
     def num_parameters(self, params: Params) -> int:
         """Number of scalars in ``params``."""

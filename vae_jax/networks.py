@@ -11,14 +11,18 @@ from typing import Any, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Network(Protocol):
-    """What the model needs of a network: Linen's pure ``init`` and ``apply``."""
+    """What the model needs of a network: Linen's pure ``init`` and ``apply``.
 
-    def init(self, key: jax.Array, x: jax.Array, /) -> Any: ...
+    Of one array; an ``AutoregressiveDecoder`` takes the images as a second.
+    """
 
-    def apply(self, variables: Any, x: jax.Array, /) -> Any: ...
+    def init(self, key: jax.Array, /, *inputs: jax.Array) -> Any: ...
+
+    def apply(self, variables: Any, /, *inputs: jax.Array) -> Any: ...
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -33,9 +37,20 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 # Names and sizes of the linear outputs that are asked of a network.
 Heads = tuple[tuple[str, int], ...]
 
-NETWORKS = ("mlp", "conv")
+NETWORKS = ("mlp", "conv", "gated", "resnet", "pixelcnn")
+
+# Those whose widths are channels, of which there is at least one.
+CONVOLUTIONAL = ("conv", "resnet")
 
 _Shape = tuple[int, int, int]
+
+# Of the autoregressive decoder: few and near, so that it sees a neighbourhood of each
+# pixel and has to leave the image as a whole to z.
+_FEATURES = 32
+_MASKED_LAYERS = 3
+
+# Channels that are normalised together in a residual block.
+_NORM_GROUP = 8
 
 
 class MLPEncoder(nn.Module):
@@ -44,10 +59,45 @@ class MLPEncoder(nn.Module):
     widths: tuple[int, ...]
     heads: Heads
     activation: str
+    gated: bool = False
+    starts_at_zero: tuple[str, ...] = ()  # names of heads
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
-        return _Heads(self.heads, name="head")(_mlp(x, self.widths, self.activation))
+        h = _mlp(x, self.widths, self.activation, self.gated)
+        return _Heads(self.heads, self.starts_at_zero, name="head")(h)
+
+
+class MaskedMLP(nn.Module):
+    """Outputs ``[..., latent, outputs]`` of a latent that see only those before it.
+
+    Dense layers with masked weights (Germain et al. 2015, "MADE"); context reaches all.
+    """
+
+    widths: tuple[int, ...]
+    latent_dim: int
+    outputs: int  # of each latent
+    activation: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array, context: jax.Array) -> jax.Array:
+        # z [..., latent], context [..., C]; a unit sees latents 1 ... its degree.
+        h, degrees = z, np.arange(1, self.latent_dim + 1)
+        for width in self.widths:
+            own = np.arange(width) % self.latent_dim
+            h = self._layer(h, degrees, own, context)
+            h, degrees = ACTIVATIONS[self.activation](h), own
+        own = np.repeat(np.arange(self.latent_dim), self.outputs)
+        h = self._layer(h, degrees, own, context)
+        return h.reshape(*z.shape, self.outputs)
+
+    def _layer(
+        self, h: jax.Array, degrees: np.ndarray, own: np.ndarray, context: jax.Array
+    ) -> jax.Array:
+        masked = _MaskedDense(_pairs(degrees[:, None] <= own))(h)
+        # A layer cannot have no inputs at all.
+        seen = context if context.shape[-1] else jnp.zeros((*context.shape[:-1], 1))
+        return masked + _dense(own.size)(seen)
 
 
 class MLPDecoder(nn.Module):
@@ -61,31 +111,40 @@ class MLPDecoder(nn.Module):
     image_shape: _Shape
     pixel_outputs: int
     activation: str
+    gated: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
         num_pixels = math.prod(self.image_shape)
         # One batch axis: with two, XLA transposes the gradient of every product.
-        h = _mlp(z.reshape(-1, z.shape[-1]), self.widths[::-1], self.activation)
+        h = z.reshape(-1, z.shape[-1])
+        h = _mlp(h, self.widths[::-1], self.activation, self.gated)
         h = _dense(self.pixel_outputs * num_pixels, use_bias=False, name="output")(h)
         h = h.reshape(*z.shape[:-1], self.pixel_outputs, num_pixels)
         return _OutputBias(name="bias")(h)
 
 
 class ConvEncoder(nn.Module):
-    """Image to named outputs: 3x3 convolutions that halve it, then linear layers."""
+    """Image to named outputs: 3x3 convolutions that halve it, then linear layers.
+
+    Or residual blocks in place of the convolutions.
+    """
 
     widths: tuple[int, ...]
     image_shape: _Shape
     heads: Heads
     activation: str
+    residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
         activation = ACTIVATIONS[self.activation]
         h = x.reshape(-1, *self.image_shape)
         for width in self.widths:
-            h = activation(_conv(width, strides=(2, 2))(h))
+            if self.residual:
+                h = _ResidualBlock(width, self.activation, strides=(2, 2))(h)
+            else:
+                h = activation(_conv(width, strides=(2, 2))(h))
         h = h.reshape(*x.shape[:-1], -1)
         return _Heads(self.heads, name="head")(h)
 
@@ -94,13 +153,15 @@ class ConvDecoder(nn.Module):
     """Latent to likelihood parameters ``[..., pixel_outputs, D]``: the mirror image.
 
     A dense layer to the encoder's last feature map, then one transposed convolution
-    for each halving; what rounding up added to odd sizes is cropped.
+    for each halving, or a residual block on the map doubled by repetition; what
+    rounding up added to odd sizes is cropped.
     """
 
     widths: tuple[int, ...]
     image_shape: _Shape
     pixel_outputs: int
     activation: str
+    residual: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
@@ -112,19 +173,84 @@ class ConvDecoder(nn.Module):
         h = activation(_dense(rows * columns * inner)(z.reshape(-1, z.shape[-1])))
         h = h.reshape(-1, rows, columns, inner)
         for features in (*self.widths[-2::-1], self.widths[0]):
-            h = activation(
-                nn.ConvTranspose(
-                    features,
-                    (3, 3),
-                    strides=(2, 2),
-                    kernel_init=nn.initializers.glorot_uniform(),
-                )(h)
-            )
+            if self.residual:
+                h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+                h = _ResidualBlock(features, self.activation)(h)
+            else:
+                h = activation(
+                    nn.ConvTranspose(
+                        features,
+                        (3, 3),
+                        strides=(2, 2),
+                        kernel_init=nn.initializers.glorot_uniform(),
+                    )(h)
+                )
         h = _conv(self.pixel_outputs * channels, use_bias=False)(h)[:, :height, :width]
-        h = h.reshape(-1, height, width, channels, self.pixel_outputs)
-        h = jnp.moveaxis(h, -1, 1)
-        h = h.reshape(*z.shape[:-1], self.pixel_outputs, math.prod(self.image_shape))
-        return _OutputBias(name="bias")(h)
+        h = h.reshape(*z.shape[:-1], height, width, -1)
+        return _OutputBias(name="bias")(_per_pixel(h, self.pixel_outputs))
+
+
+class AutoregressiveDecoder(nn.Module):
+    """Latent and image to likelihood parameters ``[..., pixel_outputs, D]``.
+
+    Those of a pixel depend on z and on the pixels above it and to its left in its row,
+    so p(x|z) = prod_i p(x_i | x_<i, z) in raster order; the channels of a pixel are
+    independent given these. A small PixelCNN (van den Oord et al. 2016, "Conditional
+    image generation with PixelCNN decoders", but for its gates) on a feature map of z,
+    as in Gulrajani et al. 2017, "PixelVAE". It sees a few rows only: what it cannot
+    model is left to z (Chen et al. 2017, "Variational lossy autoencoder").
+    """
+
+    widths: tuple[int, ...]
+    image_shape: _Shape
+    pixel_outputs: int
+    activation: str
+
+    @nn.compact
+    def __call__(self, z: jax.Array, x: jax.Array) -> jax.Array:
+        # z [..., latent], x [..., D] in intensity; leading axes broadcast.
+        activation = ACTIVATIONS[self.activation]
+        height, width, channels = self.image_shape
+        h = _mlp(z.reshape(-1, z.shape[-1]), self.widths[::-1], self.activation)
+        h = _dense(height * width * _FEATURES)(h)
+        h = h.reshape(*z.shape[:-1], height, width, _FEATURES)
+        seen = _masked_conv(channels, itself=False)(x.reshape(-1, *self.image_shape))
+        h = activation(h + seen.reshape(*x.shape[:-1], *h.shape[-3:]))
+        leading, h = h.shape[:-3], h.reshape(-1, *h.shape[-3:])
+        for _ in range(_MASKED_LAYERS - 1):
+            h = h + activation(_masked_conv(_FEATURES, itself=True)(h))
+        h = _dense(self.pixel_outputs * channels, use_bias=False, name="output")(h)
+        h = h.reshape(*leading, height, width, -1)
+        return _OutputBias(name="bias")(_per_pixel(h, self.pixel_outputs))
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a linear path, activated (He et al. 2016, "Deep
+    residual learning for image recognition", figure 2).
+
+    Normalised over groups of channels of one image (Wu & He 2018, "Group
+    normalization"), never over the batch: an image's outputs are its own.
+    """
+
+    features: int
+    activation: str
+    strides: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:  # h [batch, height, width, channels]
+        activation = ACTIVATIONS[self.activation]
+        groups = math.gcd(self.features, self.features // _NORM_GROUP or 1)
+        straight = nn.Conv(
+            self.features,
+            (1, 1),
+            strides=self.strides,
+            use_bias=False,
+            kernel_init=nn.initializers.glorot_uniform(),
+        )(h)
+        h = _conv(self.features, strides=self.strides, use_bias=False)(h)
+        h = activation(nn.GroupNorm(groups)(h))
+        h = _conv(self.features, use_bias=False)(h)
+        return activation(straight + nn.GroupNorm(groups)(h))
 
 
 class _Heads(nn.Module):
@@ -132,10 +258,17 @@ class _Heads(nn.Module):
     a latent's axis are exactly the parameters of a wider model."""
 
     heads: Heads
+    starts_at_zero: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, h: jax.Array) -> dict[str, jax.Array]:
-        return {name: _dense(size, name=name)(h) for name, size in self.heads}
+        zeros = {"kernel_init": nn.initializers.zeros}
+        return {
+            name: _dense(
+                size, name=name, **zeros if name in self.starts_at_zero else {}
+            )(h)
+            for name, size in self.heads
+        }
 
 
 class _OutputBias(nn.Module):
@@ -147,20 +280,59 @@ class _OutputBias(nn.Module):
         return h + jax.lax.broadcast_to_rank(bias, h.ndim)
 
 
-def _mlp(h: jax.Array, widths: tuple[int, ...], activation: str) -> jax.Array:
+def _mlp(
+    h: jax.Array, widths: tuple[int, ...], activation: str, gated: bool = False
+) -> jax.Array:
+    """Dense layers; a gated one is (W1 h + b1) * sigmoid(W2 h + b2)."""
     for width in widths:
-        h = ACTIVATIONS[activation](_dense(width)(h))
+        if gated:
+            h = _dense(width)(h) * nn.sigmoid(_dense(width)(h))
+        else:
+            h = ACTIVATIONS[activation](_dense(width)(h))
     return h
 
 
 def _dense(features: int, **options) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **options)
+    options = {"kernel_init": nn.initializers.glorot_uniform()} | options
+    return nn.Dense(features, **options)
+
+
+class _MaskedDense(nn.Module):
+    """A dense layer without bias whose weights are 0 where the mask is."""
+
+    mask: tuple[tuple[bool, ...], ...]  # [inputs][outputs]
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        mask = np.array(self.mask, np.float32)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), mask.shape)
+        return h @ (kernel * mask)
+
+
+def _pairs(mask: np.ndarray) -> tuple[tuple[bool, ...], ...]:
+    """A mask as something hashable."""
+    return tuple(map(tuple, mask.tolist()))
 
 
 def _conv(features: int, **options) -> nn.Conv:
     return nn.Conv(
         features, (3, 3), kernel_init=nn.initializers.glorot_uniform(), **options
     )
+
+
+def _masked_conv(channels: int, *, itself: bool) -> nn.Conv:
+    """A 3x3 convolution of what comes before a pixel in raster order, or at it."""
+    mask = np.zeros((3, 3, channels, _FEATURES), np.float32)
+    mask[0] = 1
+    mask[1, : 2 if itself else 1] = 1
+    return _conv(_FEATURES, mask=mask)
+
+
+def _per_pixel(h: jax.Array, pixel_outputs: int) -> jax.Array:
+    """Feature maps as parameters, ``[..., height, width, channels x outputs]`` to
+    ``[..., outputs, D]``."""
+    h = h.reshape(*h.shape[:-3], -1, pixel_outputs)
+    return jnp.swapaxes(h, -1, -2)
 
 
 def make_encoder(
@@ -174,19 +346,24 @@ def make_encoder(
     """An encoder by name: ``[..., D]`` -> ``{name: [..., size]}``.
 
     Args:
-      network: one of ``NETWORKS``.
-      widths: hidden units ('mlp', may be empty: a linear encoder) or channels ('conv').
-      activation: a name in ``ACTIVATIONS``.
+      network: one of ``NETWORKS``: dense layers ('mlp'), gated ones ('gated', as in
+        Tomczak & Welling 2018, "VAE with a VampPrior"), convolutions ('conv'),
+        residual blocks of them ('resnet'), or dense layers with an
+        ``AutoregressiveDecoder`` ('pixelcnn').
+      widths: hidden units (may be empty: a linear encoder), or channels ('conv' and
+        'resnet', at least one).
+      activation: a name in ``ACTIVATIONS``; 'gated' has its gates in place of it.
       image_shape: (height, width, channels); D is their product.
       heads: names and sizes of the outputs.
 
     Raises:
-      ValueError: unknown network or activation, or no widths for 'conv'.
+      ValueError: unknown network or activation, or no widths where they are needed.
     """
     _check(network, widths, activation)
-    if network == "mlp":
-        return MLPEncoder(widths, heads, activation)
-    return ConvEncoder(widths, image_shape, heads, activation)
+    if network in CONVOLUTIONAL:
+        residual = network == "resnet"
+        return ConvEncoder(widths, image_shape, heads, activation, residual)
+    return MLPEncoder(widths, heads, activation, gated=network == "gated")
 
 
 def make_decoder(
@@ -199,12 +376,16 @@ def make_decoder(
 ) -> Network:
     """A decoder by name: ``[..., latent] -> [..., pixel_outputs, D]``.
 
-    Args and raises as ``make_encoder``; ``pixel_outputs`` is the number of likelihood
-    parameters per pixel.
+    That of 'pixelcnn' takes images besides. Args and raises as ``make_encoder``;
+    ``pixel_outputs`` is the number of likelihood parameters per pixel.
     """
     _check(network, widths, activation)
-    decoder = MLPDecoder if network == "mlp" else ConvDecoder
-    return decoder(widths, image_shape, pixel_outputs, activation)
+    shared = (widths, image_shape, pixel_outputs, activation)
+    if network == "pixelcnn":
+        return AutoregressiveDecoder(*shared)
+    if network in CONVOLUTIONAL:
+        return ConvDecoder(*shared, residual=network == "resnet")
+    return MLPDecoder(*shared, gated=network == "gated")
 
 
 def _check(network: str, widths: tuple[int, ...], activation: str) -> None:
@@ -216,5 +397,7 @@ def _check(network: str, widths: tuple[int, ...], activation: str) -> None:
             raise ValueError(
                 f"unknown {kind} {name!r}: choose one of {', '.join(known)}."
             )
-    if network == "conv" and not widths:
-        raise ValueError("a conv network needs at least one width, as in (32, 64).")
+    if network in CONVOLUTIONAL and not widths:
+        raise ValueError(
+            f"a {network} network needs at least one width, as in (32, 64)."
+        )

@@ -36,7 +36,7 @@ _OBJECTIVE_OPTIONS: dict[str, tuple[float, bool]] = {
     "mixing": (0.0, False),
     "alpha": (0.0, False),
     "partitions": (1, False),
-    "mmd_weight": (0.0, False),
+    "mmd_weight": (0.0, True),
 }
 
 # Weight of a batch in the running closed-form value of a shared parameter.
@@ -113,14 +113,14 @@ class Recipe:
     validate_every: int = 5  # epochs between validations
     patience: int = 0  # epochs without a better validation bound; 0: never stop
     schedule: str = "constant"  # of the learning rate: one of SCHEDULES
-    kl_warmup_epochs: int = 0  # beta rises linearly from 0 over these
+    kl_warmup_epochs: int = 0  # beta, or capacity, rises linearly from 0 over these
     free_bits: float = 0.0  # nats of each latent's KL that cost nothing in training
-    capacity: float = 0.0  # nats that the KL is held at, risen over kl_warmup_epochs
+    capacity: float = 0.0  # nats that each image's KL is drawn to in training
     num_groups: int = 1  # of miwae and piwae: averages over so many bounds
     mixing: float = 0.0  # of ciwae: weight of the ELBO
     alpha: float = 0.0  # of renyi: order of the divergence
     partitions: int = 1  # of thermodynamic: points of the integral
-    mmd_weight: float = 0.0  # of mmd
+    mmd_weight: float = 0.0  # of mmd: weight of the squared MMD of q(z) from the prior
     clip_norm: float = 0.0  # global norm of the gradient; 0: no clipping
     adam_b1: float = 0.9
     adam_b2: float = 0.999
@@ -138,7 +138,8 @@ class Recipe:
                 raise ValueError(
                     f"unknown {field} {value!r}: choose one of {', '.join(allowed)}."
                 )
-        used = OBJECTIVES[self.objective].options
+        objective = OBJECTIVES[self.objective]
+        used = objective.options
         for name, (neutral, _) in _OBJECTIVE_OPTIONS.items():
             value = getattr(self, name)
             if value != neutral and name not in used:
@@ -150,6 +151,28 @@ class Recipe:
                     f"{self.objective!r}: choose {' or '.join(map(repr, able))}, or "
                     f"set {name}={neutral}."
                 )
+        if self.num_samples < objective.fewest_samples:
+            raise ValueError(
+                f"num_samples={self.num_samples} is too few for the objective "
+                f"{self.objective!r}, whose gradient is a covariance over samples: set "
+                f"num_samples to {objective.fewest_samples} or more, or choose 'stl'."
+            )
+        if objective.depends_on_batch and self.batch_size < 2:
+            raise ValueError(
+                f"batch_size={self.batch_size} is too small for the objective "
+                f"{self.objective!r}, which sees q(z) in the batch: set batch_size to "
+                "2 or more, or choose 'elbo_log_weight'."
+            )
+        if self.num_samples % self.num_groups:
+            raise ValueError(
+                f"num_samples={self.num_samples} is not a multiple of "
+                f"num_groups={self.num_groups}: change one of them."
+            )
+        if self.capacity and self.free_bits:
+            raise ValueError(
+                f"capacity={self.capacity} and free_bits={self.free_bits} both set how "
+                "much KL there is: set one of them to 0."
+            )
         if self.num_epochs % self.validate_every:
             raise ValueError(
                 f"num_epochs={self.num_epochs} is not a multiple of "
@@ -171,7 +194,10 @@ class Recipe:
         return optax.constant_schedule(1.0)
 
     def kl_factor(self, steps_per_epoch: int) -> optax.Schedule:
-        """KL warm-up as a factor in [0, 1] of beta (Bowman et al. 2016)."""
+        """KL warm-up as a factor in [0, 1] of beta (Bowman et al. 2016).
+
+        Of the capacity instead, where there is one (Burgess et al. 2018).
+        """
         if not self.kl_warmup_epochs:
             return optax.constant_schedule(1.0)
         return optax.linear_schedule(0.0, 1.0, self.kl_warmup_epochs * steps_per_epoch)
@@ -187,7 +213,7 @@ def _tripling_stages(num_steps: int) -> optax.Schedule:
     whole = 3**stages - 1
     ends = (num_steps * (3**i - 1) // whole for i in range(1, stages))
     return optax.piecewise_constant_schedule(
-        1.0, {end: 10 ** (-1 / (stages - 1)) for end in ends}
+        1.0, dict.fromkeys(ends, 10 ** (-1 / (stages - 1)))
     )
 
 
@@ -279,7 +305,7 @@ def train_epoch(
             jax.random.fold_in(keys.step, step_index),
             train_images[batch],
             step_index,
-            num_steps,
+            train_images.shape[0],
         )
         finite = report.offender == 0
         taken = active & finite
@@ -400,6 +426,7 @@ def training_terms(
     key: jax.Array,
     x: jax.Array,
     kl_factor: jax.Array,
+    num_images: int | None = None,
 ) -> Terms:
     """What a step maximises, of each image of x ``[batch, D]``, in nats.
 
@@ -410,18 +437,26 @@ def training_terms(
         member: this model's settings.
         key: of the latent noise.
         x: images in the likelihood's view.
-        kl_factor: of beta, less than 1 while the KL is warmed up.
+        kl_factor: less than 1 while the KL is warmed up; of the capacity where there
+            is one, otherwise of beta.
+        num_images: of the training set, for an objective that needs it.
     """
     objective = OBJECTIVES[recipe.objective]
+    options = {name: getattr(recipe, name) for name in objective.options}
+    if objective.needs_num_images:
+        options["num_images"] = num_images
+    beta = member.beta * kl_factor
+    if recipe.capacity:
+        beta, options["capacity"] = member.beta, recipe.capacity * kl_factor
     return objective.terms(
         model,
         params,
         key,
         x,
-        beta=member.beta * kl_factor,
+        beta=beta,
         num_samples=recipe.num_samples,
         latent_mask=member.latent_mask,
-        **{name: getattr(recipe, name) for name in objective.options},
+        **options,
     )
 
 
@@ -433,13 +468,19 @@ def gradient(
     keys: StepKeys,
     x: jax.Array,
     kl_factor: jax.Array,
+    num_images: int,
 ) -> tuple[Params, Terms]:
-    """Gradient of minus the mean bound of x ``[batch, D]``, and each image's terms."""
+    """Gradient of minus the mean bound of x ``[batch, D]``, and each image's terms.
+
+    Arguments as for ``training_terms``.
+    """
 
     def loss(params):
         if model.likelihood.fits_shared:
             params = {**params, "shared": jax.lax.stop_gradient(params["shared"])}
-        terms = training_terms(model, recipe, params, member, keys.latent, x, kl_factor)
+        terms = training_terms(
+            model, recipe, params, member, keys.latent, x, kl_factor, num_images
+        )
         return -terms.bound.mean(), terms
 
     return jax.grad(loss, has_aux=True)(params)
@@ -462,9 +503,20 @@ def train_step(
     key: jax.Array,
     images: jax.Array,
     step_index: jax.Array,
-    steps_per_epoch: int,
+    num_images: int,
 ) -> tuple[tuple[Params, Any], StepReport]:
     """One update on one batch of integer images ``[batch, D]``.
+
+    Args:
+        model: the VAE.
+        recipe: how it is trained.
+        params: its parameters.
+        opt_state: the optimizer's.
+        member: this model's key and settings.
+        key: the step's.
+        images: the batch.
+        step_index: steps taken before this one, ``[]``.
+        num_images: of the training set that the batch is from.
 
     Returns:
         ((params, opt_state), what the step says of itself).
@@ -472,9 +524,12 @@ def train_step(
     keys = StepKeys.of(key)
     likelihood = model.likelihood
     x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
+    steps_per_epoch = num_images // recipe.batch_size
     kl_factor = recipe.kl_factor(steps_per_epoch)(step_index)
 
-    gradients, terms = gradient(model, recipe, params, member, keys, x, kl_factor)
+    gradients, terms = gradient(
+        model, recipe, params, member, keys, x, kl_factor, num_images
+    )
     means = jax.tree.map(jnp.mean, terms)
     direction, opt_state = recipe.optimizer().update(gradients, opt_state, params)
     rate = member.learning_rate * recipe.learning_rate_factor(steps_per_epoch)(
@@ -510,7 +565,7 @@ def _fit_shared(
     """
     posterior, noise = posterior_and_noise(model, params, key, x, 1, latent_mask)
     z = posterior.sample(noise)
-    optimum = model.likelihood.optimal_shared(model.decode(params, z), x[None])
+    optimum = model.likelihood.optimal_shared(model.decode(params, z, x[None]), x[None])
     shared = params["shared"]
     return {**params, "shared": shared + _SHARED_RATE * (optimum - shared)}
 
@@ -524,8 +579,10 @@ def validation_terms(
 ) -> Terms:
     """The objective's mean over x ``[M, D]``, with noise that is the same each time.
 
-    At the member's full beta, whatever the KL warm-up and free bits: the bounds of all
-    epochs are then of one kind.
+    At the member's full beta, whatever the KL warm-up, free bits and capacity: the
+    bounds of all epochs are then of one kind. Images come one by one, so that what an
+    objective says of the aggregated posterior is left out: 'mmd' is validated as
+    'elbo_log_weight', and 'beta_tc' as the 'elbo' of beta = 1.
     """
 
     without: dict[str, Any] = {

@@ -89,8 +89,8 @@ def install(injections):
             bound=bound,
         )
 
-    def gradient_injected(model, recipe, params, member, keys, x, kl_factor):
-        gradients, terms = gradient(model, recipe, params, member, keys, x, kl_factor)
+    def gradient_injected(model, recipe, params, member, keys, *rest):
+        gradients, terms = gradient(model, recipe, params, member, keys, *rest)
         leaves, structure = jax.tree.flatten(gradients)
         leaves[0] = inject("gradient", keys.latent, leaves[0])
         return jax.tree.unflatten(structure, leaves), terms

@@ -19,7 +19,11 @@ from vae_jax.diagnostics.constant_output import (
     bernoulli_floor,
     fit_constant,
 )
-from vae_jax.diagnostics.two_samples import TwoSampleTest, mmd_test
+from vae_jax.diagnostics.two_samples import (
+    TwoSampleTest,
+    mmd_test,
+    squared_mmd,
+)
 
 __all__ = [
     "ConstantFit",
@@ -34,4 +38,5 @@ __all__ = [
     "judge_collapse",
     "latent_variances",
     "mmd_test",
+    "squared_mmd",
 ]

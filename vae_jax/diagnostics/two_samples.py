@@ -65,7 +65,7 @@ def mmd_test(
     permuted = jax.vmap(lambda key: jax.random.permutation(key, in_x))(
         jax.random.split(key, num_permutations)
     )
-    statistics = _squared_mmd(kernel, jnp.concatenate([in_x[None], permuted]), len(x))
+    statistics = squared_mmd(kernel, jnp.concatenate([in_x[None], permuted]), len(x))
     observed = statistics[0]
     # The observed labelling is itself one of the equally likely ones: it counts too.
     p_value = jnp.mean(statistics >= observed - _TIE)
@@ -76,7 +76,7 @@ def mmd_test(
     )
 
 
-def _squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
+def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
     """U-statistics ``[labellings]`` of several ways to label the pooled samples.
 
     Args:

@@ -144,7 +144,7 @@ def bidirectional_estimate(
     z = model.prior(params).sample(latent_key, 1)
     if latent_mask is not None:
         z = z * latent_mask[None]
-    x = model.likelihood.sample(pixel_key, model.decode(params, z))[0]
+    _, (x,) = model.sample_images(params, pixel_key, z)
     bridge = _Bridge.of(model, params, x, initial, num_leapfrog, latent_mask)
     lower, step_sizes = _forward(bridge, forward_key, schedule, num_chains)
     backward = _anneal(

@@ -4,10 +4,18 @@ A family is a frozen description; with the encoder's outputs for a batch it give
 posterior, a value that is sampled and has a density.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from vae_jax.posteriors.gaussian import DiagonalGaussian, DiagonalGaussianFamily
+from vae_jax.flows import STEPS
+from vae_jax.posteriors.flow import FlowFamily
+from vae_jax.posteriors.gaussian import (
+    DiagonalGaussian,
+    DiagonalGaussianFamily,
+    FullCovarianceFamily,
+)
+from vae_jax.posteriors.hierarchy import BottomUpFamily, LadderFamily
 from vae_jax.posteriors.interface import (
     Posterior,
     PosteriorFamily,
@@ -27,8 +35,13 @@ __all__ = [
 # Made from the number of latents, or of each of several stochastic layers.
 POSTERIORS: dict[str, Callable[..., PosteriorFamily]] = {
     "diagonal": DiagonalGaussianFamily,
+    "full_covariance": FullCovarianceFamily,
+    **{kind: functools.partial(FlowFamily, kind=kind) for kind in STEPS},
 }
-HIERARCHICAL: dict[str, Callable[..., PosteriorFamily]] = {}
+HIERARCHICAL: dict[str, Callable[..., PosteriorFamily]] = {
+    "bottom_up": BottomUpFamily,
+    "ladder": LadderFamily,
+}
 
 
 def make_posterior(

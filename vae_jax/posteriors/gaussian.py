@@ -105,3 +105,95 @@ class DiagonalGaussianFamily:
         """See ``PosteriorFamily``."""
         del params
         return DiagonalGaussian.from_outputs(outputs["mean"], outputs["log_scale"])
+
+
+class FullCovarianceGaussian(NamedTuple):
+    """q(z|x) = N(mean, L L^T) with L lower triangular and a positive diagonal."""
+
+    mean: jax.Array  # [..., latent]
+    log_scale: jax.Array  # log of L's diagonal, [..., latent]
+    lower: jax.Array  # L below its diagonal, row by row, [..., latent (latent - 1) / 2]
+
+    @property
+    def factor(self) -> jax.Array:
+        """L, ``[..., latent, latent]``."""
+        size = self.mean.shape[-1]
+        entries = jnp.zeros((*self.mean.shape, size))
+        entries = entries.at[..., *np.diag_indices(size)].set(jnp.exp(self.log_scale))
+        return entries.at[..., *np.tril_indices(size, -1)].set(self.lower)
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """Reparameterized ``z = mean + L noise``, ``[samples, ..., latent]``."""
+        return self.mean[None] + jnp.einsum("...ij,s...j->s...i", self.factor, noise)
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """log q(z|x) in nats, a density: ``[samples, ..., latent]`` to
+        ``[samples, ...]``."""
+        centred = jnp.moveaxis(z - self.mean[None], 0, -1)  # [..., latent, samples]
+        noise = jax.scipy.linalg.solve_triangular(self.factor, centred, lower=True)
+        squares = jnp.moveaxis((noise**2).sum(-2), -1, 0)
+        log_determinant = self.log_scale.sum(-1)
+        size = self.mean.shape[-1]
+        return -0.5 * (squares + size * np.log(2 * np.pi)) - log_determinant[None]
+
+    def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See ``Posterior``; no system of equations is solved."""
+        size = self.mean.shape[-1]
+        squares = (noise**2).sum(-1) + size * np.log(2 * np.pi)
+        return self.sample(noise), -0.5 * squares - self.log_scale.sum(-1)[None]
+
+    def expectation(self, noise: jax.Array) -> jax.Array:
+        """The mean, exactly."""
+        del noise
+        return self.mean
+
+    def relative_to(
+        self, mean: jax.Array, log_scale: jax.Array
+    ) -> "FullCovarianceGaussian":
+        """As ``DiagonalGaussian.relative_to``."""
+        rows, _ = np.tril_indices(self.mean.shape[-1], -1)
+        diagonal = DiagonalGaussian(self.mean, self.log_scale).relative_to(
+            mean, log_scale
+        )
+        shrink = jax.lax.broadcast_to_rank(jnp.exp(-log_scale)[rows], self.lower.ndim)
+        return FullCovarianceGaussian(
+            diagonal.mean, diagonal.log_scale, self.lower * shrink
+        )
+
+    def kl_to_standard_normal(self) -> jax.Array:
+        """KL(q(z|x) || N(0, I)) in nats, ``[..., 1]`` (one value for all latents).
+
+        0.5 (tr(L L^T) + |mean|^2 - latent) - log det L; exactly zero at the prior.
+        """
+        diagonal = DiagonalGaussian(self.mean, self.log_scale).kl_to_standard_normal()
+        return (diagonal.sum(-1) + 0.5 * (self.lower**2).sum(-1))[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class FullCovarianceFamily:
+    """q(z|x) = N(mean(x), L(x) L(x)^T): all correlations between latents."""
+
+    latent_dim: int
+    has_closed_form_kl: ClassVar[bool] = True
+
+    @property
+    def heads(self) -> Heads:
+        """See ``PosteriorFamily``."""
+        num_lower = self.latent_dim * (self.latent_dim - 1) // 2
+        diagonal = DiagonalGaussianFamily(self.latent_dim).heads
+        # A linear layer has at least one output.
+        return (*diagonal, ("lower", num_lower)) if num_lower else diagonal
+
+    def init(self, key: jax.Array) -> Params:
+        """No parameters beyond the encoder's."""
+        del key
+        return {}
+
+    def at(
+        self, params: Params, outputs: dict[str, jax.Array]
+    ) -> FullCovarianceGaussian:
+        """See ``PosteriorFamily``."""
+        del params
+        diagonal = DiagonalGaussian.from_outputs(outputs["mean"], outputs["log_scale"])
+        lower = outputs.get("lower", outputs["mean"][..., :0])
+        return FullCovarianceGaussian(diagonal.mean, diagonal.log_scale, lower)

@@ -1,6 +1,6 @@
 """What every approximate posterior q(z|x) offers to the rest of the library."""
 
-import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -26,8 +26,8 @@ def latent_noise(
 
 
 def make_family(family: Any, size: Any, options: Mapping[str, Any]) -> Any:
-    """A family from its size and those of the options that it has fields for."""
-    names = {field.name for field in dataclasses.fields(family)}
+    """A family from its size and those of the options that it takes."""
+    names = set(inspect.signature(family).parameters)
     return family(size, **{name: options[name] for name in names & options.keys()})
 
 

@@ -1,9 +1,10 @@
 """Gaussian priors."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.posteriors import DiagonalGaussian, latent_noise
@@ -39,3 +40,54 @@ class StandardNormal:
     def kl_from(self, posterior: DiagonalGaussian) -> jax.Array:
         """KL(q(z|x) || p(z)) in nats, ``[..., latent]`` (one value per latent)."""
         return posterior.kl_to_standard_normal()
+
+
+class GaussianPrior(NamedTuple):
+    """p(z) = N(mean, diag(scale^2)), ``[latent]`` each."""
+
+    mean: jax.Array
+    log_scale: jax.Array
+
+    @property
+    def _distribution(self) -> DiagonalGaussian:
+        return DiagonalGaussian(self.mean, self.log_scale)
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+        flat = z.reshape(-1, z.shape[-1])
+        return self._distribution.log_prob(flat).reshape(z.shape[:-1])
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """z, ``[num_samples, latent]``."""
+        noise = latent_noise(key, 1, num_samples, self.mean.size)[0]
+        return self._distribution.sample(noise)
+
+    def kl_from(self, posterior: DiagonalGaussian) -> jax.Array:
+        """KL(q(z|x) || p(z)) in nats, ``[..., latent]`` (one value per latent)."""
+        return posterior.relative_to(self.mean, self.log_scale).kl_to_standard_normal()
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianPriorFamily:
+    """A diagonal Gaussian with learned mean and scale, which starts at N(0, I).
+
+    With an unrestricted encoder and decoder it is no richer than N(0, I), whose z can
+    be shifted and scaled; after training it is the closest such density to q(z).
+    """
+
+    latent_dim: int
+    has_closed_form_kl: ClassVar[bool] = True
+
+    def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
+        """A mean and a log-scale of zeros."""
+        del key, images, levels
+        zeros = jnp.zeros(self.latent_dim)
+        return {"mean": zeros, "log_scale": zeros}
+
+    def at(self, params: Params, encode: Encode) -> GaussianPrior:
+        """See ``PriorFamily``; the log-scale is bounded as a posterior's."""
+        del encode
+        own = params["prior"]
+        return GaussianPrior(
+            *DiagonalGaussian.from_outputs(own["mean"], own["log_scale"])
+        )

@@ -1,0 +1,115 @@
+"""The page of published tables: what it finds in run folders and what it leaves."""
+
+import jax.numpy as jnp
+import pytest
+
+from configs.papers import static_mnist
+from experiments import papers
+from experiments.grid import expand
+from experiments.run_folder import RunFolder
+from experiments.settings import SettingsError
+
+RESULT = {
+    "score": 89.5,
+    "score_se": 0.25,
+    "elbo": -95.125,
+    "rate": 25.0,
+    "active_by_layer": "17",
+    "num_importance_samples": 1000,
+    "epochs": 60,
+    "seconds": 90.0,
+}
+
+
+def page_on(runs):
+    """The page, how many of its rows were run, and of how many."""
+    tables = papers.gather(runs)
+    rows = [row for table in tables for row in table["rows"]]
+    page = papers.render("papers.md.jinja", tables)
+    return page, sum(bool(row["obtained"]) for row in rows), len(rows)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Puts results into a configuration's folder, and tells its line of the page."""
+
+    def put(config, scores):
+        folder = RunFolder.create(
+            tmp_path / "static_mnist" / "cpu", config, "0" * 64, print
+        )
+        runs = expand(config)
+        for own, score in zip(runs, scores, strict=False):
+            folder.save_member(
+                own.name,
+                {"w": jnp.zeros(1)},
+                RESULT | {"run": own.name, "score": score},
+            )
+        folder.close()
+        page, found, count = page_on(tmp_path)
+        (line,) = [
+            line for line in page.splitlines() if line.startswith("| VAE | 89.78")
+        ]
+        return line, found, count
+
+    return put
+
+
+def test_what_was_run_stands_beside_what_was_published(run):
+    line, found, count = run(static_mnist.get_config("cpu").to_dict(), [89.5])
+    assert found == 1 < count
+    for cell in (
+        "**89.50 ± 0.25**",
+        "cpu",
+        "95.12",
+        "25.00",
+        "17",
+        "1000",
+        "60",
+        "1.5",
+    ):
+        assert f"| {cell} |" in line
+
+
+def test_results_of_another_configuration_are_left_out(run, capsys):
+    config = static_mnist.get_config("cpu")
+    with config.unlocked():
+        config.training.num_epochs = 70
+    line, found, _ = run(config.to_dict(), [89.5])
+    assert "not yet run" in line
+    assert found == 0
+    assert (
+        "config.training.num_epochs is 70 there and 60 here" in capsys.readouterr().out
+    )
+
+
+def test_seeds_are_averaged_with_their_spread():
+    environment = {"bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
+    row = papers.summary([RESULT, RESULT | {"score": 90.5}], environment)
+    assert row["obtained"] == "90.00 ± 0.25 (2 seeds, sd 0.71)"
+    assert row["active_units"] == "17, 17"
+    assert row["device"] == "2 CPU cores"
+
+
+def test_rows_that_were_not_run_say_so(tmp_path):
+    page, found, count = page_on(tmp_path)
+    assert found == 0
+    assert page.count("not yet run") == count >= 30
+
+
+def test_a_summary_takes_the_place_of_the_one_before():
+    row = {
+        "model": "VAE",
+        "published": {"paper": 1.5},
+        "obtained": "1 ± 0",
+        "variant": "",
+    }
+    tables = [{"data": "digits", "rows": [row, row | {"obtained": ""}]}]
+    page = "before\n<!-- results -->\nold\n<!-- results -->\nbehind\n"
+    once = papers.with_summary(page, tables)
+    assert once.count("| VAE | digits | 1.5 | 1 ± 0 |") == 1
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("-->\nbehind\n")
+    assert papers.with_summary(once, tables) == once
+    with pytest.raises(SettingsError, match="has 0 lines"):
+        papers.with_summary("no marks", tables)

@@ -1,0 +1,91 @@
+"""A prior fitted to the aggregated posterior once the model is trained."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vae_jax.model import VAE, Params
+from vae_jax.posteriors import latent_noise
+from vae_jax.priors import PRIORS, PriorFamily, VampPriorFamily
+
+# Names of the priors that are densities with parameters of their own.
+FITTABLE = tuple(name for name in PRIORS if name not in ("standard_normal", "vamp"))
+
+
+def fit_prior(
+    model: VAE,
+    params: Params,
+    family: PriorFamily,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+) -> tuple[VAE, Params]:
+    """The same model with another prior, fitted to the aggregated posterior.
+
+    The ELBO averaged over images has the prior only in -KL(q(z) || p(z)), with q(z) the
+    mean of q(z|x) over them (Hoffman & Johnson 2016, "ELBO surgery"): maximum
+    likelihood on samples of q(z) raises it, by as many nats as the KL falls. Encoder
+    and decoder keep every bit.
+
+    Args:
+        model: the VAE.
+        params: its parameters, not padded.
+        family: of the new prior, over all the model's latents.
+        key: a typed key.
+        x: training images in the likelihood's view, ``[N, D]``.
+        num_steps: steps of Adam, on fresh samples each.
+        batch_size: samples per step, each of an image drawn with replacement.
+        learning_rate: of the first step; it falls to 0 as a cosine does.
+
+    Returns:
+        The model, and parameters that differ in 'prior' alone.
+
+    Raises:
+        ValueError: a VampPrior, which is the encoder's own.
+    """
+    if isinstance(family, VampPriorFamily):
+        raise ValueError(
+            "prior 'vamp' cannot be fitted to a trained encoder, of which it is made: "
+            "train with it, or fit another such as 'mixture'."
+        )
+    fitted = dataclasses.replace(model, prior_family=family)
+    own = _fit(fitted, num_steps, batch_size, learning_rate, params, key, x)
+    return fitted, {**params, "prior": own}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _fit(
+    model: VAE,
+    num_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+) -> Params:
+    """The fitted parameters of the model's prior."""
+    init_key, step_key = (jax.random.fold_in(key, i) for i in range(2))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+    def loss(own: Params, z: jax.Array) -> jax.Array:
+        return -model.prior({**params, "prior": own}).log_prob(z).mean()
+
+    def step(carry, index):
+        own, state = carry
+        image_key, noise_key = jax.random.split(jax.random.fold_in(step_key, index))
+        rows = jax.random.randint(image_key, (batch_size,), 0, x.shape[0])
+        noise = latent_noise(noise_key, 1, batch_size, model.latent_dim)
+        z = model.encode(params, x[rows]).sample(noise)
+        updates, state = optimizer.update(jax.grad(loss)(own, z), state)
+        return (optax.apply_updates(own, updates), state), None
+
+    no_images = jnp.zeros((0, x.shape[1]), jnp.uint8)
+    own = model.prior_family.init(init_key, no_images, model.likelihood.levels)
+    (own, _), _ = jax.lax.scan(step, (own, optimizer.init(own)), jnp.arange(num_steps))
+    return own

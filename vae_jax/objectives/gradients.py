@@ -1,0 +1,33 @@
+"""Values whose gradient is another than that of the formula they come from."""
+
+from typing import Any
+
+import jax
+
+
+@jax.custom_jvp
+def scale_gradient(values: Any, scale: jax.Array) -> Any:
+    """``values`` themselves, with derivatives multiplied by ``scale``.
+
+    Args:
+        values: a tree of arrays, each of shape ``[..., *rest]``.
+        scale: ``[...]``, the leading axes; is held constant.
+    """
+    del scale
+    return values
+
+
+@scale_gradient.defjvp
+def _scale_gradient_jvp(primals, tangents):
+    values, scale = primals
+
+    def scaled(tangent):
+        return tangent * scale.reshape(scale.shape + (1,) * (tangent.ndim - scale.ndim))
+
+    return values, jax.tree.map(scaled, tangents[0])
+
+
+def with_gradient_of(surrogate: jax.Array, value: jax.Array) -> jax.Array:
+    """``value``, to the bit, with the derivatives of ``surrogate``, of its shape."""
+    value, constant = jax.lax.stop_gradient((value, surrogate))
+    return value + (surrogate - constant)

@@ -1,0 +1,53 @@
+"""Gaussians whose mean and scale are functions of something else."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.networks import MLPEncoder
+from vae_jax.posteriors.gaussian import DiagonalGaussian
+from vae_jax.posteriors.interface import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionalGaussian:
+    """N(mean(h), diag(scale(h)^2)) of ``latent_dim`` latents, by dense layers."""
+
+    latent_dim: int
+    widths: tuple[int, ...]
+    activation: str
+
+    @property
+    def _network(self) -> MLPEncoder:
+        heads = (("mean", self.latent_dim), ("log_scale", self.latent_dim))
+        # Scales of 1 at first: with several layers, one's spread is another's input.
+        zero = ("log_scale",)
+        return MLPEncoder(self.widths, heads, self.activation, starts_at_zero=zero)
+
+    def init(self, key: jax.Array, size: int) -> Params:
+        """Fresh parameters for h of a size."""
+        return self._network.init(key, jnp.zeros((1, size)))["params"]
+
+    def at(self, params: Params, h: jax.Array) -> DiagonalGaussian:
+        """The Gaussians of h ``[..., size]``, with the same leading axes."""
+        # One batch axis: with two, XLA transposes the gradient of every product.
+        flat = h.reshape(-1, h.shape[-1])
+        outputs: Any = self._network.apply({"params": params}, flat)
+        return DiagonalGaussian.from_outputs(
+            *(
+                outputs[name].reshape(*h.shape[:-1], self.latent_dim)
+                for name in ("mean", "log_scale")
+            )
+        )
+
+
+def sample_each(gaussian: DiagonalGaussian, noise: jax.Array) -> jax.Array:
+    """One sample of each of many Gaussians, like the noise ``[..., latent]``."""
+    return gaussian.sample(noise[None])[0]
+
+
+def log_prob_each(gaussian: DiagonalGaussian, z: jax.Array) -> jax.Array:
+    """log-density in nats, ``[...]``, of one z ``[..., latent]`` for each Gaussian."""
+    return gaussian.log_prob(z[None])[0]

@@ -1,0 +1,86 @@
+"""Posteriors whose samples go through a flow."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.flows import Flow
+from vae_jax.networks import Heads
+from vae_jax.posteriors.gaussian import DiagonalGaussian
+from vae_jax.posteriors.interface import Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FlowPosterior:
+    """q(z|x): a diagonal Gaussian, mapped by a flow that also sees the image.
+
+    Rezende & Mohamed 2015, "Variational inference with normalizing flows", eq. 6.
+    """
+
+    base: DiagonalGaussian  # [batch, latent]
+    context: jax.Array  # [batch, context]
+    params: Params  # of the flow
+    flow: Flow = dataclasses.field(metadata={"static": True})
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """See ``Posterior``."""
+        return self.sample_and_log_prob(noise)[0]
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """See ``Posterior``."""
+        u, log_det = self.flow.inverse(self.params, z, self.context[None])
+        return self.base.log_prob(u) - log_det
+
+    def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See ``Posterior``; no inverse is needed."""
+        u = self.base.sample(noise)
+        z, log_det = self.flow.forward(self.params, u, self.context[None])
+        return z, self.base.log_prob(u) - log_det
+
+    def expectation(self, noise: jax.Array) -> jax.Array:
+        """The mean over samples of the noise and of its negative."""
+        return self.sample(jnp.concatenate([noise, -noise])).mean(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowFamily:
+    """Flow posteriors by the kind of their steps; see ``flows.Flow`` for the fields."""
+
+    latent_dim: int
+    flow_steps: int = 4
+    flow_widths: tuple[int, ...] = (64,)
+    activation: str = "tanh"
+    kind: str = "inverse_autoregressive_flow"
+    has_closed_form_kl: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        assert self._flow  # Refuses what cannot be, before anything is computed.
+
+    @property
+    def _flow(self) -> Flow:
+        return Flow(
+            self.kind,
+            self.latent_dim,
+            self.flow_steps,
+            self.flow_widths,
+            self.activation,
+            context_dim=self.flow_widths[-1] if self.flow_widths else self.latent_dim,
+        )
+
+    @property
+    def heads(self) -> Heads:
+        """See ``PosteriorFamily``."""
+        gaussian = (("mean", self.latent_dim), ("log_scale", self.latent_dim))
+        return (*gaussian, ("context", self._flow.context_dim))
+
+    def init(self, key: jax.Array) -> Params:
+        """See ``PosteriorFamily``."""
+        return self._flow.init(key)
+
+    def at(self, params: Params, outputs: dict[str, jax.Array]) -> FlowPosterior:
+        """See ``PosteriorFamily``."""
+        base = DiagonalGaussian.from_outputs(outputs["mean"], outputs["log_scale"])
+        return FlowPosterior(base, outputs["context"], params["posterior"], self._flow)

@@ -1,0 +1,245 @@
+"""Posteriors over several stochastic layers.
+
+z holds the latents of all layers behind each other, the images' layer z_1 first. The
+generative model is p(z_L) p(z_{L-1}|z_L) ... p(z_1|z_2) p(x|z_1); see
+``priors.hierarchy``.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.networks import Heads, MLPEncoder
+from vae_jax.posteriors.conditional import (
+    ConditionalGaussian,
+    log_prob_each,
+    sample_each,
+)
+from vae_jax.posteriors.gaussian import DiagonalGaussian
+from vae_jax.posteriors.interface import Params
+
+
+def split_layers(z: jax.Array, layer_dims: tuple[int, ...]) -> list[jax.Array]:
+    """Each layer's latents ``[..., layer_dims[i]]`` of z ``[..., latent]``."""
+    return jnp.split(z, np.cumsum(layer_dims)[:-1], axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ChainPosterior:
+    """q(z|x) whose layers are drawn one after another, each given the one before.
+
+    Attributes:
+        values: what the layers are made of, a tree of arrays.
+        family: says in which order they are drawn, and each one's Gaussian.
+    """
+
+    values: Any
+    family: "ChainFamily" = dataclasses.field(metadata={"static": True})
+
+    def sample(self, noise: jax.Array) -> jax.Array:
+        """See ``Posterior``."""
+        return self._walk(noise)[0]
+
+    def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See ``Posterior``."""
+        z, log_q, _ = self._walk(noise)
+        return z, log_q
+
+    def expectation(self, noise: jax.Array) -> jax.Array:
+        """Means of each layer given the samples of the one before, averaged.
+
+        With the noise come its negatives, and no noise of a layer's own: a layer that
+        does not move with the one before has its mean exactly.
+        """
+        _, _, means = self._walk(jnp.concatenate([noise, -noise]))
+        return means.mean(0)
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """See ``Posterior``."""
+        latents = split_layers(z, self.family.layer_dims)
+        total = jnp.zeros(z.shape[:-1])
+        before = None
+        for i in self.family.order:
+            total = total + log_prob_each(self._gaussian(i, before, z), latents[i])
+            before = latents[i]
+        return total
+
+    def _walk(self, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """z, log q(z|x) and the mean of each layer given the one drawn before it."""
+        noises = split_layers(noise, self.family.layer_dims)
+        latents, means = list(noises), list(noises)
+        total = jnp.zeros(noise.shape[:-1])
+        before = None
+        for i in self.family.order:
+            gaussian = self._gaussian(i, before, noise)
+            before = latents[i] = sample_each(gaussian, noises[i])
+            means[i] = gaussian.mean
+            total = total + log_prob_each(gaussian, before)
+        return jnp.concatenate(latents, -1), total, jnp.concatenate(means, -1)
+
+    def _gaussian(
+        self, i: int, before: jax.Array | None, like: jax.Array
+    ) -> DiagonalGaussian:
+        gaussian = self.family.layer(self.values, i, before)
+        shape = (*like.shape[:-1], self.family.layer_dims[i])
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), gaussian)
+
+
+class ChainFamily(Protocol):
+    """What a chain needs of its family."""
+
+    @property
+    def layer_dims(self) -> tuple[int, ...]:
+        """Latents of each layer, the images' first."""
+
+    @property
+    def order(self) -> Sequence[int]:
+        """Indices of the layers, in the order they are drawn."""
+
+    def layer(self, values: Any, i: int, before: jax.Array | None) -> DiagonalGaussian:
+        """A layer's Gaussian.
+
+        Args:
+            values: what the layers are made of.
+            i: the layer.
+            before: latents ``[samples, batch, dims]`` of the layer drawn before it;
+                None for the first, whose Gaussian may lack the axis of samples.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class BottomUpFamily:
+    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}) (Burda et al. 2016, section 3)."""
+
+    layer_dims: tuple[int, ...]
+    layer_widths: tuple[int, ...] = (64,)
+    activation: str = "tanh"
+    has_closed_form_kl: ClassVar[bool] = False
+
+    @property
+    def heads(self) -> Heads:
+        """See ``PosteriorFamily``."""
+        return (("mean", self.layer_dims[0]), ("log_scale", self.layer_dims[0]))
+
+    def _conditional(self, i: int) -> ConditionalGaussian:
+        dims = self.layer_dims[i]
+        return ConditionalGaussian(dims, self.layer_widths, self.activation)
+
+    def init(self, key: jax.Array) -> Params:
+        """Parameters of q(z_i|z_{i-1}) for each upper layer, by its index."""
+        return {
+            str(i): self._conditional(i).init(
+                jax.random.fold_in(key, i), self.layer_dims[i - 1]
+            )
+            for i in range(1, len(self.layer_dims))
+        }
+
+    def at(self, params: Params, outputs: dict[str, jax.Array]) -> ChainPosterior:
+        """See ``PosteriorFamily``."""
+        first = DiagonalGaussian.from_outputs(outputs["mean"], outputs["log_scale"])
+        return ChainPosterior((first, params["posterior"]), self)
+
+    @property
+    def order(self) -> Sequence[int]:
+        """See ``ChainFamily``."""
+        return range(len(self.layer_dims))
+
+    def layer(self, values: Any, i: int, before: jax.Array | None) -> DiagonalGaussian:
+        """See ``ChainFamily``."""
+        first, conditionals = values
+        if before is None:
+            return first
+        return self._conditional(i).at(conditionals[str(i)], before)
+
+
+@dataclasses.dataclass(frozen=True)
+class LadderFamily:
+    """Top-down inference that shares the generative path (Sonderby et al. 2016).
+
+    A deterministic pass upwards gives each layer a Gaussian of x; the top layer has it
+    as posterior, and a lower one its product with the generative p(z_i|z_{i+1}), whose
+    precisions add up.
+    """
+
+    layer_dims: tuple[int, ...]
+    layer_widths: tuple[int, ...] = (64,)
+    activation: str = "tanh"
+    has_closed_form_kl: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.layer_widths:
+            raise ValueError(
+                "layer_widths is (): the way up a ladder needs at least one, as in "
+                "(64,)."
+            )
+
+    @property
+    def heads(self) -> Heads:
+        """See ``PosteriorFamily``."""
+        return self._heads(0)
+
+    def _heads(self, i: int) -> Heads:
+        dims = self.layer_dims[i]
+        gaussian = (("mean", dims), ("log_scale", dims))
+        if i == len(self.layer_dims) - 1:
+            return gaussian
+        return (*gaussian, ("features", self.layer_widths[-1]))
+
+    def _upwards(self, i: int) -> MLPEncoder:
+        return MLPEncoder(self.layer_widths, self._heads(i), self.activation)
+
+    def _downwards(self, i: int) -> ConditionalGaussian:
+        dims = self.layer_dims[i]
+        return ConditionalGaussian(dims, self.layer_widths, self.activation)
+
+    def init(self, key: jax.Array) -> Params:
+        """Parameters of the pass upwards, for each upper layer by its index."""
+        features = jnp.zeros((1, self.layer_widths[-1]))
+        return {
+            str(i): self._upwards(i).init(jax.random.fold_in(key, i), features)[
+                "params"
+            ]
+            for i in range(1, len(self.layer_dims))
+        }
+
+    def at(self, params: Params, outputs: dict[str, jax.Array]) -> ChainPosterior:
+        """See ``PosteriorFamily``."""
+        own: list[Any] = [outputs]
+        for i in range(1, len(self.layer_dims)):
+            variables = {"params": params["posterior"][str(i)]}
+            own.append(self._upwards(i).apply(variables, own[-1]["features"]))
+        gaussians = [
+            DiagonalGaussian.from_outputs(each["mean"], each["log_scale"])
+            for each in own
+        ]
+        return ChainPosterior((gaussians, params["prior"]), self)
+
+    @property
+    def order(self) -> Sequence[int]:
+        """See ``ChainFamily``."""
+        return range(len(self.layer_dims))[::-1]
+
+    def layer(self, values: Any, i: int, before: jax.Array | None) -> DiagonalGaussian:
+        """See ``ChainFamily``."""
+        gaussians, generative = values
+        if before is None:
+            return gaussians[i]
+        prior = self._downwards(i).at(generative[str(i)], before)
+        return _product(gaussians[i], prior)
+
+
+def _product(one: DiagonalGaussian, other: DiagonalGaussian) -> DiagonalGaussian:
+    """The normalised product of two Gaussian densities."""
+    one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, other.mean.shape), one)
+    # Of the two precisions, in a form that does not overflow.
+    log_ratio = 2 * (one.log_scale - other.log_scale)
+    weight = jax.nn.sigmoid(-log_ratio)
+    return DiagonalGaussian(
+        weight * one.mean + (1 - weight) * other.mean,
+        other.log_scale - 0.5 * jax.nn.softplus(-log_ratio),
+    )

@@ -1,0 +1,63 @@
+"""A prior of N(0, I) mapped by a flow."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+
+from vae_jax.flows import Flow
+from vae_jax.posteriors.interface import Params
+from vae_jax.priors.gaussian import StandardNormal
+from vae_jax.priors.interface import Encode
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowPrior:
+    """p(z) as a value."""
+
+    flow: Flow
+    params: Params
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+        u, log_det = self.flow.inverse(self.params, z)
+        return StandardNormal(self.flow.latent_dim).log_prob(u) - log_det
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """z, ``[num_samples, latent]``."""
+        u = StandardNormal(self.flow.latent_dim).sample(key, num_samples)
+        return self.flow.forward(self.params, u)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowPriorFamily:
+    """Affine couplings, which are as cheap to invert as to apply; starts at N(0, I)."""
+
+    latent_dim: int
+    flow_steps: int = 4
+    flow_widths: tuple[int, ...] = (64,)
+    activation: str = "tanh"
+    has_closed_form_kl: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        assert self._flow  # Refuses what cannot be, before anything is computed.
+
+    @property
+    def _flow(self) -> Flow:
+        return Flow(
+            "affine_coupling",
+            self.latent_dim,
+            self.flow_steps,
+            self.flow_widths,
+            self.activation,
+        )
+
+    def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
+        """See ``PriorFamily``."""
+        del images, levels
+        return self._flow.init(key)
+
+    def at(self, params: Params, encode: Encode) -> FlowPrior:
+        """See ``PriorFamily``."""
+        del encode
+        return FlowPrior(self._flow, params["prior"])

@@ -1,0 +1,81 @@
+"""The generative side of several stochastic layers."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.posteriors import latent_noise
+from vae_jax.posteriors.conditional import (
+    ConditionalGaussian,
+    log_prob_each,
+    sample_each,
+)
+from vae_jax.posteriors.hierarchy import split_layers
+from vae_jax.posteriors.interface import Params
+from vae_jax.priors.gaussian import StandardNormal
+from vae_jax.priors.interface import Encode
+
+
+@dataclasses.dataclass(frozen=True)
+class TopDownPrior:
+    """p(z_L) p(z_{L-1}|z_L) ... p(z_1|z_2), as a value."""
+
+    family: "TopDown"
+    params: Params  # of p(z_i|z_{i+1}), by i
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+        latents = split_layers(z, self.family.layer_dims)
+        total = StandardNormal(self.family.layer_dims[-1]).log_prob(latents[-1])
+        for i in range(len(latents) - 1):
+            gaussian = self.family.conditional(i).at(
+                self.params[str(i)], latents[i + 1]
+            )
+            total = total + log_prob_each(gaussian, latents[i])
+        return total
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """z, ``[num_samples, latent]``, drawn from the top downwards."""
+        dims = self.family.layer_dims
+        noises = split_layers(latent_noise(key, 1, num_samples, sum(dims))[0], dims)
+        latents = [noises[-1]]
+        for i in range(len(dims) - 2, -1, -1):
+            gaussian = self.family.conditional(i).at(self.params[str(i)], latents[0])
+            latents.insert(0, sample_each(gaussian, noises[i]))
+        return jnp.concatenate(latents, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TopDown:
+    """Gaussian layers, each given the one above, below a standard normal.
+
+    Sonderby et al. 2016, eqs. 1-3. z holds the layers' latents behind each other, the
+    images' layer first.
+    """
+
+    layer_dims: tuple[int, ...]
+    layer_widths: tuple[int, ...] = (64,)
+    activation: str = "tanh"
+    has_closed_form_kl: ClassVar[bool] = False
+
+    def conditional(self, i: int) -> ConditionalGaussian:
+        """The form of p(z_i|z_{i+1})."""
+        dims = self.layer_dims[i]
+        return ConditionalGaussian(dims, self.layer_widths, self.activation)
+
+    def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
+        """Parameters of p(z_i|z_{i+1}), by i."""
+        del images, levels
+        return {
+            str(i): self.conditional(i).init(
+                jax.random.fold_in(key, i), self.layer_dims[i + 1]
+            )
+            for i in range(len(self.layer_dims) - 1)
+        }
+
+    def at(self, params: Params, encode: Encode) -> TopDownPrior:
+        """See ``PriorFamily``."""
+        del encode
+        return TopDownPrior(self, params["prior"])

@@ -1,0 +1,73 @@
+"""The VampPrior: a mixture of the encoder's own posteriors."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax import views
+from vae_jax.posteriors import Posterior
+from vae_jax.posteriors.interface import Params
+from vae_jax.priors.interface import Encode
+from vae_jax.priors.mixture import Mixture, check_components
+
+# Pseudo-inputs start this far inside (0, 1): at a margin of m the gradient with respect
+# to their logits is m (1 - m) of that with respect to the intensities.
+_MARGIN = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class VampPriorFamily:
+    """p(z) = 1/K sum_k q(z|u_k) over learned pseudo-inputs u_k, one image each.
+
+    Tomczak & Welling 2018, "VAE with a VampPrior", eq. 9. It approximates the
+    aggregated posterior, the prior at which the ELBO is highest, and costs K runs of
+    the encoder per step.
+
+    Pseudo-inputs are intensities ``[D]`` in (0, 1), the sigmoid of what is learned:
+    clipped to [0, 1], one beyond the edge would have no gradient to return by. They
+    start at random training images, whose blacks and whites are moved inside, to where
+    the sigmoid has a slope.
+    """
+
+    latent_dim: int
+    components: int = 100
+    has_closed_form_kl: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_components(self.components)
+
+    def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
+        """Logits of the pseudo-inputs, at training images chosen without repetition.
+
+        Raises:
+            ValueError: fewer images than pseudo-inputs.
+        """
+        num_images = images.shape[0]
+        if self.components > num_images:
+            raise ValueError(
+                f"components is {self.components}, but a VampPrior's pseudo-inputs "
+                f"start at different training images and {num_images} were given: "
+                "give more images, or choose fewer components."
+            )
+        rows = jax.random.choice(key, num_images, (self.components,), replace=False)
+        chosen = jnp.take(images, rows, axis=0)
+        intensity = views.to_intensity("levels", chosen, levels)
+        inside = jnp.clip(intensity, _MARGIN, 1 - _MARGIN)
+        return {"pseudo_inputs": jax.scipy.special.logit(inside)}
+
+    def at(self, params: Params, encode: Encode) -> Mixture:
+        """See ``PriorFamily``."""
+        pseudo_inputs = jax.nn.sigmoid(params["prior"]["pseudo_inputs"])
+
+        def pick(index: jax.Array) -> Posterior:
+            return encode(pseudo_inputs[index])
+
+        return Mixture(
+            self.latent_dim,
+            jnp.full(self.components, -math.log(self.components)),
+            encode(pseudo_inputs),
+            pick,
+        )
