@@ -1,8 +1,10 @@
 """Writes docs/results.md: published tables beside what run folders hold.
 
     python -m experiments.papers --runs=runs/papers --page=docs/results.md
+    python -m experiments.papers --readme=README.md
 
-The runs of `configs/papers/NAME.py:VARIANT` are looked for in RUNS/NAME/VARIANT. Rows
+The second also puts the rows that were run into a page that has a place for them. The
+runs of `configs/papers/NAME.py:VARIANT` are looked for in RUNS/NAME/VARIANT. Rows
 without finished runs of just that configuration say so.
 """
 
@@ -22,15 +24,51 @@ from experiments.run_folder import FolderError, RunFolder, write_atomically
 from experiments.settings import SettingsError
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
+_MARK = "<!-- results -->"
+
 _PAGE = flags.DEFINE_string("page", "docs/results.md", "Page to write.")
+_README = flags.DEFINE_string("readme", "", "Page to put a summary into.")
 
 
 def main() -> None:
+    tables = gather(Path(_RUNS.value).expanduser())
+    write_atomically(Path(_PAGE.value), render("papers.md.jinja", tables))
+    if _README.value:
+        readme = Path(_README.value)
+        write_atomically(readme, with_summary(readme.read_text(), tables))
+    rows = [row for table in tables for row in table["rows"]]
+    found = sum(bool(row["obtained"]) for row in rows)
+    CONSOLE.print(f"{found} of {len(rows)} rows have been run -> {_PAGE.value}")
+
+
+def gather(runs: Path) -> list[dict[str, Any]]:
+    """The tables of ``configs/papers``, each row with what its runs gave.
+
+    Args:
+        runs: holds the run folders, as ``NAME/VARIANT``.
+    """
     configs = Path(__file__).parents[1] / "configs" / "papers"
-    tables = [
-        _table(path, Path(_RUNS.value).expanduser() / path.stem)
-        for path in sorted(configs.glob("[!_]*.py"))
-    ]
+    return [_table(path, runs / path.stem) for path in sorted(configs.glob("[!_]*.py"))]
+
+
+def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the rows that were run between its two marks.
+
+    Raises:
+        SettingsError: it has no two marks.
+    """
+    parts = page.split(_MARK)
+    if len(parts) != 3:
+        raise SettingsError(
+            f"--readme: the page has {len(parts) - 1} lines {_MARK}: put two where the "
+            "summary should stand."
+        )
+    summary = render("papers_summary.md.jinja", tables)
+    return f"{_MARK}\n{summary}{_MARK}".join([parts[0], parts[2]])
+
+
+def render(template: str, tables: Sequence[Mapping[str, Any]]) -> str:
+    """The tables as Markdown."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -38,27 +76,20 @@ def main() -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    page = templates.get_template("papers.md.jinja").render(
-        tables=tables, command="python -m experiments.papers", runs=_RUNS.value
-    )
-    write_atomically(Path(_PAGE.value), page)
-    rows = [row for table in tables for row in table["rows"]]
-    found = sum(bool(row["obtained"]) for row in rows)
-    CONSOLE.print(f"{found} of {len(rows)} rows have been run -> {_PAGE.value}")
+    return templates.get_template(template).render(tables=tables)
 
 
 def _table(path: Path, runs: Path) -> dict[str, Any]:
     module = runpy.run_path(str(path))
     table = module["TABLE"]
     rows = []
-    for model, variants, run, published in table["rows"]:
-        common = {"model": model, "published": published}
+    for row in table["rows"]:
         obtained = [
-            {**common, "variant": variant, **found}
-            for variant in variants
-            if (found := _obtained(module["get_config"], runs, variant, run))
+            {**row, "variant": variant, **found}
+            for variant, only in row["runs"]
+            if (found := _obtained(module["get_config"], runs, variant, only))
         ]
-        rows += obtained or [{**common, "variant": "", "obtained": ""}]
+        rows += obtained or [{**row, "variant": "", "obtained": ""}]
     return {**table, "path": f"configs/papers/{path.name}", "rows": rows}
 
 
@@ -74,8 +105,9 @@ def _obtained(
         only: part of the runs' names.
     """
     config = get_config(variant).to_dict()
+    every = expand(config)
     try:
-        chosen = choose(expand(config), only)
+        chosen = choose(every, only)
         folder = RunFolder.open(runs / variant)
     except (FolderError, SettingsError):  # Not run, or left out of a smaller variant.
         return None
@@ -83,12 +115,14 @@ def _obtained(
         CONSOLE.print(f"{folder.path} is left out: {'; '.join(differences)}")
         return None
     results = folder.results([run.name for run in chosen])
-    return _row(results, folder.environment()) if results else None
+    return summary(results, folder.environment()) if results else None
 
 
-def _row(
+def summary(
     results: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """A row's cells, from the results of its seeds and what their folder ran on."""
+
     def mean(name: str) -> float:
         return statistics.fmean(result[name] for result in results)
 

@@ -23,9 +23,11 @@ Protocol, from the authors' code: output bias at the logit of the mean image; ba
 train on and 400 to validate; a fresh Bernoulli draw at each access.
 Knowingly different: images are shuffled; Adam's constants are the paper's (0.9, 0.999,
 1e-4), where the code has a first-moment decay of 0.99; of all validated parameters the
-best are evaluated. cpu: batches of 100, a cosine schedule and far fewer epochs.
+best are evaluated. cpu: batches of 100, a cosine schedule, far fewer epochs, and for
+the same bounds the less noisy gradients of STL (VAE) and DReG (IWAE).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -35,8 +37,11 @@ from configs import mnist
 _VARIANTS = ("one_layer", "two_layers", "static", "cpu")
 
 
-def _rows():
-    """(model, (variant, f"{variant},cpu"), run, {source: published})."""
+# The gradient estimator of the cpu variant, for the same bound.
+_CPU_OBJECTIVE = {"elbo_log_weight": "stl", "iwae": "dreg"}
+
+
+def _rows() -> Iterator[dict[str, Any]]:
     published = {
         ("VAE, 1 layer", "one_layer", "elbo_log_weight"): {
             "paper": (86.76, 86.47, 86.35),
@@ -62,14 +67,18 @@ def _rows():
     for (model, variant, objective), figures in published.items():
         for i, k in enumerate((1, 5, 50)):
             # With one sample both are the same, and only one of them is run.
-            own = objective if k > 1 or variant == "static" else "elbo_log_weight"
-            run = f"objective={own},num_samples={k}"
-            yield (
-                f"{model}, k = {k}",
-                (variant, f"{variant},cpu"),
-                run,
-                {source: values[i] for source, values in figures.items()},
-            )
+            own = objective if k > 1 else "elbo_log_weight"
+            yield {
+                "model": f"{model}, k = {k}",
+                "runs": (
+                    (variant, f"objective={own},num_samples={k}"),
+                    (
+                        f"{variant},cpu",
+                        f"objective={_CPU_OBJECTIVE[own]},num_samples={k}",
+                    ),
+                ),
+                "published": {source: values[i] for source, values in figures.items()},
+            }
 
 
 TABLE: dict[str, Any] = {
@@ -119,14 +128,17 @@ def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
     if "cpu" in names:
         num_samples = (1, 5)
         config.training.batch_size = 100
-        config.training.num_epochs = 240
+        config.training.num_epochs = 360
         config.training.validate_every = 10
-        config.training.learning_rate = 2e-3
+        config.training.learning_rate = 4e-3
         config.training.schedule = "cosine"
         config.training.adam_eps = 1e-6
+    objectives: tuple[str, ...] = ("elbo_log_weight", "iwae")
+    if "cpu" in names:
+        objectives = tuple(_CPU_OBJECTIVE[name] for name in objectives)
     config.sweep = ml_collections.ConfigDict(
         {
-            "objective": ("elbo_log_weight", "iwae"),
+            "objective": objectives,
             "num_samples": num_samples,
             "seed": (0,),
         }

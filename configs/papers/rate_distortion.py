@@ -31,13 +31,18 @@ TABLE: dict[str, Any] = {
     "data": "static binarized MNIST",
     "sources": {},
     "rows": tuple(
-        (f"β = {beta}", ("full", "cpu"), f"beta={beta}", {}) for beta in _BETAS
+        {
+            "model": f"β = {beta}",
+            "runs": (("full", f"beta={beta}"), ("cpu", f"beta={beta}")),
+            "published": {},
+        }
+        for beta in _BETAS
     ),
 }
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
-    if variant not in ("", ("full", "cpu"), "cpu"):
+    if variant not in ("", "full", "cpu"):
         raise ValueError(f"unknown variant {variant!r}: choose 'full' or 'cpu'.")
     config = mnist.get_config("binarized_mnist").unlock()
     config.model.widths = (400,)
