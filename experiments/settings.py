@@ -16,8 +16,8 @@ from experiments.data import DataSettings
 from experiments.diagnosis import DiagnosticsSettings
 from vae_jax import likelihoods, networks, population
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.posteriors import make_posterior
-from vae_jax.priors import make_prior
+from vae_jax.posteriors import PosteriorFamily, make_posterior
+from vae_jax.priors import PriorFamily, make_prior
 from vae_jax.training import ON_NON_FINITE, SCHEDULES, Recipe
 
 _TINY, _HUGE = (
@@ -67,12 +67,25 @@ class ModelSettings:
                 "in (32, 64)."
             )
 
-        layers = (self.latent_dim, *self.upper_layers)
         try:
-            make_posterior(self.posterior, layers)
-            make_prior(self.prior, layers)
+            self.families()
         except ValueError as error:
             raise SettingsError(f"model: {error}") from error
+
+    def families(self) -> tuple[PosteriorFamily, PriorFamily]:
+        """The posterior's and the prior's."""
+        layers = (self.latent_dim, *self.upper_layers)
+        options = {
+            "activation": self.activation,
+            "layer_widths": self.layer_widths,
+            "flow_steps": self.flow_steps,
+            "flow_widths": self.flow_widths,
+            "components": self.prior_components,
+        }
+        return (
+            make_posterior(self.posterior, layers, **options),
+            make_prior(self.prior, layers, **options),
+        )
 
     @property
     def can_be_padded(self) -> bool:
@@ -196,13 +209,8 @@ class Settings:
 
     def _check_kl(self) -> None:
         model, objective = self.model, self.training.objective
-        layers = (model.latent_dim, *model.upper_layers)
-        families = (
-            make_posterior(model.posterior, layers),
-            make_prior(model.prior, layers),
-        )
         if OBJECTIVES[objective].needs_closed_form_kl and not all(
-            family.has_closed_form_kl for family in families
+            family.has_closed_form_kl for family in model.families()
         ):
             raise SettingsError(
                 f"training.objective {objective!r} needs the KL in closed form, which "

@@ -125,6 +125,8 @@ OTHER_VALUES = {
     "on_non_finite": "skip",
     "free_bits": 0.5,
     "ignore_x": True,
+    "posterior": "full_covariance",
+    "prior": "gaussian",
     "layer_widths": (7,),
     "prior_components": 7,
     "flow_steps": 7,
@@ -139,8 +141,8 @@ OPTIONS = {
     "partitions": ("thermodynamic", 7),
     "mmd_weight": ("mmd", 7.0),
 }
-# Their other values are allowed only together with those of further fields.
-TOGETHER = ("posterior", "prior", "upper_layers")
+# Another value is allowed only together with another posterior and objective.
+TOGETHER = ("upper_layers",)
 
 
 def test_runs_that_differ_in_arrays_share_a_group():
@@ -170,6 +172,24 @@ def test_runs_that_differ_in_an_option_of_their_objective_do_not(field):
     base["training"] |= {"objective": objective, "num_samples": 2}
     runs = grid.expand(base)
     assert [group.runs for group in grid.group(runs)] == [runs[:1], runs[1:]]
+
+
+def test_hierarchies_of_other_layers_do_not():
+    base = config(upper_layers=((3,), (4,)))
+    base["model"] |= {"posterior": "ladder"}
+    base["training"] |= {"objective": "stl"}
+    runs = grid.expand(base)
+    assert [group.runs for group in grid.group(runs)] == [runs[:1], runs[1:]]
+
+
+@pytest.mark.parametrize(
+    "part", [{"posterior": "full_covariance"}, {"prior": "gaussian"}]
+)
+def test_models_that_cannot_be_padded_are_grouped_by_latent_size(part):
+    base = config(latent_dim=(2, 8), seed=(0, 1))
+    base["model"] |= part
+    runs = grid.expand(base)
+    assert [group.runs for group in grid.group(runs)] == [runs[:2], runs[2:]]
 
 
 def test_every_field_is_either_shared_or_not():

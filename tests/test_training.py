@@ -358,3 +358,18 @@ def test_the_optimal_variance_converges_to_the_mean_squared_residual(images):
 def test_recipes_that_cannot_be_followed_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RECIPE, **change)
+
+
+def test_tripling_stages_are_those_of_the_paper():
+    """3^i epochs at 10^(-i/7) of the rate, i = 0 ... 7: 3280 in all."""
+    recipe = dataclasses.replace(
+        RECIPE, schedule="tripling_stages", num_epochs=3280, validate_every=40
+    )
+    factor = recipe.learning_rate_factor(2)
+    stage = np.repeat(np.arange(8), 3 ** np.arange(8))
+    epochs = np.arange(3280)
+    np.testing.assert_allclose(
+        [factor(2 * epochs), factor(2 * epochs + 1)],
+        [10 ** (-stage / 7)] * 2,
+        rtol=1e-5,
+    )

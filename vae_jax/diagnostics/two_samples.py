@@ -77,7 +77,9 @@ def mmd_test(
 
 
 def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
-    """U-statistics ``[labellings]`` of several ways to label the pooled samples.
+    """Squared MMD ``[labellings]`` of several ways to label the pooled samples.
+
+    Unbiased: the U-statistic of Gretton et al. 2012, Lemma 6.
 
     Args:
         kernel: between pooled samples, ``[m + n, m + n]``.

@@ -95,7 +95,8 @@ def mmd(
     inverse multiquadratic kernel 2 L / (2 L + |y - z|^2), L latents, of Tolstikhin et
     al. 2018, section 4 (WAE-MMD, which is beta = 0). InfoVAE (Zhao et al. 2019) has
     beta = 1 - alpha and mmd_weight = alpha + lambda - 1. It is the same number for all
-    images, between -2 and 2, so that useful weights are large.
+    images, between -2 and 2, so that useful weights are large. A learned prior has its
+    gradient as far as its samples move with its parameters.
     """
     posterior, noise = posterior_and_noise(
         model, params, key, x, num_samples, latent_mask
