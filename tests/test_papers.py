@@ -106,7 +106,7 @@ def test_a_summary_takes_the_place_of_the_one_before():
     tables = [{"data": "digits", "rows": [row, row | {"obtained": ""}]}]
     page = "before\n<!-- results -->\nold\n<!-- results -->\nbehind\n"
     once = papers.with_summary(page, tables)
-    assert once.count("| VAE | digits | 1.5 | 1 ± 0 |") == 1
+    assert once.count("| VAE | digits | 1.50 | 1 ± 0 |") == 1
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("-->\nbehind\n")

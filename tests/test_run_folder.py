@@ -250,6 +250,8 @@ def test_parameters_come_back_bit_by_bit(folder, key):
         "decoder": {"bias": AWKWARD, "transposed": np.asfortranarray(np.eye(2, 3))},
         "shared": np.zeros((0,), np.float32),
         "count": np.int32(7),
+        "posterior": {},
+        "prior": {"means": np.ones(2, np.float32)},
     }
     folder.save_member("likelihood=beta,seed=0", params, {"run": "x"})
     loaded = folder.load_params("likelihood=beta,seed=0")

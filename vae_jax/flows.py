@@ -132,8 +132,8 @@ class InverseAutoregressive:
     """z_i = s_i u_i + (1 - s_i) m_i, with s_i and m_i functions of u_1 ... u_{i-1}.
 
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive
-    flow", eqs. 13 and 14, by a masked network (Germain et al. 2015). One pass forwards;
-    the inverse computes the latents one after another.
+    flow", by a masked network (Germain et al. 2015, "MADE"). One pass forwards; the
+    inverse computes the latents one after another.
     """
 
     latent_dim: int

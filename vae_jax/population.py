@@ -115,9 +115,12 @@ def compile_init(
     longer than all else it does, and changes no bit of them.
     """
     init = functools.partial(init_population, models, recipe)
+    arguments = [member_keys, pixel_mean, pixel_std]
+    if images is not None:
+        arguments.append(images)
     return (
         jax.jit(init)
-        .lower(member_keys, pixel_mean, pixel_std, images)
+        .lower(*arguments)
         .compile(compiler_options={"xla_backend_optimization_level": "0"})
     )
 

@@ -50,6 +50,9 @@ def inference_gap(
     as good as the true optimum, so the approximation gap errs upwards; ``last_rise``
     tells whether by much, since there the rate sums to a ninth of all.
 
+    What is moved is all that the posterior is made of: for one with networks behind the
+    encoder, such as a flow, an image's own copy of their parameters too.
+
     Uses nothing of the posterior but ``sample``, ``log_prob`` and its being a pytree of
     arrays. The gradient holds q fixed in its log-density and flows through z alone
     (Roeder et al. 2017, "Sticking the landing"): it is as unbiased, has no variance

@@ -17,7 +17,7 @@ from vae_jax.posteriors.interface import Params
 class FlowPosterior:
     """q(z|x): a diagonal Gaussian, mapped by a flow that also sees the image.
 
-    Rezende & Mohamed 2015, "Variational inference with normalizing flows", eq. 6.
+    Rezende & Mohamed 2015, "Variational inference with normalizing flows".
     """
 
     base: DiagonalGaussian  # [batch, latent]
@@ -57,10 +57,10 @@ class FlowFamily:
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        assert self._flow  # Refuses what cannot be, before anything is computed.
+        self.flow()  # Refuses what cannot be, before anything is computed.
 
-    @property
-    def _flow(self) -> Flow:
+    def flow(self) -> Flow:
+        """The map, given context."""
         return Flow(
             self.kind,
             self.latent_dim,
@@ -74,13 +74,13 @@ class FlowFamily:
     def heads(self) -> Heads:
         """See ``PosteriorFamily``."""
         gaussian = (("mean", self.latent_dim), ("log_scale", self.latent_dim))
-        return (*gaussian, ("context", self._flow.context_dim))
+        return (*gaussian, ("context", self.flow().context_dim))
 
     def init(self, key: jax.Array) -> Params:
         """See ``PosteriorFamily``."""
-        return self._flow.init(key)
+        return self.flow().init(key)
 
     def at(self, params: Params, outputs: dict[str, jax.Array]) -> FlowPosterior:
         """See ``PosteriorFamily``."""
         base = DiagonalGaussian.from_outputs(outputs["mean"], outputs["log_scale"])
-        return FlowPosterior(base, outputs["context"], params["posterior"], self._flow)
+        return FlowPosterior(base, outputs["context"], params["posterior"], self.flow())

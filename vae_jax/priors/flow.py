@@ -31,7 +31,11 @@ class FlowPrior:
 
 @dataclasses.dataclass(frozen=True)
 class FlowPriorFamily:
-    """Affine couplings, which are as cheap to invert as to apply; starts at N(0, I)."""
+    """N(0, I) mapped by affine couplings, which start at the identity.
+
+    They are as cheap to invert, for the density, as to apply, for samples; and unlike a
+    spline they move the whole space.
+    """
 
     latent_dim: int
     flow_steps: int = 4
@@ -40,10 +44,10 @@ class FlowPriorFamily:
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        assert self._flow  # Refuses what cannot be, before anything is computed.
+        self.flow()  # Refuses what cannot be, before anything is computed.
 
-    @property
-    def _flow(self) -> Flow:
+    def flow(self) -> Flow:
+        """The map of N(0, I)."""
         return Flow(
             "affine_coupling",
             self.latent_dim,
@@ -55,9 +59,9 @@ class FlowPriorFamily:
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """See ``PriorFamily``."""
         del images, levels
-        return self._flow.init(key)
+        return self.flow().init(key)
 
     def at(self, params: Params, encode: Encode) -> FlowPrior:
         """See ``PriorFamily``."""
         del encode
-        return FlowPrior(self._flow, params["prior"])
+        return FlowPrior(self.flow(), params["prior"])

@@ -51,8 +51,8 @@ class TopDownPrior:
 class TopDown:
     """Gaussian layers, each given the one above, below a standard normal.
 
-    Sonderby et al. 2016, eqs. 1-3. z holds the layers' latents behind each other, the
-    images' layer first.
+    Sonderby et al. 2016, "Ladder variational autoencoders". z holds the layers' latents
+    behind each other, the images' layer first.
     """
 
     layer_dims: tuple[int, ...]
