@@ -240,6 +240,7 @@ def test_the_same_command_again_trains_nothing(command, small, own):
     }
 
 
+@pytest.mark.slow
 def test_a_run_is_a_function_of_config_and_seed(command, small, finished, tmp_path):
     """Compiled anew and trained in other company, a run gives the same bytes."""
     folder = tmp_path / "run"
@@ -273,6 +274,7 @@ def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, o
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
+@pytest.mark.slow
 def test_members_split_over_devices_get_the_numbers_of_one(small, finished, tmp_path):
     """Four members of a group on two simulated devices, in a process of their own."""
     folder = tmp_path / "two"
@@ -382,6 +384,7 @@ def test_evaluation_with_more_samples(command, own):
     assert after == before
 
 
+@pytest.mark.slow
 def test_log_px_is_put_between_bounds_on_request(command, own):
     outcome = command(
         "evaluate",

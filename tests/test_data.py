@@ -818,6 +818,7 @@ def real(tmp_path_factory):
     return find
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mean", "std", "test_mean"),
     [("mnist", 0.1307, 0.3081, 0.1325), ("fashion_mnist", 0.2860, 0.3530, 0.2868)],
@@ -849,6 +850,7 @@ def test_static_mnist_keeps_the_mean(real):
     assert images.mean() == pytest.approx(0.1307, abs=3e-4)
 
 
+@pytest.mark.slow
 def test_binarized_mnist_facts(real):
     data = load_data(real("binarized_mnist"))
     assert data.levels == 2
