@@ -378,6 +378,37 @@ OTHER_VALUES = (
     },
     {"sweep.likelihood": "laplace", "sweep.latent_dim": 3, "sweep.seed": (0, 1, 2)},
     {"sweep.beta": (1.0, 2.0)},
+    {
+        "model.posterior": "bottom_up",
+        "model.upper_layers": (2,),
+        "model.layer_widths": (5,),
+        "training.objective": "elbo_log_weight",
+    },
+    {
+        "model.posterior": "affine_coupling",
+        "model.flow_steps": 2,
+        "model.flow_widths": (3,),
+        "training.objective": "stl",
+    },
+    {
+        "model.prior": "mixture",
+        "model.prior_components": 3,
+        "training.objective": "dreg",
+    },
+    {
+        "training.objective": "miwae",
+        "training.num_samples": 2,
+        "training.num_groups": 2,
+    },
+    {
+        "training.objective": "thermodynamic",
+        "training.num_samples": 2,
+        "training.partitions": 2,
+    },
+    {"training.objective": "ciwae", "training.mixing": 0.5},
+    {"training.objective": "renyi", "training.alpha": 0.5},
+    {"training.objective": "mmd", "training.mmd_weight": 1.0},
+    {"training.capacity": 2.0},
 )
 NO_NUMBER_DEPENDS_ON = {
     "checkpoint.every_epochs": 5,
