@@ -16,6 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from experiments import data_cache
 from experiments.data import DataError
 from experiments.interruption import STOPPED, Stopped, leave
 from experiments.run_folder import FolderError
@@ -25,6 +26,9 @@ REFUSED = 2  # exit status of a command that was refused before it did anything
 INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved
 
 _REFUSALS = (DataError, FolderError, SettingsError)
+
+# Programs that compile faster are not worth a file.
+_SECONDS_WORTH_KEEPING = 0.1
 
 
 def define_flags(workdir: str, config: str | None = None) -> None:
@@ -131,6 +135,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("jax").setLevel(logging.WARNING)
+        keep_compiled_programs()
         if argv[1:] and not positional:
             _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
@@ -151,6 +156,22 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             sys.exit(INTERRUPTED)
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def keep_compiled_programs() -> None:
+    """A second start finds its programs compiled, unless JAX is told of another place.
+
+    JAX_COMPILATION_CACHE_DIR is that place; JAX_ENABLE_COMPILATION_CACHE=false keeps
+    nothing. An entry is found by all that compilation depends on, and (compressed by
+    zlib) carries a checksum: what is damaged is compiled anew.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    folder = data_cache.default_folder() / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING
+    )
 
 
 def _refuse(reason: object) -> NoReturn:

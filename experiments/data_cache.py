@@ -39,8 +39,7 @@ def cached(
         cache_dir: folder of the cache; '' stands for $VAE_JAX_CACHE, else
             ~/.cache/vae_jax. If it cannot be written, the images are read each time.
     """
-    default = os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax"
-    folder = pathlib.Path(cache_dir or default).expanduser()
+    folder = pathlib.Path(cache_dir).expanduser() if cache_dir else default_folder()
     key = hashlib.sha256(json.dumps([_FORMAT, identity]).encode()).hexdigest()
     entry = folder / f"{identity[0]}-{key[:32]}"
     if entry.exists():
@@ -54,6 +53,13 @@ def cached(
     except OSError as error:
         logging.warning("images are not cached, as %s: %s", folder, error)
     return source
+
+
+def default_folder() -> pathlib.Path:
+    """$VAE_JAX_CACHE, else ~/.cache/vae_jax: what is found again at a second start."""
+    return pathlib.Path(
+        os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax"
+    ).expanduser()
 
 
 def _load(entry: pathlib.Path) -> Source:

@@ -17,10 +17,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments import command_line
 from experiments.run_folder import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -628,3 +630,18 @@ def test_evaluate_refuses_what_it_cannot_do(command, own):
         shutil.rmtree(own / "members")
     assert_refused(command("evaluate", workdir), "no finished run")
     assert not (own / "evaluation.csv").exists()
+
+
+@pytest.mark.parametrize("told", ["", "elsewhere"])
+def test_compiled_programs_are_kept_unless_told_where(told, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    monkeypatch.setenv("VAE_JAX_CACHE", "kept")
+    try:
+        jax.config.update("jax_compilation_cache_dir", told or None)
+        command_line.keep_compiled_programs()
+        where = told or os.path.join("kept", "programs")
+        assert jax.config.jax_compilation_cache_dir == where
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)

@@ -455,3 +455,22 @@ def test_a_sweep_with_a_damaged_description(
     with faults.injected(f"{path.name} damaged"):
         assert_refused(sweep(folder, cache), str(path))
         assert path.read_text() == content
+
+
+# --- compiled programs ----------------------------------------------------------------
+
+
+def test_damaged_programs_are_compiled_anew(undisturbed, cache, faults, tmp_path):
+    """A second start finds programs, of which every one has a bit flipped."""
+    own = shutil.copytree(cache, tmp_path / "cache")
+    programs = [path for path in (own / "programs").iterdir() if path.is_file()]
+    with faults.injected("compiled programs: flipped"):
+        assert len(programs) > 5
+        for path in programs:
+            flip(RNG.uniform())(path)
+        folder = tmp_path / "run"
+        command = harness.command("sweep", *harness.SWEEP, f"--workdir={folder}")
+        outcome = harness.run(command, own)
+        assert outcome.status == 0, outcome.stderr
+        assert "persistent compilation cache" in outcome.stderr
+        harness.assert_undisturbed(folder, undisturbed)
