@@ -165,7 +165,7 @@ def keep_compiled_programs() -> None:
     nothing. An entry is found by all that compilation depends on, and (compressed by
     zlib) carries a checksum: what is damaged is compiled anew.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = data_cache.default_folder() / "programs"
     jax.config.update("jax_compilation_cache_dir", str(folder))

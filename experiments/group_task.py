@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import (
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from experiments import diagnosis, pictures, processes
 from experiments.data import ImageData, Split, pixel_statistics
@@ -17,6 +23,7 @@ from experiments.settings import Settings, SettingsError
 from vae_jax import population, training, views
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.likelihoods import make_likelihood
+from vae_jax.mesh import MEMBERS, make_mesh
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.training import Member, MemberKeys
 
@@ -24,7 +31,7 @@ from vae_jax.training import Member, MemberKeys
 # dequantised once, so that every model is scored on the same x.
 VALIDATION_VIEW, TEST_VIEW, TRAIN_VIEW = 0, 1, 2
 
-_SPLIT, _SHARED = PartitionSpec("members"), PartitionSpec()
+_SPLIT, _SHARED = PartitionSpec(MEMBERS), PartitionSpec()
 
 # On a CPU, members of up to so many parameters train faster mapped together than one
 # after another (docs/benchmarks.md), larger ones at the same speed or slower.
@@ -113,6 +120,24 @@ class Programs(NamedTuple):
     evaluate: jax.stages.Compiled  # -> Measured
     floor: np.ndarray  # -log p(x) of the test images without latents, nats, [M]
 
+    @property
+    def peak_bytes(self) -> int:
+        """Most that a program which runs again and again takes on a device."""
+        return max(map(_bytes, (self.train, self.validate, self.evaluate)))
+
+
+def _bytes(program: jax.stages.Compiled) -> int:
+    """Memory of a program on a device: what it is given, returns and holds between."""
+    found = program.memory_analysis()
+    if found is None:
+        return 0  # A backend that does not tell.
+    return (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes  # Results in place of arguments.
+        + found.temp_size_in_bytes
+    )
+
 
 class GroupTask:
     """A group with everything needed to train or evaluate it.
@@ -131,12 +156,15 @@ class GroupTask:
         self.shapes = population.param_shapes(self.widest, data.num_pixels)
         self.recipe = self.settings.training.recipe()
         self.steps_per_epoch = len(data.train.images) // self.recipe.batch_size
-        devices = jax.devices()[: self.settings.parallel.num_devices or None]
-        used, per_device = population.even_split(len(group.runs), len(devices))
+        parallel = self.settings.parallel
+        devices = jax.devices()
+        columns = min(parallel.members or len(devices), len(devices) // parallel.batch)
+        used, per_column = population.even_split(len(group.runs), columns)
         if jax.process_count() > 1:
-            used = len(devices)  # Every process takes part.
-        self._devices = devices[:used]
-        self._num_padded = used * per_device
+            used = columns  # Every process takes part.
+        self._devices = devices[: used * parallel.batch]
+        self._num_padded = used * per_column
+        self.num_columns, self.members_per_device = columns, per_column
         members = _members(group.runs, self.models, group.attempt)
         self.keys = members.key
         self.member_arrays = named_leaves(
@@ -225,6 +253,11 @@ class GroupTask:
 
     # --- where arrays lie ---
 
+    @property
+    def shared_bytes(self) -> int:
+        """What the images take on a device, however many members share them."""
+        return self.device_data.train.nbytes
+
     def pad(self, stacked: Any) -> Any:
         """Arrays over the runs, padded to arrays over the members."""
         index = np.minimum(np.arange(self._num_padded), len(self.group.runs) - 1)
@@ -253,9 +286,15 @@ class GroupTask:
         return jax.tree.map(lambda leaf: leaf[:count], processes.fetch(stacked))
 
     def _sharding(self, spec: PartitionSpec) -> Sharding:
-        if len(self._devices) == 1:
+        if self._mesh is None:
             return SingleDeviceSharding(self._devices[0])
-        return NamedSharding(population.mesh(self._devices), spec)
+        return NamedSharding(self._mesh, spec)
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh | None:
+        if len(self._devices) == 1:
+            return None
+        return make_mesh(self._devices, self.settings.parallel.batch)
 
     def _over_members(
         self, function: Callable[..., Any], execution: str, *, num_shared: int
@@ -265,7 +304,7 @@ class GroupTask:
             function,
             num_shared=num_shared,
             execution=execution,
-            devices=self._devices,
+            mesh=self._mesh,
         )
 
     def _evaluate_member(self, params, member, test_x, test_images):

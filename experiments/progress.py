@@ -57,10 +57,9 @@ class Progress:
             transient=True,
             disable=not shown,
         )
-        self._num_groups = len(groups)
-        self._finished = 0
-        epochs = sum(group.widest.training.num_epochs for group in groups)
-        self._task = self._bar.add_task("starting", total=epochs, bound="")
+        self._num_groups = self._num_all_epochs = self._finished = 0
+        self._task = self._bar.add_task("starting", total=0, bound="")
+        self.add(groups)
         self._epoch = 0
         self._num_epochs = 0
 
@@ -70,6 +69,12 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Expects further groups."""
+        self._num_groups += len(groups)
+        self._num_all_epochs += sum(g.widest.training.num_epochs for g in groups)
+        self._bar.update(self._task, total=self._num_all_epochs)
 
     def start_group(self, group: Group, num_epochs: int) -> None:
         """Names the group that trains now."""

@@ -1,15 +1,17 @@
 """Trains and evaluates the groups of a sweep; a single model is a sweep of one run."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import collections
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments import processes
+import jax
+
+from experiments import memory, processes
 from experiments.data import ImageData, load_data
 from experiments.grid import Group, Run, group
-from experiments.group_task import DeviceData, GroupTask, Programs, build_model
+from experiments.group_task import DeviceData, build_model
 from experiments.group_training import GroupTraining
 from experiments.interruption import Interruption
 from experiments.progress import CONSOLE, Progress, print_results, warn
@@ -19,15 +21,22 @@ from experiments.settings import SettingsError
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
-    """Refuses what only the data can show to be wrong, before any compute is spent.
+    """Refuses what only data and devices show to be wrong, before any compute is spent.
 
     Raises:
-        SettingsError: a batch or a VampPrior larger than the data, or a view they
-            cannot give.
+        SettingsError: a batch or a VampPrior larger than the data, a view they cannot
+            give, or more devices than there are.
     """
     num_images = len(data.train.images)
+    num_devices = jax.device_count()
     for run in runs:
         batch_size = run.settings.training.batch_size
+        parts = run.settings.parallel.batch
+        if parts > num_devices:
+            raise SettingsError(
+                f"parallel.batch is {parts}, but there are {num_devices} devices: "
+                f"choose at most {num_devices}."
+            )
         if batch_size > num_images:
             raise SettingsError(
                 f"training.batch_size is {batch_size}, but {data.name} has "
@@ -82,7 +91,8 @@ def run_groups(
     """Trains, evaluates and stores every group, one after another.
 
     While a group trains, the next one compiles: compilation keeps one core busy, and
-    the steps of small networks hardly more than another.
+    the steps of small networks hardly more than another. A group that does not fit into
+    memory is cut into slices.
 
     Args:
         groups: what to train.
@@ -95,25 +105,28 @@ def run_groups(
         Stopped: on request, after everything was saved.
     """
     device_data = DeviceData.put(data)
-    tasks = [GroupTask(group, data, device_data) for group in groups]
+    limit = memory.available(groups[0].widest.parallel.memory_gib)
+    waiting = collections.deque(groups)
     compiler = ThreadPoolExecutor(max_workers=1)
+
+    def compile_next() -> Future[memory.Fitting] | None:
+        if not waiting:
+            return None
+        return compiler.submit(
+            memory.compile_fitting, waiting.popleft(), data, device_data, limit
+        )
+
     try:
-        for task, programs in _compiled_ahead(tasks, compiler):
+        ahead = compile_next()
+        while ahead:
+            task, programs, rest = ahead.result()
+            progress.add(rest)
+            waiting.extendleft(reversed(rest))
+            ahead = compile_next()
             GroupTraining(task, programs, folder, progress).run(interruption)
     finally:
         # A request to stop does not wait for the next group's programs.
         compiler.shutdown(wait=False, cancel_futures=True)
-
-
-def _compiled_ahead(
-    tasks: Sequence[GroupTask], compiler: ThreadPoolExecutor
-) -> Iterator[tuple[GroupTask, Programs]]:
-    ahead = compiler.submit(tasks[0].compile)
-    for task, following in itertools.zip_longest(tasks, tasks[1:]):
-        programs = ahead.result()
-        if following:
-            ahead = compiler.submit(following.compile)
-        yield task, programs
 
 
 def train_and_report(

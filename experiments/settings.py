@@ -168,12 +168,16 @@ class EvaluationSettings:
 @dataclasses.dataclass(frozen=True)
 class ParallelSettings:
     member_execution: str  # 'map', 'loop' or 'auto'
-    num_devices: int  # members are split over this many; 0: all there are
+    members: int  # devices, or columns of them, that members are split over; 0: all
+    batch: int  # devices that share the images of each batch
+    memory_gib: float  # that a program may take on each device; 0: most of what it has
 
     def __post_init__(self) -> None:
         allowed = ("auto", *population.EXECUTIONS)
         _one_of("parallel.member_execution", self.member_execution, allowed)
-        _count("parallel.num_devices", self.num_devices, 0)
+        _count("parallel.members", self.members, 0)
+        _count("parallel.batch", self.batch, 1)
+        _at_least("parallel.memory_gib", self.memory_gib, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +209,12 @@ class Settings:
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed is {self.seed}: it must be in [0, 2**32).")
         _count("diagnostics.permutations", self.diagnostics.permutations, 0)
+        if self.training.batch_size % self.parallel.batch:
+            raise SettingsError(
+                f"training.batch_size is {self.training.batch_size} and parallel.batch "
+                f"is {self.parallel.batch}, which does not divide it: change one of "
+                "them."
+            )
         self._check_kl()
 
     def _check_kl(self) -> None:

@@ -73,7 +73,7 @@ def test_a_single_value_is_an_axis():
     ("sweep", "message"),
     [
         ({"latent_dims": (2,)}, "latent_dims is unknown, did you mean 'latent_dim'"),
-        ({"num_devices": (2,)}, "num_devices is unknown"),
+        ({"keep": (2,)}, "keep is unknown"),
         ({"latent_dim": ()}, "latent_dim is empty"),
         ({"seed": []}, "seed is empty"),
         ({"seed": (1, 1)}, "holds a value twice: seed=1"),

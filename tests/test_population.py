@@ -14,9 +14,7 @@ SIZES = (2, 5, 3)
 WIDEST = 5
 
 
-def run_population(
-    images, likelihood, execution, *, epochs=6, recipe=RECIPE, devices=()
-):
+def run_population(images, likelihood, execution, *, epochs=6, recipe=RECIPE):
     """Trains members of three latent sizes as one program; the stacked state."""
     models = [build(likelihood, size) for size in SIZES]
     keys = jnp.stack([member(seed).key for seed in range(len(SIZES))])
@@ -31,9 +29,7 @@ def run_population(
     )
     widest = build(likelihood, WIDEST)
     one = functools.partial(training.train_epoch, widest, recipe)
-    program = jax.jit(
-        population.over_members(one, num_shared=1, execution=execution, devices=devices)
-    )
+    program = jax.jit(population.over_members(one, num_shared=1, execution=execution))
     for _ in range(epochs):
         state, _ = program(state, members, jnp.asarray(images))
     return state

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vae_jax.mesh import split_batch
+
 
 def map_images(
     function: Callable[..., Any], key: jax.Array, *arrays: jax.Array, batch_size: int
@@ -25,13 +27,22 @@ def map_images(
         The function's results with a leading axis ``[images]``.
     """
     num_images = arrays[0].shape[0]
+    batch_size = min(batch_size, num_images)
+    inputs = (jnp.arange(num_images), *arrays)
 
-    def one_image(inputs):
-        index, *rows = inputs
+    def one_image(index, *rows):
         return function(jax.random.fold_in(key, index), *rows)
 
-    return jax.lax.map(
-        one_image,
-        (jnp.arange(num_images), *arrays),
-        batch_size=min(batch_size, num_images),
+    def one_batch(inputs):
+        return jax.vmap(one_image)(*split_batch(inputs))
+
+    whole = num_images - num_images % batch_size
+    batches = jax.tree.map(
+        lambda leaf: leaf[:whole].reshape(-1, batch_size, *leaf.shape[1:]), inputs
     )
+    results = jax.lax.map(one_batch, batches)
+    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
+    if whole == num_images:
+        return results
+    rest = one_batch(jax.tree.map(lambda leaf: leaf[whole:], inputs))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)

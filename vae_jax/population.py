@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from vae_jax.mesh import MEMBERS
 from vae_jax.model import VAE, Params
 from vae_jax.training import (
     MemberKeys,
@@ -139,17 +140,12 @@ def even_split(num_members: int, num_devices: int) -> tuple[int, int]:
     return -(-num_members // per_device), per_device
 
 
-def mesh(devices: Sequence[jax.Device]) -> Mesh:
-    """Devices along the one axis, 'members', that arrays are split over."""
-    return Mesh(np.array(devices), ("members",))
-
-
 def over_members(
     function: Callable[..., Any],
     *,
     num_shared: int,
     execution: str,
-    devices: Sequence[jax.Device] = (),
+    mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
     """Lifts a function of one member to one of stacked members.
 
@@ -159,8 +155,8 @@ def over_members(
         num_shared: number of shared arguments, the last ones.
         execution: 'map' runs members together (vmap), 'loop' one after another
             through the same compiled body.
-        devices: members are split over these, an equal number on each; with none or
-            one, all run where the arguments are.
+        mesh: members are split over its axis 'members', an equal number on each; see
+            ``vae_jax.mesh``. Without, all run where the arguments are.
 
     Returns:
         A function whose member arguments and results have a leading axis [members].
@@ -181,17 +177,19 @@ def over_members(
 
         return jax.vmap(one)(own) if execution == "map" else jax.lax.map(one, own)
 
-    if len(devices) < 2:
+    if mesh is None:
         return lifted
 
     def sharded(*arguments):
-        specs = [PartitionSpec("members")] * (len(arguments) - num_shared)
+        specs = [PartitionSpec(MEMBERS)] * (len(arguments) - num_shared)
         specs += [PartitionSpec()] * num_shared
         return jax.shard_map(
             lifted,
-            mesh=mesh(devices),
+            mesh=mesh,
             in_specs=tuple(specs),
-            out_specs=PartitionSpec("members"),
+            out_specs=PartitionSpec(MEMBERS),
+            # The other axis is left to the compiler.
+            axis_names={MEMBERS},
             check_vma=False,
         )(*arguments)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax import views
+from vae_jax.mesh import split_batch
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import OBJECTIVES, Terms, posterior_and_noise
 from vae_jax.per_image import map_images
@@ -523,6 +524,7 @@ def train_step(
     """
     keys = StepKeys.of(key)
     likelihood = model.likelihood
+    images = split_batch(images)
     x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
     steps_per_epoch = num_images // recipe.batch_size
     kl_factor = recipe.kl_factor(steps_per_epoch)(step_index)

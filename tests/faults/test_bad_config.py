@@ -106,7 +106,10 @@ REFUSED = [
     ),
     Case(RANGE, "--config.evaluation.num_samples=0", ("evaluation.num_samples is 0",)),
     Case(RANGE, "--config.evaluation.chunk=-1", ("evaluation.chunk is -1",)),
-    Case(RANGE, "--config.parallel.num_devices=-1", ("num_devices is -1",)),
+    Case(RANGE, "--config.parallel.members=-1", ("members is -1",)),
+    Case(RANGE, "--config.parallel.batch=0", ("parallel.batch is 0", "at least 1")),
+    Case(RANGE, "--config.parallel.batch=4", ("batch is 4", "1 devices", "at most 1")),
+    Case(RANGE, "--config.parallel.batch=3", ("batch_size is 100", "batch is 3")),
     Case(RANGE, "--config.checkpoint.every_epochs=-1", ("every_epochs is -1",)),
     Case(RANGE, "--config.checkpoint.every_seconds=-0.5", ("every_seconds is -0.5",)),
     Case(RANGE, "--config.checkpoint.keep=0", ("checkpoint.keep is 0", "at least 1")),
@@ -127,7 +130,7 @@ REFUSED = [
     Case(SWEEP, "--config.sweep.seed=(1,1)", ("twice", "seed=1"), "sweep"),
     Case(SWEEP, "--config.sweep.likelihood=beta,beta", ("twice",), "sweep"),
     Case(SWEEP, "--config.sweep.betta=1.0", ("betta", "'beta'"), "sweep"),
-    Case(SWEEP, "--config.sweep.num_devices=1", ("num_devices is unknown",), "sweep"),
+    Case(SWEEP, "--config.sweep.keep=1", ("keep is unknown",), "sweep"),
     Case(SWEEP, "--config.sweep.likelihood=beta,lapalce", ("'laplace'",), "sweep"),
     Case(SWEEP, "--config.sweep.latent_dim=(2,0)", ("latent_dim is 0",), "sweep"),
     Case(SWEEP, "--config.model.latent_dim=3", ("no effect", "sweep."), "sweep"),
@@ -363,7 +366,11 @@ OTHER_VALUES = (
         "training.adam_b1": 0.8,
         "training.adam_b2": 0.99,
         "training.adam_eps": 1e-6,
-        "parallel.num_devices": 1,
+    },
+    {
+        "parallel.members": 1,
+        "parallel.batch": 2,
+        "parallel.memory_gib": 1.0,
     },
     {
         "evaluation.num_samples": 10,
@@ -439,8 +446,9 @@ def test_another_configuration_is_refused(others, state, copy, faults, tmp_path)
     place = copy(state)
     before = contents(place)
     more = [f"--config.{name}={value}" for name, value in others.items()]
+    flags = "--xla_force_host_platform_device_count=2"
     with faults.injected(ANOTHER_CONFIG):
-        outcome = harness.run(sweep(place, *more), tmp_path / "cache")
+        outcome = harness.run(sweep(place, *more), tmp_path / "cache", XLA_FLAGS=flags)
         words = [f"config.{name} is " for name in others]
         words += ["there and", "here", "another --workdir", "the same config"]
         assert_refused(outcome, words, tmp_path / "cache")

@@ -1,0 +1,130 @@
+"""Tests of vae_jax.mesh: members, and batches, split over eight simulated devices."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments import grid
+from experiments.data import load_data
+from experiments.group_task import DeviceData, GroupTask
+from vae_jax.mesh import BATCH, MEMBERS, make_mesh, split_batch
+
+ROOT = Path(__file__).parents[1]
+NUM_DEVICES = 8
+# Devices along 'members' (at most), those along 'batch', seeds, and how members run.
+LAYOUTS = {
+    "members": (0, 1, 11, "map"),  # and five more of padding
+    "batch": (0, 8, 1, "loop"),
+    "both": (2, 4, 4, "loop"),
+}
+# Sums over a batch are made in another order.
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+def test_without_a_mesh_nothing_is_split():
+    x = jnp.ones((4, 2))
+    assert split_batch({"x": x})["x"] is x
+
+
+def task(layout):
+    members, batch, seeds, execution = layout
+    config = digits.get_config("tiny").to_dict()
+    config["data"]["num_train"] = 200
+    config["model"]["widths"] = (16,)
+    config["training"]["batch_size"] = 40
+    config["evaluation"] = {"num_samples": 8, "chunk": 4, "batch_size": 20}
+    config["parallel"] = {
+        **config["parallel"],
+        **{"members": members, "batch": batch, "member_execution": execution},
+    }
+    config["diagnostics"] = {
+        "latents": False,
+        "permutations": 0,
+        "floor": False,
+        "probes": False,
+    }
+    config["sweep"] = {"seed": tuple(range(seeds))}
+    runs = grid.expand(config)
+    data = load_data(runs[0].settings.data)
+    (group,) = grid.group(runs)
+    return GroupTask(group, data, DeviceData.put(data))
+
+
+def trained(task):
+    """State after two epochs, what validation says, and the evaluation, as placed."""
+    programs = task.compile()
+    device_data = task.device_data
+    state = programs.init(
+        task.keys, device_data.pixel_mean, device_data.pixel_std, device_data.train
+    )
+    state = task.place(task.pad(state))
+    members = task.place(task.members)
+    images = task.place_shared(device_data.train)
+    validation_x = task.place_shared(task.validation_x)
+    with jax.transfer_guard("disallow"):
+        for _ in range(2):
+            state, metrics = programs.train(state, members, images)
+        state, validation = programs.validate(state, members, validation_x)
+    measured = task.evaluate(programs.evaluate, state.best_params)
+    return state, task.fetch((metrics, validation)), measured.evaluation
+
+
+def check_on_many(name):
+    """What a process with eight devices runs."""
+    assert jax.device_count() == NUM_DEVICES
+    layout = LAYOUTS[name]
+    many = task(layout)
+    state, *reports = trained(many)
+
+    # The state is really split: every device holds its own members and no others.
+    _, batch, seeds, _ = layout
+    mesh = state.epoch.sharding.mesh
+    assert mesh.shape[BATCH] == batch
+    own = -(-seeds // mesh.shape[MEMBERS])
+    for leaf in jax.tree.leaves(state):
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            assert {s.data.shape[0] for s in leaf.addressable_shards} == {own}
+            assert len(leaf.addressable_shards) == mesh.size
+
+    one = task((1, 1, seeds, "loop"))
+    expected, *expected_reports = trained(one)
+    assert len(expected.epoch.devices()) == 1
+    got = (many.fetch(state).params, reports)
+    for a, b in zip(
+        jax.tree.leaves(got),
+        jax.tree.leaves((one.fetch(expected).params, expected_reports)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, **TOLERANCE)
+
+    # Within the mesh a batch is really split, and one that cannot be is left whole.
+    mesh = make_mesh(jax.devices(), NUM_DEVICES)
+    with jax.set_mesh(mesh):
+        parts = jax.jit(split_batch)((jnp.ones((16, 3)), jnp.ones((9, 3))))
+    assert [part.addressable_shards[0].data.shape for part in parts] == [(2, 3), (9, 3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_many_devices_give_the_numbers_of_one(name):
+    flags = (
+        f"--xla_force_host_platform_device_count={NUM_DEVICES} "
+        "--xla_backend_optimization_level=0"  # It is compilation that takes long.
+    )
+    subprocess.run(
+        [sys.executable, "-m", "tests.test_mesh", name],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        check=True,
+    )
+
+
+if __name__ == "__main__":
+    check_on_many(sys.argv[1])
