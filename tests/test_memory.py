@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_cut(whole):
 
 def test_a_member_that_cannot_fit_is_refused(whole):
     group, data, device_data, _ = whole
-    with pytest.raises(SettingsError, match=r"seed=0 needs .* GiB .* batch_size"):
+    with pytest.raises(SettingsError, match=r"seed=0 needs .* GiB .*batch_size"):
         memory.compile_fitting(group, data, device_data, 1.0)
 
 
