@@ -9,24 +9,34 @@ from typing import Any
 from experiments import processes
 from experiments.data import ImageData, load_data
 from experiments.grid import Group, Run, group
-from experiments.group_task import DeviceData, GroupTask, Programs, build_model
+from experiments.group_task import (
+    DeviceData,
+    GroupTask,
+    Programs,
+    build_model,
+    training_sample,
+)
 from experiments.group_training import GroupTraining
 from experiments.interruption import Interruption
 from experiments.progress import CONSOLE, Progress, print_results, warn
 from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from experiments.streaming import import_grain
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
     """Refuses what only the data can show to be wrong, before any compute is spent.
 
     Raises:
+        DataError: streaming without what it needs.
         SettingsError: a batch or a VampPrior larger than the data, or a view they
             cannot give.
     """
-    num_images = len(data.train.images)
+    num_images, num_sampled = len(data.train.images), len(training_sample(data))
     for run in runs:
+        if run.settings.data.stream:
+            import_grain()
         batch_size = run.settings.training.batch_size
         if batch_size > num_images:
             raise SettingsError(
@@ -34,11 +44,11 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
                 f"{num_images} training images: choose at most {num_images}."
             )
         components = run.settings.model.prior_components
-        if run.settings.model.prior == "vamp" and components > num_images:
+        if run.settings.model.prior == "vamp" and components > num_sampled:
             raise SettingsError(
                 f"model.prior_components is {components}, but {data.name} has "
-                f"{num_images} training images, at which a VampPrior's pseudo-inputs "
-                f"start: choose at most {num_images}."
+                f"{num_sampled} training images, at which a VampPrior's pseudo-inputs "
+                f"start: choose at most {num_sampled}."
             )
         build_model(run.settings, data)
 
