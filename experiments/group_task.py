@@ -77,6 +77,24 @@ def training_sample(data: ImageData) -> np.ndarray:
     return images[:: -(-images.size // _MOST_SAMPLED)]
 
 
+def split_epoch(
+    settings: Settings, data: ImageData, members_per_device: int
+) -> tuple[int, ...]:
+    """The steps of each piece of an epoch: of one piece, unless images are streamed.
+
+    Raises:
+        SettingsError: too little memory for pieces of a step.
+    """
+    batch_size = settings.training.batch_size
+    num_steps = len(data.train.images) // batch_size
+    if not settings.data.stream:
+        return (num_steps,)
+    bytes_per_step = members_per_device * batch_size * data.num_pixels
+    return streaming.split_epoch(
+        num_steps, bytes_per_step, settings.data.stream_megabytes
+    )
+
+
 class DeviceData(NamedTuple):
     """A data set as small integers, on the device but for the training images."""
 
@@ -155,13 +173,7 @@ class GroupTask:
             used = len(devices)  # Every process takes part.
         self._devices = devices[:used]
         self._num_padded = used * per_device
-        self.pieces: tuple[int, ...] = (self.steps_per_epoch,)
-        if self.settings.data.stream:
-            self.pieces = streaming.split_epoch(
-                self.steps_per_epoch,
-                per_device * self.recipe.batch_size * data.num_pixels,
-                self.settings.data.stream_megabytes,
-            )
+        self.pieces = split_epoch(self.settings, data, per_device)
         members = _members(group.runs, self.models, group.attempt)
         self.keys = members.key
         self.member_arrays = named_leaves(

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments import processes
 from experiments.data import ImageData, load_data
 from experiments.grid import Group, Run, group
@@ -14,6 +16,7 @@ from experiments.group_task import (
     GroupTask,
     Programs,
     build_model,
+    split_epoch,
     training_sample,
 )
 from experiments.group_training import GroupTraining
@@ -23,6 +26,7 @@ from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 from experiments.streaming import import_grain
+from vae_jax import population
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
@@ -30,8 +34,8 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
 
     Raises:
         DataError: streaming without what it needs.
-        SettingsError: a batch or a VampPrior larger than the data, or a view they
-            cannot give.
+        SettingsError: a batch or a VampPrior larger than the data, a view they cannot
+            give, or too little memory for streaming.
     """
     num_images, num_sampled = len(data.train.images), len(training_sample(data))
     for run in runs:
@@ -51,6 +55,11 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
                 f"start: choose at most {num_sampled}."
             )
         build_model(run.settings, data)
+    for members in group(runs):
+        settings = members.widest
+        num_devices = len(jax.devices()[: settings.parallel.num_devices or None])
+        _, per_device = population.even_split(len(members.runs), num_devices)
+        split_epoch(settings, data, per_device)
 
 
 def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:
