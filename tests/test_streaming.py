@@ -173,9 +173,10 @@ def test_closing_ends_the_threads():
     before = set(threading.enumerate())
     pieces = stream()
     next(pieces)
-    assert set(threading.enumerate()) > before
+    readers = set(threading.enumerate()) - before
+    assert readers
     pieces.close()
-    wait_until(lambda: set(threading.enumerate()) <= before)
+    wait_until(lambda: not any(reader.is_alive() for reader in readers))
 
 
 def test_without_grain_it_is_said_what_to_install(monkeypatch):
