@@ -28,7 +28,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "vae_jax needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test,tfds]'
+	$(BIN)/pip install --quiet --editable '.[test,tfds,stream]'
 	@touch $@
 
 clean:

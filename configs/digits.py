@@ -27,6 +27,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "num_test": -1,
             "num_train": -1,
             "cache_dir": "",
+            "stream": False,
+            "stream_megabytes": 256.0,
         }
     )
     config.model = ml_collections.ConfigDict(

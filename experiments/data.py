@@ -76,6 +76,9 @@ class DataSettings:
         num_train: use only the first so many training images; -1 for all.
         cache_dir: folder for decoded images; '' stands for $VAE_JAX_CACHE, else
             ~/.cache/vae_jax.
+        stream: whether training images stay on the host and come to the devices in
+            pieces, for more of them than a device holds.
+        stream_megabytes: memory of a device that these pieces may take.
 
     Raises:
         DataError: if a value is not allowed.
@@ -92,6 +95,8 @@ class DataSettings:
     num_test: int = -1
     num_train: int = -1
     cache_dir: str = ""
+    stream: bool = False
+    stream_megabytes: float = 256.0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z]\w*(/[\w.\-]+)?(:[\d.*]+)?", self.name):
@@ -112,6 +117,10 @@ class DataSettings:
                     f"data.{field} is {getattr(self, field)}: use a number of images of"
                     " 1 or more, or -1 for the standard choice"
                 )
+        if self.stream_megabytes <= 0:
+            raise DataError(
+                f"data.stream_megabytes is {self.stream_megabytes}: it must be above 0"
+            )
         if self.name in ("npz", "folder") and not self.path:
             raise DataError(
                 f"data.name={self.name!r} needs data.path: the {self.name} that holds"
@@ -223,7 +232,9 @@ def _read(settings: DataSettings) -> Source:
         identity = functools.partial(data_sources.tfds_identity, name, data_dir)
         if settings.download and not data_sources.is_on_disk(name, data_dir):
             prepare.prepare(name.split(":")[0], data_dir)
-    return data_cache.cached(read, identity(), settings.cache_dir)
+    return data_cache.cached(
+        read, identity(), settings.cache_dir, memory_mapped=settings.stream
+    )
 
 
 def _binarize(source: Source, seed: int) -> Source:
@@ -298,4 +309,9 @@ def _split_size(
 def _take(split: Split, indices: np.ndarray) -> Split:
     """Returns the images, and labels if any, at the given places."""
     images, labels = split
+    first = indices[0]
+    if np.array_equal(indices, np.arange(first, first + len(indices))):
+        # A view: of images that are mapped into memory, nothing is read.
+        where = slice(first, first + len(indices))
+        return Split(images[where], None if labels is None else labels[where])
     return Split(images[indices], None if labels is None else labels[indices])

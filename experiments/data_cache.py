@@ -29,7 +29,11 @@ _ENTRY = "entry.json"
 
 
 def cached(
-    read: Callable[[], Source], identity: list[Any], cache_dir: str = ""
+    read: Callable[[], Source],
+    identity: list[Any],
+    cache_dir: str = "",
+    *,
+    memory_mapped: bool = False,
 ) -> Source:
     """Returns `read()`, or its result of an earlier call with the same identity.
 
@@ -38,13 +42,15 @@ def cached(
         identity: JSON values; equal identities promise equal images.
         cache_dir: folder of the cache; '' stands for $VAE_JAX_CACHE, else
             ~/.cache/vae_jax. If it cannot be written, the images are read each time.
+        memory_mapped: whether images stay in the files of the cache, from which the
+            operating system reads what is asked for.
     """
     folder = pathlib.Path(cache_dir).expanduser() if cache_dir else default_folder()
     key = hashlib.sha256(json.dumps([_FORMAT, identity]).encode()).hexdigest()
     entry = folder / f"{identity[0]}-{key[:32]}"
     if entry.exists():
         try:
-            return _load(entry)
+            return _load(entry, memory_mapped)
         except Exception as error:  # Damage comes as any exception.
             logging.warning("rebuilding the damaged cache entry %s: %s", entry, error)
     source = read()
@@ -52,7 +58,8 @@ def cached(
         _save(source, identity, entry)
     except OSError as error:
         logging.warning("images are not cached, as %s: %s", folder, error)
-    return source
+        return source
+    return _load(entry, memory_mapped) if memory_mapped else source
 
 
 def default_folder() -> pathlib.Path:
@@ -62,14 +69,18 @@ def default_folder() -> pathlib.Path:
     ).expanduser()
 
 
-def _load(entry: pathlib.Path) -> Source:
+def _load(entry: pathlib.Path, memory_mapped: bool) -> Source:
     """Returns the source stored in an entry, having compared every digest."""
     description = json.loads((entry / _ENTRY).read_text())
     if description.pop("sha256") != _description_digest(description):
         raise ValueError(f"{_ENTRY} has another digest")
     arrays = {}
     for name, digest in description["digests"].items():
-        arrays[name] = np.load(entry / f"{name}.npy", allow_pickle=False)
+        arrays[name] = np.load(
+            entry / f"{name}.npy",
+            mmap_mode="r" if memory_mapped else None,
+            allow_pickle=False,
+        )
         if array_digest(arrays[name]) != digest:
             raise ValueError(f"{name}.npy has another digest")
     splits = {

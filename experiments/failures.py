@@ -111,7 +111,7 @@ def replay(
         return found == facts["offender"], [_verdict(facts, found)]
 
     step_key = jax.random.wrap_key_data(jnp.asarray(facts["key"], jnp.uint32))
-    images = device_data.train[np.array(facts["images"])]
+    images = jnp.asarray(device_data.train[np.array(facts["images"])])
     step = jnp.int32(facts["step"])
     num_images = len(data.train.images)
 

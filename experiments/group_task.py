@@ -1,7 +1,8 @@
 """A group of runs with everything its compiled programs need."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
-from experiments import diagnosis, pictures, processes
+from experiments import diagnosis, pictures, processes, streaming
 from experiments.data import ImageData, Split, pixel_statistics
 from experiments.grid import Group, Run
 from experiments.run_folder import RunFolder
@@ -25,11 +26,14 @@ from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.mesh import MEMBERS, make_mesh
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.training import Member, MemberKeys
+from vae_jax.training import EpochMetrics, Member, MemberKeys, TrainState
 
 # The draws of views that all runs of all sweeps share: test images are binarized or
 # dequantised once, so that every model is scored on the same x.
 VALIDATION_VIEW, TEST_VIEW, TRAIN_VIEW = 0, 1, 2
+
+# Pixels, a byte each, of the training images that stay on the device.
+_MOST_SAMPLED = 2**26
 
 _SPLIT, _SHARED = PartitionSpec(MEMBERS), PartitionSpec()
 
@@ -71,10 +75,57 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
     )
 
 
-class DeviceData(NamedTuple):
-    """A data set on the device, as small integers."""
+def training_sample(data: ImageData) -> np.ndarray:
+    """Training images for what needs many at once, uint8 ``[n, D]``.
 
-    train: jax.Array  # uint8 [N, D]
+    All of them or, of more than 2**26 pixels, as many at even distances.
+    """
+    images = data.train.images.reshape(-1, data.num_pixels)
+    return images[:: -(-images.size // _MOST_SAMPLED)]
+
+
+class Layout(NamedTuple):
+    """How a group's members lie on the columns of a mesh."""
+
+    devices: list[jax.Device]  # of the columns that are used
+    num_columns: int  # that there are
+    num_used: int  # fewer where members are few
+    per_column: int  # members on each column that is used, padding included
+
+    @classmethod
+    def of(cls, settings: Settings, num_runs: int) -> "Layout":
+        """The layout of so many runs."""
+        devices, parallel = jax.devices(), settings.parallel
+        columns = min(parallel.members or len(devices), len(devices) // parallel.batch)
+        used, per_column = population.even_split(num_runs, columns)
+        if jax.process_count() > 1:
+            used = columns  # Every process takes part.
+        return cls(devices[: used * parallel.batch], columns, used, per_column)
+
+
+def split_epoch(
+    settings: Settings, data: ImageData, members_per_device: int
+) -> tuple[int, ...]:
+    """The steps of each piece of an epoch: of one piece, unless images are streamed.
+
+    Raises:
+        SettingsError: too little memory for pieces of a step.
+    """
+    batch_size = settings.training.batch_size
+    num_steps = len(data.train.images) // batch_size
+    if not settings.data.stream:
+        return (num_steps,)
+    bytes_per_step = members_per_device * batch_size * data.num_pixels
+    return streaming.split_epoch(
+        num_steps, bytes_per_step, settings.data.stream_megabytes
+    )
+
+
+class DeviceData(NamedTuple):
+    """A data set as small integers, on the device but for the training images."""
+
+    train: np.ndarray  # uint8 [N, D], on the host
+    sample: jax.Array  # of the same, [n, D]
     validation: jax.Array
     test: jax.Array
     pixel_mean: jax.Array  # of the training intensity, [D]
@@ -83,22 +134,23 @@ class DeviceData(NamedTuple):
 
     @classmethod
     def put(cls, data: ImageData) -> "DeviceData":
-        def flat(split: Split) -> jax.Array:
-            return jnp.asarray(split.images.reshape(len(split.images), -1))
+        def flat(split: Split) -> np.ndarray:
+            return split.images.reshape(len(split.images), -1)
 
         mean, std = pixel_statistics(data)
         return cls(
             flat(data.train),
-            flat(data.validation),
-            flat(data.test),
+            jnp.asarray(training_sample(data)),
+            jnp.asarray(flat(data.validation)),
+            jnp.asarray(flat(data.test)),
             jnp.asarray(mean),
             jnp.asarray(std),
             data.levels,
         )
 
     def view(self, view: str, which: int) -> jax.Array:
-        """The one draw of validation, test or training images that all runs share."""
-        images = (self.validation, self.test, self.train)[which]
+        """The one draw that all runs share of validation, test or sampled images."""
+        images = (self.validation, self.test, self.sample)[which]
         key = jax.random.fold_in(jax.random.key(0), which)
         return views.observe(view, key, images, self.levels)
 
@@ -115,7 +167,7 @@ class Programs(NamedTuple):
     """The compiled programs that train and evaluate a group."""
 
     init: jax.stages.Compiled  # -> TrainState
-    train: jax.stages.Compiled  # -> TrainState, EpochMetrics
+    train: Mapping[int, jax.stages.Compiled]  # by steps; -> TrainState, EpochMetrics
     validate: jax.stages.Compiled  # -> TrainState, Validation
     evaluate: jax.stages.Compiled  # -> Measured
     floor: np.ndarray  # -log p(x) of the test images without latents, nats, [M]
@@ -123,7 +175,7 @@ class Programs(NamedTuple):
     @property
     def peak_bytes(self) -> int:
         """Most that a program which runs again and again takes on a device."""
-        return max(map(_bytes, (self.train, self.validate, self.evaluate)))
+        return max(map(_bytes, (*self.train.values(), self.validate, self.evaluate)))
 
 
 def _bytes(program: jax.stages.Compiled) -> int:
@@ -137,6 +189,9 @@ def _bytes(program: jax.stages.Compiled) -> int:
         - found.alias_size_in_bytes  # Results in place of arguments.
         + found.temp_size_in_bytes
     )
+
+
+TrainEpoch = Callable[[TrainState], tuple[TrainState, EpochMetrics]]
 
 
 class GroupTask:
@@ -156,15 +211,9 @@ class GroupTask:
         self.shapes = population.param_shapes(self.widest, data.num_pixels)
         self.recipe = self.settings.training.recipe()
         self.steps_per_epoch = len(data.train.images) // self.recipe.batch_size
-        parallel = self.settings.parallel
-        devices = jax.devices()
-        columns = min(parallel.members or len(devices), len(devices) // parallel.batch)
-        used, per_column = population.even_split(len(group.runs), columns)
-        if jax.process_count() > 1:
-            used = columns  # Every process takes part.
-        self._devices = devices[: used * parallel.batch]
-        self._num_padded = used * per_column
-        self.num_columns, self.members_per_device = columns, per_column
+        self.layout = Layout.of(self.settings, len(group.runs))
+        self._num_padded = self.layout.num_used * self.layout.per_column
+        self.pieces = split_epoch(self.settings, data, self.layout.per_column)
         members = _members(group.runs, self.models, group.attempt)
         self.keys = members.key
         self.member_arrays = named_leaves(
@@ -186,22 +235,39 @@ class GroupTask:
             self.keys,
             data.pixel_mean,
             data.pixel_std,
-            data.train,
+            data.sample,
         )
         state = self.pad_shapes(init.out_info)
 
-        def compile_step(function: Callable[..., Any], shared: jax.Array) -> Any:
+        def compile_step(function: Callable[..., Any], shared: Any) -> Any:
             function = functools.partial(function, self.widest, self.recipe)
             program = self._over_members(function, self._execution(), num_shared=1)
             return self._compile(program, (state, self.members), (shared,), donate=0)
 
         return Programs(
             init,
-            compile_step(training.train_epoch, data.train),
+            {
+                steps: self._compile_piece(state, steps)
+                if self.settings.data.stream
+                else compile_step(training.train_epoch, data.train)
+                for steps in set(self.pieces)
+            },
             compile_step(training.validate, self.validation_x),
             self.compile_evaluation(state.best_params),
             self._floor(),
         )
+
+    def _compile_piece(self, state: TrainState, steps: int) -> jax.stages.Compiled:
+        """Compiles the training on so many steps of streamed images."""
+        num_images, num_pixels = self.device_data.train.shape
+        function = functools.partial(
+            training.train_piece, self.widest, self.recipe, num_images
+        )
+        program = self._over_members(function, self._execution(), num_shared=1)
+        shape = (self._num_padded, steps, self.recipe.batch_size, num_pixels)
+        images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+        own = (state, self._no_sums(), self.members, images)
+        return self._compile(program, own, (np.int32(0),), donate=0)
 
     def compile_evaluation(self, params: Params) -> jax.stages.Compiled:
         """Compiles the evaluation of stacked, padded parameters (or their shapes).
@@ -236,6 +302,39 @@ class GroupTask:
             .compile()
         )
 
+    @contextlib.contextmanager
+    def training(
+        self, programs: Mapping[int, jax.stages.Compiled], epoch: int
+    ) -> Iterator[TrainEpoch]:
+        """What trains all members for the epochs from one on."""
+        members = self.place(self.members)
+        if not self.settings.data.stream:
+            images = self.place_shared(self.device_data.train)
+            yield lambda state: programs[self.steps_per_epoch](state, members, images)
+            return
+        stream = streaming.Stream(
+            self.device_data.train,
+            self.members.key,
+            self.pieces,
+            self.recipe.batch_size,
+            range(epoch, self.recipe.num_epochs),
+            self._sharding(_SPLIT),
+        )
+        first_steps = np.cumsum((0, *self.pieces[:-1]), dtype=np.int32)
+        with contextlib.closing(stream):
+            streamed = streaming.StreamedTraining(
+                stream,
+                programs,
+                self.place_shared(list(first_steps)),
+                self.place(self._no_sums()),
+            )
+            yield lambda state: streamed.train_epoch(state, members)
+
+    def _no_sums(self) -> EpochMetrics:
+        return jax.tree.map(
+            lambda zero: np.zeros(self._num_padded, zero.dtype), EpochMetrics.empty()
+        )
+
     def evaluate(self, program: jax.stages.Compiled, params: Params) -> Measured:
         """What is measured of stacked, padded parameters, on the host."""
         shared = self.place_shared((self.test_x, self.device_data.test))
@@ -255,8 +354,8 @@ class GroupTask:
 
     @property
     def shared_bytes(self) -> int:
-        """What the images take on a device, however many members share them."""
-        return self.device_data.train.nbytes
+        """What training images take on a device, however many members share them."""
+        return 0 if self.settings.data.stream else self.device_data.train.nbytes
 
     def pad(self, stacked: Any) -> Any:
         """Arrays over the runs, padded to arrays over the members."""
@@ -287,14 +386,14 @@ class GroupTask:
 
     def _sharding(self, spec: PartitionSpec) -> Sharding:
         if self._mesh is None:
-            return SingleDeviceSharding(self._devices[0])
+            return SingleDeviceSharding(self.layout.devices[0])
         return NamedSharding(self._mesh, spec)
 
     @functools.cached_property
     def _mesh(self) -> Mesh | None:
-        if len(self._devices) == 1:
+        if len(self.layout.devices) == 1:
             return None
-        return make_mesh(self._devices, self.settings.parallel.batch)
+        return make_mesh(self.layout.devices, self.settings.parallel.batch)
 
     def _over_members(
         self, function: Callable[..., Any], execution: str, *, num_shared: int
@@ -340,7 +439,7 @@ class GroupTask:
         if not self.settings.diagnostics.floor:
             return np.full(len(self.test_x), np.nan)
         train_x = (
-            views.to_intensity("levels", data.train, data.levels)
+            data.pixel_mean[None]
             if likelihood.view == "binary"
             else data.view(likelihood.view, TRAIN_VIEW)
         )

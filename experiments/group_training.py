@@ -12,6 +12,7 @@ from experiments.group_task import (
     GroupTask,
     Measured,
     Programs,
+    TrainEpoch,
     from_named_leaves,
     member,
     named_leaves,
@@ -66,8 +67,11 @@ class GroupTraining:
         self._progress.start_group(self._task.group, self._task.recipe.num_epochs)
         self._begin()
         try:
-            with interruption.deferred():
-                self._train(interruption)
+            with (
+                interruption.deferred(),
+                self._task.training(self._programs.train, self._epoch) as train_epoch,
+            ):
+                self._train(train_epoch, interruption)
                 self._checkpoint()
                 if self._checkpoints:
                     self._checkpoints.wait()
@@ -94,7 +98,7 @@ class GroupTraining:
             self._restore(arrays, shapes)
         else:
             state = self._programs.init(
-                self._task.keys, data.pixel_mean, data.pixel_std, data.train
+                self._task.keys, data.pixel_mean, data.pixel_std, data.sample
             )
             self._epoch, self._seconds_before = 0, 0.0
             self._history = History(self._names)
@@ -143,14 +147,14 @@ class GroupTraining:
 
     # --- epochs ---
 
-    def _train(self, interruption: Interruption) -> None:
+    def _train(self, train_epoch: TrainEpoch, interruption: Interruption) -> None:
         task, programs = self._task, self._programs
         members = task.place(task.members)
-        images = task.place_shared(task.device_data.train)
         validation_x = task.place_shared(task.validation_x)
         previous = None
         while self._epoch < task.recipe.num_epochs and self._active.any():
-            self._state, metrics = programs.train(self._state, members, images)
+            with jax.transfer_guard("disallow"):  # Nothing is sent unasked.
+                self._state, metrics = train_epoch(self._state)
             self._epoch += 1
             if self._epoch % task.recipe.validate_every == 0:
                 self._state, validation = programs.validate(

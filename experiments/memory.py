@@ -64,8 +64,8 @@ def compile_fitting(
     needed, shared = programs.peak_bytes, task.shared_bytes
     if needed <= limit:
         return Fitting(task, programs, ())
-    per_member = (needed - shared) / task.members_per_device
-    fitting = int((limit - shared) // per_member) * task.num_columns
+    per_member = (needed - shared) / task.layout.per_column
+    fitting = int((limit - shared) // per_member) * task.layout.num_columns
     if fitting < 1:
         raise SettingsError(
             f"{group.runs[0].name} needs {(shared + per_member) / _GIB:.3g} GiB on a "

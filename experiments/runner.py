@@ -11,25 +11,35 @@ import jax
 from experiments import memory, processes
 from experiments.data import ImageData, load_data
 from experiments.grid import Group, Run, group
-from experiments.group_task import DeviceData, build_model
+from experiments.group_task import (
+    DeviceData,
+    Layout,
+    build_model,
+    split_epoch,
+    training_sample,
+)
 from experiments.group_training import GroupTraining
 from experiments.interruption import Interruption
 from experiments.progress import CONSOLE, Progress, print_results, warn
 from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from experiments.streaming import import_grain
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
     """Refuses what only data and devices show to be wrong, before any compute is spent.
 
     Raises:
+        DataError: streaming without what it needs.
         SettingsError: a batch or a VampPrior larger than the data, a view they cannot
-            give, or more devices than there are.
+            give, more devices than there are, or too little memory for streaming.
     """
-    num_images = len(data.train.images)
+    num_images, num_sampled = len(data.train.images), len(training_sample(data))
     num_devices = jax.device_count()
     for run in runs:
+        if run.settings.data.stream:
+            import_grain()
         batch_size = run.settings.training.batch_size
         parts = run.settings.parallel.batch
         if parts > num_devices:
@@ -43,13 +53,17 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
                 f"{num_images} training images: choose at most {num_images}."
             )
         components = run.settings.model.prior_components
-        if run.settings.model.prior == "vamp" and components > num_images:
+        if run.settings.model.prior == "vamp" and components > num_sampled:
             raise SettingsError(
                 f"model.prior_components is {components}, but {data.name} has "
-                f"{num_images} training images, at which a VampPrior's pseudo-inputs "
-                f"start: choose at most {num_images}."
+                f"{num_sampled} training images, at which a VampPrior's pseudo-inputs "
+                f"start: choose at most {num_sampled}."
             )
         build_model(run.settings, data)
+    for members in group(runs):
+        settings = members.widest
+        per_column = Layout.of(settings, len(members.runs)).per_column
+        split_epoch(settings, data, per_column)
 
 
 def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:

@@ -62,15 +62,17 @@ def trained(task):
     programs = task.compile()
     device_data = task.device_data
     state = programs.init(
-        task.keys, device_data.pixel_mean, device_data.pixel_std, device_data.train
+        task.keys, device_data.pixel_mean, device_data.pixel_std, device_data.sample
     )
     state = task.place(task.pad(state))
     members = task.place(task.members)
-    images = task.place_shared(device_data.train)
     validation_x = task.place_shared(task.validation_x)
-    with jax.transfer_guard("disallow"):
+    with (
+        task.training(programs.train, 0) as train_epoch,
+        jax.transfer_guard("disallow"),
+    ):
         for _ in range(2):
-            state, metrics = programs.train(state, members, images)
+            state, metrics = train_epoch(state)
         state, validation = programs.validate(state, members, validation_x)
     measured = task.evaluate(programs.evaluate, state.best_params)
     return state, task.fetch((metrics, validation)), measured.evaluation

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from vae_jax import objectives, training, views
+from vae_jax import objectives, population, training, views
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.posteriors import latent_noise
@@ -345,6 +345,55 @@ def test_the_optimal_variance_converges_to_the_mean_squared_residual(images):
     )
     optimum = model.likelihood.optimal_shared(model.decode(state.params, z), x[None])
     np.testing.assert_allclose(state.params["shared"], optimum, atol=0.03)
+
+
+# --- pieces ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("execution", population.EXECUTIONS)
+def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
+    """Also of members that fail amid a piece; to the bit one after another."""
+    recipe = break_a_step(monkeypatch, 6, jnp.nan)
+    model, train_images = build(), jnp.asarray(images)
+    own = [member(seed) for seed in (0, 1)]
+    members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+    expected = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves),
+        *(start(model, recipe, one, images) for one in own),
+    )
+    functions = (
+        functools.partial(training.train_epoch, model, recipe),
+        functools.partial(training.train_piece, model, recipe, len(images)),
+    )
+    whole, piece = (
+        jax.jit(population.over_members(f, num_shared=1, execution=execution))
+        for f in functions
+    )
+    batches = jax.vmap(
+        lambda one, epoch: training.epoch_batches(
+            MemberKeys.of(one.key), epoch, len(images), recipe.batch_size
+        ),
+        in_axes=(0, None),
+    )
+    state = expected
+    # What is left of an epoch before has no effect.
+    sums = jax.tree.map(lambda _: jnp.full(2, jnp.nan), training.EpochMetrics.empty())
+    for epoch in range(2):
+        expected, means = whole(expected, members, train_images)
+        of_steps = train_images[batches(members, epoch)]
+        for first, last in ((0, 3), (3, 4)):
+            assert state.epoch.tolist() == [epoch, epoch]
+            state, sums = piece(
+                state, sums, members, of_steps[:, first:last], jnp.int32(first)
+            )
+        if execution == "loop":
+            assert_same((state, sums), (expected, means))
+        for a, b in zip(*map(jax.tree.leaves, (state, expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        for a, b in zip(*map(jax.tree.leaves, (sums, means)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert state.failure.batch.tolist() == [2, 2]
+    assert state.epoch.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

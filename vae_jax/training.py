@@ -1,12 +1,13 @@
 """Training one model: its state, and an epoch as one compiled program.
 
 Everything here is a function of one *member*, a model with its own key and settings;
-``population`` maps these functions over many. The training set stays on the device;
-shuffling, the draw of each view and the latent noise come from keys inside the
-program, so a run is a function of (configuration, seed) alone.
+``population`` maps these functions over many. The training set stays on the device, or
+comes to it in pieces; shuffling, the draw of each view and the latent noise come from
+keys alone, so a run is a function of (configuration, seed).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -88,10 +89,19 @@ class TrainState(NamedTuple):
 
 
 class EpochMetrics(NamedTuple):
-    """Means over an epoch's steps, while parameters move and KL is warmed up."""
+    """Means over an epoch's steps, while parameters move and KL is warmed up.
+
+    Until its last step they are sums: of an epoch taken in pieces, to the same bits.
+    """
 
     terms: Terms  # [], nats
     gradient_norm: jax.Array  # before clipping, []
+
+    @classmethod
+    def empty(cls) -> "EpochMetrics":
+        """The sums before any step."""
+        zero = jnp.float32(0)
+        return cls(Terms(*[zero] * len(Terms._fields)), zero)
 
 
 class Validation(NamedTuple):
@@ -289,14 +299,85 @@ def train_epoch(
     Returns:
         The new state and means over the steps.
     """
+    num_images = train_images.shape[0]
+    batches = epoch_batches(
+        MemberKeys.of(member.key), state.epoch, num_images, recipe.batch_size
+    )
+    return _train_steps(
+        model,
+        recipe,
+        state,
+        member,
+        EpochMetrics.empty(),
+        batches,
+        lambda batch: train_images[batch],
+        first_step=0,
+        num_images=num_images,
+    )
+
+
+def train_piece(
+    model: VAE,
+    recipe: Recipe,
+    num_images: int,
+    state: TrainState,
+    sums: EpochMetrics,
+    member: Member,
+    images: jax.Array,
+    first_step: jax.Array,
+) -> tuple[TrainState, EpochMetrics]:
+    """Trains for some steps of an epoch, on images that need not all be on the device.
+
+    Piece by piece it takes the steps of ``train_epoch``, with the same keys; the epoch
+    is finished, and counted, by the piece that holds its last step.
+
+    Args:
+        model: the VAE, at the group's (padded) latent size.
+        recipe: how to train.
+        num_images: of the whole training set.
+        state: the state so far.
+        sums: over the epoch's steps so far; any at its first step.
+        member: this model's key and settings.
+        images: integers, ``[steps, batch, D]``, uint8: those that ``epoch_batches``
+            has for these steps.
+        first_step: of the epoch's steps the first of these, int32 ``[]``.
+
+    Returns:
+        The new state and the sums with these steps: means, if they end the epoch.
+    """
+    return _train_steps(
+        model,
+        recipe,
+        state,
+        member,
+        sums,
+        images,
+        lambda batch: batch,
+        first_step=first_step,
+        num_images=num_images,
+    )
+
+
+def _train_steps(
+    model: VAE,
+    recipe: Recipe,
+    state: TrainState,
+    member: Member,
+    sums: EpochMetrics,
+    batches: jax.Array,
+    images_of: Callable[[jax.Array], jax.Array],
+    *,
+    first_step: jax.Array | int,
+    num_images: int,
+) -> tuple[TrainState, EpochMetrics]:
+    """Takes a step with the images of each of the batches, ``[steps, ...]``."""
     keys = MemberKeys.of(member.key)
-    batches = epoch_batches(keys, state.epoch, train_images.shape[0], recipe.batch_size)
-    num_steps = batches.shape[0]
+    steps_per_epoch = num_images // recipe.batch_size
 
     def step(carry, inputs):
-        params, opt_state, active, failure, skipped = carry
+        params, opt_state, active, failure, skipped, sums = carry
         index, batch = inputs
-        step_index = state.epoch * num_steps + index
+        step_index = state.epoch * steps_per_epoch + index
         (new_params, new_opt_state), report = train_step(
             model,
             recipe,
@@ -304,9 +385,9 @@ def train_epoch(
             opt_state,
             member,
             jax.random.fold_in(keys.step, step_index),
-            train_images[batch],
+            images_of(batch),
             step_index,
-            train_images.shape[0],
+            num_images,
         )
         finite = report.offender == 0
         taken = active & finite
@@ -320,9 +401,15 @@ def train_epoch(
         else:
             failure = _first(failure, active & ~finite, report.offender, index)
             active = taken
-        return (params, opt_state, active, failure, skipped), report
+        sums = jax.tree.map(
+            # With an epoch's first step ends what is left of the one before.
+            lambda total, new: jnp.where(index == 0, new, total + new),
+            sums,
+            EpochMetrics(report.terms, report.gradient_norm),
+        )
+        return (params, opt_state, active, failure, skipped, sums), None
 
-    (params, opt_state, active, failure, skipped), reports = jax.lax.scan(
+    (params, opt_state, active, failure, skipped, sums), _ = jax.lax.scan(
         step,
         (
             state.params,
@@ -330,19 +417,22 @@ def train_epoch(
             state.active,
             state.failure,
             state.skipped,
+            sums,
         ),
-        (jnp.arange(num_steps), batches),
+        (first_step + jnp.arange(len(batches)), batches),
     )
+    ends_epoch = first_step + len(batches) == steps_per_epoch
     new_state = state._replace(
         params=params,
         opt_state=opt_state,
-        epoch=state.epoch + active,
+        epoch=state.epoch + (active & ends_epoch),
         active=active,
         failure=failure,
         skipped=skipped,
     )
-    terms, norm = jax.tree.map(jnp.mean, (reports.terms, reports.gradient_norm))
-    return new_state, EpochMetrics(terms, norm)
+    return new_state, jax.tree.map(
+        lambda total: jnp.where(ends_epoch, total / steps_per_epoch, total), sums
+    )
 
 
 def _first(

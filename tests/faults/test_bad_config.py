@@ -116,6 +116,14 @@ REFUSED = [
     Case(RANGE, "--config.data.num_train=0", ("num_train is 0", "-1")),
     Case(RANGE, "--config.data.num_train=5000", ("5000", "1300")),
     Case(RANGE, "--config.data.num_validation=1800", ("1800", "1797")),
+    Case(
+        RANGE, "--config.data.stream_megabytes=0", ("stream_megabytes is 0", "above 0")
+    ),
+    Case(
+        RANGE,
+        "--config.data.stream=True --config.data.stream_megabytes=0.02",
+        ("stream_megabytes is 0.02", "give more"),
+    ),
     Case(RANGE, "--config.data.split_seed=-1", ("split_seed is -1", "0 or more")),
     Case(RANGE, "--config.data.path={npz}", ("no meaning for 'digits'", "'npz'")),
     Case(RANGE, "--config.data.name=npz", ("needs data.path",)),
@@ -416,6 +424,7 @@ OTHER_VALUES = (
     {"training.objective": "renyi", "training.alpha": 0.5},
     {"training.objective": "mmd", "training.mmd_weight": 1.0},
     {"training.capacity": 2.0},
+    {"data.stream": True, "data.stream_megabytes": 1.5},
 )
 NO_NUMBER_DEPENDS_ON = {
     "checkpoint.every_epochs": 5,
