@@ -236,7 +236,7 @@ def train_and_report(
         )
         try:
             with interruption.deferred():
-                sweep = _Sweep(folder, runs, chosen, launch)
+                sweep = Sweep(folder, runs, chosen, launch)
                 CONSOLE.print(data.describe())
                 sweep.run(interruption)
             if folder.finished():
@@ -246,8 +246,15 @@ def train_and_report(
             folder.close()
 
 
-class _Sweep:
-    """A sweep while its jobs run."""
+class Sweep:
+    """A sweep while its jobs run.
+
+    Args:
+        folder: the folder of the sweep, opened for writing.
+        runs: every run of it.
+        chosen: those to train.
+        launch: how.
+    """
 
     def __init__(
         self,
@@ -349,20 +356,34 @@ class _Sweep:
             warn(f"{job.name} ended too early and is launched again.")
 
     def _gather(self, job: Job) -> None:
-        """Puts what a job finished into the folder, each run's result last."""
-        # Whoever waits for the lock finds the job done, and does not begin it anew.
+        """Gathers and removes a job that is done, unless its process has yet to end."""
+        # Whoever waits for the lock finds the job gone, and does not begin it anew.
         lock = take_lock(str(job.path), wait=False)
         if lock is None:
-            return  # Its process is about to end.
-        folder, source = self._folder, RunFolder.open(job.path)
-        environment = source.environment()
+            return
+        try:
+            new = [run for run in job.runs if run not in self._finished]
+            self._copy(RunFolder.open(job.path), new)
+            self._finished.update(new)
+            job.remove()
+        finally:
+            os.close(lock)
+        self._running.remove(job)
+        self._num_gathered += 1
+        CONSOLE.print(
+            f"[{self._num_gathered}/{self._num_jobs}] {job.name}: {len(new)} "
+            f"model{'s' * (len(new) != 1)} gathered"
+        )
+
+    def _copy(self, source: RunFolder, runs: Sequence[str]) -> None:
+        """Puts what a job has of runs into the folder, verified, results last."""
+        folder, environment = self._folder, source.environment()
         if environment["bits_depend_on"] not in self._environments:
             self._environments.append(environment["bits_depend_on"])
             folder.record_environment(environment, warn)
-        new = [run for run in job.runs if run not in self._finished]
-        folder.log(source.metrics(new))
+        folder.log(source.metrics(runs))
         folder.close_events()
-        for run in new:
+        for run in runs:
             for attempt in range(source.num_failures(run)):
                 facts, state = source.load_failure(run, attempt)
                 facts["replay"] = failures.replay_command(run, folder.path)
@@ -372,20 +393,12 @@ class _Sweep:
                 write_atomically(copy, figure.read_bytes())
             (result,) = source.results([run])
             folder.save_member(run, source.load_params(run), result)
-        self._finished.update(new)
-        job.remove()
-        os.close(lock)
-        self._running.remove(job)
-        self._num_gathered += 1
-        CONSOLE.print(
-            f"[{self._num_gathered}/{self._num_jobs}] {job.name}: {len(new)} "
-            f"model{'s' * (len(new) != 1)} gathered"
-        )
 
     def refuse_failed(self) -> None:
-        """
+        """Says which jobs failed, if any did.
+
         Raises:
-            LaunchError: jobs failed.
+            LaunchError: some did.
         """
         if self._failed:
             job = self._failed[0]

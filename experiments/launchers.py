@@ -368,8 +368,8 @@ def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
     """
     parsed: dict[str, Any] = {}
     for option in options:
-        name, equals, text = option.partition("=")
-        if not (name and equals):
+        name, _, text = option.partition("=")
+        if not (name and text):
             raise LaunchError(
                 f"--{flag} is {option!r}: give names and values, as in "
                 f"--{flag}={_EXAMPLES[flag]}."

@@ -89,8 +89,8 @@ def _launch() -> jobs.Launch | None:
             )
     if not engine:
         return None
-    for name, options in _OPTIONS.items():
-        if options.value and name != engine:
+    for name in _OPTIONS:
+        if _OPTIONS[name].value and name != engine:
             raise launchers.LaunchError(
                 f"--{name} has no effect with --launcher={engine}: choose --launcher="
                 f"{name}, or leave out --{name}."
@@ -100,9 +100,8 @@ def _launch() -> jobs.Launch | None:
             raise launchers.LaunchError(
                 f"--{name} and --launcher exclude each other: a job is one process."
             )
-    options = launchers.parse_options(
-        engine, _OPTIONS[engine].value if engine in _OPTIONS else ()
-    )
+    given = _OPTIONS[engine].value if engine in _OPTIONS else []
+    options = launchers.parse_options(engine, given)
     folder = command_line.workdir().absolute() / "jobs" / "submitit"
     return jobs.Launch(
         launchers.make_launcher(engine, folder, _MAX_JOBS.value, options),
