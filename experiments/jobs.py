@@ -303,11 +303,13 @@ class Sweep:
                     self._try_again(job, is_stopped)
             if interruption.requested() and not is_stopped:
                 if not self._engine.is_attached:
-                    raise Stopped(f"{len(self._running)} jobs go on without this")
+                    raise Stopped(
+                        f"left to the queue, unfinished jobs: {len(self._running)}"
+                    )
                 is_stopped = True
                 self._engine.stop()
         if is_stopped and self._waiting:
-            raise Stopped(f"stopped with {len(self._waiting)} jobs to be continued")
+            raise Stopped(f"stopped, unfinished jobs: {len(self._waiting)}")
         if not self._waiting and not any(self._folder.jobs.glob("*.json")):
             shutil.rmtree(self._folder.jobs, ignore_errors=True)
 

@@ -398,7 +398,7 @@ def test_failures_count_in_a_row(folder):
 
 def test_attached_jobs_are_stopped_and_wait(folder):
     engine = Engine("3")
-    with pytest.raises(Stopped, match="stopped with 2 jobs"):
+    with pytest.raises(Stopped, match="stopped, unfinished jobs: 2"):
         run_all(folder, engine, after=0)
     assert (engine.num_stops, len(engine.commands)) == (1, 1)
     assert len(list(folder.jobs.glob("*.json"))) == 2
@@ -409,7 +409,7 @@ def test_other_jobs_go_on_and_are_found_again(folder):
     engine.is_attached, engine.most_at_once = False, 9
     handles = {f"handle of {folder.jobs / g.name}" for g in grid.group(RUNS)}
     engine.running = set(handles)
-    with pytest.raises(Stopped, match="2 jobs go on"):
+    with pytest.raises(Stopped, match="left to the queue, unfinished jobs: 2"):
         run_all(folder, engine, after=0)
     assert engine.num_stops == 0
 

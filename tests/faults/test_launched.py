@@ -37,11 +37,24 @@ def commands_of(folder):
     return found
 
 
-def checkpointed(folder, count=1):
-    """Whether a job has written so many checkpoints, and is still being trained."""
-    return lambda: any(
-        len(harness.checkpoints(job)) >= count for job in (folder / "jobs").glob("*-*")
-    )
+def epochs(folder):
+    """The epochs of all checkpoints that jobs have now."""
+    jobs = (folder / "jobs").glob("*-*/")
+    return [int(path.name) for job in jobs for path in harness.checkpoints(job)]
+
+
+def freeze_a_job(folder, process, after=0):
+    """Makes the process of a job stand still, amid training and beyond an epoch."""
+    for _ in range(100):
+        assert harness.wait_for(
+            lambda: any(after < n < harness.NUM_EPOCHS for n in epochs(folder)), process
+        )
+        for pid in commands_of(folder):
+            os.kill(pid, signal.SIGSTOP)
+            if any(after < n < harness.NUM_EPOCHS for n in epochs(folder)):
+                return pid
+            os.kill(pid, signal.SIGCONT)
+    raise AssertionError("the moment never came")
 
 
 def assert_done(process, folder, undisturbed):
@@ -59,9 +72,8 @@ def test_a_job_that_is_killed_ends_with_the_same_bits(
     """Both jobs at once, one of them killed twice."""
     with faults.injected("SIGKILL to a job"):
         process = local(tmp_path, cache, 2)
-        for count in (1, 3):
-            assert harness.wait_for(checkpointed(tmp_path, count), process)
-            os.kill(commands_of(tmp_path)[0], signal.SIGKILL)
+        for epoch in (0, 9):
+            os.kill(freeze_a_job(tmp_path, process, epoch), signal.SIGKILL)
         outcome = assert_done(process, tmp_path, undisturbed)
         assert outcome.stdout.count("ended too early and is launched again") == 2
 
@@ -74,16 +86,14 @@ def test_the_launching_command_is_killed(
     with faults.injected("SIGKILL to the command that launches"):
         process = local(tmp_path, cache)
         assert harness.wait_for(
-            lambda: (
-                len(harness.results(tmp_path)) >= gathered and checkpointed(tmp_path)()
-            ),
-            process,
+            lambda: len(harness.results(tmp_path)) >= gathered, process
         )
+        orphan = freeze_a_job(tmp_path, process)
         process.kill()
         harness.Outcome(process)
-        finished, orphans = harness.results(tmp_path), commands_of(tmp_path)
+        finished = harness.results(tmp_path)
         assert len(finished) == gathered
-        assert orphans
+        os.kill(orphan, signal.SIGCONT)
         assert_done(local(tmp_path, cache), tmp_path, undisturbed)
         assert finished.items() <= harness.results(tmp_path).items()
 
@@ -97,11 +107,13 @@ def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
         epoch = max(int(path.name) for path in harness.checkpoints(tmp_path))
 
         process = local(tmp_path, cache)
-        assert harness.wait_for(checkpointed(tmp_path, 2), process)
+        job = freeze_a_job(tmp_path, process, epoch)
         process.terminate()
+        time.sleep(1)  # The request is handed on.
+        os.kill(job, signal.SIGCONT)
         outcome = harness.Outcome(process)
         assert outcome.status == STOPPED, outcome.stderr
-        assert "stopped with 2 jobs to be continued" in outcome.stderr
+        assert "stopped, unfinished jobs: 2: the same command" in outcome.stderr
         assert not commands_of(tmp_path)
         logs = [path.read_text() for path in (tmp_path / "jobs").glob("*.log")]
         assert any(f"continues after epoch {epoch} of" in log for log in logs)
@@ -119,17 +131,16 @@ def test_slurm_goes_on_without_the_command(undisturbed, cache, faults, tmp_path)
     slurm = fake_slurm.install(tmp_path / "slurm")
     with faults.injected("SIGTERM to the command that launches"):
         process = start(folder, cache, "--launcher=slurm", **slurm)
-        assert harness.wait_for(checkpointed(folder), process)
+        job = freeze_a_job(folder, process)
         process.terminate()
         outcome = harness.Outcome(process)
         assert outcome.status == STOPPED, outcome.stderr
-        assert "2 jobs go on without this: the same command continues" in outcome.stderr
-        assert commands_of(folder)
+        assert outcome.stderr.endswith("the same command continues.\n")
+        assert "left to the queue" in outcome.stderr
+        assert job in commands_of(folder)
     with faults.injected("SIGKILL to a job"):
         again = start(folder, cache, "--launcher=slurm", **slurm)
-        time.sleep(1)
-        for pid in commands_of(folder)[:1]:
-            os.kill(pid, signal.SIGKILL)
+        os.kill(job, signal.SIGKILL)
         assert_done(again, folder, undisturbed)
     # One array of both jobs, and the one that was killed.
     scripts = sorted(Path(slurm["FAKE_SLURM"]).glob("*.sh"))
@@ -149,8 +160,7 @@ def test_ray_ends_with_the_same_bits(undisturbed, cache, faults, tmp_path, monke
                 "--launcher=ray",
                 RAY_ADDRESS=cluster.address_info["gcs_address"],
             )
-            assert harness.wait_for(checkpointed(tmp_path), process)
-            os.kill(commands_of(tmp_path)[0], signal.SIGKILL)
+            os.kill(freeze_a_job(tmp_path, process), signal.SIGKILL)
             assert_done(process, tmp_path, undisturbed)
     finally:
         ray.shutdown()
