@@ -90,7 +90,9 @@ def test_the_launching_command_is_killed(
         )
         orphan = freeze_a_job(tmp_path, process)
         process.kill()
-        harness.Outcome(process)
+        process.wait()
+        process.stdout.close()  # Its jobs hold the other ends.
+        process.stderr.close()
         finished = harness.results(tmp_path)
         assert len(finished) == gathered
         os.kill(orphan, signal.SIGCONT)
