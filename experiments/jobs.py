@@ -324,7 +324,7 @@ class Sweep:
                 self._running.append(job)
 
     def _submit(self) -> None:
-        count = self._engine.most_at_once - len(self._running)
+        count = max(0, self._engine.most_at_once - len(self._running))
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         if not batch:
             return

@@ -357,6 +357,16 @@ def test_a_job_whose_process_still_ends_is_not_removed(folder):
     assert len(folder.finished()) == 8
 
 
+def test_what_is_done_is_gathered_and_the_rest_launched_in_turn(folder, trained):
+    """Jobs that an earlier command left, more of them than may run at once."""
+    for job in jobs.plan(RUNS, folder, 1)[:3]:
+        train(job.path, [run for run in RUNS if run.name in job.runs])
+    engine = Engine()  # One at a time.
+    run_all(folder, engine)
+    assert_all_gathered(folder, trained)
+    assert len(engine.commands) == 5
+
+
 # --- jobs that end too early ----------------------------------------------------------
 
 
