@@ -96,7 +96,7 @@ def _launch() -> jobs.Launch | None:
                 f"{name}, or leave out --{name}."
             )
     for name in ("distributed", "coordinator", "num_processes", "process_id"):
-        if flags.FLAGS[name].value not in (None, False):
+        if flags.FLAGS[name].present:
             raise launchers.LaunchError(
                 f"--{name} and --launcher exclude each other: a job is one process."
             )
