@@ -97,7 +97,9 @@ def _begin(command: Command) -> tuple[int, int] | None:
         lock = take_lock(command.path)
     except FileNotFoundError:  # All jobs are done, and their folder removed.
         return None
-    if lock is None or not os.path.exists(f"{command.path}.json"):
+    assert lock is not None  # It was waited for.
+    if not os.path.exists(f"{command.path}.json"):
+        os.close(lock)
         return None
     log = f"{command.path}.log"
     return lock, os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
