@@ -19,13 +19,14 @@ from ml_collections import config_flags
 from experiments import data_cache
 from experiments.data import DataError
 from experiments.interruption import STOPPED, Stopped, leave
+from experiments.launchers import LaunchError
 from experiments.run_folder import FolderError
 from experiments.settings import SettingsError, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
 INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved
 
-_REFUSALS = (DataError, FolderError, SettingsError)
+_REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
 
 # Programs that compile faster are not worth a file.
 _SECONDS_WORTH_KEEPING = 0.1

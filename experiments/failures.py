@@ -55,14 +55,17 @@ def record(
             "key": jax.random.key_data(jax.random.fold_in(keys.step, step)).tolist(),
             "images": batches[batch].tolist(),
         }
-    facts["replay"] = (
-        f"python -m experiments.replay --workdir={folder} --run={run.name}"
-    )
+    facts["replay"] = replay_command(run.name, folder)
     arrays = {
         f"member/{name}": array[index] for name, array in task.member_arrays.items()
     }
     arrays |= named_leaves({"params": state.params, "opt_state": state.opt_state})
     return facts, {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def replay_command(run: str, folder: Path) -> str:
+    """The command that replays a run's last failure."""
+    return f"python -m experiments.replay --workdir={folder} --run={run}"
 
 
 def describe(facts: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@
     members/<run>/       params.safetensors (unpadded) and result.json, once finished
     failures/<run>/      where a run met a value that is not finite, for a replay
     checkpoints/         of groups of runs that are not finished
+    jobs/                run folders of groups that are trained elsewhere
     results.csv          one row per finished run
     figures/, report.html
 
@@ -57,6 +58,7 @@ _MAY_DIFFER = (
 )
 _UNFINISHED = ".unfinished"
 _LOCK = ".lock"
+_JOBS = "jobs"
 
 
 class FolderError(RuntimeError):
@@ -110,6 +112,10 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def _seal(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +183,8 @@ class RunFolder:
         config: Mapping[str, Any],
         data_fingerprint: str,
         report: Callable[[str], object],
+        *,
+        computes: bool = True,
     ) -> "RunFolder":
         """Opens a folder for writing, new or begun before with the same configuration.
 
@@ -188,6 +196,8 @@ class RunFolder:
             config: the configuration.
             data_fingerprint: of the images (``ImageData.fingerprint``).
             report: is given a line on everything a person should know.
+            computes: whether this process computes what is written; else whoever does
+                is to be told of by ``record_environment``.
 
         Raises:
             FolderError: the folder cannot be written, holds other files, holds the run
@@ -202,12 +212,13 @@ class RunFolder:
             # Again, as another process may have begun it just before.
             begun = folder._is_begun(config)
             for unfinished in path.rglob(f".*{_UNFINISHED}"):
-                unfinished.unlink(missing_ok=True)
+                if folder.jobs not in unfinished.parents:  # They may be running.
+                    unfinished.unlink(missing_ok=True)
             if not begun:
                 write_atomically(path / "config.json", text)
             elif (path / "metrics.jsonl").exists():
                 folder.restore_metrics((), ())  # Damaged rows are dropped.
-            folder._record_environment(data_fingerprint, report)
+            folder.record_environment(environment(data_fingerprint, computes), report)
         except BaseException:
             folder.close()
             raise
@@ -254,12 +265,16 @@ class RunFolder:
         self.close_events()
         self._lock.release()
 
-    def _record_environment(
-        self, data_fingerprint: str, report: Callable[[str], object]
+    def record_environment(
+        self, now: Mapping[str, Any], report: Callable[[str], object]
     ) -> None:
-        """Writes what the bits depend on; says where that is not what it was."""
+        """Writes what the bits depend on; says where that is not what it was.
+
+        Args:
+            now: the environment of a process that writes here, or of a job.
+            report: is given a line where it differs from that before.
+        """
         path = self.path / "environment.json"
-        now = environment(data_fingerprint)
         if not path.exists():
             write_atomically(path, _json(now))
             return
@@ -271,6 +286,11 @@ class RunFolder:
                 f"{earlier.get('data')} there and {present['data']} here): restore "
                 "them, or choose another --workdir."
             )
+        if present.keys() == {"data"}:
+            return
+        if earlier.keys() == {"data"}:  # Nothing was computed yet.
+            write_atomically(path, _json({**now, "command": before["command"]}))
+            return
         if differences := _differences(earlier, present):
             report(
                 f"{self.path} was begun elsewhere ({'; '.join(differences)}): its "
@@ -305,6 +325,11 @@ class RunFolder:
             for line in _differences(self.config(), plain, ".config")
             if not line.startswith(_MAY_DIFFER)
         ]
+
+    @property
+    def jobs(self) -> Path:
+        """Where groups that are trained elsewhere have their folders."""
+        return self.path / _JOBS
 
     def environment(self) -> dict[str, Any]:
         """What the folder's numbers depend on besides its configuration."""
@@ -370,6 +395,12 @@ class RunFolder:
         except OSError as error:
             raise _cannot_write(self.path / "metrics.jsonl", error) from error
 
+    def metrics(self, runs: Collection[str]) -> list[dict[str, Any]]:
+        """The metric rows of some runs, in the order they were logged."""
+        with open(self.path / "metrics.jsonl", encoding="utf-8") as file:
+            rows = [json.loads(row) for row in file if _run_of(row) in runs]
+        return [_with_nan(row) for row in rows]
+
     def _log_events(self, row: Mapping[str, Any]) -> None:
         run = row["run"]
         if run not in self._events:
@@ -423,12 +454,7 @@ class RunFolder:
         """Rows of the finished runs, in the order of the names given."""
         finished = self.finished()
         return [
-            {
-                name: math.nan if value is None else value
-                for name, value in self._read_sealed(
-                    self.path / "members" / run / "result.json"
-                ).items()
-            }
+            _with_nan(self._read_sealed(self.path / "members" / run / "result.json"))
             for run in order
             if run in finished
         ]
@@ -484,8 +510,14 @@ class RunFolder:
         """How often a run was stopped by a value that is not finite."""
         return len(list((self.path / "failures" / run).glob("*.json")))
 
-    def load_failure(self, run: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Facts and state of a run's last failure, as they were saved.
+    def load_failure(
+        self, run: str, attempt: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Facts and state of a run's failure, as they were saved.
+
+        Args:
+            run: its name.
+            attempt: which of its failures; None: the last.
 
         Raises:
             FolderError: there is none, or it is damaged.
@@ -496,7 +528,8 @@ class RunFolder:
                 f"{self.path} holds no failure of a run {run!r}; those that met a "
                 f"value that is not finite: {', '.join(names) or 'none'}."
             )
-        path = self.path / "failures" / run / f"{count - 1}.safetensors"
+        attempt = count - 1 if attempt is None else attempt
+        path = self.path / "failures" / run / f"{attempt}.safetensors"
         return self._read_sealed(path.with_suffix(".json")), _load_arrays(path)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -512,12 +545,18 @@ class RunFolder:
         return path
 
 
-def environment(data_fingerprint: str) -> dict[str, Any]:
+def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
     """The command, and what the bits of a run depend on besides its configuration.
 
     Args:
         data_fingerprint: of the images.
+        computes: whether they depend on this process.
     """
+    if not computes:
+        return {
+            "command": " ".join(sys.argv),
+            "bits_depend_on": {"data": data_fingerprint},
+        }
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=Path(__file__).parent,

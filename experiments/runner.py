@@ -22,7 +22,7 @@ from experiments.group_training import GroupTraining
 from experiments.interruption import Interruption
 from experiments.progress import CONSOLE, Progress, print_results, warn
 from experiments.report import write_report
-from experiments.run_folder import RunFolder
+from experiments.run_folder import FolderError, RunFolder
 from experiments.settings import SettingsError
 from experiments.streaming import import_grain
 
@@ -168,9 +168,11 @@ def train_and_report(
         if processes.is_primary():
             folder = RunFolder.create(workdir, config, data.fingerprint, warn)
         try:
+            if folder:
+                _refuse_launched(folder)
             _train(data, chosen, folder, interruption)
             if folder:
-                _report(folder, runs)
+                report(folder, runs)
         finally:
             if folder:
                 folder.close()
@@ -210,9 +212,24 @@ def _plan(chosen: Sequence[Run], folder: RunFolder | None) -> list[Group]:
     ]
 
 
-def _report(folder: RunFolder, runs: Sequence[Run]) -> None:
+def _refuse_launched(folder: RunFolder) -> None:
+    """Refuses to train what jobs may be training: every run is trained once."""
+    if any(folder.jobs.glob("*.json")):
+        raise FolderError(
+            f"{folder.jobs} holds jobs that are not gathered: give the same --launcher "
+            "again to end them, or delete that folder to train their runs anew."
+        )
+
+
+def report(folder: RunFolder, runs: Sequence[Run]) -> None:
+    """Writes the table and the report of all runs that are finished, and prints both.
+
+    Args:
+        folder: where they are.
+        runs: every run of the configuration.
+    """
     rows = folder.results([run.name for run in runs])
     table = folder.write_table("results.csv", rows)
     print_results(rows)
-    report = write_report(folder.path)
-    CONSOLE.print(f"numbers: {table}\nreport:  {report}")
+    page = write_report(folder.path)
+    CONSOLE.print(f"numbers: {table}\nreport:  {page}")

@@ -6,14 +6,17 @@
     python -m experiments.sweep --config.sweep.likelihood=bernoulli,laplace \
         --config.sweep.latent_dim=2,32 --config.sweep.beta=1.0,4.0 --workdir=runs/two
 
+    python -m experiments.sweep --launcher=slurm --slurm=partition=gpu,gpus_per_node=1
+
 The same command on the same folder continues; finished runs are not trained again.
 """
 
+import sys
 from collections.abc import Iterable
 
 from absl import flags
 
-from experiments import command_line, grid, runner
+from experiments import command_line, grid, jobs, launchers, runner
 from experiments.settings import SettingsError
 
 _LIST = flags.DEFINE_bool("list", False, "List the runs of the sweep and end.")
@@ -22,6 +25,35 @@ _ONLY = flags.DEFINE_string(
     "",
     "Train only these: indices, ranges or parts of names, as in '0-3 seed=1'.",
 )
+_LAUNCHER = flags.DEFINE_enum(
+    "launcher",
+    None,
+    ["local", "slurm", "ray"],
+    "Train each group of runs in a job of its own: on this machine, on Slurm, or on a "
+    "running Ray cluster. Without it, everything is trained in this process.",
+)
+_MAX_JOBS = flags.DEFINE_integer(
+    "max_jobs",
+    None,
+    "Jobs at once; by default one on this machine, and all that fit on a cluster.",
+    lower_bound=1,
+)
+_SLICE = flags.DEFINE_integer(
+    "slice", 0, "The most runs of a job; 0: whole groups.", lower_bound=0
+)
+_RETRIES = flags.DEFINE_integer(
+    "retries",
+    2,
+    "So often a job that ended without getting further is launched again.",
+    lower_bound=0,
+)
+_OPTIONS = {
+    name: flags.DEFINE_list(name, [], f"What a job asks {of} for, as in {example}.")
+    for name, of, example in (
+        ("slurm", "Slurm", "--slurm=partition=gpu,timeout_min=600,gpus_per_node=1"),
+        ("ray", "Ray", "--ray=num_cpus=4,num_gpus=1"),
+    )
+}
 
 
 def main() -> None:
@@ -34,8 +66,49 @@ def main() -> None:
             if run in chosen:
                 print(f"{index:4d}  {run.name}")
         return
+    launch, workdir = _launch(), command_line.workdir()
+    if launch:
+        jobs.train_and_report(config, runs, chosen, workdir, launch)
+        return
     command_line.join_processes()
-    runner.train_and_report(config, runs, chosen, command_line.workdir())
+    runner.train_and_report(config, runs, chosen, workdir)
+
+
+def _launch() -> jobs.Launch | None:
+    """How the sweep is launched; None: it is trained in this process.
+
+    Raises:
+        LaunchError: no such engine here, or options that contradict each other.
+    """
+    engine = _LAUNCHER.value
+    for name in jobs.LAUNCH_FLAGS:
+        if flags.FLAGS[name].present and not engine:
+            raise launchers.LaunchError(
+                f"--{name} has no effect without --launcher: add it, or leave out "
+                f"--{name}."
+            )
+    if not engine:
+        return None
+    for name in _OPTIONS:
+        if _OPTIONS[name].value and name != engine:
+            raise launchers.LaunchError(
+                f"--{name} has no effect with --launcher={engine}: choose --launcher="
+                f"{name}, or leave out --{name}."
+            )
+    for name in ("distributed", "coordinator", "num_processes", "process_id"):
+        if flags.FLAGS[name].present:
+            raise launchers.LaunchError(
+                f"--{name} and --launcher exclude each other: a job is one process."
+            )
+    given = _OPTIONS[engine].value if engine in _OPTIONS else []
+    options = launchers.parse_options(engine, given)
+    folder = command_line.workdir().absolute() / "jobs" / "submitit"
+    return jobs.Launch(
+        launchers.make_launcher(engine, folder, _MAX_JOBS.value, options),
+        _RETRIES.value,
+        _SLICE.value,
+        tuple(flags.FLAGS.read_flags_from_files(sys.argv[1:])),
+    )
 
 
 def _refuse_hidden(sweep: Iterable[str], overridden: Iterable[str]) -> None:

@@ -501,6 +501,14 @@ def assert_refused(outcome, *words):
         (["--config.training.validate_every=7"], ["validate_every=7", "num_epochs=10"]),
         (["--only=seed=9"], ["'seed=9'", "--list"]),
         (["--nosuch=3"], ["'nosuch'", "--help"]),
+        (["--max_jobs=2"], ["--max_jobs", "no effect without --launcher"]),
+        (["--slurm=partition=gpu"], ["--slurm", "no effect without --launcher"]),
+        (["--launcher=pbs"], ["pbs", "local|slurm|ray"]),
+        (["--launcher=local", "--slurm=qos=low"], ["--slurm", "--launcher=slurm"]),
+        (["--launcher=local", "--max_jobs=0"], ["max_jobs", "0"]),
+        (["--launcher=slurm", "--slurm=gpu"], ["'gpu'", "--slurm=partition=gpu"]),
+        (["--launcher=local", "--distributed"], ["--distributed", "exclude"]),
+        (["--launcher=ray", "--process_id=0"], ["--process_id", "exclude"]),
         (["--list=maybe"], ["maybe", "--list"]),
         (["nonsense"], ["'nonsense'", "--name=value"]),
     ],
@@ -597,6 +605,13 @@ def test_another_configs_folder_is_refused(command, small, own):
     )
     assert_refused(outcome, "learning_rate is 0.003 there and 0.5 here", "--workdir")
     assert contents(own) == before
+
+
+def test_what_jobs_may_be_training_is_not_trained_here(command, small, own):
+    (own / "jobs").mkdir()
+    (own / "jobs" / "laplace-0.json").write_text("{}")
+    outcome = command("sweep", small, f"--workdir={own}")
+    assert_refused(outcome, str(own / "jobs"), "--launcher", "delete")
 
 
 def test_folders_of_other_things_are_refused(command, tmp_path):

@@ -226,7 +226,7 @@ def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
         ]
         assert sorted(events(folder / "tensorboard" / run)) == sorted(logged)
     assert not list(folder.rglob("*.unfinished"))
-    assert not list((folder / "checkpoints").iterdir())
+    assert not list((folder / "checkpoints").glob("*"))
 
 
 def _by_run(metrics: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

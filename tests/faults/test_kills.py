@@ -135,7 +135,7 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
     "function",
     [
         "experiments.run_folder:write_atomically",  # Nothing but a lock is there.
-        "experiments.run_folder:RunFolder._record_environment",
+        "experiments.run_folder:RunFolder.record_environment",
         "experiments.run_folder:RunFolder.log",
         "experiments.run_folder:RunFolder.end",  # All results are there.
         "experiments.run_folder:RunFolder.write_table",

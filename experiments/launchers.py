@@ -1,0 +1,395 @@
+"""Engines that run jobs elsewhere: submitit on this machine or Slurm, and Ray.
+
+Each is told commands and asked which of them it still holds; what has become of a job
+is seen in its folder alone. This module imports nothing heavy, as every job loads it.
+"""
+
+import functools
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+
+class LaunchError(RuntimeError):
+    """Jobs that cannot be launched, or that failed; the message is one line."""
+
+
+# --- in the job's process -------------------------------------------------------------
+
+
+class Command(NamedTuple):
+    """A command that continues a job, however often it is run.
+
+    Beside the job's folder ``path`` lie ``path.json``, which is there until the job's
+    results are gathered, ``path.lock`` and ``path.log``.
+    """
+
+    arguments: tuple[str, ...]
+    path: str
+    cwd: str
+
+
+def become(command: Command, environment: Mapping[str, str] | None = None) -> None:
+    """Turns this process into a command.
+
+    Signals then reach the command once and directly, whoever sends them to whom.
+
+    Args:
+        command: the command.
+        environment: its environment; None: that of this process.
+    """
+    # While it waits, whatever handler the engine has installed would lose it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    held = _begin(command)
+    if not held:
+        return
+    lock, log = held
+    for descriptor in (1, 2):
+        os.dup2(log, descriptor)
+    os.set_inheritable(lock, True)
+    os.chdir(command.cwd)
+    os.execve(command.arguments[0], command.arguments, environment or os.environ)
+
+
+def run(command: Command, environment: Mapping[str, str]) -> None:
+    """Runs a command below this process; a KeyboardInterrupt is handed on as SIGTERM.
+
+    Args:
+        command: the command.
+        environment: variables that it has where this process has none of that name.
+    """
+    held = _begin(command)
+    if not held:
+        return
+    lock, log = held
+    child = subprocess.Popen(
+        command.arguments,
+        cwd=command.cwd,
+        env={**environment, **os.environ},
+        stdout=log,
+        stderr=log,
+        pass_fds=(lock,),
+    )
+    os.close(lock)
+    os.close(log)
+    try:
+        child.wait()
+    except KeyboardInterrupt:
+        child.terminate()
+        child.wait()
+
+
+def _begin(command: Command) -> tuple[int, int] | None:
+    """The descriptors of a job's lock and log; None if it is done.
+
+    The command inherits the lock, and so holds it though this process were killed: a
+    job that an engine has lost sight of is waited for, never run twice at once.
+    """
+    try:
+        lock = take_lock(command.path)
+    except FileNotFoundError:  # All jobs are done, and their folder removed.
+        return None
+    assert lock is not None  # It was waited for.
+    if not os.path.exists(f"{command.path}.json"):
+        os.close(lock)
+        return None
+    log = f"{command.path}.log"
+    return lock, os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+
+
+def take_lock(path: str, *, wait: bool = True) -> int | None:
+    """The descriptor of a job's lock, once no other process holds it.
+
+    Args:
+        path: the job's folder.
+        wait: whether to wait for that; else None is returned where one does.
+    """
+    import fcntl  # Not on Windows, where all but launching works.
+
+    lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return lock
+
+
+# --- in the command that launches -----------------------------------------------------
+
+
+class Launcher(Protocol):
+    """An engine."""
+
+    name: str
+    # The most jobs that it is given at once; those beyond wait with the caller.
+    most_at_once: int
+    # Whether its jobs end with the command that launched them.
+    is_attached: bool
+    # How often the jobs' folders are looked at.
+    poll_seconds: float
+
+    def submit(self, commands: Sequence[Command]) -> list[str]:
+        """Starts or queues commands; returns a handle of each.
+
+        Raises:
+            LaunchError: the engine refuses them.
+        """
+
+    def is_running(self, handle: str) -> bool:
+        """Whether a command is queued or runs; False for one it does not know."""
+
+    def stop(self) -> None:
+        """Asks the commands of an attached engine to save their work and end."""
+
+
+def make_launcher(
+    name: str, folder: Path, max_jobs: int | None, options: Mapping[str, Any]
+) -> Launcher:
+    """The engine of a name, checked to be there; nothing is written yet.
+
+    Args:
+        name: ``local``, ``slurm`` or ``ray``.
+        folder: for the engine's own files, shared with the machines it uses.
+        max_jobs: jobs at once; None: one on this machine, all it can on others.
+        options: what each job asks for, in the engine's names.
+
+    Raises:
+        LaunchError: it is not installed, not there, or does not know an option.
+    """
+    if name == "local":
+        return Local(folder, max_jobs or 1)
+    if name == "slurm":
+        return Slurm(folder, max_jobs, options)
+    return Ray(max_jobs, options)
+
+
+class Local:
+    """Processes on this machine, through submitit.
+
+    Args:
+        folder: for submitit's files.
+        max_jobs: processes at once.
+    """
+
+    name = "local"
+    is_attached = True
+    poll_seconds = 0.2
+
+    def __init__(self, folder: Path, max_jobs: int):
+        self._submitit = _import("submitit", "submitit")
+        self._folder = folder
+        self._jobs: dict[str, Any] = {}
+        self.most_at_once = max_jobs
+
+    def submit(self, commands: Sequence[Command]) -> list[str]:
+        executor = self._submitit.AutoExecutor(self._folder, cluster="local")
+        executor.update_parameters(timeout_min=_TEN_YEARS)
+        handles = []
+        for command in commands:
+            # A Ctrl-C at the terminal reaches all processes there. The jobs are told of
+            # it by this one, and a second request would end them at once.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                # submitit would hide the accelerators.
+                job = executor.submit(become, command, dict(os.environ))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            self._jobs[job.job_id] = job
+            handles.append(job.job_id)
+        return handles
+
+    def is_running(self, handle: str) -> bool:
+        return handle in self._jobs and not self._jobs[handle].done()
+
+    def stop(self) -> None:
+        for handle in self._jobs:
+            if self.is_running(handle):
+                os.kill(int(handle), signal.SIGTERM)
+
+
+_TEN_YEARS = 10 * 365 * 24 * 60  # minutes
+
+
+class Slurm:
+    """Job arrays of a Slurm cluster, through submitit.
+
+    Jobs outlive the command that launched them. Ninety seconds (``signal_delay_s``)
+    before their time is up, Slurm sends them SIGTERM; it does not requeue them, as the
+    launching command does.
+
+    Args:
+        folder: for submitit's files.
+        max_jobs: jobs at once; None: no limit but the cluster's.
+        options: submitit's names of what a job asks for, with their values.
+    """
+
+    name = "slurm"
+    is_attached = False
+    poll_seconds = 3.0
+
+    def __init__(self, folder: Path, max_jobs: int | None, options: Mapping[str, Any]):
+        self._submitit = _import("submitit", "submitit")
+        if missing := [p for p in ("sbatch", "srun", "sacct") if not shutil.which(p)]:
+            raise LaunchError(
+                f"--launcher=slurm needs {', '.join(missing)}, not found on PATH: give "
+                "the command on a machine that submits to the cluster."
+            )
+        self._executor = self._submitit.AutoExecutor(folder, cluster="slurm")
+        self._max_jobs = max_jobs
+        self._checked = -float("inf")
+        self.most_at_once = _LARGEST_ARRAY
+        self._set_options(options)
+
+    def _set_options(self, options: Mapping[str, Any]) -> None:
+        shared = {"name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node"}
+        for several in ("nodes", "tasks_per_node", "ntasks_per_node"):
+            if several in options:
+                raise LaunchError(
+                    f"--slurm: a job is one process on one machine, so {several} "
+                    "cannot be set."
+                )
+        delay = options.get("signal_delay_s", 90)
+        options = {"name": "vae_jax", **options}
+        try:
+            self._executor.update_parameters(
+                **{k if k in shared else f"slurm_{k}": v for k, v in options.items()},
+                slurm_additional_parameters={
+                    "signal": f"TERM@{delay}",
+                    "no-requeue": True,
+                },
+            )
+        except (AssertionError, NameError, TypeError, ValueError) as error:
+            raise LaunchError(f"--slurm: {error}") from error
+
+    def submit(self, commands: Sequence[Command]) -> list[str]:
+        at_once = min(len(commands), self._max_jobs or len(commands))
+        self._executor.update_parameters(slurm_array_parallelism=at_once)
+        try:
+            jobs = self._executor.submit_array(
+                [functools.partial(become, command) for command in commands]
+            )
+        except Exception as error:  # Whatever sbatch says.
+            raise LaunchError(f"Slurm refuses the jobs: {error}") from error
+        return [job.job_id for job in jobs]
+
+    def is_running(self, handle: str) -> bool:
+        job = self._submitit.SlurmJob(self._executor.folder, handle)
+        # One question a while, on all jobs; submitit would ask ever more rarely.
+        mode = "cache"
+        if time.monotonic() - self._checked >= _SECONDS_BETWEEN_SACCT:
+            self._checked, mode = time.monotonic(), "force"
+        state = job.watcher.get_info(handle, mode).get("State", "UNKNOWN")
+        return state.partition(" ")[0] not in _ENDED
+
+    def stop(self) -> None:
+        """Does nothing: the jobs stay in the queue."""
+
+
+_LARGEST_ARRAY = 1000  # Slurm's own default of MaxArraySize is 1001.
+_SECONDS_BETWEEN_SACCT = 15.0
+_ENDED = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+}
+
+
+class Ray:
+    """Tasks of a running Ray cluster, which RAY_ADDRESS or Ray itself finds.
+
+    Args:
+        max_jobs: tasks at once; None: no limit but the cluster's.
+        options: of ``ray.remote``, such as ``num_cpus`` and ``num_gpus`` of a task.
+    """
+
+    name = "ray"
+    is_attached = True
+    poll_seconds = 0.5
+
+    def __init__(self, max_jobs: int | None, options: Mapping[str, Any]):
+        self._ray = _import("ray", "ray")
+        try:
+            self._ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
+        except (ConnectionError, RuntimeError) as error:
+            raise LaunchError(
+                f"--launcher=ray finds no cluster ({error}): start one with ray start "
+                "--head, or set RAY_ADDRESS to the address of one."
+            ) from error
+        # Else its machines would need this package where Ray starts Python.
+        self._ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        try:
+            # How often a job is tried is decided by its progress, not by Ray.
+            self._remote = self._ray.remote(**{**options, "max_retries": 0})(run)
+        except (TypeError, ValueError) as error:
+            raise LaunchError(f"--ray: {error}") from error
+        self._tasks: dict[str, Any] = {}
+        self.most_at_once = max_jobs or _LARGEST_ARRAY
+
+    def submit(self, commands: Sequence[Command]) -> list[str]:
+        tasks = [self._remote.remote(c, dict(os.environ)) for c in commands]
+        self._tasks.update({task.hex(): task for task in tasks})
+        return [task.hex() for task in tasks]
+
+    def is_running(self, handle: str) -> bool:
+        if handle not in self._tasks:
+            return False
+        ended, _ = self._ray.wait([self._tasks[handle]], timeout=0)
+        return not ended
+
+    def stop(self) -> None:
+        for handle, task in self._tasks.items():
+            if self.is_running(handle):
+                self._ray.cancel(task)
+
+
+def _import(name: str, package: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise LaunchError(
+            f"--launcher needs the package {package}, which is not installed: pip "
+            f"install {package}"
+        ) from error
+
+
+def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
+    """Options given as ``name=value``, with numbers as numbers.
+
+    Raises:
+        LaunchError: one that is not of this form.
+    """
+    parsed: dict[str, Any] = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        if not (name and text):
+            raise LaunchError(
+                f"--{flag} is {option!r}: give names and values, as in "
+                f"--{flag}={_EXAMPLES[flag]}."
+            )
+        parsed[name.strip()] = _value(text.strip())
+    return parsed
+
+
+_EXAMPLES = {
+    "slurm": "partition=gpu,timeout_min=600,gpus_per_node=1",
+    "ray": "num_cpus=4,num_gpus=1",
+}
+
+
+def _value(text: str) -> Any:
+    for parse in (int, float):
+        try:
+            return parse(text)
+        except ValueError:
+            pass
+    return True if text.lower() == "true" else text

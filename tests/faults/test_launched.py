@@ -1,0 +1,168 @@
+"""Sweeps that are launched as jobs, whose processes are killed and stopped."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import fake_slurm
+from tests.faults import harness
+
+STOPPED = 75
+
+
+def start(folder, cache, *options, **environment):
+    """Starts the sweep of the harness, launched as the options say."""
+    sweep = harness.command("sweep", *harness.SWEEP, f"--workdir={folder}", *options)
+    return harness.start(sweep, cache, **environment)
+
+
+def local(folder, cache, count=1):
+    pytest.importorskip("submitit", reason="pip install submitit")
+    return start(folder, cache, "--launcher=local", f"--max_jobs={count}")
+
+
+def commands_of(folder):
+    """The processes that run the jobs of a sweep."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().decode()
+        except (FileNotFoundError, ProcessLookupError):  # It has just ended.
+            continue
+        if f"--workdir={folder / 'jobs'}/" in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+def epochs(folder):
+    """The epochs of all checkpoints that jobs have now."""
+    jobs = (folder / "jobs").glob("*-*/")
+    return [int(path.name) for job in jobs for path in harness.checkpoints(job)]
+
+
+def freeze_a_job(folder, process, after=0):
+    """Makes the process of a job stand still, amid training and beyond an epoch."""
+    for _ in range(100):
+        assert harness.wait_for(
+            lambda: any(after < n < harness.NUM_EPOCHS for n in epochs(folder)), process
+        )
+        for pid in commands_of(folder):
+            os.kill(pid, signal.SIGSTOP)
+            if any(after < n < harness.NUM_EPOCHS for n in epochs(folder)):
+                return pid
+            os.kill(pid, signal.SIGCONT)
+    raise AssertionError("the moment never came")
+
+
+def assert_done(process, folder, undisturbed):
+    outcome = harness.Outcome(process, timeout=600)
+    assert outcome.status == 0, outcome.stderr
+    harness.assert_undisturbed(folder, undisturbed)
+    assert not (folder / "jobs").exists()
+    assert not commands_of(folder)
+    return outcome
+
+
+def test_a_job_that_is_killed_ends_with_the_same_bits(
+    undisturbed, cache, faults, tmp_path
+):
+    """Both jobs at once, one of them killed twice."""
+    with faults.injected("SIGKILL to a job"):
+        process = local(tmp_path, cache, 2)
+        for epoch in (0, 9):
+            os.kill(freeze_a_job(tmp_path, process, epoch), signal.SIGKILL)
+        outcome = assert_done(process, tmp_path, undisturbed)
+        assert outcome.stdout.count("ended too early and is launched again") == 2
+
+
+@pytest.mark.parametrize("gathered", [0, 4])
+def test_the_launching_command_is_killed(
+    undisturbed, cache, faults, tmp_path, gathered
+):
+    """Its jobs go on; the next command waits for them, and trains nothing twice."""
+    with faults.injected("SIGKILL to the command that launches"):
+        process = local(tmp_path, cache)
+        assert harness.wait_for(
+            lambda: len(harness.results(tmp_path)) >= gathered, process
+        )
+        orphan = freeze_a_job(tmp_path, process)
+        process.kill()
+        process.wait()
+        process.stdout.close()  # Its jobs hold the other ends.
+        process.stderr.close()
+        finished = harness.results(tmp_path)
+        assert len(finished) == gathered
+        os.kill(orphan, signal.SIGCONT)
+        assert_done(local(tmp_path, cache), tmp_path, undisturbed)
+        assert finished.items() <= harness.results(tmp_path).items()
+
+
+def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
+    """What was begun in one process continues in jobs, which stop when asked to."""
+    with faults.injected("SIGTERM to the command that launches"):
+        alone = start(tmp_path, cache)
+        harness.send_while(harness.checkpointed(tmp_path), alone, signal.SIGKILL)
+        harness.Outcome(alone)
+        epoch = max(int(path.name) for path in harness.checkpoints(tmp_path))
+
+        process = local(tmp_path, cache)
+        job = freeze_a_job(tmp_path, process, epoch)
+        process.terminate()
+        time.sleep(1)  # The request is handed on.
+        os.kill(job, signal.SIGCONT)
+        outcome = harness.Outcome(process)
+        assert outcome.status == STOPPED, outcome.stderr
+        assert "stopped, unfinished jobs: 2: the same command" in outcome.stderr
+        assert not commands_of(tmp_path)
+        logs = [path.read_text() for path in (tmp_path / "jobs").glob("*.log")]
+        assert any(f"continues after epoch {epoch} of" in log for log in logs)
+        assert any("stopped after epoch" in log for log in logs)
+
+        refused = harness.Outcome(start(tmp_path, cache))
+        assert (refused.status, refused.stderr.count("\n")) == (2, 1)
+        assert "--launcher" in refused.stderr
+        assert_done(local(tmp_path, cache), tmp_path, undisturbed)
+
+
+def test_slurm_goes_on_without_the_command(undisturbed, cache, faults, tmp_path):
+    pytest.importorskip("submitit", reason="pip install submitit")
+    folder = tmp_path / "sweep"
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    with faults.injected("SIGTERM to the command that launches"):
+        process = start(folder, cache, "--launcher=slurm", **slurm)
+        job = freeze_a_job(folder, process)
+        process.terminate()
+        outcome = harness.Outcome(process)
+        assert outcome.status == STOPPED, outcome.stderr
+        assert outcome.stderr.endswith("the same command continues.\n")
+        assert "left to the queue" in outcome.stderr
+        assert job in commands_of(folder)
+    with faults.injected("SIGKILL to a job"):
+        again = start(folder, cache, "--launcher=slurm", **slurm)
+        os.kill(job, signal.SIGKILL)
+        assert_done(again, folder, undisturbed)
+    # One array of both jobs, and the one that was killed.
+    scripts = sorted(Path(slurm["FAKE_SLURM"]).glob("*.sh"))
+    arrays = ["--array=0-1%2" in path.read_text() for path in scripts]
+    assert arrays == [True, False]
+
+
+def test_ray_ends_with_the_same_bits(undisturbed, cache, faults, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="pip install ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    try:
+        with faults.injected("SIGKILL to a job"):
+            process = start(
+                tmp_path,
+                cache,
+                "--launcher=ray",
+                RAY_ADDRESS=cluster.address_info["gcs_address"],
+            )
+            os.kill(freeze_a_job(tmp_path, process), signal.SIGKILL)
+            assert_done(process, tmp_path, undisturbed)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,225 @@
+"""Tests of experiments.launchers, with commands that take no time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import launchers
+from experiments.launchers import Command, LaunchError
+from tests import fake_slurm
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def submitit():
+    return pytest.importorskip("submitit", reason="pip install submitit")
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Returns a function that makes a command of Python code, and its job's note."""
+
+    def make(code, name="job"):
+        path = tmp_path / name
+        path.with_suffix(".json").write_text("{}")
+        return Command((sys.executable, "-c", code), str(path), str(tmp_path))
+
+    return make
+
+
+def wait_for(condition, seconds=60.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def log_of(command):
+    return Path(f"{command.path}.log").read_text()
+
+
+# --- in the job's process -------------------------------------------------------------
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Returns a function that runs a command as an engine does, in its process."""
+    processes = []
+
+    def begin(command, how="become"):
+        code = (
+            "from experiments.launchers import Command, become, run\n"
+            f"{how}(Command(*{tuple(command)!r}), {{'PLACE': 'there', 'FAR': 'x'}})"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PLACE": "here"}
+        )
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+SAY = "import os; print(os.environ['PLACE'], os.environ['FAR'], os.getcwd())"
+
+
+@pytest.mark.parametrize(("how", "place"), [("become", "there"), ("run", "here")])
+def test_a_command_is_run_where_and_with_what_it_should(
+    job, start, tmp_path, how, place
+):
+    command = job(SAY)
+    assert start(command, how).wait() == 0
+    assert log_of(command) == f"{place} x {tmp_path}\n"
+
+
+@pytest.mark.parametrize("how", ["become", "run"])
+def test_a_job_that_is_gathered_is_not_run(job, start, how):
+    command = job("print('run')")
+    os.remove(f"{command.path}.json")
+    assert start(command, how).wait() == 0
+    assert not os.path.exists(f"{command.path}.log")
+    gone = command._replace(path=f"{command.path}/gone/job")
+    assert start(gone, how).wait() == 0
+
+
+@pytest.mark.parametrize("how", ["become", "run"])
+def test_a_job_is_never_run_twice_at_once(job, start, how):
+    """Not even where the process that ran the first command was killed."""
+    slow = job("print('first', flush=True); import time; time.sleep(2); print('end')")
+    first = start(slow, how)
+    wait_for(lambda: os.path.exists(f"{slow.path}.log") and log_of(slow))
+    if how == "run":
+        first.kill()  # Not its command, which goes on.
+    assert launchers.take_lock(slow.path, wait=False) is None
+    second = start(slow._replace(arguments=(sys.executable, "-c", "print('second')")))
+    assert second.wait() == 0
+    assert log_of(slow) == "first\nend\nsecond\n"
+    lock = launchers.take_lock(slow.path, wait=False)
+    assert lock is not None
+    os.close(lock)
+
+
+def test_a_request_to_stop_reaches_the_command(job, start):
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('asked'))\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    for how, number in (("become", signal.SIGTERM), ("run", signal.SIGINT)):
+        command = job(code, how)
+        process = start(command, how)
+        wait_for(lambda c=command: os.path.exists(f"{c.path}.log") and log_of(c))
+        process.send_signal(number)
+        process.wait()
+        assert log_of(command) == "ready\nasked\n"
+
+
+# --- engines --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("local", "submitit"), ("slurm", "submitit"), ("ray", "ray")]
+)
+def test_a_missing_package_is_named(monkeypatch, tmp_path, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(LaunchError, match=f"pip install {package}") as refused:
+        launchers.make_launcher(name, tmp_path / "files", None, {})
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_are_names_and_values():
+    options = ["partition=gpu", "timeout_min=600", "mem_gb=1.5", "exclusive=true"]
+    assert launchers.parse_options("slurm", options) == {
+        "partition": "gpu",
+        "timeout_min": 600,
+        "mem_gb": 1.5,
+        "exclusive": True,
+    }
+    for option in ("partition", "=gpu", "partition="):
+        with pytest.raises(LaunchError, match="--ray=num_cpus=4"):
+            launchers.parse_options("ray", [option])
+
+
+def test_jobs_of_this_machine_run_and_stop(submitit, job, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    engine = launchers.make_launcher("local", tmp_path / "submitit", 2, {})
+    assert (engine.most_at_once, engine.is_attached) == (2, True)
+    quick = job("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])", "quick")
+    slow = job("print('on', flush=True); import time; time.sleep(60)", "slow")
+    ran, stopped = engine.submit([quick, slow])
+    assert engine.is_running(ran)
+    wait_for(lambda: not engine.is_running(ran))
+    assert log_of(quick) == "3\n"
+    wait_for(lambda: os.path.exists(f"{slow.path}.log") and log_of(slow))
+    assert engine.is_running(stopped)
+    engine.stop()
+    wait_for(lambda: not engine.is_running(stopped))
+    assert not engine.is_running("of another process")
+
+
+@pytest.fixture
+def slurm(submitit, tmp_path, monkeypatch):
+    """The folder of scripts that a fake Slurm was given."""
+    for name, value in fake_slurm.install(tmp_path / "slurm").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(launchers, "_SECONDS_BETWEEN_SACCT", 0.1)
+    return tmp_path / "slurm" / "state"
+
+
+def test_slurm_runs_an_array(slurm, job, tmp_path):
+    options = {"partition": "gpu", "timeout_min": 90, "gpus_per_node": 1, "mem_gb": 8}
+    engine = launchers.make_launcher("slurm", tmp_path / "submitit", 2, options)
+    commands = [job(f"print('task {i}')", f"job{i}") for i in range(3)]
+    handles = engine.submit(commands)
+    assert handles == ["1_0", "1_1", "1_2"]
+    wait_for(lambda: not any(map(engine.is_running, handles)))
+    assert [log_of(command) for command in commands] == [
+        f"task {i}\n" for i in range(3)
+    ]
+    script = (slurm / "1.sh").read_text().splitlines()
+    for line in (
+        "--array=0-2%2",
+        "--partition=gpu",
+        "--time=90",
+        "--gpus-per-node=1",
+        "--mem=8GB",
+        "--job-name=vae_jax",
+        "--signal=TERM@90",  # to the command, which knows what it means
+        "--no-requeue",
+    ):
+        assert f"#SBATCH {line}" in script
+    # Another command finds them again, and one alone is no array.
+    again = launchers.make_launcher("slurm", tmp_path / "submitit", None, {})
+    assert not again.is_running("1_2")
+    assert again.submit([job("", "one")]) == ["2"]
+
+
+def test_slurm_refuses_in_one_line(slurm, job, tmp_path, monkeypatch):
+    folder = tmp_path / "submitit"
+    for options, words in (
+        ({"partion": "gpu"}, "partion"),
+        ({"nodes": 2}, "nodes"),
+        ({"timeout_min": "long"}, "timeout_min"),
+    ):
+        with pytest.raises(LaunchError, match=words):
+            launchers.make_launcher("slurm", folder, None, options)
+    engine = launchers.make_launcher("slurm", folder, None, {})
+    sbatch = slurm.parent / "bin" / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho no such partition >&2; exit 1")
+    with pytest.raises(LaunchError, match="no such partition"):
+        engine.submit([job("")])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="sbatch, srun, sacct"):
+        launchers.make_launcher("slurm", folder, None, {})
