@@ -48,6 +48,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "prior_components": 100,
             "flow_steps": 4,
             "flow_widths": (64,),
+            "precision": "float32",
+            "rematerialize": False,
         }
     )
     config.training = ml_collections.ConfigDict(
@@ -64,6 +66,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "partitions": 1,
             "mmd_weight": 0.0,
             "batch_size": 100,
+            "microbatches": 1,
             "num_epochs": 150,
             "validate_every": 10,
             "patience": 0,

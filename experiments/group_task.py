@@ -71,6 +71,8 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
         flow_steps=settings.model.flow_steps,
         flow_widths=settings.model.flow_widths,
         components=settings.model.prior_components,
+        precision=settings.model.precision,
+        rematerialize=settings.model.rematerialize,
         ignore_x=settings.model.ignore_x,
     )
 

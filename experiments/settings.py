@@ -49,11 +49,14 @@ class ModelSettings:
     prior_components: int  # of a mixture, or pseudo-inputs of a VampPrior
     flow_steps: int  # transformations of a flow, in posterior or prior
     flow_widths: tuple[int, ...]  # hidden units of each
+    precision: str  # what networks compute in, a name in vae_jax.networks.PRECISIONS
+    rematerialize: bool  # encoder and decoder keep less for the backward pass
 
     def __post_init__(self) -> None:
         _one_of("model.likelihood", self.likelihood, likelihoods.LIKELIHOODS)
         _one_of("model.network", self.network, networks.NETWORKS)
         _one_of("model.activation", self.activation, networks.ACTIVATIONS)
+        _one_of("model.precision", self.precision, networks.PRECISIONS)
         _count("model.latent_dim", self.latent_dim, 1)
         for name in ("components", "prior_components", "flow_steps"):
             _count(f"model.{name}", getattr(self, name), 1)
@@ -114,7 +117,7 @@ class TrainingSettings(Recipe):
         _one_of("training.on_non_finite", self.on_non_finite, ON_NON_FINITE)
         for name in (
             *("num_samples", "batch_size", "num_epochs", "validate_every"),
-            *("num_groups", "partitions"),
+            *("num_groups", "partitions", "microbatches"),
         ):
             _count(f"training.{name}", getattr(self, name), 1)
         for name in ("patience", "kl_warmup_epochs"):

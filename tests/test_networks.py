@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
@@ -15,7 +16,7 @@ from vae_jax import networks, population
 from vae_jax.evaluation import evaluate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.objectives import elbo
+from vae_jax.objectives import elbo, elbo_log_weight
 
 SHAPE = (5, 3, 2)  # odd sides and two channels: nothing fits by accident
 NUM_PIXELS = 30
@@ -234,3 +235,113 @@ def test_an_autoregressive_decoder_without_images_is_refused(autoregressive):
 def test_convolutions_without_widths_are_refused(network):
     with pytest.raises(ValueError, match=f"a {network} network needs at least one"):
         build(network, widths=())
+
+
+# --- precision and memory ---
+
+PARTS = {
+    **{network: {"network": network} for network in networks.NETWORKS},
+    "flows": {"posterior": "inverse_autoregressive_flow", "prior": "flow"},
+    "layers": {"posterior": "ladder", "upper_layers": (2,)},
+    "layers upwards": {"posterior": "bottom_up", "upper_layers": (2,)},
+}
+
+
+def make(**options):
+    options = {"image_shape": SHAPE, "latent_dim": 2, "widths": (6, 4), **options}
+    return make_vae(make_likelihood("bernoulli", 2), **options)
+
+
+def bound_of(model):
+    """The mean bound of images as a function of parameters and images."""
+
+    def bound(params, x):
+        terms = elbo_log_weight(model, params, jax.random.key(3), x)
+        return terms.bound.mean()
+
+    return bound
+
+
+def types_of_products(jaxpr):
+    """The types of all operands of a program's matrix products and convolutions."""
+    types = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            types |= {operand.aval.dtype.name for operand in equation.invars}
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")
+        ):
+            if hasattr(value, "eqns"):
+                types |= types_of_products(getattr(value, "jaxpr", value))
+    return types
+
+
+@pytest.mark.parametrize("precision", networks.PRECISIONS)
+@pytest.mark.parametrize("part", PARTS)
+def test_the_precision_is_that_of_networks_and_of_nothing_else(part, precision):
+    model = make(**PARTS[part], precision=precision)
+    params = population.param_shapes(model, NUM_PIXELS)
+    assert params == population.param_shapes(make(**PARTS[part]), NUM_PIXELS)
+    x = jnp.zeros((5, NUM_PIXELS))
+    program = jax.make_jaxpr(jax.value_and_grad(bound_of(model)))(params, x)
+    assert types_of_products(program.jaxpr) == {precision}
+
+    def outputs(params):
+        z = jnp.zeros((1, 5, model.latent_dim))
+        posterior, prior = model.encode(params, x), model.prior(params)
+        return model.decode(params, z, x), posterior, prior.log_prob(z)
+
+    results = (program.out_avals, jax.eval_shape(outputs, params), params)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(results)} == {"float32"}
+
+
+def test_gradients_in_bfloat16_or_rematerialized_are_close(case):
+    """Bounds in bfloat16 within 2^-8, its relative rounding; gradients within 5%."""
+    x = jax.random.bernoulli(jax.random.key(2), 0.4, (5, NUM_PIXELS)).astype(float)
+
+    def gradient(**options):
+        model = make(network=case.network, **options)
+        return jit(jax.value_and_grad(bound_of(model)))(case.params, x)
+
+    value, plain = gradient()
+    near, rounded = gradient(precision="bfloat16")
+    again, recomputed = gradient(rematerialize=True)
+    assert near != value
+    np.testing.assert_allclose(near, value, rtol=2**-8)
+    np.testing.assert_allclose(again, value, rtol=1e-5)
+    for other, tolerance in ((rounded, 0.05), (recomputed, 1e-5)):
+        error = optax.tree.norm(optax.tree.sub(other, plain))
+        assert error < tolerance * optax.tree.norm(plain)
+
+
+@pytest.mark.parametrize(
+    ("network", "widths", "share"),
+    [("mlp", (64,) * 8, 0.4), ("gated", (64,) * 8, 0.3), ("resnet", (8, 16), 0.35)],
+)
+def test_a_rematerialized_network_keeps_less_for_the_backward_pass(
+    network, widths, share
+):
+    """Bytes that the forward pass leaves, besides parameters.
+
+    Not of a compiled program: on a CPU, XLA merges what is computed twice.
+    """
+
+    def kept(rematerialize):
+        model = make(
+            network=network,
+            image_shape=(8, 8, 1),
+            widths=widths,
+            rematerialize=rematerialize,
+        )
+        params = population.param_shapes(model, 64)
+        x = jax.ShapeDtypeStruct((256, 64), jnp.float32)
+        forward = functools.partial(jax.vjp, bound_of(model))
+        _, backward = jax.eval_shape(forward, params, x)
+        shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
+        return sum(
+            leaf.size * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(backward)
+            if leaf.shape not in shapes
+        )
+
+    assert kept(True) < share * kept(False)

@@ -85,10 +85,15 @@ def test_pad_and_unpad_are_inverse():
     assert_same(population.unpad(padded, tree), tree)
 
 
-@pytest.mark.parametrize("objective", ["elbo", "elbo_log_weight", "iwae"])
-def test_padding_stays_zero_under_every_objective(images, objective):
+@pytest.mark.parametrize(
+    ("objective", "microbatches"),
+    [("elbo", 1), ("elbo_log_weight", 1), ("iwae", 1), ("iwae", 4)],
+)
+def test_padding_stays_zero_under_every_objective(images, objective, microbatches):
     """The log-weight of a padded latent has a gradient unless it is masked."""
-    recipe = dataclasses.replace(RECIPE, objective=objective, num_samples=3)
+    recipe = dataclasses.replace(
+        RECIPE, objective=objective, num_samples=3, microbatches=microbatches
+    )
     stacked = run_population(images, "bernoulli", "map", epochs=2, recipe=recipe)
     for index, size in enumerate(SIZES):
         model = build("bernoulli", size)

@@ -401,6 +401,11 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
     [
         ({"objective": "elob"}, "objective 'elob': choose one of elbo"),
         ({"schedule": "step"}, "schedule 'step': choose one of constant, cosine"),
+        ({"microbatches": 3}, "batch_size=20 is not a multiple of microbatches=3"),
+        (
+            {"microbatches": 2, "objective": "mmd"},
+            "microbatches=2 would cut the batch .* 'mmd'.*: set microbatches=1",
+        ),
         ({"validate_every": 3}, "num_epochs=8 is not a multiple of validate_every=3"),
     ],
 )
@@ -422,3 +427,69 @@ def test_tripling_stages_are_those_of_the_paper():
         [10 ** (-stage / 7)] * 2,
         rtol=1e-5,
     )
+
+
+# --- microbatches ---
+
+
+def compile_gradient(recipe, model, batch):
+    """The gradient of a batch, as a function of parameters, key and images."""
+
+    def gradient(params, key, x):
+        keys = training.StepKeys(view=key, latent=key, shared=key)
+        return training.gradient(
+            model, recipe, params, member(), keys, x, jnp.float32(0.5), 80
+        )
+
+    shapes = population.param_shapes(model, 16)
+    x = jax.ShapeDtypeStruct((batch, 16), jnp.float32)
+    return jax.jit(gradient).lower(shapes, jax.random.key(5), x).compile()
+
+
+def test_microbatches_average_the_gradients_of_their_parts(images):
+    recipe = dataclasses.replace(RECIPE, objective="iwae", num_samples=3)
+    cut = dataclasses.replace(recipe, microbatches=4)
+    model, key = build("gaussian_shared"), jax.random.key(5)
+    params = start(model, recipe, member(), images).params
+    x = jnp.asarray(images[:20] / 16, jnp.float32)
+    actual, terms = compile_gradient(cut, model, 20)(params, key, x)
+    of_part = compile_gradient(recipe, model, 5)
+    parts = [of_part(params, jax.random.fold_in(key, i), x[i::4]) for i in range(4)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *(own for own, _ in parts))
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(mean), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # Each image's terms are in its own place.
+    for name, values in terms._asdict().items():
+        assert values.shape == (20,)
+        for i, (_, own) in enumerate(parts):
+            np.testing.assert_allclose(
+                values[i::4], getattr(own, name), rtol=1e-4, atol=1e-4
+            )
+
+
+def test_microbatches_take_less_memory():
+    recipe = dataclasses.replace(RECIPE, batch_size=4000)
+    whole, parts = (
+        compile_gradient(
+            dataclasses.replace(recipe, microbatches=count), build(), 4000
+        ).memory_analysis()
+        for count in (1, 10)
+    )
+    assert parts.temp_size_in_bytes < 0.3 * whole.temp_size_in_bytes
+
+
+def test_an_image_that_is_not_finite_is_found_in_its_microbatch(images):
+    """The update is not taken, and each image's terms say which image it was."""
+    model, own = build("gaussian_shared"), member()
+    recipe = dataclasses.replace(RECIPE, microbatches=4)
+    state = start(model, recipe, own, images)
+    x = jnp.asarray(images[:20] / 16, jnp.float32).at[7, 0].set(jnp.nan)
+    gradient = compile_gradient(recipe, model, 20)
+    _, terms = gradient(state.params, jax.random.key(5), x)
+    assert list(np.flatnonzero(~np.isfinite(terms.bound))) == [7]
+    bias = state.params["decoder"]["bias"]
+    bias["pixels"] = bias["pixels"].at[0, 0].set(jnp.nan)
+    epoch = jax.jit(functools.partial(training.train_epoch, model, recipe))
+    state, _ = epoch(state, own, jnp.asarray(images))
+    assert training.OFFENDERS[int(state.failure.offender)] == "reconstruction"
+    assert (int(state.failure.batch), bool(state.active)) == (0, False)

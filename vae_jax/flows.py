@@ -3,6 +3,11 @@
 A flow is a frozen description of several steps, each with parameters of its own and
 with the order of the latents reversed behind it. It maps u, whose density is known, to
 z, and log p(z) = log p(u) - log|det dz/du|. All steps start near the identity.
+
+A step's network may compute in bfloat16, which is then part of the map: what moves a
+latent is a function of the others alone, however it is rounded, so that the determinant
+remains exact. The inverse is as exact as the network, which sees the latents between
+two steps up to rounding only.
 """
 
 import dataclasses
@@ -54,6 +59,7 @@ class Flow:
         flow_widths: hidden units of each step's network.
         activation: a name in ``networks.ACTIVATIONS``.
         context_dim: size of what the map may depend on besides; 0 for nothing.
+        precision: what these networks compute in, a name in ``networks.PRECISIONS``.
     """
 
     kind: str
@@ -62,6 +68,7 @@ class Flow:
     flow_widths: tuple[int, ...]
     activation: str
     context_dim: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.latent_dim < 2 and self.kind in COUPLINGS:
@@ -74,7 +81,11 @@ class Flow:
     @property
     def _step(self) -> Step:
         return STEPS[self.kind](
-            self.latent_dim, self.flow_widths, self.activation, self.context_dim
+            self.latent_dim,
+            self.flow_widths,
+            self.activation,
+            self.context_dim,
+            self.precision,
         )
 
     def init(self, key: jax.Array) -> Params:
@@ -140,10 +151,13 @@ class InverseAutoregressive:
     widths: tuple[int, ...]
     activation: str
     context_dim: int
+    precision: str = "float32"
 
     @property
     def _network(self) -> MaskedMLP:
-        return MaskedMLP(self.widths, self.latent_dim, 2, self.activation)
+        return MaskedMLP(
+            self.widths, self.latent_dim, 2, self.activation, self.precision
+        )
 
     def init(self, key: jax.Array) -> Params:
         """See ``Step``."""
@@ -190,6 +204,7 @@ class _Coupling:
     widths: tuple[int, ...]
     activation: str
     context_dim: int
+    precision: str = "float32"
 
     outputs_per_latent: ClassVar[int]
 
@@ -201,7 +216,13 @@ class _Coupling:
     def _network(self) -> MLPEncoder:
         moved = self.latent_dim - self._num_given
         heads: Heads = (("raw", moved * self.outputs_per_latent),)
-        return MLPEncoder(self.widths, heads, self.activation, starts_at_zero=("raw",))
+        return MLPEncoder(
+            self.widths,
+            heads,
+            self.activation,
+            starts_at_zero=("raw",),
+            precision=self.precision,
+        )
 
     def init(self, key: jax.Array) -> Params:
         """See ``Step``."""

@@ -268,6 +268,8 @@ def make_vae(
     flow_steps: int = 4,
     flow_widths: tuple[int, ...] = (64,),
     components: int = 100,
+    precision: str = "float32",
+    rematerialize: bool = False,
     ignore_x: bool = False,
 ) -> VAE:
     """A VAE whose encoder and decoder mirror each other.
@@ -287,6 +289,11 @@ def make_vae(
         flow_steps: transformations of a flow, in posterior or prior.
         flow_widths: hidden units of each.
         components: of a mixture prior, or pseudo-inputs of a VampPrior.
+        precision: what all networks compute in, a name in ``networks.PRECISIONS``;
+            parameters, and all that is made of the networks' outputs, are float32.
+        rematerialize: whether the backward pass recomputes what is inside the blocks
+            of encoder and decoder: less memory, though not on a CPU, for one more
+            forward pass.
         ignore_x: whether the posterior is one q(z) for all images. The ELBO remains a
             bound, and is highest where the decoder ignores z: the model collapses.
 
@@ -306,6 +313,7 @@ def make_vae(
         "flow_steps": flow_steps,
         "flow_widths": flow_widths,
         "components": components,
+        "precision": precision,
     }
     posterior_family = make_posterior(posterior, layer_dims, **options)
     prior_family = make_prior(prior, layer_dims, **options)
@@ -315,6 +323,8 @@ def make_vae(
         activation=activation,
         image_shape=image_shape,
         heads=posterior_family.heads,
+        precision=precision,
+        rematerialize=rematerialize,
     )
     decoder = networks.make_decoder(
         network,
@@ -322,6 +332,8 @@ def make_vae(
         activation=activation,
         image_shape=image_shape,
         pixel_outputs=likelihood.pixel_outputs,
+        precision=precision,
+        rematerialize=rematerialize,
     )
     return VAE(
         encoder,

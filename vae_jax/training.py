@@ -120,6 +120,7 @@ class Recipe:
     objective: str = "elbo"  # a name in OBJECTIVES
     num_samples: int = 1  # latent samples per image
     batch_size: int = 64
+    microbatches: int = 1  # parts of a batch whose gradients are taken one by one
     num_epochs: int = 100  # the schedule's length, and the most that is trained
     validate_every: int = 5  # epochs between validations
     patience: int = 0  # epochs without a better validation bound; 0: never stop
@@ -167,6 +168,16 @@ class Recipe:
                 f"num_samples={self.num_samples} is too few for the objective "
                 f"{self.objective!r}, whose gradient is a covariance over samples: set "
                 f"num_samples to {objective.fewest_samples} or more, or choose 'stl'."
+            )
+        if self.microbatches > 1 and objective.depends_on_batch:
+            raise ValueError(
+                f"microbatches={self.microbatches} would cut the batch that the "
+                f"objective {self.objective!r} needs as a whole: set microbatches=1."
+            )
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of "
+                f"microbatches={self.microbatches}: change one of them."
             )
         if objective.depends_on_batch and self.batch_size < 2:
             raise ValueError(
@@ -563,18 +574,41 @@ def gradient(
 ) -> tuple[Params, Terms]:
     """Gradient of minus the mean bound of x ``[batch, D]``, and each image's terms.
 
+    With m microbatches it is the mean of the gradients of m parts, taken one after
+    another in the memory of one. The i-th part is images i, i + m, i + 2m, ..., so that
+    of a batch that is split over devices each part is, too. Its noise is of the latent
+    key folded with i: other noise than that of the batch as a whole.
+
     Arguments as for ``training_terms``.
     """
 
-    def loss(params):
-        if model.likelihood.fits_shared:
-            params = {**params, "shared": jax.lax.stop_gradient(params["shared"])}
-        terms = training_terms(
-            model, recipe, params, member, keys.latent, x, kl_factor, num_images
-        )
-        return -terms.bound.mean(), terms
+    def of_part(key, x):
+        def loss(params):
+            if model.likelihood.fits_shared:
+                params = {**params, "shared": jax.lax.stop_gradient(params["shared"])}
+            terms = training_terms(
+                model, recipe, params, member, key, x, kl_factor, num_images
+            )
+            return -terms.bound.mean(), terms
 
-    return jax.grad(loss, has_aux=True)(params)
+        return jax.grad(loss, has_aux=True)(params)
+
+    count = recipe.microbatches
+    if count == 1:
+        return of_part(keys.latent, x)
+
+    def add(total, inputs):
+        index, part = inputs
+        own, terms = of_part(jax.random.fold_in(keys.latent, index), part)
+        return jax.tree.map(jnp.add, total, own), terms
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    parts = x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+    total, terms = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
+    return (
+        jax.tree.map(lambda leaf: leaf / count, total),
+        jax.tree.map(lambda term: term.T.reshape(-1), terms),
+    )
 
 
 class StepReport(NamedTuple):

@@ -46,6 +46,7 @@ REFUSED = [
     Case(MISSPELT, "--config.model.likelihood=bernouli", ("bernouli", "'bernoulli'")),
     Case(MISSPELT, "--config.model.network=cnv", ("'cnv'", "'conv'", "mlp")),
     Case(MISSPELT, "--config.model.activation=rellu", ("'rellu'", "'relu'")),
+    Case(MISSPELT, "--config.model.precision=bfloat", ("'bfloat'", "'bfloat16'")),
     Case(MISSPELT, "--config.training.objective=elb", ("'elb'", "'elbo'", "iwae")),
     Case(MISSPELT, "--config.training.schedule=cosin", ("'cosin'", "'cosine'")),
     Case(
@@ -85,6 +86,11 @@ REFUSED = [
     Case(RANGE, "--config.model.fixed_scale=0", ("fixed_scale is 0", "above 0")),
     Case(RANGE, "--config.training.batch_size=0", ("batch_size is 0", "at least 1")),
     Case(RANGE, "--config.training.batch_size=1301", ("1301", "1300")),
+    Case(
+        RANGE,
+        "--config.training.microbatches=3",
+        ("batch_size=100", "microbatches=3", "change one of them"),
+    ),
     Case(RANGE, "--config.training.validate_every=7", ("validate_every=7", "150")),
     Case(RANGE, "--config.training.patience=-1", ("patience is -1", "at least 0")),
     Case(
@@ -423,7 +429,8 @@ OTHER_VALUES = (
     {"training.objective": "ciwae", "training.mixing": 0.5},
     {"training.objective": "renyi", "training.alpha": 0.5},
     {"training.objective": "mmd", "training.mmd_weight": 1.0},
-    {"training.capacity": 2.0},
+    {"training.capacity": 2.0, "training.microbatches": 2},
+    {"model.precision": "bfloat16", "model.rematerialize": True},
     {"data.stream": True, "data.stream_megabytes": 1.5},
 )
 NO_NUMBER_DEPENDS_ON = {

@@ -18,13 +18,19 @@ class ConditionalGaussian:
     latent_dim: int
     widths: tuple[int, ...]
     activation: str
+    precision: str = "float32"
 
     @property
     def _network(self) -> MLPEncoder:
         heads = (("mean", self.latent_dim), ("log_scale", self.latent_dim))
         # Scales of 1 at first: with several layers, one's spread is another's input.
-        zero = ("log_scale",)
-        return MLPEncoder(self.widths, heads, self.activation, starts_at_zero=zero)
+        return MLPEncoder(
+            self.widths,
+            heads,
+            self.activation,
+            starts_at_zero=("log_scale",),
+            precision=self.precision,
+        )
 
     def init(self, key: jax.Array, size: int) -> Params:
         """Fresh parameters for h of a size."""

@@ -54,6 +54,7 @@ class FlowFamily:
     flow_widths: tuple[int, ...] = (64,)
     activation: str = "tanh"
     kind: str = "inverse_autoregressive_flow"
+    precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -68,6 +69,7 @@ class FlowFamily:
             self.flow_widths,
             self.activation,
             context_dim=self.flow_widths[-1] if self.flow_widths else self.latent_dim,
+            precision=self.precision,
         )
 
     @property

@@ -119,6 +119,7 @@ class BottomUpFamily:
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
     activation: str = "tanh"
+    precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 
     @property
@@ -128,7 +129,9 @@ class BottomUpFamily:
 
     def _conditional(self, i: int) -> ConditionalGaussian:
         dims = self.layer_dims[i]
-        return ConditionalGaussian(dims, self.layer_widths, self.activation)
+        return ConditionalGaussian(
+            dims, self.layer_widths, self.activation, self.precision
+        )
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of q(z_i|z_{i-1}) for each upper layer, by its index."""
@@ -169,6 +172,7 @@ class LadderFamily:
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
     activation: str = "tanh"
+    precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -191,11 +195,18 @@ class LadderFamily:
         return (*gaussian, ("features", self.layer_widths[-1]))
 
     def _upwards(self, i: int) -> MLPEncoder:
-        return MLPEncoder(self.layer_widths, self._heads(i), self.activation)
+        return MLPEncoder(
+            self.layer_widths,
+            self._heads(i),
+            self.activation,
+            precision=self.precision,
+        )
 
     def _downwards(self, i: int) -> ConditionalGaussian:
         dims = self.layer_dims[i]
-        return ConditionalGaussian(dims, self.layer_widths, self.activation)
+        return ConditionalGaussian(
+            dims, self.layer_widths, self.activation, self.precision
+        )
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of the pass upwards, for each upper layer by its index."""

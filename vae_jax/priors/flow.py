@@ -41,6 +41,7 @@ class FlowPriorFamily:
     flow_steps: int = 4
     flow_widths: tuple[int, ...] = (64,)
     activation: str = "tanh"
+    precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -54,6 +55,7 @@ class FlowPriorFamily:
             self.flow_steps,
             self.flow_widths,
             self.activation,
+            precision=self.precision,
         )
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:

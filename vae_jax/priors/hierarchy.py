@@ -58,12 +58,15 @@ class TopDown:
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
     activation: str = "tanh"
+    precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 
     def conditional(self, i: int) -> ConditionalGaussian:
         """The form of p(z_i|z_{i+1})."""
         dims = self.layer_dims[i]
-        return ConditionalGaussian(dims, self.layer_widths, self.activation)
+        return ConditionalGaussian(
+            dims, self.layer_widths, self.activation, self.precision
+        )
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """Parameters of p(z_i|z_{i+1}), by i."""
