@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.convolutions import convolve
+
 
 class Network(Protocol):
     """What the model needs of a network: Linen's pure ``init`` and ``apply``.
@@ -178,10 +180,9 @@ class ConvDecoder(nn.Module):
                 h = _ResidualBlock(features, self.activation)(h)
             else:
                 h = activation(
-                    nn.ConvTranspose(
+                    ConvTranspose(
                         features,
                         (3, 3),
-                        strides=(2, 2),
                         kernel_init=nn.initializers.glorot_uniform(),
                     )(h)
                 )
@@ -316,8 +317,21 @@ def _pairs(mask: np.ndarray) -> tuple[tuple[bool, ...], ...]:
 
 def _conv(features: int, **options) -> nn.Conv:
     return nn.Conv(
-        features, (3, 3), kernel_init=nn.initializers.glorot_uniform(), **options
+        features,
+        (3, 3),
+        kernel_init=nn.initializers.glorot_uniform(),
+        conv_general_dilated=convolve,
+        **options,
     )
+
+
+class ConvTranspose(nn.Conv):
+    """``nn.ConvTranspose`` of a 3x3 kernel and stride 2, with its parameters' names, as
+    the convolution of a dilated image that it is."""
+
+    input_dilation: tuple[int, int] = (2, 2)
+    padding: Any = ((2, 1), (2, 1))
+    conv_general_dilated: Any = convolve
 
 
 def _masked_conv(channels: int, *, itself: bool) -> nn.Conv:
