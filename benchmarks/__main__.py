@@ -66,6 +66,7 @@ _IMAGES = flags.DEFINE_integer(
     60_000,
     "Images of an epoch of the first workload; less where said.",
     lower_bound=2000,
+    upper_bound=60_000,
 )
 _SAMPLES = flags.DEFINE_list(
     "samples", ["50", "500", "5000"], "Importance samples of an evaluation."
