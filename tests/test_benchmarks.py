@@ -66,7 +66,7 @@ def test_contenders_start_at_the_same_bound(work, name, contender):
         still, variant
     )
     # The mean image's own entropy, as weights are small; and the KL at the start.
-    assert epoch() == pytest.approx(_bound_of_the_mean_image(still), abs=15.0)
+    assert epoch() == pytest.approx(_bound_of_the_mean_image(still), abs=5.0)
 
 
 def _bound_of_the_mean_image(work):
@@ -129,9 +129,11 @@ def test_a_roofline_is_the_larger_of_two_times():
 
 
 def test_xla_counts_at_least_the_products(work):
+    # Wide enough for products to be most of it.
+    work = dataclasses.replace(work, widths=(64,))
     counted = roofline.count(work)
     by_hand = work.num_steps * work.step_flop()
-    assert by_hand < counted.flop < 3 * by_hand
+    assert by_hand < counted.flop < 2 * by_hand
     assert counted.bytes_accessed > work.num_steps * work.batch_size * PIXELS
 
 
