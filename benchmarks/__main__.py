@@ -1,34 +1,84 @@
 """Measures speed side by side and writes a report.
 
-    python -m benchmarks                                # all of it: tens of minutes
-    python -m benchmarks --only=one_model --threads=1 --repeats=3
+    python -m benchmarks                                # all of it: about 20 minutes
+    python -m benchmarks --only=one_model --workloads=mlp --threads=1 --repeats=3
     python -m benchmarks --only=main_job --output=
+    python -m benchmarks --peak_tflops=67 --peak_gbs=3350      # of this accelerator
 
 Needs the extra ``bench`` for the peers; a contender that is not installed is said to
-be missing, and the others are measured.
+be missing, and the others are measured. On a machine with an accelerator everything
+runs there; --platform=cpu leaves it out.
 """
 
+import dataclasses
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags
 
-from benchmarks import machine, member_execution, one_model, sweeps
+from benchmarks import (
+    chart,
+    evaluation,
+    machine,
+    member_execution,
+    one_model,
+    scaling,
+    start_up,
+    sweeps,
+)
+from benchmarks.roofline import Peak
 from benchmarks.work import Work, write_images
 
-SECTIONS = ("one_model", "sweep", "members", "main_job")
+TITLES = {
+    "one_model": "One model",
+    "sweep": "A sweep of eight members",
+    "members": "Members mapped or looped",
+    "scaling": "One to many members in one program",
+    "evaluation": "Evaluation",
+    "start_up": "From start to first epoch",
+    "main_job": "The main job",
+}
 
-_ONLY = flags.DEFINE_list("only", list(SECTIONS), f"Parts: {', '.join(SECTIONS)}.")
+_ONLY = flags.DEFINE_list("only", list(TITLES), f"Parts: {', '.join(TITLES)}.")
+_WORKLOADS = flags.DEFINE_list(
+    "workloads",
+    list(one_model.WORKLOADS),
+    f"Of one model: {', '.join(one_model.WORKLOADS)}.",
+)
+_PLATFORM = flags.DEFINE_enum(
+    "platform", "auto", ["auto", "cpu", "gpu"], "Where; auto: a GPU if there is one."
+)
 _THREADS = flags.DEFINE_list(
     "threads",
     ["1", "2"],
-    "Numbers of cores to measure one model on; the rest is measured on the most.",
+    "Numbers of cores to measure the first workload on; the rest is measured on the "
+    "most.",
 )
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed rounds.", lower_bound=1)
+_STARTS = flags.DEFINE_integer(
+    "starts", 2, "Repetitions of what starts processes anew.", lower_bound=1
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of the sweep.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer(
-    "num_images", 60_000, "Images of an epoch; a tenth for the sweep.", lower_bound=2000
+    "num_images",
+    60_000,
+    "Images of an epoch of the first workload; less where said.",
+    lower_bound=2000,
+    upper_bound=60_000,
+)
+_SAMPLES = flags.DEFINE_list(
+    "samples", ["50", "500", "5000"], "Importance samples of an evaluation."
+)
+_MEMBERS = flags.DEFINE_list(
+    "members", ["1", "4", "16", "64", "256"], "Members in one program."
+)
+_PEAK_TFLOPS = flags.DEFINE_float(
+    "peak_tflops", 0.0, "What the machine computes at most in float32; 0: unknown."
+)
+_PEAK_GBS = flags.DEFINE_float(
+    "peak_gbs", 0.0, "What it reads and writes at most, in GB/s; 0: unknown."
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
@@ -36,69 +86,126 @@ _DATA_DIR = flags.DEFINE_string(
     "Folder of prepared tensorflow-datasets with MNIST; '' makes images up.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "docs/benchmarks.md", "File to write; '' only prints."
+    "output", "docs/benchmarks.md", "File to write, its chart beside; '' only prints."
+)
+_LOG = flags.DEFINE_string(
+    "log", "benchmarks/log.md", "File whose text, kept by hand, ends the report."
 )
 
 
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"{argv[1]!r} is not understood.")
-    unknown = set(_ONLY.value) - set(SECTIONS)
-    if unknown:
-        raise app.UsageError(f"--only: {unknown.pop()!r} is none of {SECTIONS}.")
-    report = "\n\n".join([_heading(), *_parts()]) + "\n"
-    if _OUTPUT.value:
-        Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_OUTPUT.value).write_text(report)
+    for flag, known in ((_ONLY, TITLES), (_WORKLOADS, one_model.WORKLOADS)):
+        for name in set(flag.value) - set(known):
+            raise app.UsageError(
+                f"--{flag.name}: {name!r} is none of {', '.join(known)}."
+            )
+    if bool(_PEAK_TFLOPS.value) != bool(_PEAK_GBS.value):
+        raise app.UsageError("give both of --peak_tflops and --peak_gbs, or neither.")
+    platform = _PLATFORM.value
+    if platform == "auto":
+        platform = machine.default_platform()
+    bars: list[chart.Bar] = []
+    parts = [_heading(platform), *_parts(platform, bars)]
+    if not _OUTPUT.value:
+        return
+    output = Path(_OUTPUT.value)
+    if bars:
+        chart.write(output.parent / "images" / "benchmarks.svg", bars)
+        parts.insert(1, "![Time of each peer over ours](images/benchmarks.svg)")
+    parts.append(Path(_LOG.value).read_text().rstrip())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("\n\n".join(parts) + "\n")
 
 
-def _heading() -> str:
+def _heading(platform: str) -> str:
     return f"""# Benchmarks
 
-Printed by `python -m benchmarks`. {machine.describe()}.
+Printed by `python -m benchmarks`. {machine.describe(platform)}.
 
 Times are medians, with the least and the most in brackets. Contenders take turns on
 the same cores, each in a process of its own, so what else the machine does hits all
 alike; ratios are taken within a round. *Others* is the share of these cores' time
 that went to other processes during an epoch: from a few per cent on, trust the ratios
-more than the times."""
+more than the times. *Start* is from process start until an epoch takes as long as it
+always will, compilation included; *process* is the largest resident set."""
 
 
-def _parts():
+def _parts(platform: str, bars: list[chart.Bar]) -> Iterator[str]:
+    """The sections, printed too; what the chart shows is added to ``bars``."""
+    counts = sorted(map(int, _THREADS.value))
     with tempfile.TemporaryDirectory() as folder:
-        for name in SECTIONS:
+        path, images = write_images(Path(folder), _IMAGES.value, _DATA_DIR.value)
+        for name in TITLES:
             if name not in _ONLY.value:
                 continue
-            counts = sorted(map(int, _THREADS.value))
-            for threads in counts if name == "one_model" else counts[-1:]:
-                part = f"## {_TITLES[name]}, {threads} thread{'s'[: threads - 1]}\n\n"
-                part += _measure(name, threads, Path(folder))
+            most = Work(path, _IMAGES.value, counts[-1], platform)
+            works = [(most, "")]
+            if name == "one_model":
+                works = list(_one_model_works(most, counts))
+            for work, workload in works:
+                title = f"{TITLES[name]}{workload and ': '}{workload}"
+                part = f"## {title}, {_cores(work)}\n\n"
+                part += _measure(name, work, images, workload, bars)
                 print(part, end="\n\n", flush=True)
                 yield part
 
 
-_TITLES = {
-    "one_model": "One model",
-    "sweep": "A sweep of eight members",
-    "members": "Members mapped or looped",
-    "main_job": "The main job",
-}
+def _one_model_works(most: Work, counts: list[int]) -> Iterator[tuple[Work, str]]:
+    """The chosen workloads and their titles; the first one on every number of cores."""
+    chosen = [one_model.WORKLOADS[name] for name in _WORKLOADS.value]
+    for workload in chosen:
+        for threads in counts if workload is chosen[0] else counts[-1:]:
+            work = dataclasses.replace(most, threads=threads, **workload.fields)
+            num_images = int(workload.share * most.num_images)
+            if workload.share < 1:
+                # pythae's trainer does not drop an incomplete batch: none is left.
+                num_images -= num_images % work.batch_size
+            yield dataclasses.replace(work, num_images=num_images), workload.title
 
 
-def _measure(name: str, threads: int, folder: Path) -> str:
-    if name == "main_job":
-        return sweeps.main_job(threads)
-    count = _IMAGES.value if name == "one_model" else _IMAGES.value // 10
-    path, described = write_images(folder, count, _DATA_DIR.value)
-    work = Work(path, threads)
-    network = f"MLP 784-{work.width}-{work.latent_dim}, Bernoulli, Adam, batch 128"
+def _measure(
+    name: str, work: Work, images: str, workload: str, bars: list[chart.Bar]
+) -> str:
+    """A section's text."""
+    repeats = _REPEATS.value
     if name == "one_model":
-        section, _ = one_model.section(work, _REPEATS.value)
-        return f"{network}; {described}, binarized at each access.\n\n{section}"
+        peak = None
+        if _PEAK_TFLOPS.value and _PEAK_GBS.value:
+            peak = Peak(1e12 * _PEAK_TFLOPS.value, 1e9 * _PEAK_GBS.value)
+        measured = one_model.section(work, repeats, peak=peak)
+        bars += measured.bars(workload, _cores(work))
+        return f"{_of(work, images)}, binarized at each access.\n\n{measured.text}"
     if name == "sweep":
-        section = sweeps.section(work, _EPOCHS.value, _REPEATS.value)
-        return f"{network}; {_EPOCHS.value} epochs of {described}.\n\n{section}"
-    return f"The digits, batch 100.\n\n{member_execution.section(work, _REPEATS.value)}"
+        work = dataclasses.replace(work, num_images=work.num_images // 10)
+        text, ratios = sweeps.section(work, _EPOCHS.value, _STARTS.value)
+        bars += [
+            chart.Bar(TITLES[name], _cores(work), way, way_ratios)
+            for way, way_ratios in ratios.items()
+        ]
+        return f"{_of(work, images)}, {_EPOCHS.value} epochs.\n\n{text}"
+    if name == "members":
+        return f"The digits, batch 100.\n\n{member_execution.section(work, repeats)}"
+    if name == "scaling":
+        work = scaling.work(work)
+        text = scaling.section(work, [int(count) for count in _MEMBERS.value], repeats)
+        return f"{_of(work, images)}; members mapped.\n\n{text}"
+    if name == "evaluation":
+        samples = [int(count) for count in _SAMPLES.value]
+        text = evaluation.section(work, samples, repeats)
+        return f"{work.describe()}. {text}"
+    if name == "start_up":
+        return start_up.section(work.threads, work.platform, _STARTS.value)
+    return sweeps.main_job(work.threads, work.platform)
+
+
+def _cores(work: Work) -> str:
+    return f"{work.threads} thread{'s'[: work.threads - 1]}"
+
+
+def _of(work: Work, images: str) -> str:
+    return f"{work.describe()}; {work.num_images:,} {images}"
 
 
 if __name__ == "__main__":

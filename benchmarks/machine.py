@@ -1,15 +1,19 @@
 """Which cores a measurement runs on, and what else kept them busy meanwhile."""
 
 import contextlib
+import json
 import os
-import platform
+import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+# Of getrusage: Linux counts kilobytes, macOS bytes.
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 _LIBRARY_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -26,18 +30,23 @@ def cores(threads: int) -> list[int]:
     return allowed[:threads]
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Environment of a measured process: its threads, the CPU, no compilation cache.
+def environment(threads: int, platform: str = "cpu") -> dict[str, str]:
+    """Environment of a measured process: threads, platform, no compilation cache.
 
     XLA and torch size their thread pools by the cores that a process is pinned to;
-    the variables are for libraries that do not.
+    the variables are for libraries that do not. On an accelerator several contenders
+    wait at once, so that none may take all of its memory at the start.
     """
+    chosen = (
+        {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        if platform == "cpu"
+        else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    )
     return {
         **os.environ,
         **{name: str(threads) for name in _LIBRARY_THREADS},
-        "JAX_PLATFORMS": "cpu",
+        **chosen,
         "JAX_ENABLE_COMPILATION_CACHE": "false",
-        "CUDA_VISIBLE_DEVICES": "",
         "PYTHONWARNINGS": "ignore",
     }
 
@@ -58,6 +67,7 @@ class Lap(NamedTuple):
 
     seconds: float  # on the clock
     others: float  # share of the cores' time that went to other processes
+    peak_bytes: int  # of the process until now, resident set
     elbo: float = float("nan")  # nats
 
 
@@ -75,7 +85,7 @@ class Stopwatch:
         own = time.process_time() - self._own
         busy = _busy_seconds(self._cores) - self._busy
         share = max(0.0, busy - own) / max(seconds * len(self._cores), 1e-9)
-        return Lap(seconds, min(share, 1.0), elbo)
+        return Lap(seconds, min(share, 1.0), peak_bytes(), elbo)
 
 
 def _busy_seconds(chosen: Sequence[int]) -> float:
@@ -93,16 +103,44 @@ def _busy_seconds(chosen: Sequence[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def peak_bytes() -> int:
+    """Largest resident set of the calling process so far.
+
+    Not ``getrusage``'s where Linux tells better: that of a process starts at its
+    parent's.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
 class Finished(NamedTuple):
     """A command that ran to its end."""
 
     seconds: float
-    peak_bytes: int  # resident set
+    peak_bytes: int  # resident set; never less than this process's own
     output: str
 
+    def answer(self) -> dict[str, Any]:
+        """The JSON of the last line that it printed."""
+        return json.loads(self.output.splitlines()[-1])
 
-def run(arguments: Sequence[str], threads: int) -> Finished:
+
+def run(
+    arguments: Sequence[str],
+    threads: int,
+    platform: str = "cpu",
+    variables: Mapping[str, str] | None = None,
+) -> Finished:
     """Runs ``python arguments...`` on its cores, from process start to process end.
+
+    Args:
+        arguments: what follows ``python``.
+        threads: number of cores.
+        platform: 'cpu' or 'gpu'.
+        variables: of the environment, instead of ``environment``'s.
 
     Raises:
         RuntimeError: it failed; the message ends with its last words.
@@ -114,7 +152,7 @@ def run(arguments: Sequence[str], threads: int) -> Finished:
                 [sys.executable, *arguments],
                 stdout=output,
                 stderr=errors,
-                env=environment(threads),
+                env={**environment(threads, platform), **(variables or {})},
             )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
@@ -123,18 +161,29 @@ def run(arguments: Sequence[str], threads: int) -> Finished:
         errors.seek(0)
         if process.returncode:
             raise RuntimeError(f"{arguments} failed: {errors.read()[-500:]}")
-        # Linux counts kilobytes, macOS bytes.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return Finished(seconds, usage.ru_maxrss * unit, output.read())
+        return Finished(seconds, usage.ru_maxrss * _RSS_UNIT, output.read())
 
 
-def describe() -> str:
+def default_platform() -> str:
+    """'gpu' where JAX finds one, else 'cpu'; found out by another process, since the
+    one that asks an accelerator's name takes its memory."""
+    program = "import jax; print(jax.default_backend())"
+    found = run(["-c", program], 1, "gpu").output.split()[-1]
+    return "gpu" if found == "gpu" else "cpu"
+
+
+def describe(platform: str = "cpu") -> str:
     """One line on the machine."""
-    model = platform.processor() or platform.machine()
+    model = os.uname().machine
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
     count = len(os.sched_getaffinity(0))
-    return f"{model}, {count} cores, Python {platform.python_version()}"
+    described = f"{model}, {count} cores, Python {sys.version.split()[0]}"
+    if platform == "gpu":
+        program = "import jax; print(jax.devices()[0].device_kind)"
+        kind = run(["-c", program], 1, "gpu").output.splitlines()[-1]
+        described += f", one {kind}"
+    return described

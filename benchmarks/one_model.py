@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 from statistics import median
+from typing import Any, NamedTuple
 
+from benchmarks import roofline
+from benchmarks.chart import Bar
 from benchmarks.race import Contender, Record, race
-from benchmarks.tables import spread, table
+from benchmarks.tables import mebibytes, spread, table
 from benchmarks.work import Work
 
 OURS = Contender("vae_jax: one compiled program per epoch", "ours")
@@ -19,33 +22,86 @@ PEERS = (
     Contender("pythae's trainer", "pythae_trainer"),
 )
 
+
+class Workload(NamedTuple):
+    """What is asked of a Work besides its images and the machine."""
+
+    title: str
+    share: float  # of the images, so that a round takes seconds
+    fields: dict[str, Any]
+
+
+WORKLOADS = {
+    "mlp": Workload("MLP 784-400-20", 1.0, {}),
+    # Of Burda et al. 2016, one stochastic layer, with k = 1.
+    "iwae": Workload(
+        "the IWAE paper's network",
+        1 / 4,
+        {
+            "widths": (200, 200),
+            "activation": "tanh",
+            "latent_dim": 50,
+            "batch_size": 20,
+        },
+    ),
+    "conv": Workload("convolutions", 1 / 40, {"network": "conv", "widths": (32, 64)}),
+}
+
 # Nats between the training ELBOs of the last epoch: seeds differ by half of it.
 TOLERANCE = 1.0
 
 
+class Measured(NamedTuple):
+    """A section of the report, and what it shows."""
+
+    text: str
+    ours: Record
+    products: Record | None  # of dense layers only
+    peers: list[Record]
+
+    def bars(self, workload: str, series: str) -> list[Bar]:
+        """Peers that ran, for the chart."""
+        return [
+            Bar(workload, series, peer.contender.title, peer.ratios(self.ours))
+            for peer in self.peers
+            if not peer.failure
+        ]
+
+
 def section(
-    work: Work, repeats: int, peers: Sequence[Contender] = PEERS
-) -> tuple[str, list[Record]]:
-    """The section of the report, and what was measured."""
-    records = race([OURS, PRODUCTS, *peers], work, repeats)
-    ours, products = records[:2]
+    work: Work,
+    repeats: int,
+    peers: Sequence[Contender] = PEERS,
+    peak: roofline.Peak | None = None,
+) -> Measured:
+    """Races a model of ours against peers."""
+    is_dense = work.network == "mlp"
+    records = race([OURS, *[PRODUCTS] * is_dense, *peers], work, repeats)
+    ours, *others = records
+    products = others.pop(0) if is_dense else None
     if ours.failure:
         raise RuntimeError(f"vae_jax itself failed: {ours.failure}")
-    rows = [_row(record, ours) for record in records]
     header = (
         "",
         "s per epoch",
         "times ours",
         "start, s",
         f"ELBO, epoch {repeats + 1}",
+        "process, MiB",
         "others",
     )
-    return "\n\n".join([table(header, rows), _share(ours, products, work)]), records
+    flop = work.num_steps * work.step_flop()
+    texts = [table(header, [_row(record, ours) for record in records])]
+    if products:
+        texts.append(_share(ours, products, flop))
+    seconds = median(ours.timed)
+    texts.append(roofline.describe(roofline.count(work), flop, seconds, peak))
+    return Measured("\n\n".join(texts), ours, products, others)
 
 
 def _row(record: Record, ours: Record) -> list[str]:
     if record.failure:
-        return [record.contender.title, f"not run: {record.failure}", *["–"] * 4]
+        return [record.contender.title, f"not run: {record.failure}", *["–"] * 5]
     elbo, own = record.laps[-1].elbo, ours.laps[-1].elbo
     agrees = math.isnan(elbo) or abs(elbo - own) < TOLERANCE
     return [
@@ -54,16 +110,16 @@ def _row(record: Record, ours: Record) -> list[str]:
         spread(record.ratios(ours)),
         f"{record.start:.1f}",
         "–" if math.isnan(elbo) else f"{elbo:.2f}" + ("" if agrees else " (differs!)"),
+        mebibytes(record.peak_bytes),
         f"{100 * median(lap.others for lap in record.laps[1:]):.0f} %",
     ]
 
 
-def _share(ours: Record, products: Record, work: Work) -> str:
+def _share(ours: Record, products: Record, flop: float) -> str:
     """Share of an epoch that its products would take by themselves."""
     if products.failure:
         return f"XLA's products could not be measured: {products.failure}"
-    steps = len(work.images()) // work.batch_size
-    rates = [steps * work.step_flop() / 1e9 / seconds for seconds in products.timed]
+    rates = [flop / 1e9 / seconds for seconds in products.timed]
     shares = [100 * ratio for ratio in products.ratios(ours)]
     return (
         f"XLA's matrix products run at {spread(rates, 0)} GFLOP/s; an epoch of ours "

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 from benchmarks.machine import Lap, environment, pinned
 from benchmarks.work import Work
@@ -44,6 +45,11 @@ class Record:
         """Seconds from process start until epochs take as long as they always will."""
         return self.setup + max(0.0, self.laps[0].seconds - median(self.timed))
 
+    @property
+    def peak_bytes(self) -> int:
+        """Largest resident set of its process."""
+        return self.laps[-1].peak_bytes
+
     def ratios(self, reference: "Record") -> list[float]:
         """Times of this contender over the reference's, round by round."""
         return [a / b for a, b in zip(self.timed, reference.timed, strict=True)]
@@ -67,7 +73,7 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 text=True,
-                env=environment(work.threads),
+                env=environment(work.threads, work.platform),
             )
 
     def setup(self) -> float:
@@ -76,7 +82,7 @@ class _Process:
     def epoch(self) -> Lap:
         return Lap(**self._ask("epoch"))
 
-    def _ask(self, line: str) -> dict[str, float]:
+    def _ask(self, line: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):

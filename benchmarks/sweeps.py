@@ -21,16 +21,19 @@ WAYS: dict[str, Sequence[Sequence[Sequence[tuple[int, float]]]]] = {
 }
 
 
-def section(work: Work, epochs: int, repeats: int) -> str:
-    """Ways to train eight members, taking turns."""
+def section(
+    work: Work, epochs: int, repeats: int
+) -> tuple[str, dict[str, list[float]]]:
+    """Ways to train eight members, taking turns: the report, and times over ours."""
     taken: dict[str, list[Timings]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, processes in WAYS.items():
             taken[way].append(_run(work, epochs, processes))
-    rows = []
+    rows, all_ratios = [], {}
     for way, timings in taken.items():
         total = [each.total for each in timings]
         ratios = [a / b.total for a, b in zip(total, taken[OURS], strict=True)]
+        all_ratios[way] = ratios
         rows.append(
             [
                 way,
@@ -41,7 +44,8 @@ def section(work: Work, epochs: int, repeats: int) -> str:
             ]
         )
     header = ("8 members", "total, s", "compiling", "training", "times ours")
-    return table(header, rows)
+    del all_ratios[OURS]
+    return table(header, rows), all_ratios
 
 
 def _run(
@@ -53,21 +57,22 @@ def _run(
     for groups in processes:
         asked = Asked(work.to_json(), epochs, groups)
         finished = machine.run(
-            ["-m", "benchmarks.sweep_process", json.dumps(asked)], work.threads
+            ["-m", "benchmarks.sweep_process", json.dumps(asked)],
+            work.threads,
+            work.platform,
         )
-        answer = json.loads(finished.output.splitlines()[-1])
+        answer = finished.answer()
         total += finished.seconds
         compiling += answer["compiling"]
         training += answer["training"]
     return Timings(total, compiling, training)
 
 
-def main_job(threads: int) -> str:
+def main_job(threads: int, platform: str) -> str:
     """``python -m experiments.sweep`` in a fresh folder: its time and its memory."""
     with tempfile.TemporaryDirectory() as folder:
-        finished = machine.run(
-            ["-m", "experiments.sweep", f"--workdir={folder}/sweep"], threads
-        )
+        command = ["-m", "experiments.sweep", f"--workdir={folder}/sweep"]
+        finished = machine.run(command, threads, platform)
     return table(
         ("the main job", "total, s", "peak memory, GiB"),
         [

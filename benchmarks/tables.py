@@ -16,3 +16,8 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
         f"{median(values):.{digits}f}"
         f" ({min(values):.{digits}f}–{max(values):.{digits}f})"
     )
+
+
+def mebibytes(count: float) -> str:
+    """Bytes, as whole MiB."""
+    return f"{count / 2**20:,.0f}"

@@ -1,8 +1,11 @@
 """The work that all contenders are given. NumPy only: every process imports this."""
 
 import dataclasses
+import itertools
 import json
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,25 +13,66 @@ SIDE = 28
 PIXELS = SIDE * SIDE
 LEVELS = 256
 
+# Of every convolution, which halves an image or doubles it, but for the last.
+KERNEL = 3
+
+
+class Layer(NamedTuple):
+    """One layer of a network.
+
+    Attributes:
+        name: 'encoder_0', ..., 'mean', 'log_scale', 'decoder_0', ..., 'output'.
+        kind: 'dense', 'conv' (halves an image; the output keeps its size) or
+            'transposed' (doubles it).
+        inputs: units, or channels.
+        outputs: units, or channels.
+        positions: at which its products are taken: pixels of the smaller image.
+    """
+
+    name: str
+    kind: str
+    inputs: int
+    outputs: int
+    positions: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of its weights, inputs and outputs last."""
+        kernel = () if self.kind == "dense" else (KERNEL, KERNEL)
+        return (*kernel, self.inputs, self.outputs)
+
+    @property
+    def products(self) -> int:
+        """Multiplications for one image."""
+        return math.prod(self.shape) * self.positions
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A VAE to train: MLP 784-width-latent_dim, Bernoulli, dynamic binarization, Adam.
+    """A VAE to train: Bernoulli, dynamic binarization, analytic KL, Adam.
 
     Attributes:
-        images_path: an npy file of images, uint8 ``[num_images, 784]``.
+        images_path: an npy file of images, uint8 ``[N, 784]``.
+        num_images: of these, the first so many are an epoch.
         threads: processor cores that a contender may use.
-        batch_size: images per step; what is left over at an epoch's end is dropped.
-        width: hidden units of encoder and decoder.
+        platform: 'cpu', or 'gpu' for one accelerator beside these cores.
+        network: 'mlp' or 'conv'.
+        widths: hidden units or channels, from the image inwards; the decoder mirrors.
+        activation: 'relu' or 'tanh'.
         latent_dim: number of latents.
+        batch_size: images per step; what is left over at an epoch's end is dropped.
         learning_rate: of Adam.
     """
 
     images_path: str
+    num_images: int = 60_000
     threads: int = 1
-    batch_size: int = 128
-    width: int = 400
+    platform: str = "cpu"
+    network: str = "mlp"
+    widths: tuple[int, ...] = (400,)
+    activation: str = "relu"
     latent_dim: int = 20
+    batch_size: int = 128
     learning_rate: float = 1e-3
 
     def to_json(self) -> str:
@@ -36,43 +80,107 @@ class Work:
 
     @classmethod
     def from_json(cls, text: str) -> "Work":
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        return cls(**{**fields, "widths": tuple(fields["widths"])})
 
     def images(self) -> np.ndarray:
-        """The training images, uint8 ``[N, 784]``."""
-        return np.load(self.images_path)
+        """The training images, uint8 ``[num_images, 784]``."""
+        return np.load(self.images_path, mmap_mode="r")[: self.num_images].copy()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return self.num_images // self.batch_size
+
+    @property
+    def inner_side(self) -> int:
+        """Height and width of a convolutional encoder's last feature map."""
+        return SIDE // 2 ** len(self.widths)
+
+    def describe(self) -> str:
+        """One line on the network and how it is trained."""
+        sizes = "-".join(map(str, (*self.widths, self.latent_dim)))
+        kind = f"MLP 784-{sizes}"
+        if self.network == "conv":
+            kind = f"3x3 convolutions of stride 2, channels 1-{sizes} latents, mirrored"
+        return f"{kind}, {self.activation}, Bernoulli, Adam, batch {self.batch_size}"
+
+    def layers(self) -> list[Layer]:
+        """The encoder's layers, its two heads, the decoder's, and the output.
+
+        Raises:
+            ValueError: unknown network, or an image that cannot be halved so often.
+        """
+        if self.network == "mlp":
+            return _dense_layers(self.widths, self.latent_dim)
+        if self.network != "conv":
+            raise ValueError(f"unknown network {self.network!r}: 'mlp' or 'conv'.")
+        if SIDE % 2 ** len(self.widths):
+            raise ValueError(f"{SIDE} cannot be halved {len(self.widths)} times.")
+        return _conv_layers(self.widths, self.latent_dim, self.inner_side)
 
     def step_flop(self) -> float:
-        """Floating-point operations of the matrix products of one step.
+        """Floating-point operations of the matrix products of one step, by hand.
 
         Forward, and backward with respect to weights and activations; the images
         need no gradient.
         """
-        outer, inner = PIXELS * self.width, self.width * self.latent_dim
-        forward = outer + 2 * inner + inner + outer
-        return 2.0 * self.batch_size * (3 * forward - outer)
+        layers = self.layers()
+        forward = sum(layer.products for layer in layers)
+        return 2.0 * self.batch_size * (3 * forward - layers[0].products)
+
+
+def _dense_layers(widths: tuple[int, ...], latent_dim: int) -> list[Layer]:
+    down, up = (PIXELS, *widths), (latent_dim, *widths[::-1])
+    return [
+        *_chain("encoder", "dense", down),
+        Layer("mean", "dense", widths[-1], latent_dim),
+        Layer("log_scale", "dense", widths[-1], latent_dim),
+        *_chain("decoder", "dense", up),
+        Layer("output", "dense", widths[0], PIXELS),
+    ]
+
+
+def _conv_layers(widths: tuple[int, ...], latent_dim: int, side: int) -> list[Layer]:
+    inner = side**2 * widths[-1]
+    # The last doubling keeps the channels of the image's own neighbourhood.
+    up = (*widths[::-1], widths[0])
+    return [
+        *(
+            layer._replace(positions=(SIDE // 2 ** (i + 1)) ** 2)
+            for i, layer in enumerate(_chain("encoder", "conv", (1, *widths)))
+        ),
+        Layer("mean", "dense", inner, latent_dim),
+        Layer("log_scale", "dense", inner, latent_dim),
+        Layer("decoder_0", "dense", latent_dim, inner),
+        *(
+            layer._replace(name=f"decoder_{i + 1}", positions=(side * 2**i) ** 2)
+            for i, layer in enumerate(_chain("decoder", "transposed", up))
+        ),
+        Layer("output", "conv", widths[0], 1, PIXELS),
+    ]
+
+
+def _chain(name: str, kind: str, sizes: tuple[int, ...]) -> list[Layer]:
+    pairs = itertools.pairwise(sizes)
+    return [Layer(f"{name}_{i}", kind, *pair) for i, pair in enumerate(pairs)]
 
 
 def initial_weights(work: Work, pixel_mean: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights ``[inputs, outputs]`` and biases, as this project initialises them.
+    """Weights of ``Layer.shape`` by its name, biases ``[outputs]`` by name + '_bias'.
 
-    Glorot-uniform weights, zero biases, and the output bias at the logit of the mean
-    image: every contender starts where the others do, so their ELBOs can be compared.
+    As this project initialises them: Glorot-uniform weights, zero biases, and the
+    output's bias, one for each pixel, at the logit of the mean image. Every contender
+    starts where the others do, so their ELBOs can be compared.
     """
     generator = np.random.default_rng(0)
-    width, latent = work.width, work.latent_dim
-    shapes = {
-        "encoder": (PIXELS, width),
-        "mean": (width, latent),
-        "log_scale": (width, latent),
-        "decoder": (latent, width),
-        "output": (width, PIXELS),
-    }
     weights = {}
-    for name, shape in shapes.items():
-        limit = np.sqrt(6 / sum(shape))
-        weights[name] = generator.uniform(-limit, limit, shape).astype(np.float32)
-        weights[f"{name}_bias"] = np.zeros(shape[1], np.float32)
+    for layer in work.layers():
+        receptive = math.prod(layer.shape[:-2])
+        limit = math.sqrt(6 / (receptive * (layer.inputs + layer.outputs)))
+        drawn = generator.uniform(-limit, limit, layer.shape)
+        weights[layer.name] = drawn.astype(np.float32)
+        weights[f"{layer.name}_bias"] = np.zeros(layer.outputs, np.float32)
     mean = np.clip(pixel_mean, 1e-3, 1 - 1e-3)
     weights["output_bias"] = np.log(mean / (1 - mean)).astype(np.float32)
     return weights
@@ -111,6 +219,6 @@ def write_images(folder: Path, num_images: int, data_dir: str) -> tuple[str, str
         images, name = images[:num_images], "MNIST"
     else:
         images, name = made_images(num_images), "made by the benchmark"
-    path = folder / f"images_{num_images}.npy"
+    path = folder / "images.npy"
     np.save(path, images)
-    return str(path), f"{len(images):,} images of 28x28, {name}"
+    return str(path), f"images of 28x28, {name}"

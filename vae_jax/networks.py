@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.convolutions import convolve
+
 
 class Network(Protocol):
     """What the model needs of a network: Linen's pure ``init`` and ``apply``.
@@ -211,10 +213,9 @@ class ConvDecoder(nn.Module):
             h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
             block = _ResidualBlock(features, self.activation, precision=self.precision)
             return block(h)
-        h = nn.ConvTranspose(
+        h = ConvTranspose(
             features,
             (3, 3),
-            strides=(2, 2),
             kernel_init=nn.initializers.glorot_uniform(),
             dtype=PRECISIONS[self.precision],
         )(h)
@@ -401,8 +402,21 @@ def _pairs(mask: np.ndarray) -> tuple[tuple[bool, ...], ...]:
 
 def _conv(features: int, **options) -> nn.Conv:
     return nn.Conv(
-        features, (3, 3), kernel_init=nn.initializers.glorot_uniform(), **options
+        features,
+        (3, 3),
+        kernel_init=nn.initializers.glorot_uniform(),
+        conv_general_dilated=convolve,
+        **options,
     )
+
+
+class ConvTranspose(nn.Conv):
+    """``nn.ConvTranspose`` of a 3x3 kernel and stride 2, with its parameters' names, as
+    the convolution of a dilated image that it is."""
+
+    input_dilation: tuple[int, int] = (2, 2)
+    padding: Any = ((2, 1), (2, 1))
+    conv_general_dilated: Any = convolve
 
 
 def _masked_conv(channels: int, *, itself: bool, **options) -> nn.Conv:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +11,67 @@ import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
 
-from benchmarks.work import PIXELS, Work, initial_weights
+from benchmarks.work import KERNEL, SIDE, Layer, Work, initial_weights
+
+_ACTIVATIONS = {"relu": nn.relu, "tanh": jnp.tanh}
+_KERNEL = (KERNEL, KERNEL)
 
 
 class Network(nn.Module):
     """Images ``[batch, 784]`` of zeros and ones to their mean ELBO."""
 
-    width: int
-    latent_dim: int
+    work: Work
 
     @nn.compact
     def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
-        h = nn.relu(nn.Dense(self.width, name="encoder")(x))
-        mean = nn.Dense(self.latent_dim, name="mean")(h)
-        log_scale = nn.Dense(self.latent_dim, name="log_scale")(h)
+        h = x
+        if self.work.network == "conv":
+            h = h.reshape(-1, SIDE, SIDE, 1)
+        h = self._activated("encoder", h)
+        h = h.reshape(len(h), -1)
+        mean = nn.Dense(self.work.latent_dim, name="mean")(h)
+        log_scale = nn.Dense(self.work.latent_dim, name="log_scale")(h)
         z = mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
-        h = nn.relu(nn.Dense(self.width, name="decoder")(z))
-        logits = nn.Dense(PIXELS, name="output")(h)
+        h = self._activated("decoder", z)
+        output = _linen(self.work.layers()[-1])(h).reshape(x.shape)
+        bias = self.param("pixels", nn.initializers.zeros, x.shape[1:])
+        logits = output + bias[None]
         reconstruction = -optax.sigmoid_binary_cross_entropy(logits, x).sum(-1)
         kl = (0.5 * (mean**2 + jnp.expm1(2 * log_scale)) - log_scale).sum(-1)
         return (reconstruction - kl).mean()
+
+    def _activated(self, prefix: str, h: jax.Array) -> jax.Array:
+        side = self.work.inner_side
+        for layer in self.work.layers():
+            if not layer.name.startswith(prefix):
+                continue
+            if layer.kind == "transposed" and h.ndim == 2:
+                h = h.reshape(-1, side, side, layer.inputs)
+            h = _ACTIVATIONS[self.work.activation](_linen(layer)(h))
+        return h
+
+
+def _linen(layer: Layer) -> nn.Module:
+    last = layer.name == "output"  # Its bias is one for each pixel.
+    options: dict[str, Any] = {"use_bias": not last, "name": layer.name}
+    if layer.kind == "dense":
+        return nn.Dense(layer.outputs, **options)
+    if layer.kind == "transposed":
+        return nn.ConvTranspose(layer.outputs, _KERNEL, strides=(2, 2), **options)
+    return nn.Conv(layer.outputs, _KERNEL, strides=1 if last else 2, **options)
+
+
+def _parameters(work: Work, weights: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What ``initial_weights`` gives, by Flax's names."""
+    params: dict[str, Any] = {
+        layer.name: {
+            "kernel": jnp.asarray(weights[layer.name]),
+            "bias": jnp.asarray(weights[f"{layer.name}_bias"]),
+        }
+        for layer in work.layers()
+    }
+    params["pixels"] = params["output"].pop("bias")
+    return params
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -49,28 +91,18 @@ def train_step(
 def make(work: Work, variant: str) -> Callable[[], float]:
     del variant
     images = work.images().astype(np.float32) / 255
-    weights = initial_weights(work, images.mean(0))
-    params = {
-        name: {
-            "kernel": jnp.asarray(weight),
-            "bias": jnp.asarray(weights[f"{name}_bias"]),
-        }
-        for name, weight in weights.items()
-        if weight.ndim == 2
-    }
     state = TrainState.create(
-        apply_fn=Network(work.width, work.latent_dim).apply,
-        params=params,
+        apply_fn=Network(work).apply,
+        params=_parameters(work, initial_weights(work, images.mean(0))),
         tx=optax.adam(work.learning_rate),
     )
     generator = np.random.default_rng(0)
-    num_steps = len(images) // work.batch_size
 
     def epoch() -> float:
         nonlocal state
-        order = generator.permutation(len(images))[: num_steps * work.batch_size]
+        order = generator.permutation(len(images))[: work.num_steps * work.batch_size]
         elbos = []
-        for batch in order.reshape(num_steps, work.batch_size):
+        for batch in order.reshape(work.num_steps, work.batch_size):
             state, elbo = train_step(state, images[batch], jax.random.key(0))
             elbos.append(elbo)
         return float(np.mean(jax.device_get(elbos)))

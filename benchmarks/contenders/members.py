@@ -34,7 +34,7 @@ def make(work: Work, variant: str) -> Callable[[], float]:
         for latent_dim in LATENT_DIMS
         for _ in range(SEEDS)
     ]
-    state, train = compile_members(
+    state, train, _ = compile_members(
         models,
         Recipe(
             batch_size=100, num_epochs=EPOCHS_PER_CALL, validate_every=EPOCHS_PER_CALL

@@ -20,6 +20,7 @@ class Program(NamedTuple):
 
     state: TrainState
     train: Callable[[TrainState], tuple[TrainState, EpochMetrics]]
+    compiled: jax.stages.Compiled  # one epoch
 
 
 def compile_members(
@@ -69,34 +70,40 @@ def compile_members(
             state, metrics = compiled(state, *data)
         return state, metrics
 
-    return Program(state, train)
+    return Program(state, train, compiled)
 
 
-def mlp(work: Work, latent_dim: int) -> VAE:
-    """The model of a piece of work."""
+def vae(work: Work, latent_dim: int) -> VAE:
+    """The model of a piece of work, at a number of latents."""
     return make_vae(
         make_likelihood("bernoulli", LEVELS),
         image_shape=(SIDE, SIDE, 1),
         latent_dim=latent_dim,
-        widths=(work.width,),
+        network=work.network,
+        widths=work.widths,
+        activation=work.activation,
+    )
+
+
+def compile_one(work: Work, images: np.ndarray, members: int = 1) -> Program:
+    """One model, or several that differ in their keys, and an epoch of these images."""
+    return compile_members(
+        [vae(work, work.latent_dim)] * members,
+        Recipe(batch_size=work.batch_size, num_epochs=1, validate_every=1),
+        images,
+        betas=[1.0] * members,
+        learning_rate=work.learning_rate,
+        execution="loop" if members == 1 else "map",
     )
 
 
 def make(work: Work, variant: str) -> Callable[[], float]:
-    """One model: a population of one."""
-    del variant
-    state, train = compile_members(
-        [mlp(work, work.latent_dim)],
-        Recipe(batch_size=work.batch_size, num_epochs=1, validate_every=1),
-        work.images(),
-        betas=[1.0],
-        learning_rate=work.learning_rate,
-        execution="loop",
-    )
+    """A population of one model, or of as many as the variant says, mapped."""
+    state, train, _ = compile_one(work, work.images(), int(variant or 1))
 
     def epoch() -> float:
         nonlocal state
         state, metrics = train(state)
-        return float(metrics.terms.elbo[0])
+        return float(metrics.terms.elbo.mean())
 
     return epoch

@@ -10,7 +10,6 @@ from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import nn
-from torch.nn import functional
 
 from benchmarks.contenders import torch_loops
 from benchmarks.work import PIXELS, Work
@@ -23,16 +22,14 @@ class Encoder(BaseEncoder):
         self.log_scale = network.log_scale
 
     def forward(self, x: torch.Tensor) -> ModelOutput:
-        h = functional.relu(self.hidden(x))
+        h = self.hidden(x)
         return ModelOutput(embedding=self.mean(h), log_covariance=2 * self.log_scale(h))
 
 
 class Decoder(BaseDecoder):
     def __init__(self, network: torch_loops.Network):
         BaseDecoder.__init__(self)
-        self.layers = nn.Sequential(
-            network.decoder, nn.ReLU(), network.output, nn.Sigmoid()
-        )
+        self.layers = nn.Sequential(network.decoder, nn.Sigmoid())
 
     def forward(self, z: torch.Tensor) -> ModelOutput:
         return ModelOutput(reconstruction=self.layers(z))
@@ -61,7 +58,7 @@ def make(work: Work, variant: str) -> Callable[[], float]:
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=work.batch_size,
             learning_rate=work.learning_rate,
-            no_cuda=True,
+            no_cuda=work.platform != "gpu",
         ),
     )
     trainer.prepare_training()

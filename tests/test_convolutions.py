@@ -1,0 +1,67 @@
+"""Convolutions as matrix products are XLA's own, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.convolutions import convolve
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+# Sizes, channels in and out, strides, padding, dilation; padding of (2, 1) and a
+# dilation of 2 are what a transposed convolution of stride 2 is.
+CASES = {
+    "same": ((5, 7), 3, 4, (1, 1), "SAME", (1, 1)),
+    "fewer outputs": ((5, 7), 4, 2, (1, 1), "SAME", (1, 1)),
+    "halved": ((8, 6), 3, 4, (2, 2), "SAME", (1, 1)),
+    "odd sizes halved": ((7, 5), 4, 2, (2, 2), "SAME", (1, 1)),
+    "stride across only": ((6, 6), 2, 3, (1, 2), ((0, 1), (1, 1)), (1, 1)),
+    "doubled": ((4, 3), 3, 2, (1, 1), ((2, 1), (2, 1)), (2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_outputs_and_gradients_are_those_of_xla(case):
+    sizes, inputs, outputs, strides, padding, dilation = case
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(2, *sizes, inputs)).astype(np.float32)
+    kernel = generator.normal(size=(3, 3, inputs, outputs)).astype(np.float32)
+
+    def own(images, kernel):
+        return convolve(images, kernel, strides, padding, lhs_dilation=dilation)
+
+    def reference(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            strides,
+            padding,
+            lhs_dilation=dilation,
+            dimension_numbers=NUMBERS,
+        )
+
+    shape = jax.eval_shape(reference, images, kernel).shape
+    cotangent = generator.normal(size=shape).astype(np.float32)
+
+    @jax.jit
+    def value_and_gradients(images, kernel, cotangent):
+        pulled_back = (jax.vjp(f, images, kernel) for f in (own, reference))
+        return [(value, *pull_back(cotangent)) for value, pull_back in pulled_back]
+
+    mine, theirs = value_and_gradients(images, kernel, cotangent)
+    for one, other in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_narrow_types_are_summed_in_float32():
+    key = jax.random.key(1)
+    images = jax.random.normal(key, (1, 4, 4, 64)).astype(jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 64, 1), jnp.bfloat16)
+    outputs = convolve(images, kernel, (1, 1), "SAME")
+    assert outputs.dtype == jnp.bfloat16
+    exact = convolve(
+        images.astype(jnp.float32), kernel.astype(jnp.float32), (1, 1), "SAME"
+    )
+    # One rounding, of the sum: half a unit in the last of 8 bits.
+    np.testing.assert_allclose(outputs.astype(jnp.float32), exact, rtol=2**-8)
