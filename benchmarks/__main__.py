@@ -28,6 +28,7 @@ from benchmarks import (
     start_up,
     sweeps,
 )
+from benchmarks.one_model import Workload
 from benchmarks.roofline import Peak
 from benchmarks.work import Work, write_images
 
@@ -141,19 +142,19 @@ def _parts(platform: str, bars: list[chart.Bar]) -> Iterator[str]:
             if name not in _ONLY.value:
                 continue
             most = Work(path, _IMAGES.value, counts[-1], platform)
-            works = [(most, "")]
+            works: list[tuple[Work, Workload | None]] = [(most, None)]
             if name == "one_model":
                 works = list(_one_model_works(most, counts))
             for work, workload in works:
-                title = f"{TITLES[name]}{workload and ': '}{workload}"
+                title = TITLES[name] + (f": {workload.title}" if workload else "")
                 part = f"## {title}, {_cores(work)}\n\n"
                 part += _measure(name, work, images, workload, bars)
                 print(part, end="\n\n", flush=True)
                 yield part
 
 
-def _one_model_works(most: Work, counts: list[int]) -> Iterator[tuple[Work, str]]:
-    """The chosen workloads and their titles; the first one on every number of cores."""
+def _one_model_works(most: Work, counts: list[int]) -> Iterator[tuple[Work, Workload]]:
+    """The chosen workloads; the first one on every number of cores."""
     chosen = [one_model.WORKLOADS[name] for name in _WORKLOADS.value]
     for workload in chosen:
         for threads in counts if workload is chosen[0] else counts[-1:]:
@@ -162,20 +163,25 @@ def _one_model_works(most: Work, counts: list[int]) -> Iterator[tuple[Work, str]
             if workload.share < 1:
                 # pythae's trainer does not drop an incomplete batch: none is left.
                 num_images -= num_images % work.batch_size
-            yield dataclasses.replace(work, num_images=num_images), workload.title
+            yield dataclasses.replace(work, num_images=num_images), workload
 
 
 def _measure(
-    name: str, work: Work, images: str, workload: str, bars: list[chart.Bar]
+    name: str,
+    work: Work,
+    images: str,
+    workload: Workload | None,
+    bars: list[chart.Bar],
 ) -> str:
-    """A section's text."""
+    """A section's text; a workload is one of 'one_model'."""
     repeats = _REPEATS.value
-    if name == "one_model":
+    if workload:
         peak = None
         if _PEAK_TFLOPS.value and _PEAK_GBS.value:
             peak = Peak(1e12 * _PEAK_TFLOPS.value, 1e9 * _PEAK_GBS.value)
-        measured = one_model.section(work, repeats, peak=peak)
-        bars += measured.bars(workload, _cores(work))
+        tolerance = workload.tolerance
+        measured = one_model.section(work, repeats, peak=peak, tolerance=tolerance)
+        bars += measured.bars(workload.title, _cores(work))
         return f"{_of(work, images)}, binarized at each access.\n\n{measured.text}"
     if name == "sweep":
         work = dataclasses.replace(work, num_images=work.num_images // 10)

@@ -29,6 +29,8 @@ class Workload(NamedTuple):
     title: str
     share: float  # of the images, so that a round takes seconds
     fields: dict[str, Any]
+    # Nats that the ELBOs of the last epoch may differ by: seeds differ by half of it.
+    tolerance: float = 1.0
 
 
 WORKLOADS = {
@@ -44,11 +46,12 @@ WORKLOADS = {
             "batch_size": 20,
         },
     ),
-    "conv": Workload("convolutions", 1 / 40, {"network": "conv", "widths": (32, 64)}),
+    # So few steps that the bound still rises by nats an epoch; PyTorch's padding and
+    # order of channels start it elsewhere.
+    "conv": Workload(
+        "convolutions", 1 / 40, {"network": "conv", "widths": (32, 64)}, tolerance=4.0
+    ),
 }
-
-# Nats between the training ELBOs of the last epoch: seeds differ by half of it.
-TOLERANCE = 1.0
 
 
 class Measured(NamedTuple):
@@ -73,6 +76,7 @@ def section(
     repeats: int,
     peers: Sequence[Contender] = PEERS,
     peak: roofline.Peak | None = None,
+    tolerance: float = 1.0,
 ) -> Measured:
     """Races a model of ours against peers."""
     is_dense = work.network == "mlp"
@@ -91,7 +95,7 @@ def section(
         "others",
     )
     flop = work.num_steps * work.step_flop()
-    texts = [table(header, [_row(record, ours) for record in records])]
+    texts = [table(header, [_row(record, ours, tolerance) for record in records])]
     if products:
         texts.append(_share(ours, products, flop))
     seconds = median(ours.timed)
@@ -99,11 +103,11 @@ def section(
     return Measured("\n\n".join(texts), ours, products, others)
 
 
-def _row(record: Record, ours: Record) -> list[str]:
+def _row(record: Record, ours: Record, tolerance: float) -> list[str]:
     if record.failure:
         return [record.contender.title, f"not run: {record.failure}", *["–"] * 5]
     elbo, own = record.laps[-1].elbo, ours.laps[-1].elbo
-    agrees = math.isnan(elbo) or abs(elbo - own) < TOLERANCE
+    agrees = math.isnan(elbo) or abs(elbo - own) < tolerance
     return [
         record.contender.title,
         spread(record.timed),
