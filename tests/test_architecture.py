@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 # What a module of the library may import from the library: only ranks below its own.
 RANKS = {
-    "per_image": 0,
+    "mesh": 0,
+    "per_image": 1,
     "views": 0,
     "diagnostics": 0,
     "convolutions": 0,
