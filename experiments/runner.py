@@ -28,25 +28,18 @@ from experiments.streaming import import_grain
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
-    """Refuses what only data and devices show to be wrong, before any compute is spent.
+    """Refuses what only the data can show to be wrong, before any compute is spent.
 
     Raises:
         DataError: streaming without what it needs.
-        SettingsError: a batch or a VampPrior larger than the data, a view they cannot
-            give, more devices than there are, or too little memory for streaming.
+        SettingsError: a batch or a VampPrior larger than the data, or a view they
+            cannot give.
     """
     num_images, num_sampled = len(data.train.images), len(training_sample(data))
-    num_devices = jax.device_count()
     for run in runs:
         if run.settings.data.stream:
             import_grain()
         batch_size = run.settings.training.batch_size
-        parts = run.settings.parallel.batch
-        if parts > num_devices:
-            raise SettingsError(
-                f"parallel.batch is {parts}, but there are {num_devices} devices: "
-                f"choose at most {num_devices}."
-            )
         if batch_size > num_images:
             raise SettingsError(
                 f"training.batch_size is {batch_size}, but {data.name} has "
@@ -60,8 +53,22 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
                 f"start: choose at most {num_sampled}."
             )
         build_model(run.settings, data)
+
+
+def check_devices(runs: Sequence[Run], data: ImageData) -> None:
+    """Refuses what this process's devices cannot do, before any compute is spent.
+
+    Raises:
+        SettingsError: more devices than there are, or too little memory for streaming.
+    """
+    num_devices = jax.device_count()
     for members in group(runs):
         settings = members.widest
+        if settings.parallel.batch > num_devices:
+            raise SettingsError(
+                f"parallel.batch is {settings.parallel.batch}, but there are "
+                f"{num_devices} devices: choose at most {num_devices}."
+            )
         per_column = Layout.of(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
 
@@ -164,6 +171,7 @@ def train_and_report(
     with Interruption() as interruption:
         data = load_data(runs[0].settings.data)
         check(chosen, data)
+        check_devices(chosen, data)
         folder = None
         if processes.is_primary():
             folder = RunFolder.create(workdir, config, data.fingerprint, warn)
