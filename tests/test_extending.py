@@ -101,5 +101,7 @@ def test_settings_take_them_by_name(examples):
         prior_components=1,
         flow_steps=1,
         flow_widths=(8,),
+        precision="float32",
+        rematerialize=False,
     )
     assert not settings.can_be_padded

@@ -105,6 +105,9 @@ def test_a_config_without_its_groups_is_refused(group, value):
 SHARED = ("seed", "latent_dim", "beta", "learning_rate")
 OTHER_VALUES = {
     "likelihood": "laplace",
+    "precision": "bfloat16",
+    "rematerialize": True,
+    "microbatches": 2,
     "network": "conv",
     "widths": (7,),
     "activation": "tanh",
