@@ -10,6 +10,9 @@ ARGS ?=
 sweep: $(VENV)/.installed
 	$(BIN)/python -m experiments.sweep $(ARGS)
 
+# Small programs that run once: compiling them takes far longer than running them.
+test: export XLA_FLAGS := --xla_backend_optimization_level=0 \
+	--xla_llvm_disable_expensive_passes=true $(XLA_FLAGS)
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)
 
