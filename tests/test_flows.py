@@ -38,9 +38,10 @@ def test_the_inverse_undoes_the_flow(flow):
     z, log_det = jax.jit(flow.forward)(params, U, CONTEXT)
     u, log_det_there = jax.jit(flow.inverse)(params, z, CONTEXT)
     assert np.abs(z - U).max() > 0.1
-    # A spline's slopes reach 1e-3: what is rounded in z is 1e3 times that in u.
-    np.testing.assert_allclose(u, U, atol=3e-3)
-    np.testing.assert_allclose(log_det_there, log_det, atol=3e-3)
+    # A spline's slopes reach 1e-3: what is rounded in z is 1e3 times that in u, in each
+    # of its steps. Seen: 3e-3, and 6e-3 where XLA does not optimise.
+    np.testing.assert_allclose(u, U, atol=1e-2)
+    np.testing.assert_allclose(log_det_there, log_det, atol=1e-2)
 
 
 def test_the_log_determinant_is_that_of_the_jacobian(flow):
