@@ -460,17 +460,26 @@ def test_a_sweep_with_a_damaged_description(
 # --- compiled programs ----------------------------------------------------------------
 
 
-def test_damaged_programs_are_compiled_anew(undisturbed, cache, faults, tmp_path):
+def test_damaged_programs_are_compiled_anew(faults, tmp_path):
     """A second start finds programs, of which every one has a bit flipped."""
-    own = shutil.copytree(cache, tmp_path / "cache")
-    programs = [path for path in (own / "programs").iterdir() if path.is_file()]
+    arguments = (
+        *("--config.data.num_train=200", "--config.model.widths=(6,)"),
+        *("--config.training.num_epochs=4", "--config.training.validate_every=2"),
+        *("--config.evaluation.num_samples=5", "--config.diagnostics.floor=false"),
+        *("--config.diagnostics.latents=false", "--config.diagnostics.probes=false"),
+    )
+
+    def train(name):
+        command = harness.command("train", *arguments, f"--workdir={tmp_path / name}")
+        outcome = harness.run(command, tmp_path / "cache")
+        assert outcome.status == 0, outcome.stderr
+        return outcome.stderr
+
     with faults.injected("compiled programs: flipped"):
+        assert "compilation cache" not in train("first")
+        programs = list((tmp_path / "cache" / "programs").glob("*-cache"))
         assert len(programs) > 5
         for path in programs:
             flip(RNG.uniform())(path)
-        folder = tmp_path / "run"
-        command = harness.command("sweep", *harness.SWEEP, f"--workdir={folder}")
-        outcome = harness.run(command, own)
-        assert outcome.status == 0, outcome.stderr
-        assert "persistent compilation cache" in outcome.stderr
-        harness.assert_undisturbed(folder, undisturbed)
+        assert "persistent compilation cache" in train("second")
+        harness.assert_undisturbed(tmp_path / "second", tmp_path / "first")
