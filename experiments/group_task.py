@@ -154,7 +154,12 @@ class DeviceData(NamedTuple):
         """The one draw that all runs share of validation, test or sampled images."""
         images = (self.validation, self.test, self.sample)[which]
         key = jax.random.fold_in(jax.random.key(0), which)
-        return views.observe(view, key, images, self.levels)
+        return _observe(view, key, images, self.levels)
+
+
+# One small program each, where every operation of them would be compiled by itself.
+_observe = jax.jit(views.observe, static_argnums=(0, 3))
+_take = jax.jit(lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree))
 
 
 class Measured(NamedTuple):
@@ -362,7 +367,7 @@ class GroupTask:
     def pad(self, stacked: Any) -> Any:
         """Arrays over the runs, padded to arrays over the members."""
         index = np.minimum(np.arange(self._num_padded), len(self.group.runs) - 1)
-        return jax.tree.map(lambda leaf: leaf[index], stacked)
+        return _take(stacked, index)
 
     def pad_shapes(self, stacked: Any) -> Any:
         """The shapes that ``pad`` gives arrays of these shapes."""
@@ -463,21 +468,24 @@ def _members(runs: Sequence[Run], models: Sequence[VAE], attempt: int) -> Member
     """What differs between runs, as stacked arrays."""
     settings = [run.settings for run in runs]
     latents = [model.latent_dim for model in models]
-    root = jax.random.key(0)
-    seeds = jnp.array([s.seed for s in settings], jnp.uint32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(root, seeds)
-    if attempt:
-        # Beside the children of the member's key that training uses.
-        child = len(MemberKeys._fields) + attempt
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, child)
     return Member(
-        key=keys,
+        key=_keys(np.array([s.seed for s in settings], np.uint32), attempt),
         beta=jnp.array([s.training.beta for s in settings], jnp.float32),
         learning_rate=jnp.array([s.training.learning_rate for s in settings]),
         latent_mask=jnp.stack(
             [population.latent_mask(own, max(latents)) for own in latents]
         ),
     )
+
+
+@jax.jit
+def _keys(seeds: jax.Array, attempt: int) -> jax.Array:
+    """The key of each seed; other ones for each further attempt."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
+    # Beside the children of the member's key that training uses.
+    child = len(MemberKeys._fields) + attempt
+    others = jax.vmap(jax.random.fold_in, (0, None))(keys, child)
+    return jnp.where(attempt == 0, keys, others)
 
 
 def member(stacked: Any, index: int) -> Any:

@@ -26,6 +26,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,13 @@ _JOBS = "jobs"
 
 class FolderError(RuntimeError):
     """A run folder that cannot be used; the message is one line."""
+
+
+def _allow_open_files() -> None:
+    """As many as are permitted: each member of a group has a TensorBoard file open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # Some systems promise too much.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -222,6 +230,7 @@ class RunFolder:
         except BaseException:
             folder.close()
             raise
+        _allow_open_files()
         return folder
 
     def _is_begun(self, config: Mapping[str, Any]) -> bool:

@@ -9,7 +9,13 @@ from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def keys_are_used_once():
+    """Has JAX raise where a key is used twice; compiling takes a quarter longer."""
+    with jax.debug_key_reuse(True):
+        yield
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from vae_jax.diagnostics import bernoulli_floor
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 ALL = DiagnosticsSettings(latents=True, permutations=19, floor=True, probes=True)
 NONE = DiagnosticsSettings(latents=False, permutations=0, floor=False, probes=False)
 

@@ -11,6 +11,8 @@ from vae_jax.evaluation import evaluate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 
 @pytest.fixture
 def model_and_params():

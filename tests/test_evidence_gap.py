@@ -12,6 +12,8 @@ from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.per_image import map_images
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 MEAN_SHIFT, LOG_SCALE_SHIFT = 0.2, 0.3
 
 

@@ -12,6 +12,8 @@ from tests.test_objectives import bernoulli_model, quick_jit, start
 from vae_jax.diagnostics import decompose_gaussian_kl
 from vae_jax.objectives import beta_tc, elbo, elbo_log_weight, mmd, posterior_and_noise
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -15,6 +15,8 @@ from vae_jax import training
 from vae_jax.objectives import OBJECTIVES, beta_tc, elbo, elbo_log_weight
 from vae_jax.training import Recipe
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 # A recipe for each objective, with its options where they have an effect.
 RECIPES = {
     "elbo": {"capacity": 2.0},

@@ -20,6 +20,8 @@ from vae_jax.posteriors import (
 from vae_jax.posteriors.gaussian import FullCovarianceGaussian
 from vae_jax.priors import StandardNormal
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 POSTERIOR = DiagonalGaussian(
     jnp.array([[0.3, -1.2, 4.0]]), jnp.array([[-0.5, 0.7, -3.0]])
 )

@@ -17,6 +17,8 @@ from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.priors import make_prior
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 # Each program runs once or twice: not worth optimising.
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": "0"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import jax
 import numpy as np
@@ -111,6 +112,17 @@ def test_another_environment_is_told_and_recorded(folder):
     after = json.loads(path.read_text())
     assert after["bits_depend_on"]["jax"] == "0.0.1"
     assert after["continued"][0]["bits_depend_on"]["jax"] == jax.__version__
+
+
+def test_as_many_files_may_be_open_as_are_permitted(tmp_path):
+    """Each member of a group has one: more than the 1,024 that are usual."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    try:
+        create(tmp_path / "run")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def test_a_folder_has_one_writer_at_a_time(tmp_path):

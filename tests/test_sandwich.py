@@ -10,6 +10,8 @@ import pytest
 from experiments import progress, sandwich
 from tests import linear_gaussian
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 SETTINGS = sandwich.SandwichSettings(
     num_images=12, num_samples=200, num_temperatures=20, num_chains=8, gap_steps=50
 )

@@ -14,6 +14,8 @@ from vae_jax.model import make_vae
 from vae_jax.posteriors import latent_noise
 from vae_jax.training import Member, MemberKeys, Recipe, init_state
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 RECIPE = Recipe(batch_size=20, num_epochs=8, validate_every=2)
 
 
@@ -35,10 +37,15 @@ def member(seed=0, latent_dim=3, beta=1.0, learning_rate=3e-3):
     )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(model, recipe, key, mean, std):
+    return init_state(recipe, model.init(MemberKeys.of(key).init, mean, std))
+
+
 def start(model, recipe, own, images):
     mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
     std = jnp.asarray(images.std(0) / 16, jnp.float32)
-    return init_state(recipe, model.init(MemberKeys.of(own.key).init, mean, std))
+    return _start(model, recipe, own.key, mean, std)
 
 
 class Reports(NamedTuple):
@@ -48,20 +55,29 @@ class Reports(NamedTuple):
     validation: training.Validation
 
 
-def train(model, recipe, own, images, validations, state=None):
+# Tests of the same model and recipe share what was compiled.
+STEP = jax.jit(training.train_step, static_argnums=(0, 1, 8))
+EPOCH = jax.jit(training.train_epoch, static_argnums=(0, 1))
+VALIDATE = jax.jit(training.validate, static_argnums=(0, 1))
+
+
+def compile_anew(function):
+    """A function of model and recipe, compiled as it is patched now."""
+    return jax.jit(lambda *arguments: function(*arguments), static_argnums=(0, 1))
+
+
+def train(model, recipe, own, images, validations, train_epoch=EPOCH):
     """The state after so many validations, and what was reported at each."""
     likelihood = model.likelihood
     validation_x = views.observe(
         likelihood.view, jax.random.key(9), jnp.asarray(images[:30]), 17
     )
-    state = start(model, recipe, own, images) if state is None else state
-    epoch = jax.jit(functools.partial(training.train_epoch, model, recipe))
-    validate = jax.jit(functools.partial(training.validate, model, recipe))
+    state = start(model, recipe, own, images)
     history = []
     for _ in range(validations):
         for _ in range(recipe.validate_every):
-            state, metrics = epoch(state, own, jnp.asarray(images))
-        state, validation = validate(state, own, validation_x)
+            state, metrics = train_epoch(model, recipe, state, own, jnp.asarray(images))
+        state, validation = VALIDATE(model, recipe, state, own, validation_x)
         history.append(Reports(metrics, validation))
     return state, history
 
@@ -113,7 +129,7 @@ def test_nothing_is_traced_twice(images):
 
 
 def test_jit_equals_eager_for_one_step(images):
-    model, own = build(), member()
+    model, own = build("bernoulli"), member()
     state = start(model, RECIPE, own, images)
     step = functools.partial(training.train_step, model, RECIPE)
     rest = (jnp.asarray(images[:20]), jnp.int32(3))
@@ -132,7 +148,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images):
     state = start(model, recipe, own, images)
     batch = jnp.asarray(images[:20])
     step_key = jax.random.key(11)
-    (params, _), report = training.train_step(
+    (params, _), report = STEP(
         model,
         recipe,
         state.params,
@@ -151,7 +167,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images):
         )
         return -terms.bound.mean()
 
-    value, gradient = jax.value_and_grad(loss)(state.params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
     adam = optax.adam(3e-3)
     updates, _ = adam.update(gradient, adam.init(state.params), state.params)
     expected = optax.apply_updates(state.params, updates)
@@ -179,7 +195,7 @@ def test_every_image_is_visited_once_an_epoch():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train_step", spy)
-        train(model, recipe, member(), images, 1)
+        train(model, recipe, member(), images, 1, compile_anew(training.train_epoch))
     jax.effects_barrier()
     visited = np.concatenate(seen)
     assert len(seen) == 6
@@ -196,9 +212,8 @@ def test_best_parameters_are_those_of_the_best_validation(images):
     assert int(state.best_epoch) == 1 + int(np.argmax(bounds))
     assert bounds[-1] < max(bounds)
     validation = jnp.asarray(images[:30], jnp.int32)
-    again = training.validation_terms(
-        build(), recipe, state.best_params, wild, validation
-    )
+    terms = jax.jit(training.validation_terms, static_argnums=(0, 1))
+    again = terms(build(), recipe, state.best_params, wild, validation)
     assert float(again.bound) == pytest.approx(max(bounds), rel=1e-5)
 
 
@@ -237,13 +252,16 @@ def break_a_step(monkeypatch, step, value, *, gradient=False):
     return recipe
 
 
-@pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize(
+    ("value", "gradient"),
+    [(jnp.nan, False), (jnp.inf, False), (-jnp.inf, False), (jnp.nan, True)],
+)
 def test_a_member_stops_before_a_step_that_is_not_finite(
     images, monkeypatch, value, gradient
 ):
     recipe = break_a_step(monkeypatch, 6, value, gradient=gradient)
-    state, _ = train(build(), recipe, member(), images, 2)
+    broken = compile_anew(training.train_epoch)
+    state, _ = train(build(), recipe, member(), images, 2, broken)
     monkeypatch.undo()
     offender = training.OFFENDERS[int(state.failure.offender)]
     assert offender == ("gradient" if gradient else "reconstruction")
@@ -255,11 +273,10 @@ def test_a_member_stops_before_a_step_that_is_not_finite(
     params, opt_state = good.params, good.opt_state
     keys = MemberKeys.of(member().key)
     batches = training.epoch_batches(keys, jnp.int32(1), len(images), 20)
-    step = jax.jit(
-        functools.partial(training.train_step, build(), recipe), static_argnums=6
-    )
     for index in (4, 5):
-        (params, opt_state), _ = step(
+        (params, opt_state), _ = STEP(
+            build(),
+            recipe,
             params,
             opt_state,
             member(),
@@ -279,7 +296,8 @@ def test_a_member_stops_before_a_step_that_is_not_finite(
 def test_a_step_that_is_not_finite_can_be_left_out(images, monkeypatch):
     recipe = break_a_step(monkeypatch, 6, jnp.nan)
     recipe = dataclasses.replace(recipe, on_non_finite="skip")
-    state, _ = train(build(), recipe, member(), images, 2)
+    broken = compile_anew(training.train_epoch)
+    state, _ = train(build(), recipe, member(), images, 2, broken)
     assert int(state.skipped) == 1
     assert bool(state.active)
     assert int(state.epoch) == 4
@@ -293,7 +311,7 @@ def test_a_validation_bound_that_is_not_finite_stops_the_member(images):
     kernel = state.params["decoder"]["output"]["kernel"]
     state.params["decoder"]["output"]["kernel"] = kernel.at[0, 0].set(jnp.nan)
     x = jnp.asarray(images[:30], jnp.int32)
-    after, validation = training.validate(model, RECIPE, state, own, x)
+    after, validation = VALIDATE(model, RECIPE, state, own, x)
     offender = training.OFFENDERS[int(after.failure.offender)]
     assert offender == "validation bound"
     assert not bool(validation.active)
@@ -489,7 +507,6 @@ def test_an_image_that_is_not_finite_is_found_in_its_microbatch(images):
     assert list(np.flatnonzero(~np.isfinite(terms.bound))) == [7]
     bias = state.params["decoder"]["bias"]
     bias["pixels"] = bias["pixels"].at[0, 0].set(jnp.nan)
-    epoch = jax.jit(functools.partial(training.train_epoch, model, recipe))
-    state, _ = epoch(state, own, jnp.asarray(images))
+    state, _ = EPOCH(model, recipe, state, own, jnp.asarray(images))
     assert training.OFFENDERS[int(state.failure.offender)] == "reconstruction"
     assert (int(state.failure.batch), bool(state.active)) == (0, False)

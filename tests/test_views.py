@@ -6,6 +6,8 @@ import scipy.stats
 
 from vae_jax import views
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 
 @pytest.mark.parametrize("levels", [17, 256])
 def test_binary_draws_have_mean_k_over_levels_minus_one(key, levels):

@@ -86,9 +86,9 @@ def init_population(
     """
     widest = max(models, key=lambda model: model.latent_dim)
     shapes = param_shapes(widest, pixel_mean.size)
-    params: list[Any] = [None] * len(models)
     # Members of one size are initialised by one mapped program.
-    for model in set(models):
+    parts, order = [], []
+    for model in dict.fromkeys(models):
         rows = np.array([i for i, other in enumerate(models) if other == model])
         own = jax.vmap(
             lambda key, model=model: pad(
@@ -96,9 +96,10 @@ def init_population(
                 shapes,
             )
         )(member_keys[rows])
-        for position, row in enumerate(rows):
-            params[row] = jax.tree.map(lambda leaf, p=position: leaf[p], own)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        parts.append(own)
+        order.append(rows)
+    place = np.argsort(np.concatenate(order))
+    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *parts)
     return jax.vmap(lambda params: init_state(recipe, params))(stacked)
 
 

@@ -18,6 +18,14 @@ from tensorboardX.proto.event_pb2 import Event
 
 ROOT = Path(__file__).parents[2]
 
+# They take most of the time and hold no state.
+NO_DIAGNOSTICS = (
+    "--config.diagnostics.latents=false",
+    "--config.diagnostics.permutations=0",
+    "--config.diagnostics.floor=false",
+    "--config.diagnostics.probes=false",
+)
+
 # Two groups of four runs, a shared parameter in one of them; a checkpoint every third
 # epoch, validations every second: neither falls on the other.
 SWEEP = (
@@ -27,18 +35,14 @@ SWEEP = (
     "--config.sweep.likelihood=bernoulli,gaussian_optimal",
     "--config.sweep.latent_dim=(2, 3)",
     "--config.sweep.seed=(0, 1)",
-    "--config.training.num_epochs=60",
+    "--config.training.num_epochs=30",
     "--config.training.validate_every=2",
     "--config.evaluation.num_samples=20",
     "--config.checkpoint.every_epochs=3",
-    # They take most of the time and hold no state.
-    "--config.diagnostics.latents=false",
-    "--config.diagnostics.permutations=0",
-    "--config.diagnostics.floor=false",
-    "--config.diagnostics.probes=false",
+    *NO_DIAGNOSTICS,
 )
 NUM_RUNS = 8
-NUM_EPOCHS = 60
+NUM_EPOCHS = 30
 
 
 def command(

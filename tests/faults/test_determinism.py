@@ -32,6 +32,7 @@ SWEEP = (
     "--config.training.validate_every=4",
     "--config.evaluation.num_samples=20",
     "--config.checkpoint.every_epochs=2",
+    *harness.NO_DIAGNOSTICS,
 )
 ALONE = "likelihood=gaussian_optimal,latent_dim=2,seed=1"
 WARNING = "was begun elsewhere"

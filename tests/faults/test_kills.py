@@ -18,12 +18,13 @@ GROUP = (
     "--config.sweep.likelihood=bernoulli",
     "--config.sweep.latent_dim=(2, 3)",
     "--config.sweep.seed=(0, 1)",
-    "--config.training.num_epochs=150",
+    "--config.training.num_epochs=90",
     "--config.training.validate_every=2",
-    "--config.evaluation.num_samples=200",
+    "--config.evaluation.num_samples=2000",
     "--config.checkpoint.every_epochs=3",
+    *harness.NO_DIAGNOSTICS,
 )
-NUM_RUNS, NUM_EPOCHS = 4, 150
+NUM_RUNS, NUM_EPOCHS = 4, 90
 KILLED = -signal.SIGKILL
 
 
@@ -168,6 +169,7 @@ GROUPS = (
     "--config.training.validate_every=2",
     "--config.evaluation.num_samples=20",
     "--config.checkpoint.every_epochs=3",
+    *harness.NO_DIAGNOSTICS,
 )
 NUM_GROUP_RUNS = 8
 

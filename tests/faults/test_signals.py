@@ -25,9 +25,10 @@ GROUP = (
     "--config.sweep.seed=(0, 1)",
     "--config.training.num_epochs=400",
     "--config.training.validate_every=10",
-    "--config.evaluation.num_samples=200",
+    "--config.evaluation.num_samples=2000",
     "--config.checkpoint.every_epochs=20",
     "--config.checkpoint.every_seconds=0",
+    *harness.NO_DIAGNOSTICS,
 )
 NUM_EPOCHS = 400
 # Two processes agree with each other after every epoch, which takes its time.

@@ -36,10 +36,10 @@ def test_a_second_writer_is_refused(undisturbed, cache, faults, tmp_path, moment
     begun = harness.begun(tmp_path)
     if moment == "compiles":
         begun = (tmp_path / "config.json").exists
-    assert harness.wait_for(begun, first)
+    harness.freeze_while(begun, first)
     with faults.injected(f"second writer while the first {moment}"):
         second = harness.Outcome(start_sweep(tmp_path, cache))
-        assert first.poll() is None, "the first ended too early to be in the way"
+        first.send_signal(signal.SIGCONT)
         assert_refused(second, tmp_path)
         outcome = harness.Outcome(first)
         assert outcome.status == 0, outcome.stderr
