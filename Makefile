@@ -12,7 +12,8 @@ sweep: $(VENV)/.installed
 
 # Small programs that run once: compiling them takes far longer than running them.
 test: export XLA_FLAGS := --xla_backend_optimization_level=0 \
-	--xla_llvm_disable_expensive_passes=true $(XLA_FLAGS)
+	--xla_llvm_disable_expensive_passes=true \
+	--xla_cpu_parallel_codegen_split_count=1 $(XLA_FLAGS)
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ARGS)
 

@@ -3,6 +3,7 @@
 Every case is a process of its own, as a shell starts it.
 """
 
+import itertools
 import json
 import shutil
 import signal
@@ -456,8 +457,11 @@ def test_every_field_is_either_bound_to_the_folder_or_not():
     assert fields - swept == (bound - {"sweep.beta"}) | {*NO_NUMBER_DEPENDS_ON}
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("others", OTHER_VALUES, ids=lambda others: next(iter(others)))
+@pytest.mark.parametrize(
+    ("others", "state"),  # each in one state, in turn
+    [*zip(OTHER_VALUES, itertools.cycle(STATES), strict=False)],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
 def test_another_configuration_is_refused(others, state, copy, faults, tmp_path):
     place = copy(state)
     before = contents(place)
