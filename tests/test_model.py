@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
-from vae_jax.model import VAE, make_vae
+from vae_jax.model import make_vae
 from vae_jax.networks import ACTIVATIONS
-
-pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
 SHAPE = (5, 7, 2)  # odd sides and two channels: nothing fits by accident
 NUM_PIXELS = 70
@@ -19,8 +17,7 @@ def build(name="bernoulli", levels=17, **options):
     settings = {"image_shape": SHAPE, "latent_dim": 3, "widths": (8, 6), **options}
     model = make_vae(make_likelihood(name, levels), **settings)
     mean = jnp.linspace(0, 1, NUM_PIXELS)
-    init = jax.jit(VAE.init, static_argnums=0)
-    return model, init(model, jax.random.key(1), mean, 0.2 * jnp.ones(NUM_PIXELS))
+    return model, model.init(jax.random.key(1), mean, 0.2 * jnp.ones(NUM_PIXELS))
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
@@ -31,25 +28,16 @@ def test_shapes_of_every_likelihood_and_network(key, network, name):
     x = jax.random.randint(x_key, (4, NUM_PIXELS), 0, 2)
     if model.likelihood.view != "levels":
         x = x.astype(jnp.float32)
-
-    @jax.jit
-    def run(params, key, x):
-        posterior = model.encode(params, x)
-        z = jnp.ones((5, 4, 3))
-        return (
-            (posterior.mean, posterior.log_scale),
-            model.decode(params, z),
-            model.log_likelihood(params, x, z),
-            model.generate(params, key, 6),
-        )
-
-    posterior, outputs, log_px_z, generated = run(params, key, x)
-    assert [leaf.shape for leaf in posterior] == [(4, 3)] * 2
+    posterior = model.encode(params, x)
+    assert posterior.mean.shape == posterior.log_scale.shape == (4, 3)
     channels = model.likelihood.pixel_outputs + model.likelihood.shared_outputs
-    assert outputs.shape == (5, 4, channels, NUM_PIXELS)
+    z = jnp.ones((5, 4, 3))
+    assert model.decode(params, z).shape == (5, 4, channels, NUM_PIXELS)
+    log_px_z = model.log_likelihood(params, x, z)
     assert log_px_z.shape == (5, 4)
     assert np.all(np.isfinite(log_px_z))
-    assert [leaf.shape for leaf in generated] == [(6, NUM_PIXELS)] * 2
+    means, samples = model.generate(params, key, 6)
+    assert means.shape == samples.shape == (6, NUM_PIXELS)
 
 
 @pytest.mark.parametrize("network", ["mlp", "conv"])
@@ -69,7 +57,7 @@ def test_convolution_keeps_pixels_in_their_order():
     def one_pixel(params):
         return model.decode(params, jnp.ones((1, 3)))[0, 0, 37]
 
-    gradient = jax.jit(jax.grad(one_pixel))(params)["decoder"]["bias"]["pixels"]
+    gradient = jax.grad(one_pixel)(params)["decoder"]["bias"]["pixels"]
     np.testing.assert_array_equal(np.flatnonzero(gradient), [37])
 
 

@@ -37,15 +37,10 @@ def member(seed=0, latent_dim=3, beta=1.0, learning_rate=3e-3):
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(model, recipe, key, mean, std):
-    return init_state(recipe, model.init(MemberKeys.of(key).init, mean, std))
-
-
 def start(model, recipe, own, images):
     mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
     std = jnp.asarray(images.std(0) / 16, jnp.float32)
-    return _start(model, recipe, own.key, mean, std)
+    return init_state(recipe, model.init(MemberKeys.of(own.key).init, mean, std))
 
 
 class Reports(NamedTuple):
