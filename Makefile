@@ -21,7 +21,7 @@ slow-test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 faults: $(VENV)/.installed
-	$(BIN)/python -m pytest -m faults $(ARGS)
+	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
