@@ -9,6 +9,8 @@ from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.networks import ACTIVATIONS
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 SHAPE = (5, 7, 2)  # odd sides and two channels: nothing fits by accident
 NUM_PIXELS = 70
 
