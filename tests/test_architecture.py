@@ -13,6 +13,7 @@ RANKS = {
     "per_image": 1,
     "views": 0,
     "diagnostics": 0,
+    "adam": 0,
     "convolutions": 0,
     "networks": 1,
     "flows": 2,

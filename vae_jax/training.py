@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax import views
+from vae_jax.adam import scale_by_adam
 from vae_jax.mesh import split_batch
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import OBJECTIVES, Terms, posterior_and_noise
@@ -201,10 +202,10 @@ class Recipe:
                 f"validate_every={self.validate_every}: change one of them."
             )
 
-    def optimizer(self) -> optax.GradientTransformation:
+    def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """Adam's direction; the step multiplies it by the member's learning rate."""
         clip = optax.clip_by_global_norm(self.clip_norm)
-        adam = optax.scale_by_adam(self.adam_b1, self.adam_b2, self.adam_eps)
+        adam = scale_by_adam(self.adam_b1, self.adam_b2, self.adam_eps)
         return optax.chain(clip, adam) if self.clip_norm else adam
 
     def learning_rate_factor(self, steps_per_epoch: int) -> optax.Schedule:
@@ -389,7 +390,7 @@ def _train_steps(
         params, opt_state, active, failure, skipped, sums = carry
         index, batch = inputs
         step_index = state.epoch * steps_per_epoch + index
-        (new_params, new_opt_state), report = train_step(
+        (params, opt_state), report = train_step(
             model,
             recipe,
             params,
@@ -399,19 +400,14 @@ def _train_steps(
             images_of(batch),
             step_index,
             num_images,
+            active,
         )
         finite = report.offender == 0
-        taken = active & finite
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(taken, new, old),
-            (new_params, new_opt_state),
-            (params, opt_state),
-        )
         if recipe.on_non_finite == "skip":
             skipped = skipped + (active & ~finite)
         else:
             failure = _first(failure, active & ~finite, report.offender, index)
-            active = taken
+            active = active & finite
         sums = jax.tree.map(
             # With an epoch's first step ends what is left of the one before.
             lambda total, new: jnp.where(index == 0, new, total + new),
@@ -629,8 +625,12 @@ def train_step(
     images: jax.Array,
     step_index: jax.Array,
     num_images: int,
+    active: jax.Array | bool = True,
 ) -> tuple[tuple[Params, Any], StepReport]:
     """One update on one batch of integer images ``[batch, D]``.
+
+    It is not taken, and parameters and optimizer keep every bit, where something is not
+    finite or the member is not active.
 
     Args:
         model: the VAE.
@@ -642,6 +642,7 @@ def train_step(
         images: the batch.
         step_index: steps taken before this one, ``[]``.
         num_images: of the training set that the batch is from.
+        active: whether the member is still trained, ``[]``.
 
     Returns:
         ((params, opt_state), what the step says of itself).
@@ -657,33 +658,33 @@ def train_step(
         model, recipe, params, member, keys, x, kl_factor, num_images
     )
     means = jax.tree.map(jnp.mean, terms)
-    direction, opt_state = recipe.optimizer().update(gradients, opt_state, params)
+    norm = optax.tree.norm(gradients)
+    shared = params["shared"]
+    if likelihood.fits_shared:
+        shared = _fit_shared(model, params, keys.shared, x, member.latent_mask)
+    finite = jnp.isfinite(
+        jnp.stack([means.reconstruction, means.kl, means.bound, norm, shared.sum()])
+    )
+    offender = jnp.where(finite.all(), 0, 1 + jnp.argmin(finite))
+    taken = active & (offender == 0)
+
+    direction, opt_state = recipe.optimizer().update(
+        gradients, opt_state, params, taken=taken
+    )
     rate = member.learning_rate * recipe.learning_rate_factor(steps_per_epoch)(
         step_index
     )
-    params = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-    if likelihood.fits_shared:
-        params = _fit_shared(model, params, keys.shared, x, member.latent_mask)
-    norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(
-        jnp.stack(
-            [
-                means.reconstruction,
-                means.kl,
-                means.bound,
-                norm,
-                params["shared"].sum(),
-            ]
-        )
+    moved = jax.tree.map(lambda p, d: p - rate * d, params, direction)
+    params = jax.tree.map(
+        lambda new, old: jnp.where(taken, new, old), {**moved, "shared": shared}, params
     )
-    offender = jnp.where(finite.all(), 0, 1 + jnp.argmin(finite))
     return (params, opt_state), StepReport(means, norm, offender)
 
 
 def _fit_shared(
     model: VAE, params: Params, key: jax.Array, x: jax.Array, latent_mask: jax.Array
-) -> Params:
-    """Moves shared parameters towards their closed-form optimum on this batch.
+) -> jax.Array:
+    """Shared parameters, moved towards their closed-form optimum on this batch.
 
     A running M-step (Cappe & Moulines 2009): every bound that is reported belongs to
     a model with definite parameters, where a value computed from the very batch it
@@ -693,7 +694,7 @@ def _fit_shared(
     z = posterior.sample(noise)
     optimum = model.likelihood.optimal_shared(model.decode(params, z, x[None]), x[None])
     shared = params["shared"]
-    return {**params, "shared": shared + _SHARED_RATE * (optimum - shared)}
+    return shared + _SHARED_RATE * (optimum - shared)
 
 
 def validation_terms(

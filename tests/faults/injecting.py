@@ -96,8 +96,7 @@ def install(injections):
         return jax.tree.unflatten(structure, leaves), terms
 
     def fit_shared_injected(model, params, key, x, latent_mask):
-        params = fit_shared(model, params, key, x, latent_mask)
-        return {**params, "shared": inject("shared", key, params["shared"])}
+        return inject("shared", key, fit_shared(model, params, key, x, latent_mask))
 
     views.observe = observe_injected
     training.OBJECTIVES["elbo"] = dataclasses.replace(elbo, terms=elbo_injected)
