@@ -21,6 +21,7 @@ from absl import app, flags
 from benchmarks import (
     chart,
     evaluation,
+    large_sweep,
     machine,
     member_execution,
     one_model,
@@ -40,6 +41,7 @@ TITLES = {
     "evaluation": "Evaluation",
     "start_up": "From start to first epoch",
     "main_job": "The main job",
+    "large_sweep": "A sweep of many members",
 }
 
 _ONLY = flags.DEFINE_list("only", list(TITLES), f"Parts: {', '.join(TITLES)}.")
@@ -74,6 +76,9 @@ _SAMPLES = flags.DEFINE_list(
 )
 _MEMBERS = flags.DEFINE_list(
     "members", ["1", "4", "16", "64", "256"], "Members in one program."
+)
+_SWEEP_MEMBERS = flags.DEFINE_list(
+    "sweep_members", ["100"], "Members of a whole sweep, in multiples of four."
 )
 _PEAK_TFLOPS = flags.DEFINE_float(
     "peak_tflops", 0.0, "What the machine computes at most in float32; 0: unknown."
@@ -203,7 +208,10 @@ def _measure(
         return f"{work.describe()}. {text}"
     if name == "start_up":
         return start_up.section(work.threads, work.platform, _STARTS.value)
-    return sweeps.main_job(work.threads, work.platform)
+    if name == "main_job":
+        return sweeps.main_job(work.threads, work.platform)
+    counts = [int(count) for count in _SWEEP_MEMBERS.value]
+    return large_sweep.section(counts, work.threads, work.platform)
 
 
 def _cores(work: Work) -> str:

@@ -38,6 +38,8 @@ _PICTURES = (
     {"latents": "Posterior means of test images"},
 )
 _MAX_PICTURE_WIDTH = 360  # CSS pixels, without zoom.
+# Members of a table with pictures in the page: as many as browsers open at ease.
+_MOST_PICTURED = 200
 
 
 class Picture(NamedTuple):
@@ -66,11 +68,13 @@ class Entry(NamedTuple):
         title: what they share.
         score: their score with its spread and unit.
         members: by seed, each with its columns of pictures.
+        omitted: of further members the pictures are left out.
     """
 
     title: str
     score: str
     members: Sequence[tuple[Member, Sequence[Sequence[Picture]]]]
+    omitted: Sequence[Member]
 
 
 class Column(NamedTuple):
@@ -212,11 +216,21 @@ def _draw_charts(
 
 
 def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
-    """Returns by likelihood, in the order of latent sizes, members and pictures."""
+    """Returns by likelihood, in the order of latent sizes, members and pictures.
+
+    Where members are many, each cell shows as many of its own; if that is not even one,
+    the best cells show one.
+    """
     # A model alone has the page to itself.
     zoom = 2 if len(group.members) == 1 else 1
     gallery: dict[str, list[Entry]] = {name: [] for name in group.likelihoods}
-    for cell in sorted(group.ranking(), key=lambda c: (c.latent_dim, c.setting)):
+    ranking = group.ranking()
+    most = max(1, _MOST_PICTURED // len(ranking))
+    cells = [
+        (cell, most if rank < _MOST_PICTURED else 0)
+        for rank, cell in enumerate(ranking)
+    ]
+    for cell, count in sorted(cells, key=lambda c: (c[0].latent_dim, c[0].setting)):
         title = [findings.counted(cell.latent_dim, "latent")]
         title += filter(None, [group.describe(cell.setting)])
         gallery[cell.likelihood].append(
@@ -225,8 +239,9 @@ def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
                 f"{group.number(cell)} {group.unit}",
                 [
                     (member, _pictures(member, folder / member.run, zoom))
-                    for member in cell.members
+                    for member in cell.members[:count]
                 ],
+                cell.members[count:],
             )
         )
     return gallery

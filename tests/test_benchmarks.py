@@ -10,6 +10,7 @@ import pytest
 from benchmarks import (
     chart,
     evaluation,
+    large_sweep,
     machine,
     one_model,
     roofline,
@@ -232,3 +233,13 @@ def test_more_threads_than_cores_are_refused():
 
 def test_spread_shows_median_and_range():
     assert tables.spread([3.0, 1.0, 2.0], 1) == "2.0 (1.0–3.0)"
+
+
+@pytest.mark.slow
+def test_a_sweep_of_many_members_is_taken_apart():
+    text = large_sweep.section([3], threads=1, platform="cpu")
+    row = text.splitlines()[-1].strip("| ").replace(",", "").split(" | ")
+    members, total, *phases = [float(number) for number in row[:5]]
+    assert members == 4  # the next multiple
+    assert sum(phases) == pytest.approx(total, abs=2)
+    assert all(float(number) > 0 for number in row[5:])

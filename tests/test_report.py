@@ -165,6 +165,23 @@ def test_every_member_with_pictures_is_shown(page):
     assert "No pictures." in page.text
 
 
+@pytest.mark.parametrize(
+    ("most", "pictured", "notes"),
+    [(8, 11, 0), (4, 4 + 4, 4), (2, 2 + 2, 6)],
+    ids=["all", "some of each cell", "of the best cells"],
+)
+def test_pictures_are_left_out_where_members_are_many(
+    tmp_path, monkeypatch, most, pictured, notes
+):
+    """Tables of two and of four cells, with two seeds each, one of which diverged."""
+    monkeypatch.setattr(report, "_MOST_PICTURED", most)
+    write_run(tmp_path, sweep())
+    page = Page(report.write_report(tmp_path))
+    assert sum(alt.startswith("Inputs") for alt in page.alts) == pictured
+    assert page.text.count("Not shown here: seed") == notes
+    assert ("figures/categorical-2-1/" in page.text) == (most < 8)
+
+
 def test_charts_stay_in_the_folder(tmp_path):
     write_run(tmp_path, sweep(), pictures=False)
     report.write_report(tmp_path)
