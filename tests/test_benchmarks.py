@@ -242,4 +242,4 @@ def test_a_sweep_of_many_members_is_taken_apart():
     members, total, *phases = [float(number) for number in row[:5]]
     assert members == 4  # the next multiple
     assert sum(phases) == pytest.approx(total, abs=2)
-    assert all(float(number) > 0 for number in row[5:])
+    assert int(row[7]) > 6 * members  # Some files of each, and those of the sweep.
