@@ -72,9 +72,7 @@ def test_no_moment_is_copied_before_it_is_updated():
 
     def select_afterwards(gradients, state, taken):
         direction, new = theirs.update(gradients, state)
-        return direction, jax.tree.map(
-            lambda new, old: jnp.where(taken, new, old), new, state
-        )
+        return direction, optax.tree.where(taken, new, state)
 
     def select_before(gradients, state, taken):
         return own.update(gradients, state, taken=taken)

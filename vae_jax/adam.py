@@ -30,7 +30,7 @@ def scale_by_adam(
         **_: Any,
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         _, new = adam.update(gradients, state, params)
-        new = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, state)
+        new = optax.tree.where(taken, new, state)
         if jax.default_backend() == "cpu":
             new = jax.lax.optimization_barrier(new)
         mean = optax.tree.bias_correction(new.mu, b1, new.count)

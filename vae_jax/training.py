@@ -483,11 +483,7 @@ def validate(
         )
         active = active & finite
     new_state = state._replace(
-        best_params=jax.tree.map(
-            lambda new, old: jnp.where(improved, new, old),
-            state.params,
-            state.best_params,
-        ),
+        best_params=optax.tree.where(improved, state.params, state.best_params),
         best_bound=jnp.where(improved, terms.bound, state.best_bound),
         best_epoch=best_epoch,
         active=active,
@@ -675,9 +671,7 @@ def train_step(
         step_index
     )
     moved = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-    params = jax.tree.map(
-        lambda new, old: jnp.where(taken, new, old), {**moved, "shared": shared}, params
-    )
+    params = optax.tree.where(taken, {**moved, "shared": shared}, params)
     return (params, opt_state), StepReport(means, norm, offender)
 
 
