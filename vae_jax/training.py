@@ -671,7 +671,9 @@ def train_step(
         step_index
     )
     moved = jax.tree.map(lambda p, d: p - rate * d, params, direction)
-    params = optax.tree.where(taken, {**moved, "shared": shared}, params)
+    if likelihood.fits_shared:
+        moved = {**moved, "shared": shared}
+    params = optax.tree.where(taken, moved, params)
     return (params, opt_state), StepReport(means, norm, offender)
 
 
