@@ -8,6 +8,7 @@ had been trained there, and the job's folder is removed.
 """
 
 import dataclasses
+import glob
 import json
 import os
 import re
@@ -75,11 +76,11 @@ class Job:
         return not self.progress <= before
 
     def _steps(self) -> Iterator[str]:
-        for path in self.path.glob("checkpoints/*/*"):
-            if path.name.isdecimal():
-                yield f"{path.parent.name}/{path.name}"
-        for path in self.path.glob("members/*/result.json"):
-            yield path.parent.name
+        # Not Path.glob: it raises where the job removes a folder at that moment.
+        for path in glob.iglob("checkpoints/*/[0-9]*", root_dir=self.path):
+            if path.rpartition("/")[2].isdecimal():
+                yield path
+        yield from glob.iglob("members/*/result.json", root_dir=self.path)
 
     def remove(self) -> None:
         """Deletes all there is of a job, its note last."""

@@ -219,9 +219,7 @@ class RunFolder:
         try:
             # Again, as another process may have begun it just before.
             begun = folder._is_begun(config)
-            for unfinished in path.rglob(f".*{_UNFINISHED}"):
-                if folder.jobs not in unfinished.parents:  # They may be running.
-                    unfinished.unlink(missing_ok=True)
+            folder._remove_unfinished()
             if not begun:
                 write_atomically(path / "config.json", text)
             elif (path / "metrics.jsonl").exists():
@@ -247,6 +245,15 @@ class RunFolder:
                 "folder as --workdir."
             )
         return begun
+
+    def _remove_unfinished(self) -> None:
+        """Removes what a kill left of files, but of jobs: they may be running."""
+        for place, folders, files in os.walk(self.path):
+            if Path(place) == self.path and self.jobs.name in folders:
+                folders.remove(self.jobs.name)  # Folders come and go there.
+            for name in files:
+                if name.endswith(_UNFINISHED):
+                    (Path(place) / name).unlink(missing_ok=True)
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
         if differences := self.differences(config):

@@ -450,3 +450,20 @@ def test_no_job_is_written_to_while_another_begins(folder):
     folder.close()
     RunFolder.create(folder.path, CONFIG, IMAGES, ignore, computes=False).close()
     assert unfinished.exists()
+
+
+def test_folders_that_a_running_job_removes_are_no_error(folder, monkeypatch):
+    """Those of checkpoints vanish between the moments they are listed and opened."""
+    vanishing = folder.jobs / "job" / "checkpoints" / "group"
+    (vanishing / "10").mkdir(parents=True)
+    scandir = os.scandir
+
+    def vanish(path="."):
+        if Path(path) == vanishing:
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    folder.close()
+    RunFolder.create(folder.path, CONFIG, IMAGES, ignore, computes=False).close()
+    assert not jobs.Job(folder.jobs / "job", ()).has_got_further()
