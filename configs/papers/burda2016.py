@@ -23,7 +23,7 @@ Protocol, from the authors' code: output bias at the logit of the mean image; ba
 train on and 400 to validate; a fresh Bernoulli draw at each access.
 Knowingly different: images are shuffled; Adam's constants are the paper's (0.9, 0.999,
 1e-4), where the code has a first-moment decay of 0.99; of all validated parameters the
-best are evaluated. cpu: batches of 100, a cosine schedule, far fewer epochs, and for
+best are evaluated. cpu: batches of 50, a cosine schedule, far fewer epochs, and for
 the same bounds the less noisy gradients of STL (VAE) and DReG (IWAE).
 """
 
@@ -127,10 +127,10 @@ def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
         config.data.num_validation = -1
     if "cpu" in names:
         num_samples = (1, 5)
-        config.training.batch_size = 100
-        config.training.num_epochs = 360
+        config.training.batch_size = 50
+        config.training.num_epochs = 480
         config.training.validate_every = 10
-        config.training.learning_rate = 4e-3
+        config.training.learning_rate = 1.5e-3
         config.training.schedule = "cosine"
         config.training.adam_eps = 1e-6
     objectives: tuple[str, ...] = ("elbo_log_weight", "iwae")

@@ -73,11 +73,11 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.diagnostics.latents = False
     config.diagnostics.probes = False
     if variant == "cpu":
-        config.model.prior_components = 100
-        config.training.num_epochs = 60
+        config.model.prior_components = 200
+        config.training.num_epochs = 120
         config.training.patience = 0
-        config.training.kl_warmup_epochs = 10
-        config.training.learning_rate = 1e-3
+        config.training.kl_warmup_epochs = 20
+        config.training.learning_rate = 5e-4
         config.training.schedule = "cosine"
         config.evaluation.num_samples = 1000
     config.sweep = ml_collections.ConfigDict(
