@@ -651,3 +651,15 @@ def test_the_gradient_is_exact_where_a_bin_begins_at_the_location(name, output):
                 change[i] = step
                 rise = log_prob(outputs + change, x) - log_prob(outputs - change, x)
                 np.testing.assert_allclose(slope[i, 0], rise / (2 * step), atol=1e-4)
+
+
+@pytest.mark.parametrize("outside", [-1, 16])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if make(name).view == "levels"]
+)
+def test_integers_that_are_no_levels_have_no_mass(name, outside):
+    """Formulas that give plausible numbers there would score too well."""
+    likelihood = make_likelihood(name, 16)
+    outputs = jnp.zeros((channels(likelihood), 3))
+    assert np.isfinite(likelihood.log_prob(outputs, jnp.array([0, 7, 15])))
+    assert np.isnan(likelihood.log_prob(outputs, jnp.array([0, 7, outside])))

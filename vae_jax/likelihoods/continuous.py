@@ -7,6 +7,7 @@ which puts all families here and in `levels` on one scale.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -251,9 +252,7 @@ class Beta(Likelihood):
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the log-density [...] of images x [..., D], in nats."""
-        log_alpha, log_beta, x = align(*self._channels(outputs), x)
-        alpha = bounded_exp(log_alpha, CONCENTRATION_BOUNDS)
-        beta = bounded_exp(log_beta, CONCENTRATION_BOUNDS)
+        alpha, beta, x = align(*concentrations(self._channels(outputs)), x)
         total = alpha + beta
         # Both complements are formed from x, where 1 - x is exact near 1.
         squeezed = 0.5 * self.eps + (1.0 - self.eps) * x
@@ -272,11 +271,11 @@ class Beta(Likelihood):
         return jnp.sum(log_density, axis=-1)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
-        alpha, beta = self._concentrations(outputs)
+        alpha, beta = concentrations(self._channels(outputs))
         return self._unsqueeze(alpha / (alpha + beta))
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
-        alpha, beta = self._concentrations(outputs)
+        alpha, beta = concentrations(self._channels(outputs))
         squeezed = jax.random.beta(key, alpha, beta)
         return jnp.clip(self._unsqueeze(squeezed), 0.0, 1.0)
 
@@ -286,15 +285,13 @@ class Beta(Likelihood):
         total = mean * (1.0 - mean) / std**2 - 1.0
         return initial_concentrations(mean, total)
 
-    def _concentrations(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        log_alpha, log_beta = self._channels(outputs)
-        return (
-            bounded_exp(log_alpha, CONCENTRATION_BOUNDS),
-            bounded_exp(log_beta, CONCENTRATION_BOUNDS),
-        )
-
     def _unsqueeze(self, squeezed: jax.Array) -> jax.Array:
         return (squeezed - 0.5 * self.eps) / (1.0 - self.eps)
+
+
+def concentrations(channels: Sequence[jax.Array]) -> list[jax.Array]:
+    """Returns the concentrations of a beta distribution, of decoder outputs."""
+    return [bounded_exp(channel, CONCENTRATION_BOUNDS) for channel in channels]
 
 
 def initial_concentrations(mean: jax.Array, total: jax.Array) -> jax.Array:
@@ -306,5 +303,5 @@ def initial_concentrations(mean: jax.Array, total: jax.Array) -> jax.Array:
             two is so small that the density is all spikes, nor the start too narrow.
     """
     total = jnp.clip(total, 0.1 / jnp.minimum(mean, 1.0 - mean), 1e3)
-    concentrations = jnp.stack([mean * total, (1.0 - mean) * total])
-    return bounded_log(concentrations, CONCENTRATION_BOUNDS)
+    initial = jnp.stack([mean * total, (1.0 - mean) * total])
+    return bounded_log(initial, CONCENTRATION_BOUNDS)

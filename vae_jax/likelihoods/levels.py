@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.likelihoods.continuous import (
-    CONCENTRATION_BOUNDS,
     MIN_INITIAL_STD,
+    concentrations,
     initial_concentrations,
 )
 from vae_jax.likelihoods.interface import Likelihood, View, inner_mean
@@ -54,10 +54,13 @@ class DiscretizedLogistic(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats."""
+        """Returns the log-mass [...] of integer images x [..., D], in nats.
+
+        NaN where a pixel is none of 0, ..., levels - 1.
+        """
         loc, log_scale, k = align(*self._channels(outputs), _as_float(x))
         log_mass = log_logistic_mass(k, self.levels, loc, bounded_exp(log_scale))
-        return jnp.sum(log_mass, axis=-1)
+        return _sum_pixels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         loc, log_scale = self._channels(outputs)
@@ -95,10 +98,13 @@ class DiscretizedGaussian(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats."""
+        """Returns the log-mass [...] of integer images x [..., D], in nats.
+
+        NaN where a pixel is none of 0, ..., levels - 1.
+        """
         loc, log_scale, k = align(*self._channels(outputs), _as_float(x))
         log_mass = log_normal_mass(k, self.levels, loc, bounded_exp(log_scale))
-        return jnp.sum(log_mass, axis=-1)
+        return _sum_pixels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         loc, log_scale = self._channels(outputs)
@@ -144,13 +150,16 @@ class LogisticMixture(Likelihood):
         return 3 * self.components
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats."""
+        """Returns the log-mass [...] of integer images x [..., D], in nats.
+
+        NaN where a pixel is none of 0, ..., levels - 1.
+        """
         logits, loc, scale = self._mixture(outputs)  # [..., K, D] each
         logits, loc, scale, k = align(logits, loc, scale, _as_float(x)[..., None, :])
         log_masses = log_logistic_mass(k, self.levels, loc, scale)
         log_weights = jax.nn.log_softmax(logits, axis=-2)
         log_mass = jax.nn.logsumexp(log_weights + log_masses, axis=-2)
-        return jnp.sum(log_mass, axis=-1)
+        return _sum_pixels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         logits, loc, scale = self._mixture(outputs)
@@ -210,14 +219,17 @@ class Categorical(Likelihood):
         return self.levels
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats."""
+        """Returns the log-mass [...] of integer images x [..., D], in nats.
+
+        NaN where a pixel is none of 0, ..., levels - 1.
+        """
         self._check(outputs)
         logits, k = align(outputs, x[..., None, :])
         level = self._column(logits.ndim)
         # A masked sum, not a gather: its gradient needs no scatter.
         log_masses = jax.nn.log_softmax(logits, axis=-2)
         log_mass = jnp.sum(jnp.where(k == level, log_masses, 0.0), axis=-2)
-        return jnp.sum(log_mass, axis=-1)
+        return _sum_pixels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         self._check(outputs)
@@ -263,11 +275,12 @@ class BetaBinomial(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats."""
+        """Returns the log-mass [...] of integer images x [..., D], in nats.
+
+        NaN where a pixel is none of 0, ..., levels - 1.
+        """
         n = self.levels - 1
-        log_a, log_b, x = align(*self._channels(outputs), x)
-        a = bounded_exp(log_a, CONCENTRATION_BOUNDS)
-        b = bounded_exp(log_b, CONCENTRATION_BOUNDS)
+        a, b, x = align(*concentrations(self._channels(outputs)), x)
         k = _as_float(x)
         rest = n - k
         prior, posterior = a + b, n + a + b
@@ -287,15 +300,16 @@ class BetaBinomial(Likelihood):
         for positive, negative in ((k + a, a), (rest + b, b), (prior, posterior)):
             log_mass = log_mass + stirling_correction(positive)
             log_mass = log_mass - stirling_correction(negative)
-        return jnp.sum(log_mass, axis=-1)
+        return _sum_pixels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
-        a, b = self._concentrations(outputs)
+        a, b = concentrations(self._channels(outputs))
         return (self.levels - 1) * (a / (a + b))
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         probability_key, count_key = jax.random.split(key)
-        probability = jax.random.beta(probability_key, *self._concentrations(outputs))
+        a, b = concentrations(self._channels(outputs))
+        probability = jax.random.beta(probability_key, a, b)
         count = jax.random.binomial(count_key, self.levels - 1, probability)
         return count.astype(jnp.int32)
 
@@ -306,13 +320,6 @@ class BetaBinomial(Likelihood):
         overdispersion = n * pixel_std**2 / (mean * (1.0 - mean))
         total = (n - overdispersion) / jnp.maximum(overdispersion - 1.0, 1e-3)
         return initial_concentrations(mean, total)
-
-    def _concentrations(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        log_a, log_b = self._channels(outputs)
-        return (
-            bounded_exp(log_a, CONCENTRATION_BOUNDS),
-            bounded_exp(log_b, CONCENTRATION_BOUNDS),
-        )
 
 
 @functools.lru_cache
@@ -331,6 +338,15 @@ def _log_binomial_modes(n: int) -> np.ndarray:
         for k in range(n + 1)
     ]
     return np.asarray(log_masses, np.float32)
+
+
+def _sum_pixels(log_mass: jax.Array, x: jax.Array, levels: int) -> jax.Array:
+    """Returns log-masses [..., D] of x [..., D] in sum; NaN where x is no level.
+
+    The formulas give plausible numbers beyond the levels they are normalised over.
+    """
+    is_level = jax.lax.broadcast_to_rank((x >= 0) & (x <= levels - 1), log_mass.ndim)
+    return jnp.sum(jnp.where(is_level, log_mass, jnp.nan), axis=-1)
 
 
 def _as_float(x: jax.Array) -> jax.Array:
