@@ -35,6 +35,16 @@ def test_log_prob_is_scipys(key):
     np.testing.assert_allclose(POSTERIOR.log_prob(z), expected, rtol=1e-5)
 
 
+def test_the_density_of_a_sample_is_that_of_its_noise(key):
+    """Where the sample is rounded by more than its scale, too."""
+    noise = jax.random.normal(key, (7, 1, 1))
+    narrow = DiagonalGaussian(jnp.full((1, 1), 3.7), jnp.full((1, 1), -16.0))
+    z, log_q = narrow.sample_and_log_prob(noise)
+    assert (z != 3.7).any()
+    expected = scipy.stats.norm.logpdf(noise).sum(-1) + 16.0
+    np.testing.assert_allclose(log_q, expected, rtol=1e-6)
+
+
 def test_prior_log_prob_is_scipys(key):
     z = jax.random.normal(key, (7, 3))
     expected = scipy.stats.norm.logpdf(z).sum(-1)
