@@ -72,6 +72,16 @@ def test_a_fit_needs_fewer_latents_than_dimensions(latent_dim):
         LinearGaussian.fit(np.eye(5), latent_dim)
 
 
+@pytest.mark.parametrize("latent_dim", [1, 3])
+def test_equal_eigenvalues_leave_latents_without_use(latent_dim):
+    """The mean of equal eigenvalues may be rounded above them."""
+    for scale in (0.3, 0.7, 1.1):
+        x = scale * np.concatenate([np.eye(4), -np.eye(4)])
+        fitted = LinearGaussian.fit(x, latent_dim)
+        np.testing.assert_allclose(fitted.weights, 0, atol=1e-7)
+        assert np.isfinite(fitted.log_prob(x)).all()
+
+
 def test_a_fit_needs_noise_to_be_left():
     line = np.outer(np.arange(10.0), np.ones(5))
     with pytest.raises(ValueError, match="no variance for the noise"):

@@ -60,7 +60,7 @@ class LinearGaussian(NamedTuple):
     def fit(cls, x: ArrayLike, latent_dim: int) -> "LinearGaussian":
         """The maximum-likelihood model of data ``[N, D]``.
 
-        Tipping & Bishop 1999, eqs. 14 and 15, with rotation R = I, at which the
+        Tipping & Bishop 1999, eqs. 7 and 8, with rotation R = I, at which the
         columns of W are orthogonal.
 
         Raises:
@@ -78,7 +78,8 @@ class LinearGaussian(NamedTuple):
             raise ValueError(
                 f"{latent_dim} latents leave no variance for the noise: use fewer."
             )
-        lengths = np.sqrt(eigenvalues[:latent_dim] - variance)
+        # The mean of equal eigenvalues may be rounded above them.
+        lengths = np.sqrt(np.maximum(eigenvalues[:latent_dim] - variance, 0))
         return cls(eigenvectors[:, :latent_dim] * lengths, mean, variance)
 
     @property
