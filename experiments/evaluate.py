@@ -15,6 +15,7 @@ they are, and ``fitted_prior.csv`` written.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,8 +37,9 @@ from experiments.progress import print_results, print_sandwich
 from experiments.results import mean_with_error, result_row
 from experiments.run_folder import FolderError, RunFolder
 from experiments.sandwich import SandwichSettings
+from experiments.settings import SettingsError
 from vae_jax.evaluation import Evaluation, evaluate
-from vae_jax.fitting import FITTABLE, fit_prior
+from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
 from vae_jax.model import VAE
 from vae_jax.priors import make_prior
 from vae_jax.training import MemberKeys
@@ -79,6 +81,8 @@ def main() -> None:
             f"{folder.path} holds no finished run of the {len(chosen)} chosen: train "
             "first, with the command in its environment.json."
         )
+    if _FIT_PRIOR.value:
+        _check_fit(runs)
     data = load_data(runs[0].settings.data)
     device_data = DeviceData.put(data)
     rows, fitted_rows = [], []
@@ -113,6 +117,16 @@ def main() -> None:
         rows = [_sandwich(folder, run, data, device_data) for run in runs]
         print_sandwich(rows)
         print(f"numbers: {folder.write_table('sandwich.csv', rows)}")
+
+
+def _check_fit(runs: Sequence[grid.Run]) -> None:
+    """Refuses models whose prior is not theirs alone, before any is evaluated."""
+    for run in runs:
+        posterior, _ = run.settings.model.families()
+        try:
+            require_own_prior(posterior)
+        except ValueError as error:
+            raise SettingsError(f"--fit_prior: {run.name}: {error}") from error
 
 
 def _evaluate_fitted(

@@ -1,5 +1,7 @@
 """Fitted priors against aggregated posteriors that are known exactly."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import scipy.stats
 from tests import linear_gaussian
 from tests.test_training import assert_same
 from vae_jax.fitting import FITTABLE, fit_prior
+from vae_jax.posteriors import make_posterior
 from vae_jax.priors import make_prior
 
 STEPS = {"num_steps": 1500, "batch_size": 200, "learning_rate": 0.03}
@@ -103,6 +106,17 @@ def test_only_the_prior_changes(trained):
         {**jax.tree.map(jnp.asarray, params), "prior": ()},
     )
     assert (fitted.encoder, fitted.decoder) == (model.encoder, model.decoder)
+
+
+def test_the_prior_of_a_ladder_is_refused(trained, key):
+    """Its posterior is made of the prior."""
+    model, params, x, *_ = trained
+    ladder = dataclasses.replace(
+        model, posterior_family=make_posterior("ladder", (1, 1), layer_widths=(4,))
+    )
+    family = make_prior("mixture", (model.latent_dim,))
+    with pytest.raises(ValueError, match="Train with posterior 'bottom_up'"):
+        fit_prior(ladder, params, family, key, x, **STEPS)
 
 
 def test_a_vamp_prior_is_refused_by_name(trained, key):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import latent_noise
+from vae_jax.posteriors import LadderFamily, PosteriorFamily, latent_noise
 from vae_jax.priors import PRIORS, PriorFamily, VampPriorFamily
 
 # Names of the priors that are densities with parameters of their own.
@@ -47,8 +47,10 @@ def fit_prior(
         The model, and parameters that differ in 'prior' alone.
 
     Raises:
-        ValueError: a VampPrior, which is the encoder's own.
+        ValueError: a VampPrior, which is the encoder's own, or a ladder, whose
+            posterior is made of its prior.
     """
+    require_own_prior(model.posterior_family)
     if isinstance(family, VampPriorFamily):
         raise ValueError(
             "prior 'vamp' cannot be fitted to a trained encoder, of which it is made: "
@@ -57,6 +59,15 @@ def fit_prior(
     fitted = dataclasses.replace(model, prior_family=family)
     own = _fit(fitted, num_steps, batch_size, learning_rate, params, key, x)
     return fitted, {**params, "prior": own}
+
+
+def require_own_prior(posterior: PosteriorFamily) -> None:
+    """Raises ValueError where another prior would change the posterior."""
+    if isinstance(posterior, LadderFamily):
+        raise ValueError(
+            "the prior of a 'ladder' cannot be replaced: its posterior is made of it. "
+            "Train with posterior 'bottom_up' instead."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -26,6 +26,7 @@ from vae_jax.posteriors.interface import (
 __all__ = [
     "POSTERIORS",
     "DiagonalGaussian",
+    "LadderFamily",
     "Posterior",
     "PosteriorFamily",
     "latent_noise",

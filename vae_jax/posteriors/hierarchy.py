@@ -114,7 +114,7 @@ class ChainFamily(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class BottomUpFamily:
-    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}) (Burda et al. 2016, section 3)."""
+    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}) (Burda et al. 2016, section 2)."""
 
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
