@@ -115,42 +115,21 @@ class TrainingSettings(Recipe):
         _one_of("training.objective", self.objective, OBJECTIVES)
         _one_of("training.schedule", self.schedule, SCHEDULES)
         _one_of("training.on_non_finite", self.on_non_finite, ON_NON_FINITE)
-        for name in (
-            *("num_samples", "batch_size", "num_epochs", "validate_every"),
-            *("num_groups", "partitions", "microbatches"),
-        ):
-            _count(f"training.{name}", getattr(self, name), 1)
-        for name in ("patience", "kl_warmup_epochs"):
-            _count(f"training.{name}", getattr(self, name), 0)
-        for name in ("beta", "clip_norm", "free_bits", "capacity", "mmd_weight"):
-            _at_least(f"training.{name}", getattr(self, name), 0)
-        for name in ("learning_rate", "adam_eps"):
-            _at_least(f"training.{name}", getattr(self, name), 0, exclusive=True)
-        if not 0 <= self.mixing <= 1:
-            raise SettingsError(
-                f"training.mixing is {self.mixing}: it must be in [0, 1]."
-            )
-        for name in ("adam_b1", "adam_b2"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise SettingsError(
-                    f"training.{name} is {value}: it must be in [0, 1)."
-                )
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise SettingsError(f"training.{error}") from error
+        for field in dataclasses.fields(Recipe):
+            if field.type is int:
+                _count(f"training.{field.name}", getattr(self, field.name), 0)
+        _at_least("training.beta", self.beta, 0)
+        _at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
         # Else a finite gradient could give a step that is not.
         if self.learning_rate > _LARGEST_RATE:
             raise SettingsError(
                 f"training.learning_rate is {self.learning_rate}: it must be at most "
                 f"{_LARGEST_RATE}."
             )
-        if self.adam_b1**2 > self.adam_b2:
-            raise SettingsError(
-                f"training.adam_b1 is {self.adam_b1} and training.adam_b2 is "
-                f"{self.adam_b2}: Adam needs adam_b1 ** 2 <= adam_b2."
-            )
-        try:
-            super().__post_init__()
-        except ValueError as error:
-            raise SettingsError(f"training: {error}") from error
 
     def recipe(self) -> Recipe:
         names = (field.name for field in dataclasses.fields(Recipe))
@@ -219,6 +198,13 @@ class Settings:
                 "them."
             )
         self._check_kl()
+        likelihood = likelihoods.make_likelihood(
+            self.model.likelihood, levels=2, **self.model.likelihood_options()
+        )
+        try:
+            self.training.check_likelihood(likelihood)
+        except ValueError as error:
+            raise SettingsError(f"training.{error}") from error
 
     def _check_kl(self) -> None:
         model, objective = self.model, self.training.objective

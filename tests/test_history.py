@@ -20,7 +20,7 @@ def add(history, epoch, *, active=(True, True), offenders=(0, 0), best=None):
     offenders = np.array(offenders, np.int32)
     history.add(
         epoch,
-        EpochMetrics(Terms(values, values + 1, values + 2), values + 3),
+        EpochMetrics(Terms(values, values + 1, values + 2), values + 3, values + 4),
         Validation(
             Terms(-values, -values - 1, -values - 2),
             best,

@@ -290,12 +290,16 @@ def test_a_step_that_is_not_finite_can_be_left_out(images, monkeypatch):
     recipe = break_a_step(monkeypatch, 6, jnp.nan)
     recipe = dataclasses.replace(recipe, on_non_finite="skip")
     broken = compile_anew(training.train_epoch)
-    state, _ = train(build(), recipe, member(), images, 2, broken)
+    state, history = train(build(), recipe, member(), images, 2, broken)
     assert int(state.skipped) == 1
     assert bool(state.active)
     assert int(state.epoch) == 4
     assert int(state.failure.offender) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    # Neither does it count in the epoch's means.
+    steps = len(images) // recipe.batch_size
+    assert sum(float(each.epoch.steps) for each in history) == len(history) * steps - 1
+    assert all(np.isfinite(jax.tree.leaves(each.epoch)).all() for each in history)
 
 
 def test_a_validation_bound_that_is_not_finite_stops_the_member(images):
@@ -410,8 +414,15 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"objective": "elob"}, "objective 'elob': choose one of elbo"),
-        ({"schedule": "step"}, "schedule 'step': choose one of constant, cosine"),
+        ({"objective": "elob"}, "objective 'elob' is unknown: choose one of elbo"),
+        ({"schedule": "step"}, "schedule 'step' is unknown: choose one of constant"),
+        ({"num_samples": 0}, "num_samples is 0: it must be at least 1"),
+        ({"microbatches": 0}, "microbatches is 0: it must be at least 1"),
+        ({"validate_every": 0}, "validate_every is 0: it must be at least 1"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0: it must be at least 0"),
+        ({"clip_norm": float("nan")}, "clip_norm is nan: it must be at least 0"),
+        ({"objective": "ciwae", "mixing": 1.5}, r"mixing is 1.5: .* in \[0, 1\]"),
+        ({"adam_eps": 0.0}, "adam_eps is 0.0: it must be above 0"),
         ({"microbatches": 3}, "batch_size=20 is not a multiple of microbatches=3"),
         (
             {"microbatches": 2, "objective": "mmd"},
@@ -425,12 +436,40 @@ def test_recipes_that_cannot_be_followed_are_refused(change, message):
         dataclasses.replace(RECIPE, **change)
 
 
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size=20 is more than the 19 images"):
+        training.epoch_batches(MemberKeys.of(jax.random.key(0)), 0, 19, 20)
+
+
+@pytest.mark.parametrize("objective", ["iwae", "dreg", "renyi", "thermodynamic"])
+def test_a_scale_in_closed_form_needs_samples_that_count_equally(images, objective):
+    recipe = dataclasses.replace(RECIPE, objective=objective, num_samples=2)
+    model = build("gaussian_optimal")
+    with pytest.raises(ValueError, match=r"choose .* 'gaussian_shared'"):
+        train(model, recipe, member(), images, 1)
+    recipe.check_likelihood(build("gaussian_shared").likelihood)
+    dataclasses.replace(RECIPE, objective="stl", num_samples=2).check_likelihood(
+        model.likelihood
+    )
+
+
+@pytest.mark.parametrize("num_epochs", [8, 100, 1000])
+def test_tripling_stages_of_short_runs_start_at_one_and_end_at_a_tenth(num_epochs):
+    recipe = dataclasses.replace(
+        RECIPE, schedule="tripling_stages", num_epochs=num_epochs, validate_every=2
+    )
+    factors = jax.vmap(recipe.learning_rate_factor(5))(jnp.arange(5 * num_epochs))
+    assert float(factors[0]) == 1.0
+    assert float(factors[-1]) == pytest.approx(0.1)
+    assert (np.diff(factors) <= 0).all()
+
+
 def test_tripling_stages_are_those_of_the_paper():
     """3^i epochs at 10^(-i/7) of the rate, i = 0 ... 7: 3280 in all."""
     recipe = dataclasses.replace(
         RECIPE, schedule="tripling_stages", num_epochs=3280, validate_every=40
     )
-    factor = recipe.learning_rate_factor(2)
+    factor = jax.vmap(recipe.learning_rate_factor(2))
     stage = np.repeat(np.arange(8), 3 ** np.arange(8))
     epochs = np.arange(3280)
     np.testing.assert_allclose(

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vae_jax import views
 from vae_jax.adam import scale_by_adam
+from vae_jax.likelihoods import Likelihood
 from vae_jax.mesh import split_batch
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import OBJECTIVES, Terms, posterior_and_noise
@@ -40,6 +42,14 @@ _OBJECTIVE_OPTIONS: dict[str, tuple[float, bool]] = {
     "alpha": (0.0, False),
     "partitions": (1, False),
     "mmd_weight": (0.0, True),
+}
+
+_SMALLEST: dict[str, float] = {
+    **dict.fromkeys(("num_samples", "batch_size", "microbatches", "num_epochs"), 1),
+    **dict.fromkeys(("validate_every", "num_groups", "partitions"), 1),
+    **dict.fromkeys(("patience", "kl_warmup_epochs"), 0),
+    **dict.fromkeys(("free_bits", "capacity", "mixing", "mmd_weight"), 0),
+    **dict.fromkeys(("clip_norm", "adam_b1", "adam_b2"), 0),
 }
 
 # Weight of a batch in the running closed-form value of a shared parameter.
@@ -97,12 +107,13 @@ class EpochMetrics(NamedTuple):
 
     terms: Terms  # [], nats
     gradient_norm: jax.Array  # before clipping, []
+    steps: jax.Array  # that they are means over: all but those left out, []
 
     @classmethod
     def empty(cls) -> "EpochMetrics":
         """The sums before any step."""
         zero = jnp.float32(0)
-        return cls(Terms(*[zero] * len(Terms._fields)), zero)
+        return cls(Terms(*[zero] * len(Terms._fields)), zero, zero)
 
 
 class Validation(NamedTuple):
@@ -149,8 +160,25 @@ class Recipe:
             value = getattr(self, field)
             if value not in allowed:
                 raise ValueError(
-                    f"unknown {field} {value!r}: choose one of {', '.join(allowed)}."
+                    f"{field} {value!r} is unknown: choose one of {', '.join(allowed)}."
                 )
+        for field, smallest in _SMALLEST.items():
+            value = getattr(self, field)
+            if not value >= smallest:  # NaN included.
+                raise ValueError(f"{field} is {value}: it must be at least {smallest}.")
+        if not self.mixing <= 1:
+            raise ValueError(f"mixing is {self.mixing}: it must be in [0, 1].")
+        if not self.adam_eps > 0:
+            raise ValueError(f"adam_eps is {self.adam_eps}: it must be above 0.")
+        for field in ("adam_b1", "adam_b2"):
+            value = getattr(self, field)
+            if not value < 1:
+                raise ValueError(f"{field} is {value}: it must be in [0, 1).")
+        if self.adam_b1**2 > self.adam_b2:
+            raise ValueError(
+                f"adam_b1 is {self.adam_b1} and adam_b2 is {self.adam_b2}: Adam needs "
+                "adam_b1 ** 2 <= adam_b2."
+            )
         objective = OBJECTIVES[self.objective]
         used = objective.options
         for name, (neutral, _) in _OBJECTIVE_OPTIONS.items():
@@ -202,6 +230,21 @@ class Recipe:
                 f"validate_every={self.validate_every}: change one of them."
             )
 
+    def check_likelihood(self, likelihood: Likelihood) -> None:
+        """Refuses a closed-form scale where samples do not count equally.
+
+        Raises:
+            ValueError: the scale would not be the optimum of the objective's bound.
+        """
+        weighs = OBJECTIVES[self.objective].weighs_samples and self.num_samples > 1
+        if likelihood.fits_shared and weighs:
+            raise ValueError(
+                f"objective {self.objective!r} with num_samples={self.num_samples} "
+                "weighs samples, and a scale in closed form is not the optimum of its "
+                "bound: choose a likelihood that learns its scale, such as "
+                "'gaussian_shared', or the objective 'stl'."
+            )
+
     def optimizer(self) -> optax.GradientTransformationExtraArgs:
         """Adam's direction; the step multiplies it by the member's learning rate."""
         clip = optax.clip_by_global_norm(self.clip_norm)
@@ -230,14 +273,17 @@ def _tripling_stages(num_steps: int) -> optax.Schedule:
     """A tenth in eight equal ratios, each stage three times as long as the one before.
 
     Over 3280 epochs, stage i = 0 ... 7 lasts 3^i epochs at 10^(-i/7) of the rate (Burda
-    et al. 2016, section 5).
+    et al. 2016, section 5). Of so few steps that the first stages end together, the
+    first is still taken at the whole rate, and the last at a tenth.
     """
     stages = 8
-    whole = 3**stages - 1
-    ends = (num_steps * (3**i - 1) // whole for i in range(1, stages))
-    return optax.piecewise_constant_schedule(
-        1.0, dict.fromkeys(ends, 10 ** (-1 / (stages - 1)))
-    )
+    lasting = (3 ** np.arange(1, stages) - 1) / (3**stages - 1)
+    ends = np.maximum(1, np.floor(num_steps * lasting))
+
+    def factor(step: jax.Array | int) -> jax.Array:
+        return 10.0 ** (-jnp.sum(step >= ends) / (stages - 1))
+
+    return factor
 
 
 class MemberKeys(NamedTuple):
@@ -280,7 +326,15 @@ def epoch_batches(
     """Indices of an epoch's images, ``[steps, batch]``: whole batches in random order.
 
     The at most ``batch_size - 1`` images left over are others in each epoch.
+
+    Raises:
+        ValueError: fewer images than one batch.
     """
+    if batch_size > num_images:
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {num_images} images there are: "
+            f"choose at most {num_images}."
+        )
     order = jax.random.permutation(jax.random.fold_in(keys.shuffle, epoch), num_images)
     num_steps = num_images // batch_size
     return order[: num_steps * batch_size].reshape(num_steps, batch_size)
@@ -403,8 +457,10 @@ def _train_steps(
             active,
         )
         finite = report.offender == 0
+        own = EpochMetrics(report.terms, report.gradient_norm, jnp.float32(1))
         if recipe.on_non_finite == "skip":
             skipped = skipped + (active & ~finite)
+            own = optax.tree.where(finite, own, EpochMetrics.empty())
         else:
             failure = _first(failure, active & ~finite, report.offender, index)
             active = active & finite
@@ -412,7 +468,7 @@ def _train_steps(
             # With an epoch's first step ends what is left of the one before.
             lambda total, new: jnp.where(index == 0, new, total + new),
             sums,
-            EpochMetrics(report.terms, report.gradient_norm),
+            own,
         )
         return (params, opt_state, active, failure, skipped, sums), None
 
@@ -437,9 +493,9 @@ def _train_steps(
         failure=failure,
         skipped=skipped,
     )
-    return new_state, jax.tree.map(
-        lambda total: jnp.where(ends_epoch, total / steps_per_epoch, total), sums
-    )
+    means = jax.tree.map(lambda total: total / sums.steps, sums)
+    means = means._replace(steps=sums.steps)
+    return new_state, optax.tree.where(ends_epoch, means, sums)
 
 
 def _first(
@@ -645,6 +701,7 @@ def train_step(
     """
     keys = StepKeys.of(key)
     likelihood = model.likelihood
+    recipe.check_likelihood(likelihood)
     images = split_batch(images)
     x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
     steps_per_epoch = num_images // recipe.batch_size

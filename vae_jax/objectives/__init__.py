@@ -47,14 +47,14 @@ OBJECTIVES: dict[str, Objective] = {
     ),
     "elbo_log_weight": Objective(elbo_log_weight),
     "stl": Objective(stl),
-    "iwae": Objective(iwae),
-    "dreg": Objective(dreg),
-    "miwae": Objective(miwae, options=("num_groups",)),
-    "ciwae": Objective(ciwae, options=("mixing",)),
-    "piwae": Objective(piwae, options=("num_groups",)),
-    "renyi": Objective(renyi, options=("alpha",)),
+    "iwae": Objective(iwae, weighs_samples=True),
+    "dreg": Objective(dreg, weighs_samples=True),
+    "miwae": Objective(miwae, options=("num_groups",), weighs_samples=True),
+    "ciwae": Objective(ciwae, options=("mixing",), weighs_samples=True),
+    "piwae": Objective(piwae, options=("num_groups",), weighs_samples=True),
+    "renyi": Objective(renyi, options=("alpha",), weighs_samples=True),
     "thermodynamic": Objective(
-        thermodynamic, options=("partitions",), fewest_samples=2
+        thermodynamic, options=("partitions",), weighs_samples=True, fewest_samples=2
     ),
     "beta_tc": Objective(
         beta_tc,

@@ -33,6 +33,7 @@ class Objective:
     needs_diagonal_posterior: bool = False
     needs_num_images: bool = False  # takes the number of training images as an option
     depends_on_batch: bool = False  # an image's terms depend on the batch it is in
+    weighs_samples: bool = False  # an image's samples count by their weights
     fewest_samples: int = 1  # per image
 
 

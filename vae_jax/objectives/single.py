@@ -31,7 +31,8 @@ def elbo(
     eq. 7 (there estimator B); beta as in Higgins et al. 2017, eq. 4.
 
     ``free_bits`` nats of each latent's KL cost nothing: where a latent has less, its KL
-    enters the bound as that many (Kingma et al. 2016, eq. 15, per image).
+    enters the bound as that many (Kingma et al. 2016, eq. 15, per image). Of a
+    posterior whose KL is one term for all latents they count once.
 
     ``capacity`` is a KL in nats that every image is drawn to: the bound is then
     reconstruction - beta |KL - capacity| (Burgess et al. 2018, per image). Not to be
