@@ -1,11 +1,14 @@
-"""Writes docs/results.md: published tables beside what run folders hold.
+"""Writes docs/results.md: published tables beside what we obtain.
 
     python -m experiments.papers --runs=runs/papers --page=docs/results.md
     python -m experiments.papers --readme=README.md
 
 The second also puts the rows that were run into a page that has a place for them. The
-runs of `configs/papers/NAME.py:VARIANT` are looked for in RUNS/NAME/VARIANT. Rows
-without finished runs of just that configuration say so.
+runs of `configs/papers/NAME.py:VARIANT` are looked for in RUNS/NAME/VARIANT, and what
+is finished there is kept as RECORDS/NAME/VARIANT.json, a file of some kilobytes. The
+page is drawn from these records alone: rows outlive their run folders, and those run on
+other machines are added. A row of which no record has the present configuration says
+that it was not run.
 """
 
 import runpy
@@ -17,38 +20,84 @@ from typing import Any
 import jinja2
 from absl import flags
 
-from experiments import command_line
-from experiments.grid import choose, expand
+from experiments import command_line, records
+from experiments.grid import Run, choose, expand
 from experiments.progress import CONSOLE
 from experiments.run_folder import FolderError, RunFolder, write_atomically
 from experiments.settings import SettingsError
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
-_MARK = "<!-- results -->"
-
+_RECORDS = flags.DEFINE_string("records", "docs/results", "Folder of the records.")
 _PAGE = flags.DEFINE_string("page", "docs/results.md", "Page to write.")
 _README = flags.DEFINE_string("readme", "", "Page to put a summary into.")
 
+_MARK = "<!-- results -->"
+_CONFIGS = Path(__file__).parents[1] / "configs" / "papers"
+
 
 def main() -> None:
-    tables = gather(Path(_RUNS.value).expanduser())
+    kept = Path(_RECORDS.value).expanduser()
+    keep(Path(_RUNS.value).expanduser(), kept)
+    tables = gather(kept)
+    readme = with_summary(_read(_README.value), tables) if _README.value else ""
     write_atomically(Path(_PAGE.value), render("papers.md.jinja", tables))
     if _README.value:
-        readme = Path(_README.value)
-        write_atomically(readme, with_summary(readme.read_text(), tables))
+        write_atomically(Path(_README.value), readme)
     rows = [row for table in tables for row in table["rows"]]
     found = sum(bool(row["obtained"]) for row in rows)
     CONSOLE.print(f"{found} of {len(rows)} rows have been run -> {_PAGE.value}")
 
 
-def gather(runs: Path) -> list[dict[str, Any]]:
-    """The tables of ``configs/papers``, each row with what its runs gave.
+def _read(page: str) -> str:
+    try:
+        return Path(page).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"--readme: cannot read {page} ({error.strerror})."
+        ) from error
+
+
+def keep(runs: Path, kept: Path) -> None:
+    """Puts what is finished in the run folders of the tables into records.
 
     Args:
         runs: holds the run folders, as ``NAME/VARIANT``.
+        kept: holds the records, as ``NAME/VARIANT.json``.
     """
-    configs = Path(__file__).parents[1] / "configs" / "papers"
-    return [_table(path, runs / path.stem) for path in sorted(configs.glob("[!_]*.py"))]
+    for path in _tables():
+        module = runpy.run_path(str(path))
+        for variant in _variants(module["TABLE"]):
+            try:
+                folder = RunFolder.open(runs / path.stem / variant)
+            except FolderError:
+                continue
+            config = module["get_config"](variant).to_dict()
+            if differences := folder.differences(config):
+                _leave_out(folder.path, differences)
+            else:
+                records.keep(folder, kept / path.stem / f"{variant}.json")
+
+
+def gather(kept: Path) -> list[dict[str, Any]]:
+    """The tables of ``configs/papers``, each row with what its runs gave.
+
+    Args:
+        kept: holds the records, as ``NAME/VARIANT.json``.
+    """
+    return [_table(path, kept / path.stem) for path in _tables()]
+
+
+def _tables() -> list[Path]:
+    return sorted(_CONFIGS.glob("[!_]*.py"))
+
+
+def _variants(table: Mapping[str, Any]) -> list[str]:
+    names = [variant for row in table["rows"] for variant, _ in row["runs"]]
+    return list(dict.fromkeys(names))
+
+
+def _leave_out(path: Path, differences: Sequence[str]) -> None:
+    CONSOLE.print(f"{path} is left out: {'; '.join(differences)}")
 
 
 def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
@@ -79,49 +128,52 @@ def render(template: str, tables: Sequence[Mapping[str, Any]]) -> str:
     return templates.get_template(template).render(tables=tables)
 
 
-def _table(path: Path, runs: Path) -> dict[str, Any]:
+def _table(path: Path, kept: Path) -> dict[str, Any]:
     module = runpy.run_path(str(path))
     table = module["TABLE"]
+    finished = {
+        variant: _finished(module["get_config"](variant).to_dict(), kept, variant)
+        for variant in _variants(table)
+    }
     rows = []
     for row in table["rows"]:
         obtained = [
-            {**row, "variant": variant, **found}
+            {**row, "variant": variant, **summary(found)}
             for variant, only in row["runs"]
-            if (found := _obtained(module["get_config"], runs, variant, only))
+            if (found := _chosen(finished[variant], only))
         ]
         rows += obtained or [{**row, "variant": "", "obtained": ""}]
     return {**table, "path": f"configs/papers/{path.name}", "rows": rows}
 
 
-def _obtained(
-    get_config: Any, runs: Path, variant: str, only: str
-) -> dict[str, Any] | None:
-    """What the finished runs of a row gave, or None where there are none.
+def _finished(
+    config: Mapping[str, Any], kept: Path, variant: str
+) -> dict[Run, dict[str, Any]]:
+    """What is recorded of a variant's runs with the present configuration."""
+    path = kept / f"{variant}.json"
+    if not path.exists():
+        return {}
+    if changes := records.changes(path, config):
+        _leave_out(path, changes)
+        return {}
+    recorded = records.results(path)
+    return {run: recorded[run.name] for run in expand(config) if run.name in recorded}
+
+
+def _chosen(finished: Mapping[Run, dict[str, Any]], only: str) -> list[dict[str, Any]]:
+    try:
+        return [finished[run] for run in choose(list(finished), only)]
+    except SettingsError:  # Not run, or left out of a smaller variant.
+        return []
+
+
+def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row's cells.
 
     Args:
-        get_config: of the table's configuration.
-        runs: folder of its run folders.
-        variant: of the configuration.
-        only: part of the runs' names.
+        recorded: of each seed, its ``result`` and what its ``bits_depend_on``.
     """
-    config = get_config(variant).to_dict()
-    every = expand(config)
-    try:
-        chosen = choose(every, only)
-        folder = RunFolder.open(runs / variant)
-    except (FolderError, SettingsError):  # Not run, or left out of a smaller variant.
-        return None
-    if differences := folder.differences(config):
-        CONSOLE.print(f"{folder.path} is left out: {'; '.join(differences)}")
-        return None
-    results = folder.results([run.name for run in chosen])
-    return summary(results, folder.environment()) if results else None
-
-
-def summary(
-    results: Sequence[Mapping[str, Any]], environment: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A row's cells, from the results of its seeds and what their folder ran on."""
+    results = [each["result"] for each in recorded]
 
     def mean(name: str) -> float:
         return statistics.fmean(result[name] for result in results)
@@ -130,6 +182,7 @@ def summary(
     if len(results) > 1:
         spread = statistics.stdev(result["score"] for result in results)
         obtained += f" ({len(results)} seeds, sd {spread:.2f})"
+    devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)
     return {
         "obtained": obtained,
         "negative_elbo": f"{-mean('elbo'):.2f}",
@@ -138,7 +191,7 @@ def summary(
         "num_importance_samples": results[0]["num_importance_samples"],
         "epochs": results[0]["epochs"],
         "minutes": f"{mean('seconds') / 60:.1f}",
-        "device": _device(environment["bits_depend_on"]),
+        "device": ", ".join(devices),
     }
 
 

@@ -99,6 +99,16 @@ def _cannot_write(path: Path, error: OSError) -> FolderError:
     )
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where a configuration would give other results than an old one, line by line."""
+    plain = json.loads(to_json(new))
+    return [
+        line
+        for line in _differences(old, plain, ".config")
+        if not line.startswith(_MAY_DIFFER)
+    ]
+
+
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
@@ -111,18 +121,19 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path[1:]} is {old!r} there and {new!r} here"]
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """As JSON, which has no numbers that are not finite: they become null."""
     return json.dumps(_without_nan(value), indent=2) + "\n"
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no numbers that are not finite: they become null."""
     if isinstance(value, Mapping):
         return {name: _without_nan(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``to_json`` made of a row, with its numbers that are not finite as NaN."""
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
@@ -213,7 +224,7 @@ class RunFolder:
                 is being written by another process.
         """
         folder = cls(path)
-        text = _json(config)
+        text = to_json(config)
         folder._is_begun(config)  # Refused without a trace.
         folder._acquire()
         try:
@@ -292,7 +303,7 @@ class RunFolder:
         """
         path = self.path / "environment.json"
         if not path.exists():
-            write_atomically(path, _json(now))
+            write_atomically(path, to_json(now))
             return
         before = self._read_json(path)
         earlier, present = before.get("bits_depend_on", {}), now["bits_depend_on"]
@@ -305,15 +316,15 @@ class RunFolder:
         if present.keys() == {"data"}:
             return
         if earlier.keys() == {"data"}:  # Nothing was computed yet.
-            write_atomically(path, _json({**now, "command": before["command"]}))
+            write_atomically(path, to_json({**now, "command": before["command"]}))
             return
-        if differences := _differences(earlier, present):
+        if changes := _differences(earlier, present):
             report(
-                f"{self.path} was begun elsewhere ({'; '.join(differences)}): its "
+                f"{self.path} was begun elsewhere ({'; '.join(changes)}): its "
                 "numbers hold, but its bits may not be those of an undisturbed run."
             )
             continued = [*before.get("continued", []), now]
-            write_atomically(path, _json({**before, "continued": continued}))
+            write_atomically(path, to_json({**before, "continued": continued}))
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -335,12 +346,7 @@ class RunFolder:
 
     def differences(self, config: Mapping[str, Any]) -> list[str]:
         """Where a configuration would give other results than the folder's."""
-        plain = json.loads(_json(config))
-        return [
-            line
-            for line in _differences(self.config(), plain, ".config")
-            if not line.startswith(_MAY_DIFFER)
-        ]
+        return differences(self.config(), config)
 
     @property
     def jobs(self) -> Path:
@@ -415,7 +421,7 @@ class RunFolder:
         """The metric rows of some runs, in the order they were logged."""
         with open(self.path / "metrics.jsonl", encoding="utf-8") as file:
             rows = [json.loads(row) for row in file if _run_of(row) in runs]
-        return [_with_nan(row) for row in rows]
+        return [with_nan(row) for row in rows]
 
     def _log_events(self, row: Mapping[str, Any]) -> None:
         run = row["run"]
@@ -453,7 +459,7 @@ class RunFolder:
         folder = self.path / "members" / run
         flat = flax.traverse_util.flatten_dict(params, sep="/")
         _save_arrays(folder / "params.safetensors", flat)
-        write_atomically(folder / "result.json", _json(_seal(result)))
+        write_atomically(folder / "result.json", to_json(_seal(result)))
 
     def load_params(self, run: str) -> dict[str, Any]:
         """A run's parameters, unpadded, as ``VAE.init`` shapes them.
@@ -470,7 +476,7 @@ class RunFolder:
         """Rows of the finished runs, in the order of the names given."""
         finished = self.finished()
         return [
-            _with_nan(self._read_sealed(self.path / "members" / run / "result.json"))
+            with_nan(self._read_sealed(self.path / "members" / run / "result.json"))
             for run in order
             if run in finished
         ]
@@ -481,7 +487,7 @@ class RunFolder:
         """Notes which runs train together; returns the folder of their checkpoints."""
         path = self.path / "checkpoints" / group
         write_atomically(
-            path.with_name(f"{group}.json"), _json({"runs": runs, "attempt": attempt})
+            path.with_name(f"{group}.json"), to_json({"runs": runs, "attempt": attempt})
         )
         return path
 
@@ -520,7 +526,7 @@ class RunFolder:
         """Stores where a run met a value that is not finite, and its state then."""
         path = self.path / "failures" / run / f"{attempt}.safetensors"
         _save_arrays(path, state)
-        write_atomically(path.with_suffix(".json"), _json(_seal(facts)))
+        write_atomically(path.with_suffix(".json"), to_json(_seal(facts)))
 
     def num_failures(self, run: str) -> int:
         """How often a run was stopped by a value that is not finite."""

@@ -1,5 +1,7 @@
 """The page of published tables: what it finds in run folders and what it leaves."""
 
+import shutil
+
 import jax.numpy as jnp
 import pytest
 
@@ -21,9 +23,9 @@ RESULT = {
 }
 
 
-def page_on(runs):
+def page_on(kept):
     """The page, how many of its rows were run, and of how many."""
-    tables = papers.gather(runs)
+    tables = papers.gather(kept)
     rows = [row for table in tables for row in table["rows"]]
     page = papers.render("papers.md.jinja", tables)
     return page, sum(bool(row["obtained"]) for row in rows), len(rows)
@@ -34,9 +36,8 @@ def run(tmp_path):
     """Puts results into a configuration's folder, and tells its line of the page."""
 
     def put(config, scores):
-        folder = RunFolder.create(
-            tmp_path / "static_mnist" / "cpu", config, "0" * 64, print
-        )
+        path = tmp_path / "runs" / "static_mnist" / "cpu"
+        folder = RunFolder.create(path, config, "0" * 64, print)
         runs = expand(config)
         for own, score in zip(runs, scores, strict=False):
             folder.save_member(
@@ -45,7 +46,9 @@ def run(tmp_path):
                 RESULT | {"run": own.name, "score": score},
             )
         folder.close()
-        page, found, count = page_on(tmp_path)
+        papers.keep(tmp_path / "runs", tmp_path / "kept")
+        shutil.rmtree(tmp_path / "runs")
+        page, found, count = page_on(tmp_path / "kept")
         (line,) = [
             line for line in page.splitlines() if line.startswith("| VAE | 89.78")
         ]
@@ -72,22 +75,38 @@ def test_what_was_run_stands_beside_what_was_published(run):
 
 def test_results_of_another_configuration_are_left_out(run, capsys):
     config = static_mnist.get_config("cpu")
+    epochs = config.training.num_epochs
     with config.unlocked():
         config.training.num_epochs = 70
     line, found, _ = run(config.to_dict(), [89.5])
     assert "not yet run" in line
     assert found == 0
-    assert (
-        "config.training.num_epochs is 70 there and 60 here" in capsys.readouterr().out
-    )
+    difference = f"config.training.num_epochs is 70 there and {epochs} here"
+    assert difference in capsys.readouterr().out
+
+
+def test_what_was_recorded_stays_when_another_configuration_is_run(run):
+    config = static_mnist.get_config("cpu")
+    run(config.to_dict(), [89.5])
+    with config.unlocked():
+        config.training.num_epochs = 70
+    line, found, _ = run(config.to_dict(), [80.0])
+    assert "**89.50 ± 0.25**" in line
+    assert found == 1
 
 
 def test_seeds_are_averaged_with_their_spread():
-    environment = {"bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
-    row = papers.summary([RESULT, RESULT | {"score": 90.5}], environment)
+    cpu = {"backend": "cpu", "num_cpus": 2}
+    gpu = {"backend": "gpu", "num_devices": 1, "device_kind": "H100"}
+    row = papers.summary(
+        [
+            {"result": RESULT, "bits_depend_on": cpu},
+            {"result": RESULT | {"score": 90.5}, "bits_depend_on": gpu},
+        ]
+    )
     assert row["obtained"] == "90.00 ± 0.25 (2 seeds, sd 0.71)"
     assert row["active_units"] == "17, 17"
-    assert row["device"] == "2 CPU cores"
+    assert row["device"] == "2 CPU cores, 1 x H100"
 
 
 def test_rows_that_were_not_run_say_so(tmp_path):

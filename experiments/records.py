@@ -1,0 +1,82 @@
+"""What runs gave, kept as a small file when their run folders are long gone.
+
+A record holds a configuration and, of each of its runs that is finished, the result
+and what its bits depend on. Records are made to be committed: a page of results can be
+drawn from the repository alone, and completed on another machine.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.run_folder import (
+    FolderError,
+    RunFolder,
+    differences,
+    to_json,
+    with_nan,
+    write_atomically,
+)
+
+
+def keep(folder: RunFolder, path: Path) -> None:
+    """Puts what a run folder holds into a record.
+
+    Results of the same runs are replaced; those of another configuration are dropped.
+
+    Args:
+        folder: the run folder.
+        path: of the record; made where there is none.
+    """
+    config = folder.config()
+    bits = folder.environment()["bits_depend_on"]
+    results = {} if changes(path, config) else _read(path)["results"]
+    for result in folder.results(sorted(folder.finished())):
+        results[result["run"]] = {"result": result, "bits_depend_on": bits}
+    if results:
+        write_atomically(path, to_json({"config": config, "results": results}))
+
+
+def changes(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """How a record's configuration differs from the one given, a line for each field.
+
+    Fields that the record's does not have are no difference: they came later, and a new
+    option leaves what was there before as it was.
+    """
+    if not path.exists():
+        return []
+    recorded = _read(path)["config"]
+    return differences(recorded, _restricted(config, recorded))
+
+
+def results(path: Path) -> dict[str, dict[str, Any]]:
+    """By name of the run, its ``result`` and what its ``bits_depend_on``.
+
+    Raises:
+        FolderError: a record that is damaged.
+    """
+    return {
+        run: {**each, "result": with_nan(each["result"])}
+        for run, each in _read(path)["results"].items()
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {"config": {}, "results": {}}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.keys() == {"config", "results"}:
+            return record
+    except (AttributeError, ValueError):
+        pass
+    raise FolderError(
+        f"{path} is no record: restore it from the repository, or delete it."
+    )
+
+
+def _restricted(new: Any, old: Any) -> Any:
+    if not isinstance(new, Mapping) or not isinstance(old, Mapping):
+        return new
+    return {name: _restricted(new[name], old[name]) for name in old if name in new}

@@ -1,0 +1,84 @@
+"""Tests of experiments.records."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from experiments import records
+from experiments.run_folder import FolderError, RunFolder
+
+CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
+
+
+@pytest.fixture
+def keep(tmp_path):
+    """Keeps results of a configuration, those of a folder of their own; the record."""
+
+    def put(config, **scores):
+        place = tmp_path / f"runs {len(list(tmp_path.iterdir()))}"
+        folder = RunFolder.create(place, config, "0" * 64, print)
+        for run, score in scores.items():
+            folder.save_member(run, {}, {"run": run, "score": score})
+        folder.close()
+        records.keep(folder, tmp_path / "record.json")
+        return tmp_path / "record.json"
+
+    return put
+
+
+def scores(path):
+    return {run: each["result"]["score"] for run, each in records.results(path).items()}
+
+
+def test_a_record_holds_results_and_what_they_depend_on(keep):
+    path = keep(CONFIG, a=1.5, b=float("nan"))
+    assert scores(path)["a"] == 1.5
+    assert math.isnan(scores(path)["b"])
+    assert records.results(path)["a"]["bits_depend_on"]["backend"] == "cpu"
+    assert "NaN" not in path.read_text()  # Any JSON reader takes it.
+
+
+def test_no_path_of_the_machine_that_ran_it_is_kept(keep):
+    """Records are committed; the folder's environment has the whole command line."""
+    assert sys.argv[0] not in keep(CONFIG, a=1.5).read_text()
+
+
+def test_results_are_added_and_replaced(keep):
+    keep(CONFIG, a=1.0, b=2.0)
+    assert scores(keep(CONFIG, b=3.0, c=4.0)) == {"a": 1.0, "b": 3.0, "c": 4.0}
+
+
+def test_results_of_another_configuration_are_dropped(keep):
+    keep(CONFIG, a=1.0)
+    path = keep(CONFIG | {"seed": 1}, b=2.0)
+    assert scores(path) == {"b": 2.0}
+    assert records.changes(path, CONFIG) == ["config.seed is 1 there and 0 here"]
+    assert records.changes(path, CONFIG | {"seed": 1}) == []
+
+
+def test_a_field_that_came_later_is_no_difference(keep):
+    path = keep(CONFIG, a=1.0)
+    later = CONFIG | {"model": CONFIG["model"] | {"new": 3}, "more": {"x": 1}}
+    assert records.changes(path, later) == []
+    assert scores(keep(later, b=2.0)) == {"a": 1.0, "b": 2.0}
+    assert json.loads(path.read_text())["config"]["model"]["new"] == 3
+
+
+def test_a_field_that_is_gone_is_a_difference(keep):
+    path = keep(CONFIG, a=1.0)
+    (change,) = records.changes(path, {"model": CONFIG["model"], "sweep": {}})
+    assert "config.seed is 0 there" in change
+
+
+@pytest.mark.parametrize("content", ["", '{"config": {}', "[]", "{}"])
+def test_a_damaged_record_is_refused(tmp_path, content):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(FolderError, match=r"record\.json is no record"):
+        records.results(path)
+
+
+def test_a_folder_without_results_leaves_no_record(keep):
+    assert not keep(CONFIG).exists()
