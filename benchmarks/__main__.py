@@ -1,6 +1,6 @@
 """Measures speed side by side and writes a report.
 
-    python -m benchmarks                                # all of it: about 20 minutes
+    python -m benchmarks                                # all of it: up to an hour
     python -m benchmarks --only=one_model --workloads=mlp --threads=1 --repeats=3
     python -m benchmarks --only=main_job --output=
     python -m benchmarks --peak_tflops=67 --peak_gbs=3350      # of this accelerator

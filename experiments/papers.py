@@ -36,8 +36,13 @@ _CONFIGS = Path(__file__).parents[1] / "configs" / "papers"
 
 
 def main() -> None:
-    kept = Path(_RECORDS.value).expanduser()
-    keep(Path(_RUNS.value).expanduser(), kept)
+    runs, kept = Path(_RUNS.value), Path(_RECORDS.value)
+    if _RUNS.present and not runs.is_dir():
+        raise SettingsError(
+            f"--runs: {runs} is no folder: give that of the run folders, or leave it "
+            "out to draw the page from records alone."
+        )
+    keep(runs, kept)
     tables = gather(kept)
     readme = with_summary(_read(_README.value), tables) if _README.value else ""
     write_atomically(Path(_PAGE.value), render("papers.md.jinja", tables))

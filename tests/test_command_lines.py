@@ -10,6 +10,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -188,6 +189,16 @@ def test_a_sweep_leaves_all_it_promises(finished):
     hidden = {name for name in files if Path(name).name.startswith(".")}
     assert hidden == {".lock"}
     assert all(name in files["report.html"] for name in (b"bernoulli", b"laplace"))
+
+
+def test_the_readmes_example_of_a_stored_model_runs(finished):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (example,) = [block for block in blocks if "load_params" in block]
+    example = example.replace("runs/sweep", str(finished))
+    names: dict = {}
+    exec(example.replace("latent_dim=8", "latent_dim=2"), names)
+    assert names["means"].shape == names["images"].shape == (16, 64)
+    assert np.isfinite(names["images"]).all()
 
 
 def test_metrics_have_a_row_per_run_and_validation(finished):

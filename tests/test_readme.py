@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text()
@@ -24,10 +25,14 @@ def test_the_library_example_runs():
     assert np.all(np.isfinite(np.asarray(jax.tree.leaves(terms))))
 
 
-def test_every_local_link_leads_somewhere():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", TEXT)
-    assert links
-    missing = [link for link in links if not (README.parent / link).exists()]
+@pytest.mark.parametrize(
+    "page",
+    [README, *sorted((README.parent / "docs").glob("*.md"))],
+    ids=lambda page: page.name,
+)
+def test_every_local_link_leads_somewhere(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
 
 
