@@ -1,6 +1,7 @@
 """The page of published tables: what it finds in run folders and what it leaves."""
 
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -21,6 +22,8 @@ RESULT = {
     "epochs": 60,
     "seconds": 90.0,
 }
+
+ROOT = Path(__file__).parents[1]
 
 
 def page_on(kept):
@@ -107,6 +110,15 @@ def test_seeds_are_averaged_with_their_spread():
     assert row["obtained"] == "90.00 ± 0.25 (2 seeds, sd 0.71)"
     assert row["active_units"] == "17, 17"
     assert row["device"] == "2 CPU cores, 1 x H100"
+
+
+def test_the_committed_pages_say_what_the_committed_records_say():
+    tables = papers.gather(ROOT / "docs" / "results")
+    remedy = "run: python -m experiments.papers --readme=README.md"
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert page == papers.render("papers.md.jinja", tables), remedy
+    readme = (ROOT / "README.md").read_text()
+    assert readme == papers.with_summary(readme, tables), remedy
 
 
 def test_rows_that_were_not_run_say_so(tmp_path):

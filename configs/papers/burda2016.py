@@ -98,7 +98,7 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
-    name, comma, rest = variant.partition(",")
+    name, comma, rest = (variant or _VARIANTS[0]).partition(",")
     if name not in _VARIANTS or (comma and rest != "cpu"):
         raise ValueError(
             f"unknown variant {variant!r}: choose {', '.join(_VARIANTS)}, or one of "
