@@ -1,6 +1,7 @@
 """The examples of docs/extending.md, run in the order they stand there."""
 
 import re
+import runpy
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments.grid import expand
 from experiments.settings import ModelSettings
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.objectives import OBJECTIVES, iwae
@@ -32,6 +34,23 @@ def examples():
     for registry, entries in zip(registries, before, strict=True):
         registry.clear()
         registry.update(entries)
+
+
+def test_a_sweep_takes_them_from_a_configuration(examples, tmp_path, monkeypatch):
+    del examples  # What they register is removed again.
+    parts = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (config,) = re.findall(
+        r"```\n(import my_parts\n.*?)```", PAGE.read_text(), re.DOTALL
+    )
+    (tmp_path / "my_parts.py").write_text("\n".join(parts[:-1]))
+    (tmp_path / "my_config.py").write_text(config)
+    monkeypatch.syspath_prepend(tmp_path)
+    get_config = runpy.run_path(str(tmp_path / "my_config.py"))["get_config"]
+    config = get_config("tiny")
+    config.training.objective = "elbo_log_weight"
+    config.sweep.posterior = ("diagonal", "laplace")
+    names = {run.settings.model.posterior for run in expand(config.to_dict())}
+    assert names == {"diagonal", "laplace"}
 
 
 def test_the_likelihood_is_scipys_and_sums_to_one(examples):
