@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib import patches, ticker
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -35,7 +36,7 @@ from experiments.chart_style import (
     robust_range,
     svg,
 )
-from experiments.findings import Cell, Member
+from experiments.findings import Cell, Member, described
 
 __all__ = [
     "SCATTER_SCALE",
@@ -72,12 +73,14 @@ class Curve(NamedTuple):
     Attributes:
         likelihood: name of the likelihood, a key of the styles.
         latent_dim: number of latent variables.
+        setting: what else it was trained with, in words; '' for nothing.
         train: [T, 2] epoch and bound on the training images, nats per image.
         validation: [V, 2] epoch and bound on the validation images.
     """
 
     likelihood: str
     latent_dim: int
+    setting: str
     train: np.ndarray
     validation: np.ndarray
 
@@ -302,7 +305,7 @@ def latent_size_chart(
             axes.set_xscale("log", base=2)
             axes.set_xticks(latent_dims, [str(size) for size in latent_dims])
             axes.minorticks_off()
-            axes.set_title(panel.title, fontweight="bold")
+            axes.set_title(_in_lines(panel.title), fontweight="bold")
         if high > low:
             score.set_ylim(low - margin, high + margin)
         note_points_above(score, [cell.mean for cell in upper.cells])
@@ -322,9 +325,9 @@ def latent_size_chart(
 def rate_distortion(members: Sequence[Member], styles: Mapping[str, Style]) -> bytes:
     """Returns an SVG of members in the plane of rate and distortion.
 
-    Lines join the averages over seeds of neighbours in beta where beta varies, else in
-    latent size. Diagonals are lines of equal rate + distortion = -ELBO. Points that lie
-    far above most are left out, and their number is printed.
+    There is a panel for each setting but beta, all on one scale. Lines join the
+    averages over seeds of neighbours in beta where beta varies, else in latent size.
+    Points that lie far above most are left out, and their number is printed.
 
     Args:
         members: those with a finite rate and distortion, on one scale.
@@ -335,17 +338,75 @@ def rate_distortion(members: Sequence[Member], styles: Mapping[str, Style]) -> b
     smallest = 3.5 if len(latent_dims) > 1 else 6
     steps = np.linspace(smallest, 8.5, len(latent_dims))
     sizes = dict(zip(latent_dims, steps, strict=True))
+    panels: dict[str, list[Member]] = collections.defaultdict(list)
+    for member in members:
+        fixed = {axis: x for axis, x in member.axes.items() if axis != "β"}
+        panels[described(fixed)].append(member)
 
-    figure = Figure(figsize=(min(3.8 + len(names), 12), 4.9), layout="constrained")
-    axes = figure.add_subplot()
-    distortions = [member.distortion for member in members]
-    low, high = robust_range([member.likelihood for member in members], distortions)
+    columns = min(len(panels), 3)
+    rows = math.ceil(len(panels) / columns)
+    width = 2 + columns * min(1.8 + len(names), 10 / columns)
+    figure = Figure(figsize=(width, max(4.9, 3.6 * rows)), layout="constrained")
+    low, high = robust_range(
+        [member.likelihood for member in members],
+        [member.distortion for member in members],
+    )
     margin = 0.07 * (high - low) or 1.0
-    left, right = 0.0, 1.06 * max(member.rate for member in members) or 1.0
-    bottom, top = low - margin, high + margin
-    axes.set(xlim=(left, right), ylim=(bottom, top))
-    axes.grid(visible=False)
+    right = 1.06 * max(member.rate for member in members) or 1.0
+    along_beta = len({member.beta for member in members}) > 1
+    for i, (title, own) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        axes.set(xlim=(0, right), ylim=(low - margin, high + margin))
+        axes.grid(visible=False)
+        axes.set_title(_in_lines(title), pad=16, fontweight="bold")
+        _draw_sums(axes)
+        lines: dict[tuple, dict[float, list]] = collections.defaultdict(dict)
+        for member in own:
+            place, fixed_size = (
+                (member.beta, member.latent_dim)
+                if along_beta
+                else (member.latent_dim, None)
+            )
+            line = lines[member.likelihood, fixed_size]
+            line.setdefault(place, []).append((member.rate, member.distortion))
+            axes.plot(
+                member.rate,
+                member.distortion,
+                color=styles[member.likelihood].color,
+                marker=styles[member.likelihood].marker,
+                markersize=sizes[member.latent_dim],
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                ls="",
+            )
+        for (name, _), line in lines.items():
+            averages = [np.mean(line[place], axis=0) for place in sorted(line)]
+            axes.plot(
+                *np.transpose(averages),
+                color=styles[name].color,
+                lw=1,
+                alpha=0.55,
+                zorder=1,
+            )
+        note_points_above(axes, [member.distortion for member in own])
+        if i >= len(panels) - columns:
+            axes.set_xlabel("rate (nats per image)")
+        if i % columns == 0:
+            axes.set_ylabel("distortion (nats per image)")
+    handles = likelihood_handles(names, styles, ls="")
+    if handles:
+        handles.append(Line2D([], [], ls="", label=""))
+    handles += [
+        Line2D([], [], ls="", marker="o", ms=size, color=FAINT, label=f"{n} latents")
+        for n, size in sizes.items()
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+    return svg(figure)
 
+
+def _draw_sums(axes: Axes) -> None:
+    """Draws diagonals of equal rate + distortion = -ELBO, with that value."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     for level in ticker.MaxNLocator(9).tick_values(left + bottom, right + top):
         if not left + bottom < level < right + top:
             continue
@@ -364,53 +425,11 @@ def rate_distortion(members: Sequence[Member], styles: Mapping[str, Style]) -> b
             fontsize=7.5,
             color=FAINT,
         )
-    along_beta = len({member.beta for member in members}) > 1
-    lines: dict[tuple, dict[float, list]] = collections.defaultdict(dict)
-    for member in members:
-        place, fixed = (
-            (member.beta, member.latent_dim)
-            if along_beta
-            else (member.latent_dim, member.beta)
-        )
-        line = lines[member.likelihood, member.learning_rate, fixed]
-        line.setdefault(place, []).append((member.rate, member.distortion))
-    for (name, *_), line in lines.items():
-        averages = [np.mean(line[place], axis=0) for place in sorted(line)]
-        axes.plot(
-            *np.transpose(averages),
-            color=styles[name].color,
-            lw=1,
-            alpha=0.55,
-            zorder=1,
-        )
-    for member in members:
-        axes.plot(
-            member.rate,
-            member.distortion,
-            color=styles[member.likelihood].color,
-            marker=styles[member.likelihood].marker,
-            markersize=sizes[member.latent_dim],
-            markeredgecolor="white",
-            markeredgewidth=0.6,
-            ls="",
-        )
-    note_points_above(axes, distortions)
-    axes.set_xlabel("rate (nats per image)")
-    axes.set_ylabel("distortion (nats per image)")
-    handles = likelihood_handles(names, styles, ls="")
-    if handles:
-        handles.append(Line2D([], [], ls="", label=""))
-    handles += [
-        Line2D([], [], ls="", marker="o", ms=size, color=FAINT, label=f"{n} latents")
-        for n, size in sizes.items()
-    ]
-    figure.legend(handles=handles, loc="outside right center")
-    return svg(figure)
 
 
 @matplotlib.rc_context(MATPLOTLIB)
 def learning_curves(curves: Sequence[Curve], styles: Mapping[str, Style]) -> bytes:
-    """Returns an SVG with a panel for each likelihood: the bound against the epoch.
+    """Returns an SVG of bounds against the epoch, by likelihood and setting.
 
     Validation is drawn strong, training faint. The first fifth of training is shown as
     far as it lies in the range of the rest.
@@ -428,15 +447,19 @@ def learning_curves(curves: Sequence[Curve], styles: Mapping[str, Style]) -> byt
     }
     # As vectors, hundreds of noisy lines would be most of a report.
     rasterized = len(curves) > 20
-    columns = min(len(names), 4)
-    rows = math.ceil(len(names) / columns)
+    panels = sorted(
+        dict.fromkeys((curve.likelihood, curve.setting) for curve in curves),
+        key=lambda panel: names.index(panel[0]),
+    )
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
     size = (2.7 * columns + 1.5, 2.1 * rows + 0.5)
     figure = Figure(figsize=size, layout="constrained")
-    for i, name in enumerate(names):
+    for i, (name, setting) in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
         late = []
         for curve in curves:
-            if curve.likelihood != name:
+            if (curve.likelihood, curve.setting) != (name, setting):
                 continue
             color = colors[curve.latent_dim]
             for part, width, alpha in (
@@ -453,10 +476,11 @@ def learning_curves(curves: Sequence[Curve], styles: Mapping[str, Style]) -> byt
             low, high = np.quantile(bounds, [0.01, 1])
             margin = 0.08 * (high - low) or 1.0
             axes.set_ylim(low - margin, high + margin)
-        axes.set_title(styles[name].label, fontsize=9)
+        title = filter(None, [styles[name].label, _in_lines(setting)])
+        axes.set_title("\n".join(title), fontsize=9)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-        if i >= len(names) - columns:
+        if i >= len(panels) - columns:
             axes.set_xlabel("epoch")
         if i % columns == 0:
             axes.set_ylabel("bound (nats)")
@@ -472,6 +496,11 @@ def learning_curves(curves: Sequence[Curve], styles: Mapping[str, Style]) -> byt
         loc="outside right center",
     )
     return svg(figure)
+
+
+def _in_lines(setting: str) -> str:
+    """Returns a setting with a line for each axis: panels are narrow."""
+    return setting.replace(", ", "\n")
 
 
 def _box(x: float, y: float, **style: Any) -> patches.Rectangle:

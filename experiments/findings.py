@@ -9,18 +9,21 @@ from __future__ import annotations
 import collections
 import csv
 import dataclasses
+import functools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from experiments import grid
 
 __all__ = [
     "Cell",
     "Group",
     "Member",
-    "Setting",
     "counted",
+    "described",
     "find",
     "group_members",
     "likelihood_label",
@@ -35,13 +38,6 @@ _MAX_NAMED = 3
 _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 
 
-class Setting(NamedTuple):
-    """What varies besides likelihood, latent size and seed."""
-
-    beta: float
-    learning_rate: float
-
-
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A row of `results.csv`; a number that is missing there is NaN here."""
@@ -51,7 +47,6 @@ class Member:
     likelihood: str
     latent_dim: int
     beta: float
-    learning_rate: float
     seed: int
     view: str
     score: float
@@ -76,16 +71,25 @@ class Member:
     binarization_seed: str
     seconds: float
 
-    @property
-    def setting(self) -> Setting:
-        """What the member shares with the others in its table."""
-        return Setting(self.beta, self.learning_rate)
+    @functools.cached_property
+    def axes(self) -> dict[str, str]:
+        """Value by axis of its sweep besides likelihood, latent size and seed."""
+        return {
+            "β" if axis == "beta" else axis.replace("_", " "): value.replace("_", " ")
+            for axis, value in grid.setting(self.run).items()
+        }
+
+    @functools.cached_property
+    def setting(self) -> str:
+        """What the member shares with the others in its table; '' if all do."""
+        return described(self.axes)
 
     @property
     def kind(self) -> str:
-        """Likelihood and latent size in words."""
+        """Everything but the seed in words."""
         latents = counted(self.latent_dim, "latent")
-        return f"{likelihood_label(self.likelihood)} with {latents}"
+        kind = f"{likelihood_label(self.likelihood)} with {latents}"
+        return ", ".join(filter(None, [kind, self.setting]))
 
     @property
     def is_weak(self) -> bool:
@@ -108,7 +112,7 @@ class Cell(NamedTuple):
     Attributes:
         likelihood: name of the likelihood.
         latent_dim: number of latent variables.
-        setting: what else the members share.
+        setting: what else the members share, in words.
         members: at least one, by seed.
         mean: mean over the members with a finite value; NaN if there is none.
         spread: half-width of the error bar, in the unit of mean; NaN if unknown.
@@ -117,7 +121,7 @@ class Cell(NamedTuple):
 
     likelihood: str
     latent_dim: int
-    setting: Setting
+    setting: str
     members: Sequence[Member]
     mean: float
     spread: float
@@ -143,9 +147,9 @@ class Group:
     members: Sequence[Member]
 
     @property
-    def settings(self) -> list[Setting]:
-        """The settings that occur, sorted."""
-        return sorted({member.setting for member in self.members})
+    def settings(self) -> list[str]:
+        """The settings that occur, in the order of the sweep."""
+        return list(dict.fromkeys(member.setting for member in self.members))
 
     @property
     def likelihoods(self) -> list[str]:
@@ -180,7 +184,7 @@ class Group:
         num_images = self.members[0].num_test_images
         return f"standard error over {num_images:,.0f} test images, one seed"
 
-    def cells(self, setting: Setting, field: str = "score") -> list[Cell]:
+    def cells(self, setting: str, field: str = "score") -> list[Cell]:
         """Returns mean and spread of a field by likelihood and latent size.
 
         The spread is the standard deviation over seeds. If the group has one seed, that
@@ -213,17 +217,6 @@ class Group:
             (cell for setting in self.settings for cell in self.cells(setting)),
             key=lambda cell: (math.isnan(cell.mean), cell.mean),
         )
-
-    def describe(self, setting: Setting) -> str:
-        """Returns those parts of a setting that vary in the group, '' if none does."""
-        values = zip(*self.settings, strict=True)
-        parts = zip(("β = ", "learning rate "), setting, values, strict=True)
-        return ", ".join(f"{name}{x:g}" for name, x, xs in parts if len(set(xs)) > 1)
-
-    def name(self, cell: Cell) -> str:
-        """Returns in words which members a cell stands for."""
-        parts = [cell.members[0].kind, self.describe(cell.setting)]
-        return ", ".join(filter(None, parts))
 
     def number(self, cell: Cell) -> str:
         """Returns the score of a cell with its spread, without the unit."""
@@ -274,6 +267,11 @@ def likelihood_label(name: str) -> str:
     )
 
 
+def described(axes: Mapping[str, str]) -> str:
+    """Returns values by axis in words."""
+    return ", ".join(f"{axis} = {value}" for axis, value in axes.items())
+
+
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -288,14 +286,15 @@ def overview(members: Sequence[Member]) -> list[str]:
         ]
     axes = [counted(len({m.likelihood for m in members}), "likelihood")]
     for noun, values in (
-        ("latent size", {member.latent_dim for member in members}),
-        ("β value", {member.beta for member in members}),
-        ("learning rate", {member.learning_rate for member in members}),
-        ("seed", {member.seed for member in members}),
+        ("latent size", sorted({member.latent_dim for member in members})),
+        *(
+            (f"{axis} value", dict.fromkeys(member.axes[axis] for member in members))
+            for axis in members[0].axes
+        ),
+        ("seed", sorted({member.seed for member in members})),
     ):
-        if len(values) > 1 or noun in ("latent size", "seed"):
-            listed = ", ".join(map(str, sorted(values)))
-            axes.append(f"{counted(len(values), noun)} ({listed})")
+        listed = ", ".join(map(str, values))
+        axes.append(f"{counted(len(values), noun)} ({listed})")
     total = len(members)
     settled = sum(member.status == "settled" for member in members)
     return [
@@ -324,7 +323,7 @@ def find(group: Group) -> list[str]:
         difference = others[0].mean - leader.mean
         is_close = difference <= math.hypot(leader.spread, others[0].spread)
         sentences.append(
-            f"The next likelihood is {group.name(others[0])}, at"
+            f"The next likelihood is {others[0].members[0].kind}, at"
             f" {group.number(others[0])} {group.unit}"
             + (f": no clear difference, given the {group.spread}." if is_close else ".")
         )
@@ -383,7 +382,7 @@ def _which(members: Sequence[Member]) -> str:
     """Returns what members are, in few words: a few kinds, or counts by latent size."""
     kinds = dict.fromkeys(member.kind for member in members)
     if len(kinds) <= _MAX_NAMED:
-        return ", ".join(kinds)
+        return "; ".join(kinds)
     sizes = collections.Counter(member.latent_dim for member in members)
     return ", ".join(
         f"{count} with {counted(size, 'latent')}"

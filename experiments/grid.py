@@ -107,6 +107,21 @@ _SECTION_OF = {
 }
 
 
+def setting(name: str) -> dict[str, str]:
+    """What a run's name says besides likelihood, latent size and seed.
+
+    Returns:
+        Values by axis, as they are written in the name: runs that agree in them, in
+        likelihood and in latent size differ in their seed only.
+    """
+    pairs = (part.partition("=") for part in name.split(",") if "=" in part)
+    return {
+        axis: value
+        for axis, _, value in pairs
+        if axis not in ("likelihood", "latent_dim", "seed")
+    }
+
+
 def _axis_order(axis: str) -> tuple[int, str]:
     """Likelihood and latent size first, seed last: names read alike in every sweep."""
     return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), str(axis)

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from experiments.grid import Group
+from experiments.grid import Group, setting
 
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -148,15 +148,8 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _label(row: Mapping[str, Any]) -> str:
     """What a row's model is, besides latent size and seed: 'laplace beta=4.0'."""
-    others = [
-        part
-        for part in row["run"].split(",")
-        if "=" in part and part.split("=")[0] not in _IN_TABLE
-    ]
+    others = (f"{axis}={value}" for axis, value in setting(row["run"]).items())
     return " ".join([row["likelihood"], *others])
-
-
-_IN_TABLE = ("likelihood", "latent_dim", "seed")
 
 
 def _cell(scores: Sequence[float]) -> str:

@@ -81,7 +81,7 @@ class Column(NamedTuple):
     """A column of the table of results.
 
     Attributes:
-        field: field of `Member`.
+        field: field of `Member`, or axis of the sweep.
         header: text at its head.
         format: format specification of its numbers; '' for text.
     """
@@ -89,6 +89,11 @@ class Column(NamedTuple):
     field: str
     header: str
     format: str
+
+    def content(self, member: Member) -> Any:
+        """What a member has in this column."""
+        axes = member.axes
+        return axes[self.field] if self.field in axes else getattr(member, self.field)
 
 
 def write_report(folder: Path) -> Path:
@@ -189,14 +194,16 @@ def _draw_charts(
     """Returns as SVG those charts of a group that show more than one number."""
     scores, active_units = (
         [
-            charts.Panel(group.describe(setting), group.cells(setting, field))
+            charts.Panel(setting, group.cells(setting, field))
             for setting in group.settings
         ]
         for field in ("score", "active_units")
     )
     points = [m for m in group.members if math.isfinite(m.rate + m.distortion)]
     curves = [
-        charts.Curve(member.likelihood, member.latent_dim, **bounds[member.run])
+        charts.Curve(
+            member.likelihood, member.latent_dim, member.setting, **bounds[member.run]
+        )
         for member in group.members
         if member.run in bounds
     ]
@@ -230,9 +237,12 @@ def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
         (cell, most if rank < _MOST_PICTURED else 0)
         for rank, cell in enumerate(ranking)
     ]
-    for cell, count in sorted(cells, key=lambda c: (c[0].latent_dim, c[0].setting)):
+    order = group.settings
+    for cell, count in sorted(
+        cells, key=lambda c: (c[0].latent_dim, order.index(c[0].setting))
+    ):
         title = [findings.counted(cell.latent_dim, "latent")]
-        title += filter(None, [group.describe(cell.setting)])
+        title += filter(None, [cell.setting])
         gallery[cell.likelihood].append(
             Entry(
                 ", ".join(title),
@@ -279,12 +289,11 @@ def _picture(path: Path, subject: str, caption: str, zoom: int) -> Picture:
 
 
 def _columns(group: Group) -> list[Column]:
-    """Returns the columns of the table of results that say something in this group."""
-    columns = [
+    """Returns the columns of the table of results."""
+    return [
         Column("likelihood", "likelihood", ""),
         Column("latent_dim", "latents", "d"),
-        Column("beta", "β", "g"),
-        Column("learning_rate", "learning rate", "g"),
+        *(Column(axis, axis, "") for axis in group.members[0].axes),
         Column("seed", "seed", "d"),
         Column("score", f"score, {group.unit}", f".{group.decimals}f"),
         Column("score_se", "± s.e.", f".{group.decimals}f"),
@@ -304,10 +313,6 @@ def _columns(group: Group) -> list[Column]:
         Column("seconds", "seconds", ".1f"),
         Column("status", "status", ""),
     ]
-    betas, learning_rates = map(set, zip(*group.settings, strict=True))
-    constant = [("beta", betas), ("learning_rate", learning_rates)]
-    omitted = [field for field, values in constant if len(values) == 1]
-    return [column for column in columns if column.field not in omitted]
 
 
 def _evaluation(members: Sequence[Member]) -> list[tuple[str, str]]:

@@ -12,13 +12,13 @@ from PIL import Image
 
 from experiments import charts
 from experiments.chart_style import likelihood_styles, robust_range
-from experiments.findings import Cell, Setting
+from experiments.findings import Cell
 
 STYLES = likelihood_styles({"categorical": "categorical", "laplace": "Laplace †"})
 
 
 def cell(likelihood, latent_dim, mean, spread=0.1, num_seeds=3):
-    return Cell(likelihood, latent_dim, Setting(1.0, 1e-3), [], mean, spread, num_seeds)
+    return Cell(likelihood, latent_dim, "", [], mean, spread, num_seeds)
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,20 @@ def drawings():
             likelihood="categorical",
             latent_dim=size,
             beta=beta,
-            learning_rate=1e-3,
+            axes={"β": str(beta), "posterior": posterior},
             rate=size * 1.5,
             distortion=60.0,
         )
         for size in (2, 8)
+        for posterior in ("diagonal", "full covariance")
         for beta in (1.0, 4.0)
     ]
     epochs = np.arange(1.0, 30)
     train = np.stack([epochs, -90 - 100 / epochs], axis=1)
     curves = [
-        charts.Curve("categorical", 2, train, train[::5]),
-        charts.Curve("laplace", 8, train * [1, math.nan], np.zeros((0, 2))),
+        charts.Curve("categorical", 2, "β = 1", train, train[::5]),
+        charts.Curve("categorical", 2, "β = 4", train, train[::5]),
+        charts.Curve("laplace", 8, "", train * [1, math.nan], np.zeros((0, 2))),
     ]
     return {
         "scores": lambda: charts.score_heat_map(panels, STYLES, 3),
@@ -74,6 +76,22 @@ def drawings():
         "plane": lambda: charts.rate_distortion(points, STYLES),
         "curves": lambda: charts.learning_curves(curves, STYLES),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "titles"),
+    [
+        ("scores", ["β = 1", "β = 4"]),
+        ("latents", ["β = 1", "β = 4"] * 2),
+        ("plane", ["posterior = diagonal", "posterior = full covariance"]),
+        ("curves", ["categorical\nβ = 1", "categorical\nβ = 4", "Laplace †"]),
+    ],
+)
+def test_settings_have_panels_of_their_own(monkeypatch, name, titles):
+    figures = []
+    monkeypatch.setattr(charts, "svg", figures.append)
+    drawings()[name]()
+    assert sorted(axes.get_title("left") for axes in figures[0].axes) == sorted(titles)
 
 
 @pytest.mark.parametrize("name", drawings())

@@ -23,7 +23,6 @@ def member(likelihood, latent_dim, seed, score, **others):
             "score": score,
             "score_se": 0.01,
             "beta": 1.0,
-            "learning_rate": 1e-3,
             "effective_sample_size": 40.0,
             "largest_weight": 0.1,
             "active_units": 2,
@@ -90,16 +89,35 @@ def test_spread_of_one_seed_is_that_over_images():
     assert group.spread == "standard error over 297 test images, one seed"
 
 
-def test_those_parts_of_a_setting_are_named_that_vary():
+def test_models_of_other_axes_are_not_averaged():
+    """A sweep has one seed and three objectives: no cell is a mean over these."""
     group = integers(
-        member("categorical", 2, 0, 2.8, beta=0.5),
-        member("categorical", 2, 0, 2.9, beta=4.0),
+        *(
+            member("categorical", 2, 0, score, score_se=score_se, run=run)
+            for run, score, score_se in (
+                ("objective=elbo,beta=0.5,seed=0", 2.9, 0.03),
+                ("objective=iwae,beta=0.5,seed=0", 2.7, 0.02),
+                ("objective=elbo_log_weight,beta=0.5,seed=0", 2.8, 0.01),
+            )
+        )
     )
-    names = [group.name(cell) for cell in group.ranking()]
-    assert names == [
-        "categorical with 2 latents, β = 0.5",
-        "categorical with 2 latents, β = 4",
+    ranking = group.ranking()
+    assert group.number(ranking[0]) == "2.700 ± 0.020"
+    assert [cell.members[0].kind for cell in ranking] == [
+        "categorical with 2 latents, objective = iwae, β = 0.5",
+        "categorical with 2 latents, objective = elbo log weight, β = 0.5",
+        "categorical with 2 latents, objective = elbo, β = 0.5",
     ]
+    assert group.settings == [
+        "objective = elbo, β = 0.5",
+        "objective = iwae, β = 0.5",
+        "objective = elbo log weight, β = 0.5",
+    ]
+    assert findings.overview(group.members)[0] == (
+        "3 models: 1 likelihood × 1 latent size (2)"
+        " × 3 objective values (elbo, iwae, elbo log weight)"
+        " × 1 β value (0.5) × 1 seed (0)."
+    )
 
 
 def test_close_likelihoods_are_not_told_apart():

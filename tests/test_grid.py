@@ -259,3 +259,20 @@ def test_selections_that_hit_nothing_are_refused(runs, only):
     with pytest.raises(SettingsError, match="fits none of the 4 runs") as caught:
         grid.choose(runs, only)
     assert repr(only.split()[-1]) in str(caught.value)
+
+
+def test_the_setting_of_a_run_is_read_from_its_name():
+    runs = grid.expand(
+        config(
+            likelihood=("laplace",),
+            seed=(0,),
+            widths=((8,), (8, 4)),
+            posterior=("full_covariance",),
+        )
+    )
+    settings = [grid.setting(run.name) for run in runs]
+    assert settings == [
+        {"posterior": "full_covariance", "widths": "8"},
+        {"posterior": "full_covariance", "widths": "8x4"},
+    ]
+    assert grid.setting("model") == {}

@@ -14,7 +14,6 @@ from experiments.image_grids import reconstruction_grid
 ROW = {
     "dataset": "digits",
     "beta": 1.0,
-    "learning_rate": 0.001,
     "score_se": 0.01,
     "rate": 10.0,
     "distortion": 80.0,
@@ -211,17 +210,26 @@ def test_sweep_in_which_all_diverged_is_reported(tmp_path):
     assert "No model has a score." in page.text
 
 
-def test_settings_have_tables_of_their_own(tmp_path):
+def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
     rows = [
-        member("categorical", size, 0, 3 - 0.1 * size + 0.01 * beta, beta=beta)
-        | {"run": f"{size}-{beta}"}
-        for size in (2, 4)
-        for beta in (0.5, 4.0)
+        member("categorical", 4, 0, score, score_se=score_se)
+        | {"run": f"latent_dim=4,posterior={posterior},seed=0"}
+        for posterior, score, score_se in (
+            ("diagonal", 2.6, 0.01),
+            ("full_covariance", 2.5, 0.02),
+        )
     ]
     write_run(tmp_path, rows)
     page = Page(report.write_report(tmp_path))
-    assert "categorical with 4 latents, β = 0.5" in page.text
-    assert "4 latents, β = 4" in page.text
+    best = "categorical with 4 latents, posterior = full covariance"
+    assert f"2.500 ± 0.020 bits/dim {best}" in page.text
+    for posterior, score in (("diagonal", "2.600"), ("full covariance", "2.500")):
+        gallery = f"4 latents, posterior = {posterior} · {score} ±"
+        assert gallery in page.text
+        assert f"categorical 4 {posterior} 0 {score}" in page.text
+        assert f"4 latents, posterior = {posterior}, seed 0" in " ".join(page.alts)
+    assert "likelihood latents posterior seed score" in page.text
+    assert (tmp_path / "figures" / "scores_integers.svg").exists()
 
 
 def test_an_empty_table_is_refused(tmp_path):
