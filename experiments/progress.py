@@ -60,8 +60,8 @@ class Progress:
         self._num_groups = self._num_all_epochs = self._finished = 0
         self._task = self._bar.add_task("starting", total=0, bound="")
         self.add(groups)
-        self._epoch = 0
-        self._num_epochs = 0
+        self._name = ""
+        self._epoch = self._num_epochs = 0
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -79,10 +79,10 @@ class Progress:
     def start_group(self, group: Group, num_epochs: int) -> None:
         """Names the group that trains now."""
         self._epoch, self._num_epochs = 0, num_epochs
-        name = group.runs[0].settings.model.likelihood
+        self._name = group.runs[0].settings.model.likelihood
         self._bar.update(
             self._task,
-            description=f"{self._finished + 1}/{self._num_groups} {name}",
+            description=f"{self._finished + 1}/{self._num_groups} {self._name}",
             bound="",
         )
 
@@ -93,16 +93,28 @@ class Progress:
         self._epoch = epoch
 
     def finish_group(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Prints a line on a finished group; epochs it did not need count as done."""
+        """Prints a line on a finished group; epochs it did not need count as done.
+
+        Args:
+            rows: of the models that finished; none where all failed and are begun
+                anew.
+            seconds: that the group took.
+        """
         self._bar.update(self._task, advance=self._num_epochs - self._epoch)
         self._finished += 1
-        best = min(rows, key=lambda row: row["score"])
+        begin = f"[{self._finished}/{self._num_groups}] {self._name}:"
+        if not rows:
+            CONSOLE.print(
+                f"{begin} no model finished, {seconds:.1f} s; all that failed are "
+                "begun anew"
+            )
+            return
+        best = min(rows, key=lambda row: (np.isnan(row["score"]), row["score"]))
         epochs = [row["epochs"] for row in rows]
         CONSOLE.print(
-            f"[{self._finished}/{self._num_groups}] {best['likelihood']}: "
-            f"{len(rows)} model{'s' * (len(rows) > 1)}, {min(epochs)}-{max(epochs)} "
-            f"epochs, {seconds:.1f} s; best {best['score']:.3f} {best['unit']} "
-            f"({best['run']})"
+            f"{begin} {len(rows)} model{'s' * (len(rows) > 1)}, "
+            f"{min(epochs)}-{max(epochs)} epochs, {seconds:.1f} s; "
+            f"best {best['score']:.3f} {best['unit']} ({best['run']})"
         )
 
 

@@ -254,15 +254,27 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
     assert text.index("beta") < text.index("gauss")
 
 
-def test_a_finished_group_is_told_in_one_line():
+def told(rows):
+    """What is printed about a group of which these rows were obtained."""
     run = grid.expand(digits.get_config("tiny").to_dict())[0]
     groups = grid.group([run])
-    rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
     with progress.CONSOLE.capture() as capture, progress.Progress(groups) as shown:
         shown.start_group(groups[0], 10)
         shown.advance(5, np.array([-3.0, -np.inf]))
         shown.finish_group(rows, 1.25)
-    lines = capture.get().splitlines()
-    assert lines_with(
-        "\n".join(lines), "[1/1]", "2 models", "10-10 epochs", "best 2.500"
-    )
+    return capture.get()
+
+
+def test_a_finished_group_is_told_in_one_line():
+    rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
+    assert lines_with(told(rows), "[1/1]", "2 models", "10-10 epochs", "best 2.500")
+
+
+def test_a_model_without_a_score_is_not_the_best():
+    rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
+    rows[0]["score"] = np.nan
+    assert "best 2.600" in told(rows)
+
+
+def test_a_group_of_which_every_run_failed_is_told():
+    assert lines_with(told([]), "[1/1] bernoulli: no model finished", "begun anew")
