@@ -303,7 +303,7 @@ def _columns(group: Group) -> list[Column]:
         Column("active_units", "active units", ".0f"),
         Column("mutual_information", "I(x; z), nats", ".2f"),
         Column("marginal_kl", "KL(q(z) ‖ p(z)), nats", ".2f"),
-        Column("latents", "latents", ""),
+        Column("latents", "verdict", ""),
         Column("linear_probe", "label from latents", ".2f"),
         Column("effective_sample_size", "effective samples", ".1f"),
         Column("largest_weight", "largest weight", ".2f"),

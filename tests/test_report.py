@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import report
+from experiments import findings, report
 from experiments.image_grids import reconstruction_grid
 
 ROW = {
@@ -156,6 +156,14 @@ def test_page_tells_where_numbers_come_from(page):
     assert "importance samples for each image 256" in page.text
     assert "binarization seed 7" in page.text
     assert "data.name <script>" in page.text
+
+
+def test_every_column_has_a_heading_of_its_own(tmp_path):
+    write_run(tmp_path, sweep(), pictures=False)
+    members = findings.read_members(tmp_path / "results.csv")
+    for group in findings.group_members(members):
+        headers = [column.header for column in report._columns(group)]
+        assert len(set(headers)) == len(headers)
 
 
 def test_every_member_with_pictures_is_shown(page):
