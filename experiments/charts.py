@@ -52,6 +52,7 @@ __all__ = [
 SCATTER_SCALE = 2  # Pixels of a scatter for each at which it should be shown.
 _MAX_SCATTER_POINTS = 4000
 _MAX_SCATTER_LABELS = 20
+_MOST_MARKED = 3  # Points of a learning curve that has markers.
 _CENTER: dict[str, Any] = {"ha": "center", "va": "center"}
 
 
@@ -291,10 +292,16 @@ def latent_size_chart(
                     (cell for cell in panel.cells if cell.likelihood == name),
                     key=lambda cell: cell.latent_dim,
                 )
+                means = np.array([cell.mean for cell in line])
+                spreads = np.nan_to_num([cell.spread for cell in line])
                 axes.errorbar(
                     [cell.latent_dim for cell in line],
-                    [cell.mean for cell in line],
-                    yerr=[np.nan_to_num(cell.spread) for cell in line],
+                    means,
+                    # A count is not below 0, nor is its error bar.
+                    yerr=[
+                        np.minimum(spreads, means) if axes is active else spreads,
+                        spreads,
+                    ],
                     color=styles[name].color,
                     marker=styles[name].marker,
                     markersize=5,
@@ -356,7 +363,8 @@ def rate_distortion(members: Sequence[Member], styles: Mapping[str, Style]) -> b
     along_beta = len({member.beta for member in members}) > 1
     for i, (title, own) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
-        axes.set(xlim=(0, right), ylim=(low - margin, high + margin))
+        # The margin shows whole what has collapsed, at a rate of 0.
+        axes.set(xlim=(-0.03 * right, right), ylim=(low - margin, high + margin))
         axes.grid(visible=False)
         axes.set_title(_in_lines(title), pad=16, fontweight="bold")
         _draw_sums(axes)
@@ -467,7 +475,14 @@ def learning_curves(curves: Sequence[Curve], styles: Mapping[str, Style]) -> byt
                 (curve.validation, 1.0, 0.8),
             ):
                 axes.plot(
-                    *part.T, color=color, lw=width, alpha=alpha, rasterized=rasterized
+                    *part.T,
+                    color=color,
+                    lw=width,
+                    alpha=alpha,
+                    # A line through a single point would not be seen.
+                    marker="o" if len(part) <= _MOST_MARKED else "",
+                    markersize=4,
+                    rasterized=rasterized,
                 )
                 late.append(part[part[:, 0] >= 0.2 * part[:, 0].max(initial=0), 1])
         bounds = np.concatenate(late)

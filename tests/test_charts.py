@@ -21,6 +21,14 @@ def cell(likelihood, latent_dim, mean, spread=0.1, num_seeds=3):
     return Cell(likelihood, latent_dim, "", [], mean, spread, num_seeds)
 
 
+def drawn(monkeypatch, draw, *arguments):
+    """The figure that a chart is made of."""
+    figures = []
+    monkeypatch.setattr(charts, "svg", figures.append)
+    draw(*arguments)
+    return figures[0]
+
+
 @pytest.mark.parametrize(
     "labels", [None, np.arange(50) % 10, np.arange(50), np.array(["a", "b"] * 25)]
 )
@@ -88,10 +96,32 @@ def drawings():
     ],
 )
 def test_settings_have_panels_of_their_own(monkeypatch, name, titles):
-    figures = []
-    monkeypatch.setattr(charts, "svg", figures.append)
-    drawings()[name]()
-    assert sorted(axes.get_title("left") for axes in figures[0].axes) == sorted(titles)
+    figure = drawn(monkeypatch, drawings()[name])
+    assert sorted(axes.get_title("left") for axes in figure.axes) == sorted(titles)
+
+
+def test_error_bars_of_active_units_end_at_zero(monkeypatch):
+    scores = charts.Panel("", [cell("laplace", 2, -0.1, 0.5)])
+    units = charts.Panel("", [cell("laplace", 2, 0.5, 0.7), cell("laplace", 4, 3, 1)])
+    figure = drawn(
+        monkeypatch, charts.latent_size_chart, [scores], [units], STYLES, "nats"
+    )
+    (bars,) = (axes.containers[0].lines[2][0] for axes in figure.axes[1:])
+    ends = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[0, 1.2], [2, 4]])
+
+
+def test_a_model_at_rate_zero_is_not_cut_off(monkeypatch):
+    (axes, _) = drawn(monkeypatch, drawings()["plane"]).axes
+    assert axes.get_xlim()[0] < 0
+
+
+@pytest.mark.parametrize("length", [1, 29])
+def test_a_learning_curve_of_one_point_is_seen(monkeypatch, length):
+    bounds = np.stack([np.arange(length), np.arange(length)], axis=1)
+    curve = charts.Curve("laplace", 8, "", bounds, bounds)
+    (axes,) = drawn(monkeypatch, charts.learning_curves, [curve], STYLES).axes
+    assert all((line.get_marker() == "o") == (length == 1) for line in axes.lines)
 
 
 @pytest.mark.parametrize("name", drawings())
