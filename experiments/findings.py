@@ -299,9 +299,8 @@ def overview(members: Sequence[Member]) -> list[str]:
     settled = sum(member.status == "settled" for member in members)
     return [
         f"{total} models: {' × '.join(axes)}.",
-        f"Training settled in {'all' if settled == total else f'{settled} of'} {total}"
-        " cases: over its last fifth, the best validation bound rose by less than its"
-        " standard error.",
+        "Settled (over the last fifth of training, the best validation bound rose by"
+        f" less than its standard error): {settled} of {total}.",
     ]
 
 
