@@ -23,6 +23,7 @@ import jax
 
 from experiments import failures, runner
 from experiments.data import load_data
+from experiments.findings import counted
 from experiments.grid import Group, Run
 from experiments.interruption import Interruption, Stopped
 from experiments.launchers import Command, Launcher, LaunchError, take_lock
@@ -280,8 +281,9 @@ class Sweep:
         folder.restore_metrics(lost, ())
         count = len({run.name for run in chosen} - self._finished)
         CONSOLE.print(
-            f"{len(chosen)} runs, {len(chosen) - count} finished before; {count} to "
-            f"train in {self._num_jobs} jobs ({self._engine.name}) -> {folder.path}"
+            f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
+            f"{count} to train in {counted(self._num_jobs, 'job')} "
+            f"({self._engine.name}) -> {folder.path}"
         )
 
     def run(self, interruption: Interruption) -> None:
@@ -374,8 +376,8 @@ class Sweep:
         self._running.remove(job)
         self._num_gathered += 1
         CONSOLE.print(
-            f"[{self._num_gathered}/{self._num_jobs}] {job.name}: {len(new)} "
-            f"model{'s' * (len(new) != 1)} gathered"
+            f"[{self._num_gathered}/{self._num_jobs}] {job.name}: "
+            f"{counted(len(new), 'model')} gathered"
         )
 
     def _copy(self, source: RunFolder, runs: Sequence[str]) -> None:
@@ -406,8 +408,8 @@ class Sweep:
         if self._failed:
             job = self._failed[0]
             raise LaunchError(
-                f"{len(self._failed)} of {self._num_jobs} jobs failed, as {job.name} "
-                f"did: {_last_words(job)} The same command tries them again."
+                f"{len(self._failed)} of {counted(self._num_jobs, 'job')} failed, as "
+                f"{job.name} did: {_last_words(job)} The same command tries them again."
             )
 
 

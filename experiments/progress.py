@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from experiments.findings import counted
 from experiments.grid import Group, setting
 
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
@@ -111,9 +112,10 @@ class Progress:
             return
         best = min(rows, key=lambda row: (np.isnan(row["score"]), row["score"]))
         epochs = [row["epochs"] for row in rows]
+        least, most = min(epochs), max(epochs)
+        span = f"{least}-{most} epochs" if least < most else counted(most, "epoch")
         CONSOLE.print(
-            f"{begin} {len(rows)} model{'s' * (len(rows) > 1)}, "
-            f"{min(epochs)}-{max(epochs)} epochs, {seconds:.1f} s; "
+            f"{begin} {counted(len(rows), 'model')}, {span}, {seconds:.1f} s; "
             f"best {best['score']:.3f} {best['unit']} ({best['run']})"
         )
 
@@ -127,18 +129,6 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     sizes = sorted({row["latent_dim"] for row in rows})
-    table = Table(
-        title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
-        f"{rows[0]['dataset']}, {unit}, smaller is better",
-        title_justify="left",
-        caption="mean over seeds ± their standard deviation",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("likelihood", no_wrap=True)
-    for size in sizes:
-        table.add_column(f"latent {size}", justify="right", no_wrap=True)
     cells = {
         name: [
             [
@@ -150,6 +140,19 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for name in {_label(row) for row in rows}
     }
+    has_spread = any(len(scores) > 1 for own in cells.values() for scores in own)
+    table = Table(
+        title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
+        f"{rows[0]['dataset']}, {unit}, smaller is better",
+        title_justify="left",
+        caption="mean over seeds ± their standard deviation" if has_spread else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("likelihood", no_wrap=True)
+    for size in sizes:
+        table.add_column(f"latent {size}", justify="right", no_wrap=True)
     best = {name: min(map(np.mean, filter(None, cells[name]))) for name in cells}
     for name in sorted(
         cells, key=lambda name: (np.isnan(best[name]), best[name], name)

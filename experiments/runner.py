@@ -10,6 +10,7 @@ import jax
 
 from experiments import memory, processes
 from experiments.data import ImageData, load_data
+from experiments.findings import counted
 from experiments.grid import Group, Run, group
 from experiments.group_task import (
     DeviceData,
@@ -199,8 +200,8 @@ def _train(
         count = len(runs - finished)
         CONSOLE.print(data.describe())
         CONSOLE.print(
-            f"{len(chosen)} runs, {len(chosen) - count} finished before; "
-            f"{count} to train in {len(waiting)} programs -> {folder.path}"
+            f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
+            f"{count} to train in {counted(len(waiting), 'program')} -> {folder.path}"
         )
     while waiting:
         with Progress(waiting, shown=folder is not None) as progress:

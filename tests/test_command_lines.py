@@ -261,7 +261,7 @@ def test_a_run_is_a_function_of_config_and_seed(command, small, finished, tmp_pa
     only = "--only=likelihood=laplace"
     outcome = command("sweep", small, f"--workdir={folder}", only, cache=cache)
     assert outcome.status == 0, outcome.stderr
-    assert "4 to train in 1 programs" in outcome.stdout
+    assert "4 to train in 1 program " in outcome.stdout
     chosen = [run for run in RUNS if "laplace" in run]
     assert sorted(path.name for path in (folder / "members").iterdir()) == chosen
     assert [row["run"] for row in rows_of(folder / "results.csv")] == chosen
@@ -280,7 +280,7 @@ def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, o
     times = {path: path.stat().st_mtime_ns for path in (own / "members").rglob("*.*")}
     outcome = command("sweep", small, f"--workdir={own}")
     assert outcome.status == 0, outcome.stderr
-    assert "4 finished before; 4 to train in 1 programs" in outcome.stdout
+    assert "4 finished before; 4 to train in 1 program " in outcome.stdout
     assert_same_members(own, finished, RUNS)
     assert metrics_of(own) == metrics_of(finished)
     assert len((own / "metrics.jsonl").read_text().splitlines()) == 2 * len(RUNS)

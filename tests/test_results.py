@@ -225,6 +225,8 @@ def test_cells_are_means_and_spreads_over_seeds_best_first():
     (line,) = lines_with(text, "laplace")
     # Seeds give 3.5 and 3.6, then 3.1 and 3.2: the deviation is 0.1 / sqrt(2).
     assert line.split() == ["laplace", "3.550", "±0.071", "3.150", "±0.071"]
+    assert "mean over seeds" in text
+    assert "mean over seeds" not in printed(table_rows()[::2])
     assert text.index("beta") < text.index("laplace")
     assert text.index("latent 2") < text.index("latent 10")
 
@@ -267,7 +269,10 @@ def told(rows):
 
 def test_a_finished_group_is_told_in_one_line():
     rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
-    assert lines_with(told(rows), "[1/1]", "2 models", "10-10 epochs", "best 2.500")
+    assert lines_with(told(rows), "[1/1]", "2 models, 10 epochs", "best 2.500")
+    rows[0]["epochs"] = 5
+    assert lines_with(told(rows), "2 models, 5-10 epochs")
+    assert lines_with(told(rows[1:]), "1 model, 10 epochs")
 
 
 def test_a_model_without_a_score_is_not_the_best():
