@@ -84,6 +84,7 @@ def main() -> None:
     if _FIT_PRIOR.value:
         _check_fit(runs)
     data = load_data(runs[0].settings.data)
+    folder.refuse_other_images(data.fingerprint)
     device_data = DeviceData.put(data)
     rows, fitted_rows = [], []
     for group in grid.group(runs):

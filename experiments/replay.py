@@ -25,6 +25,7 @@ def main() -> None:
         raise FolderError(f"{folder.path}: its config has no run {_RUN.value!r}.")
     run = runs[_RUN.value]
     data = load_data(run.settings.data)
+    folder.refuse_other_images(data.fingerprint)
     try:
         reproduced, lines = failures.replay(facts, arrays, run, data)
     except KeyError as error:

@@ -305,14 +305,10 @@ class RunFolder:
         if not path.exists():
             write_atomically(path, to_json(now))
             return
-        before = self._read_json(path)
-        earlier, present = before.get("bits_depend_on", {}), now["bits_depend_on"]
-        if earlier.get("data") != present["data"]:
-            raise FolderError(
-                f"{self.path} was begun with other images (fingerprint "
-                f"{earlier.get('data')} there and {present['data']} here): restore "
-                "them, or choose another --workdir."
-            )
+        present = now["bits_depend_on"]
+        self.refuse_other_images(present["data"])
+        before = self.environment()
+        earlier = before["bits_depend_on"]
         if present.keys() == {"data"}:
             return
         if earlier.keys() == {"data"}:  # Nothing was computed yet.
@@ -325,6 +321,19 @@ class RunFolder:
             )
             continued = [*before.get("continued", []), now]
             write_atomically(path, to_json({**before, "continued": continued}))
+
+    def refuse_other_images(self, fingerprint: str) -> None:
+        """Refuses images that are not those which the folder was begun with.
+
+        Args:
+            fingerprint: of the images (``ImageData.fingerprint``).
+        """
+        earlier = self.environment().get("bits_depend_on", {}).get("data")
+        if earlier != fingerprint:
+            raise FolderError(
+                f"{self.path} was begun with other images (fingerprint {earlier} there "
+                f"and {fingerprint} here): restore them, or choose another --workdir."
+            )
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -24,7 +24,7 @@ import pytest
 import safetensors.numpy
 
 from experiments import command_line
-from experiments.run_folder import write_atomically
+from experiments.run_folder import RunFolder, write_atomically
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/digits.py:tiny"
@@ -656,6 +656,23 @@ def test_evaluate_refuses_what_it_cannot_do(command, own):
         shutil.rmtree(own / "members")
     assert_refused(command("evaluate", workdir), "no finished run")
     assert not (own / "evaluation.csv").exists()
+
+
+def test_other_images_are_neither_evaluated_nor_replayed(command, own):
+    path = own / "environment.json"
+    environment = json.loads(path.read_text())
+    fingerprint = environment["bits_depend_on"]["data"]
+    environment["bits_depend_on"]["data"] = "0123"
+    path.write_text(json.dumps(environment))
+    RunFolder(own).save_failure(RUNS[0], 0, {}, {})
+    before = contents(own)
+    for name, *options in (
+        ("evaluate", "--num_samples=2"),
+        ("replay", f"--run={RUNS[0]}"),
+    ):
+        outcome = command(name, f"--workdir={own}", *options)
+        assert_refused(outcome, "other images", "0123", fingerprint, "restore")
+    assert contents(own) == before
 
 
 @pytest.mark.parametrize("told", ["", "elsewhere"])

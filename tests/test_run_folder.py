@@ -98,6 +98,8 @@ def test_other_images_are_refused(folder):
     assert "other images" in line
     assert IMAGES in line
     create(folder.path)  # The folder is not left locked.
+    assert refusal(folder.refuse_other_images, "ba9876543210") == line
+    folder.refuse_other_images(IMAGES)
 
 
 def test_another_environment_is_told_and_recorded(folder):
