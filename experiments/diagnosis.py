@@ -225,9 +225,8 @@ def columns(
         row["latents"] = judge_collapse(
             **signs, active_units=active_units, latent_dim=latent_dim
         )
-    finite = np.isfinite(posterior_means).all()
-    if settings.probes and finite and labels is not None and len(set(labels)) > 1:
-        scores = probe_latents(posterior_means[:, :latent_dim], labels, seed=0)
+    means, finite = posterior_means[:, :latent_dim], np.isfinite(posterior_means).all()
+    if settings.probes and finite and (scores := probe_latents(means, labels, seed=0)):
         row |= {
             "linear_probe": scores.linear_accuracy,
             "linear_probe_se": scores.linear_se,

@@ -25,7 +25,7 @@ class ProbeScores(NamedTuple):
 
 def probe_latents(
     posterior_means: np.ndarray, labels: np.ndarray | None, *, seed: int
-) -> ProbeScores:
+) -> ProbeScores | None:
     """Fits classifiers to a random half of the images and scores them on the other.
 
     The linear probe is a logistic regression (L2 penalty, C = 1) on means standardised
@@ -38,36 +38,32 @@ def probe_latents(
         labels: the class of each image, ``[N]``, or None.
         seed: decides the halves; the one that is fitted has N // 2 images.
 
-    Raises:
-        ValueError: no labels, another number of them than of images, too few images, or
-            fewer than two classes where fitted.
-    """
-    # Imported here, as it takes a second.
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    Returns:
+        Scores; None where there is nothing to fit: no labels, fewer than 10 images, or
+        one class in the half that is fitted, as where nearly all labels are the same.
 
+    Raises:
+        ValueError: another number of labels than of images.
+    """
     means = np.asarray(posterior_means)
-    if labels is None:
-        raise ValueError("these images have no labels: a probe needs a class for each.")
+    if labels is None or len(means) < 2 * _NEIGHBOURS:
+        return None
     if len(labels) != len(means):
         raise ValueError(
             f"there are {len(labels)} labels for {len(means)} images: a probe needs one"
             " for each."
         )
-    if len(means) < 2 * _NEIGHBOURS:
-        raise ValueError(
-            f"there are {len(means)} images: a probe needs at least {2 * _NEIGHBOURS}."
-        )
     order = np.random.default_rng(seed).permutation(len(means))
     fitted, scored = np.split(order, [len(order) // 2])
     classes, counts = np.unique(labels[fitted], return_counts=True)
     if len(classes) < 2:
-        raise ValueError(
-            f"all images that would be fitted have label {classes[0]}: a probe needs at"
-            " least two classes."
-        )
+        return None
+
+    # Imported here, as it takes a second.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
     def accuracy(classifier: Any) -> tuple[float, float]:
         classifier.fit(means[fitted], labels[fitted])

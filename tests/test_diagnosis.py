@@ -40,9 +40,9 @@ def measured(images):
     return params, x, measure(params, jax.random.key(5), x, mask)
 
 
-def columns(use, settings=ALL, **changes):
+def columns(use, settings=ALL, num_images=96, **changes):
     facts = {"elbo": -9.0, "floor": 11.0, "rate": 2.0, "active_units": 2} | changes
-    means = np.random.default_rng(0).normal(size=(96, 3))
+    means = np.random.default_rng(0).normal(size=(num_images, 3))
     labels = (means[:, 0] > 0).astype(int)
     return diagnosis.columns(settings, use, means, labels, latent_dim=3, **facts)
 
@@ -79,6 +79,12 @@ def test_what_is_not_asked_for_is_empty():
     assert tuple(row) == diagnosis.COLUMNS
     assert row.pop("latents") == ""
     assert all(math.isnan(value) for value in row.values())
+
+
+def test_images_too_few_for_a_probe_have_no_scores(measured):
+    row = columns(measured[2], num_images=5)
+    assert all(math.isnan(row[name]) for name in row if "probe" in name)
+    assert math.isfinite(row["mutual_information"])
 
 
 def test_a_model_that_diverged_has_no_verdict(measured):
