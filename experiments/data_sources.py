@@ -231,6 +231,7 @@ def _decode_records(records: Any, where: str, has_labels: bool) -> Split:
     if not len(records):
         raise DataError(f"{where} is empty: choose another data set")
     first = records[0]["image"].shape
+    _refuse_channels(first, where)
     images = np.empty((len(records), *first), np.uint8)
     labels = np.empty(len(records), np.int32) if has_labels else None
     chunk = 1000
@@ -366,11 +367,7 @@ def _parse_images(array: np.ndarray, levels: int, where: str) -> np.ndarray:
             " with no size of 0"
         )
     images = array[..., np.newaxis] if array.ndim == 3 else array
-    if images.shape[-1] > 4:
-        raise DataError(
-            f"{where} has shape {array.shape}: at most 4 channels, on the last axis"
-            " (see np.moveaxis)"
-        )
+    _refuse_channels(images.shape, where)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} is {array.dtype}: convert it with .astype(np.uint8)")
     if array.dtype.kind == "f":
@@ -463,7 +460,9 @@ def read_folder(path: str) -> Source:
                         f" {_kind(kinds[-1])}: bring all images to one size and mode"
                     )
                 arrays.append(np.asarray(image, np.uint8))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except DataError:
+            raise
+        except Exception as error:  # Damage comes as any exception.
             raise DataError(
                 f"cannot read {file} ({_line(error)}): repair or remove it"
             ) from error
@@ -518,6 +517,15 @@ def unknown_name(name: str, known: list[str]) -> DataError:
         f"data.name {name!r} is an unknown data set: {hint}known are"
         f" {', '.join(KNOWN_NAMES)} and the image data sets of tensorflow-datasets"
     )
+
+
+def _refuse_channels(shape: tuple[int, ...], where: str) -> None:
+    """Refuses images that are neither grey nor in colour: they could not be drawn."""
+    if shape[-1] not in (1, 3):
+        raise DataError(
+            f"{where} has shape {shape}: allowed are 1 or 3 channels, on the last axis"
+            " (see np.moveaxis); leave opacity out, as in images[..., :3]"
+        )
 
 
 def _default_levels(splits: Mapping[str, Split]) -> int:

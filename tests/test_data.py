@@ -282,7 +282,7 @@ def valid_arrays(draw):
     levels = draw(st.integers(2, 256))
     shape = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     if draw(st.booleans()):
-        shape += (draw(st.integers(1, 4)),)
+        shape += (draw(st.sampled_from([1, 3])),)
     kinds = [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64]
     arrays = {}
     for split in draw(st.sampled_from([SPLITS, ("train", "test"), ("train",)])):
@@ -363,7 +363,9 @@ BAD_ARRAYS = {
     "list of levels": ({"images": GOOD, "levels": [2, 3]}, ["must be one integer"]),
     "flat": ({"images": GOOD.reshape(20, 16)}, ["(20, 16)", "[N, H, W]"]),
     "no images": ({"images": GOOD[:0]}, ["(0, 4, 4, 1)", "no size of 0"]),
-    "channels first": ({"images": np.zeros((5, 3, 8, 8))}, ["at most 4 channels"]),
+    "channels first": ({"images": np.zeros((5, 3, 8, 8))}, ["np.moveaxis"]),
+    "two channels": ({"images": np.zeros((5, 4, 4, 2))}, ["(5, 4, 4, 2)", "1 or 3"]),
+    "opacity": ({"images": np.zeros((5, 4, 4, 4))}, ["(5, 4, 4, 4)", "[..., :3]"]),
     "text": ({"images": np.full((5, 4, 4), "x")}, ["<U1", ".astype(np.uint8)"]),
     "complex": ({"images": GOOD.astype(complex)}, ["complex128"]),
     "labels": (
@@ -399,6 +401,12 @@ def test_bad_arrays_are_refused(case, tmp_path):
     message = refusal(load_data, write_npz(tmp_path / "a.npz", **arrays))
     for word in words:
         assert word in message
+
+
+def test_records_that_cannot_be_drawn_are_refused():
+    records = [{"image": np.zeros((4, 4, 4), np.uint8)}]
+    message = refusal(data_sources._decode_records, records, "icons", False)
+    assert "icons has shape (4, 4, 4)" in message
 
 
 def test_object_arrays_are_refused(tmp_path):
@@ -489,6 +497,7 @@ def test_folder_of_one_bit_images_is_binary(tmp_path):
         ("b.png", np.zeros((4, 4, 3), np.uint8), ["4x4 L", "4x4 RGB", "one size"]),
         ("b.png", np.zeros((4, 4, 4), np.uint8), ["'RGBA'", "b.png", "convert"]),
         ("b.png", b"junk", ["b.png", "repair or remove"]),
+        ("b.pgm", b"P5 4 4 2?5 " + bytes(16), ["b.pgm", "2?5", "repair or remove"]),
         ("sub/b.png", GOOD[0], ["beside subfolders", "a.png"]),
     ],
 )
