@@ -167,10 +167,12 @@ def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
             try:
                 _write(tfds, name, folder, splits)
             except OSError as error:
-                raise DataError(
-                    f"cannot write {builder.data_path} ({error}): choose another"
-                    " data_dir"
-                ) from error
+                # Another process may have put the same data set there first.
+                if not builder.is_prepared():
+                    raise DataError(
+                        f"cannot write {builder.data_path} ({error}): choose another"
+                        " data_dir"
+                    ) from error
     return pathlib.Path(builder.data_path)
 
 

@@ -791,6 +791,26 @@ def test_what_cannot_be_written_is_refused(small_mnist, tmp_path, monkeypatch):
     assert "choose another data_dir" in message
 
 
+def test_what_another_process_prepares_meanwhile_is_taken(
+    small_mnist, tmp_path, monkeypatch
+):
+    folder, published = small_mnist
+    monkeypatch.setitem(prepare.PUBLISHED, "mnist", published)
+    arguments = ("mnist", str(tmp_path / "tfds"), str(folder))
+    from_array, others = Image.fromarray, []
+
+    def overtaken(image):
+        if not others:
+            others.append(None)
+            others[0] = prepare.prepare(*arguments)
+        return from_array(image)
+
+    monkeypatch.setattr(Image, "fromarray", overtaken)
+    assert prepare.prepare(*arguments) == others[0]
+    settings_ = DataSettings("mnist", data_dir=arguments[1], num_validation=100)
+    assert len(load_data(settings_).test.images) == 50
+
+
 def test_amat_files_are_read():
     images = numbered(3, levels=2).repeat(49, axis=0)[:9].reshape(3, -1)
     images = np.resize(images, (3, 784))
