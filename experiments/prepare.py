@@ -17,14 +17,13 @@ import hashlib
 import http.client
 import io
 import pathlib
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from experiments.data_sources import (
     PREPARABLE,
@@ -267,20 +266,23 @@ def _fetch(file: str, published: Published, source: str) -> bytes:
     return content
 
 
-def main(argv: list[str]) -> None:
+def main(names: list[str]) -> None:
     """Prepares the data set that the command line names."""
-    if len(argv) != 2:
-        raise app.UsageError(f"name one data set: {', '.join(PREPARABLE)}")
-    try:
-        folder = prepare(argv[1], flags.FLAGS.data_dir, flags.FLAGS.source)
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    print(f"{argv[1]} is in {folder}")
+    if len(names) != 1:
+        raise DataError(
+            f"{' '.join(names) or 'no data set'} is named: name one of"
+            f" {', '.join(PREPARABLE)}, as in `python -m experiments.prepare mnist`"
+        )
+    folder = prepare(names[0], flags.FLAGS.data_dir, flags.FLAGS.source)
+    print(f"{names[0]} is in {folder}")
 
 
 if __name__ == "__main__":
+    # It imports this module, by way of `experiments.data`.
+    from experiments import command_line
+
     # Flags are global: defined on import, they would clash with those of a command that
     # only wants `prepare`.
     flags.DEFINE_string("data_dir", "", "Where to write; default: $TFDS_DATA_DIR.")
     flags.DEFINE_string("source", "", "Folder with the published files; no download.")
-    app.run(main)
+    command_line.run(main, positional=True)

@@ -820,14 +820,22 @@ def test_amat_files_are_read():
     np.testing.assert_array_equal(read, images.reshape(3, 28, 28))
 
 
-def test_preparing_command_fails_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "experiments.prepare", "cifar10"]
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["cifar10"], "cannot prepare 'cifar10'"),
+        ([], "no data set is named: name one of mnist, fashion_mnist, binarized_mnist"),
+        (["mnist", "digits"], "mnist digits is named: name one of mnist"),
+    ],
+)
+def test_the_preparing_command_refuses_in_one_line(names, words):
+    command = [sys.executable, "-m", "experiments.prepare", *names]
     root = pathlib.Path(__file__).parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: cannot prepare 'cifar10'")
+    assert done.stderr.startswith(f"error: {words}")
 
 
 # --- the real data sets, where they are prepared --------------------------------------
