@@ -13,10 +13,10 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import filelock
 import numpy as np
 from absl import logging
 
@@ -26,6 +26,8 @@ from experiments.digests import array_digest
 # Part of every key: raise it whenever the content or layout of entries changes.
 _FORMAT = 2
 _ENTRY = "entry.json"
+_INCOMPLETE = "incomplete"
+_LOCK = ".lock"
 
 
 def cached(
@@ -55,8 +57,11 @@ def cached(
             logging.warning("rebuilding the damaged cache entry %s: %s", entry, error)
     source = read()
     try:
-        _save(source, identity, entry)
-    except OSError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        # One process writes at a time; one that was killed holds no lock.
+        with filelock.FileLock(folder / _LOCK):
+            _save(source, identity, entry)
+    except (OSError, NotImplementedError) as error:  # Some places have no locks.
         logging.warning("images are not cached, as %s: %s", folder, error)
         return source
     return _load(entry, memory_mapped) if memory_mapped else source
@@ -94,8 +99,23 @@ def _description_digest(description: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
+def _is_good(entry: pathlib.Path) -> bool:
+    try:
+        _load(entry, memory_mapped=True)
+    except Exception:  # Damage comes as any exception.
+        return False
+    return True
+
+
 def _save(source: Source, identity: list[Any], entry: pathlib.Path) -> None:
-    """Writes an entry under a temporary name and renames it when it is complete."""
+    """Writes an entry under a temporary name and renames it when it is complete.
+
+    The lock of the cache is held: whatever is incomplete was left by a killed process.
+    """
+    for left in entry.parent.glob(f"{_INCOMPLETE}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    if _is_good(entry):  # Another process has written it meanwhile.
+        return
     arrays = {}
     for split, (images, labels) in source.splits.items():
         arrays[f"{split}_images"] = images
@@ -108,17 +128,13 @@ def _save(source: Source, identity: list[Any], entry: pathlib.Path) -> None:
         "digests": {name: array_digest(array) for name, array in arrays.items()},
     }
     description["sha256"] = _description_digest(description)
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix="incomplete-", dir=entry.parent))
+    temporary = entry.parent / _INCOMPLETE
+    temporary.mkdir()
     try:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         (temporary / _ENTRY).write_text(json.dumps(description, indent=1))
         shutil.rmtree(entry, ignore_errors=True)
         temporary.rename(entry)
-    except OSError:
-        # Another process may have put the same entry there first.
-        if not (entry / _ENTRY).exists():
-            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

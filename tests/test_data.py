@@ -8,8 +8,10 @@ import pathlib
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 
+import filelock
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
@@ -533,7 +535,7 @@ def test_split_folders_are_not_taken_for_classes(tmp_path):
 
 
 def entries(cache_dir):
-    return sorted(cache_dir.iterdir())
+    return sorted(cache_dir.glob("[!.]*"))
 
 
 def forbid_reading():
@@ -608,18 +610,31 @@ def test_a_failed_write_leaves_nothing_behind(cache_dir, monkeypatch):
     assert entries(cache_dir) == []
 
 
-def test_an_entry_written_by_another_process_meanwhile_is_kept(cache_dir, monkeypatch):
-    rename = pathlib.Path.rename
+def test_an_entry_written_by_another_process_meanwhile_is_kept(cache_dir):
+    source, written = data_sources.read_digits(), []
 
-    def overtaken(self, target):
-        target.mkdir()
-        (target / "entry.json").write_text("{}")
-        return rename(self, target)
+    def overtaken():
+        data_cache.cached(lambda: source, ["digits", "x"])
+        written.extend(path.stat().st_ino for path in entries(cache_dir))
+        return source
 
-    monkeypatch.setattr(pathlib.Path, "rename", overtaken)
-    source = data_sources.read_digits()
-    assert data_cache.cached(lambda: source, ["digits", "x"]) is source
-    assert len(entries(cache_dir)) == 1
+    assert data_cache.cached(overtaken, ["digits", "x"]) is source
+    assert [path.stat().st_ino for path in entries(cache_dir)] == written
+    assert len(written) == 1
+
+
+def test_what_killed_processes_left_is_removed_but_not_what_is_being_written(cache_dir):
+    (cache_dir / "incomplete").mkdir(parents=True)
+    (cache_dir / "incomplete-0").mkdir()
+    start = threading.Thread(target=load_data, args=[DataSettings("digits")])
+    with filelock.FileLock(cache_dir / ".lock"):  # Another process writes.
+        start.start()
+        start.join(0.5)
+        assert start.is_alive()
+        assert len(entries(cache_dir)) == 2
+    start.join()
+    (entry,) = entries(cache_dir)
+    assert entry.name.startswith("digits")
 
 
 # --- tensorflow-datasets, on a small data set prepared here ---------------------------
