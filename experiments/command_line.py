@@ -6,7 +6,7 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,19 +69,15 @@ def join_processes() -> None:
     """Joins the other processes, if --distributed is given.
 
     Raises:
-        SettingsError: they cannot be found.
+        SettingsError: they cannot be found, or how to find them has no effect.
     """
     given = flags.FLAGS
-    options = (given.coordinator, given.num_processes, given.process_id)
+    refuse_idle(("coordinator", "num_processes", "process_id"), "distributed")
     if not given.distributed:
-        if any(option is not None for option in options):
-            raise SettingsError(
-                "--coordinator, --num_processes and --process_id have no effect "
-                "without --distributed: add it, or leave them out."
-            )
         return
     if given.coordinator is not None:
         _check_coordinator(given.coordinator)
+    options = (given.coordinator, given.num_processes, given.process_id)
     try:
         jax.distributed.initialize(*options)
     except (RuntimeError, ValueError) as error:
@@ -89,6 +85,20 @@ def join_processes() -> None:
             f"--distributed: {error} Give --coordinator=host:port, --num_processes "
             "and --process_id."
         ) from error
+
+
+def refuse_idle(names: Iterable[str], needed: str) -> None:
+    """Refuses options that are given without the one which they are part of.
+
+    Raises:
+        SettingsError: some are.
+    """
+    for name in names:
+        if flags.FLAGS[name].present and not flags.FLAGS[needed].value:
+            raise SettingsError(
+                f"--{name} has no effect without --{needed}: add it, or leave out "
+                f"--{name}."
+            )
 
 
 def _check_coordinator(address: str) -> None:

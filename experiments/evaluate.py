@@ -72,6 +72,8 @@ _FIT_LEARNING_RATE = 1e-2
 
 
 def main() -> None:
+    command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
+    command_line.refuse_idle(("fit_steps",), "fit_prior")
     folder = RunFolder.open(command_line.workdir())
     finished = folder.finished()
     chosen = grid.choose(grid.expand(folder.config()), _ONLY.value)

@@ -13,12 +13,18 @@ from absl import flags
 from experiments import command_line, failures, grid
 from experiments.data import load_data
 from experiments.run_folder import FolderError, RunFolder
+from experiments.settings import SettingsError
 
 _RUN = flags.DEFINE_string("run", "", "Name of the run.")
 
 
 def main() -> None:
     folder = RunFolder.open(command_line.workdir())
+    if not _RUN.value:
+        raise SettingsError(
+            f"--run is missing: name a run of {folder.path} that met a value that is "
+            f"not finite: {', '.join(folder.failed()) or 'none'}."
+        )
     facts, arrays = folder.load_failure(_RUN.value)
     runs = {run.name: run for run in grid.expand(folder.config())}
     if _RUN.value not in runs:

@@ -537,6 +537,10 @@ class RunFolder:
         _save_arrays(path, state)
         write_atomically(path.with_suffix(".json"), to_json(_seal(facts)))
 
+    def failed(self) -> list[str]:
+        """Names of the runs that met a value that is not finite."""
+        return sorted(path.name for path in (self.path / "failures").glob("*"))
+
     def num_failures(self, run: str) -> int:
         """How often a run was stopped by a value that is not finite."""
         return len(list((self.path / "failures" / run).glob("*.json")))
@@ -554,10 +558,9 @@ class RunFolder:
             FolderError: there is none, or it is damaged.
         """
         if not (count := self.num_failures(run)):
-            names = sorted(p.name for p in (self.path / "failures").glob("*"))
             raise FolderError(
                 f"{self.path} holds no failure of a run {run!r}; those that met a "
-                f"value that is not finite: {', '.join(names) or 'none'}."
+                f"value that is not finite: {', '.join(self.failed()) or 'none'}."
             )
         attempt = count - 1 if attempt is None else attempt
         path = self.path / "failures" / run / f"{attempt}.safetensors"

@@ -79,14 +79,10 @@ def _launch() -> jobs.Launch | None:
 
     Raises:
         LaunchError: no such engine here, or options that contradict each other.
+        SettingsError: options of a launcher without one.
     """
     engine = _LAUNCHER.value
-    for name in jobs.LAUNCH_FLAGS:
-        if flags.FLAGS[name].present and not engine:
-            raise launchers.LaunchError(
-                f"--{name} has no effect without --launcher: add it, or leave out "
-                f"--{name}."
-            )
+    command_line.refuse_idle(jobs.LAUNCH_FLAGS, "launcher")
     if not engine:
         return None
     for name in _OPTIONS:

@@ -675,6 +675,25 @@ def test_other_images_are_neither_evaluated_nor_replayed(command, own):
     assert contents(own) == before
 
 
+@pytest.mark.parametrize(
+    ("option", "needed"),
+    [
+        ("--temperatures=3", "--sandwich_images"),
+        ("--chains=2", "--sandwich_images"),
+        ("--gap_steps=5", "--sandwich_images"),
+        ("--fit_steps=10", "--fit_prior"),
+    ],
+)
+def test_evaluate_refuses_options_without_effect(command, finished, option, needed):
+    outcome = command("evaluate", f"--workdir={finished}", option)
+    assert_refused(outcome, f"{option.split('=')[0]} has no effect without {needed}")
+
+
+def test_a_replay_asks_for_its_run(command, own):
+    RunFolder(own).save_failure(RUNS[3], 0, {}, {})
+    assert_refused(command("replay", f"--workdir={own}"), "--run is missing", RUNS[3])
+
+
 @pytest.mark.parametrize("told", ["", "elsewhere"])
 def test_compiled_programs_are_kept_unless_told_where(told, monkeypatch):
     before = jax.config.jax_compilation_cache_dir

@@ -544,7 +544,7 @@ def test_control_the_same_images_written_anew_are_accepted(copy, cache):
 
 @pytest.mark.parametrize(
     ("run", "words"),
-    [(RUN, (RUN, "none")), ("seed=7", ("'seed=7'", "none")), ("", ("''", "none"))],
+    [(RUN, (RUN, "none")), ("seed=7", ("'seed=7'", "none")), ("", ("--run", "none"))],
 )
 def test_replays_without_a_failure_are_refused(run, words, copy, faults, tmp_path):
     place = copy("finished")
