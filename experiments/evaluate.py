@@ -88,16 +88,18 @@ def main() -> None:
     data = load_data(runs[0].settings.data)
     folder.refuse_other_images(data.fingerprint)
     device_data = DeviceData.put(data)
+    trained = {row["run"]: row for row in folder.results([run.name for run in runs])}
+    attempts = {name: row["attempt"] for name, row in trained.items()}
     rows, fitted_rows = [], []
-    for group in grid.group(runs):
+    for group in grid.group(runs, attempts):
         task = GroupTask(group, data, device_data)
         evaluation = task.evaluate_stored(folder)
-        trained = folder.results([run.name for run in group.runs])
-        for i, (row, run, model) in enumerate(
-            zip(trained, group.runs, task.models, strict=True)
-        ):
-            own, gain = member(evaluation, i), row["last_gain"]
-            row = {**row, **result_row(run, model, data, own, last_gain=gain)}
+        for i, (run, model) in enumerate(zip(group.runs, task.models, strict=True)):
+            own, gain = member(evaluation, i), trained[run.name]["last_gain"]
+            row = {
+                **trained[run.name],
+                **result_row(run, model, data, own, last_gain=gain),
+            }
             rows.append(row)
             if _FIT_PRIOR.value:
                 keys = MemberKeys.of(task.keys[i])

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from experiments.settings import (
@@ -156,12 +157,22 @@ def _text(settings: Settings, axis: str) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def group(runs: Sequence[Run]) -> tuple[Group, ...]:
-    """Runs gathered by the program they share, in the order they first appear."""
-    groups: dict[Settings, list[Run]] = {}
+def group(
+    runs: Iterable[Run], attempts: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Group, ...]:
+    """Runs gathered by the program they share, in the order they first appear.
+
+    Args:
+        runs: the runs.
+        attempts: how often runs were begun before, by name; if not 0.
+    """
+    groups: dict[tuple[int, Settings], list[Run]] = {}
     for run in runs:
-        groups.setdefault(_program(run.settings), []).append(run)
-    return tuple(Group(tuple(members)) for members in groups.values())
+        key = attempts.get(run.name, 0), _program(run.settings)
+        groups.setdefault(key, []).append(run)
+    return tuple(
+        Group(tuple(members), attempt) for (attempt, _), members in groups.items()
+    )
 
 
 def _program(settings: Settings) -> Settings:

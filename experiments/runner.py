@@ -97,10 +97,7 @@ def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:
         else 0
         for name, run in waiting.items()
     }
-    for attempt in sorted(set(attempts.values())):
-        runs = [run for name, run in waiting.items() if attempts[name] == attempt]
-        groups += [Group(members.runs, attempt) for members in group(runs)]
-    return groups
+    return [*groups, *group(waiting.values(), attempts)]
 
 
 def run_groups(

@@ -397,6 +397,20 @@ def test_evaluation_with_more_samples(command, own):
     assert after == before
 
 
+def test_a_run_begun_anew_is_evaluated_with_the_keys_of_its_attempt(command, own):
+    folder = RunFolder(own)
+    (result,) = folder.results([RUNS[0]])
+    folder.save_member(RUNS[0], folder.load_params(RUNS[0]), {**result, "attempt": 1})
+    outcome = command(
+        "evaluate", f"--workdir={own}", "--num_samples=16", f"--only={RUNS[0]}"
+    )
+    assert outcome.status == 0, outcome.stderr
+    (row,) = rows_of(own / "evaluation.csv")
+    assert row["attempt"] == "1"
+    difference = abs(float(row["score"]) - result["score"])
+    assert 1e-3 < difference < 1  # The same model, under other noise.
+
+
 @pytest.mark.slow
 def test_log_px_is_put_between_bounds_on_request(command, own):
     outcome = command(

@@ -212,6 +212,12 @@ def test_the_name_of_a_group_tells_its_runs_and_attempt():
     assert all(group.name.startswith("laplace-") for group in groups)
 
 
+def test_runs_begun_anew_have_groups_of_their_own():
+    runs = grid.expand(config(likelihood="laplace", seed=(0, 1, 2)))
+    groups = grid.group(runs, {runs[0].name: 2, runs[1].name: 0})
+    assert groups == (grid.Group(runs[:1], attempt=2), grid.Group(runs[1:]))
+
+
 def test_groups_keep_the_order_of_runs():
     runs = grid.expand(config(likelihood="laplace,beta", seed=(0, 1)))
     mixed = [runs[2], runs[0], runs[3], runs[1]]
