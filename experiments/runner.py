@@ -85,7 +85,8 @@ def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:
     by_name = {run.name: run for run in chosen}
     waiting = {name: by_name[name] for name in by_name if name not in folder.finished()}
     groups = []
-    for names, attempt in folder.begun():
+    # The largest first: a whole stays begun until all slices of it are noted.
+    for names, attempt in sorted(folder.begun(), key=lambda note: -len(note[0])):
         unfinished = [name for name in names if name in waiting]
         if unfinished and set(names) <= by_name.keys():
             groups.append(Group(tuple(by_name[name] for name in names), attempt))
@@ -139,6 +140,8 @@ def run_groups(
         ahead = compile_next()
         while ahead:
             task, programs, rest = ahead.result()
+            if folder and rest:
+                _note_slices([task.group, *rest], folder)
             progress.add(rest)
             waiting.extendleft(reversed(rest))
             ahead = compile_next()
@@ -146,6 +149,15 @@ def run_groups(
     finally:
         # A request to stop does not wait for the next group's programs.
         compiler.shutdown(wait=False, cancel_futures=True)
+
+
+def _note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
+    """Notes how a group was cut, so that it is never cut otherwise."""
+    runs = tuple(run for part in slices for run in part.runs)
+    whole = Group(runs, slices[0].attempt)
+    for part in (whole, *slices):
+        folder.begin(part.name, [run.name for run in part.runs], part.attempt)
+    folder.end(whole.name)
 
 
 def train_and_report(
@@ -192,9 +204,7 @@ def _train(
 ) -> None:
     waiting = _plan(chosen, folder)
     if folder:
-        finished = folder.finished()
-        runs = {run.name for group in waiting for run in group.runs}
-        count = len(runs - finished)
+        count = len({run.name for run in chosen} - folder.finished())
         CONSOLE.print(data.describe())
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
@@ -208,9 +218,17 @@ def _train(
 
 
 def _plan(chosen: Sequence[Run], folder: RunFolder | None) -> list[Group]:
-    """The first process's plan, in every process."""
+    """What comes next of the first process's plan, in every process.
+
+    Runs are started anew together, once no slice is left in which another may fail.
+    """
     groups = plan(chosen, folder) if folder else []
-    names = [([run.name for run in group.runs], group.attempt) for group in groups]
+    attempt = min((group.attempt for group in groups), default=0)
+    names = [
+        ([run.name for run in group.runs], attempt)
+        for group in groups
+        if group.attempt == attempt
+    ]
     by_name = {run.name: run for run in chosen}
     return [
         Group(tuple(by_name[name] for name in members), attempt)

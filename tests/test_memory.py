@@ -7,7 +7,10 @@ import pytest
 from configs import digits
 from experiments import grid, memory, runner
 from experiments.data import load_data
-from experiments.group_task import DeviceData
+from experiments.group_task import DeviceData, GroupTask
+from experiments.interruption import Interruption
+from experiments.progress import Progress
+from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 
 SEEDS = tuple(range(5))
@@ -107,3 +110,65 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
         assert sorted(epochs) == sorted([1, 2] * len(SEEDS))
     assert len(kept["whole"]) == len(SEEDS)
     assert kept["whole"] == kept["cut"]
+
+
+def killed(*_):
+    raise KeyboardInterrupt
+
+
+def planned(group, folder):
+    return {part.runs for part in runner.plan(group.runs, folder)}
+
+
+def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypatch):
+    group, data, device_data, found = whole
+    slices = memory.cut(group, 2)
+    first = GroupTask(slices[0], data, device_data)
+    fitting = memory.Fitting(first, found.programs, slices[1:])
+    monkeypatch.setattr(memory, "compile_fitting", lambda *_: fitting)
+    monkeypatch.setattr(runner.GroupTraining, "run", killed)
+    folder = RunFolder.create(tmp_path, small_config(), data.fingerprint, print)
+    with Progress([group], shown=False) as progress, pytest.raises(KeyboardInterrupt):
+        runner.run_groups([group], data, folder, progress, Interruption())
+    folder.close()
+    assert planned(group, folder) == {part.runs for part in slices}
+
+
+@pytest.mark.parametrize("noted", [1, 2, 3, 4])
+def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, noted):
+    """Else the slices that are not noted yet would be cut afresh, among themselves."""
+    group, data, *_ = whole
+    folder = RunFolder.create(tmp_path, small_config(), data.fingerprint, print)
+    slices = memory.cut(group, 2)
+    parts = iter([folder.begin] * noted + [killed])
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "begin", lambda *note: next(parts)(*note))
+        patch.setattr(folder, "end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runner._note_slices(slices, folder)
+    assert planned(group, folder) == {group.runs}
+    runner._note_slices(slices, folder)
+    folder.close()
+    assert planned(group, folder) == {part.runs for part in slices}
+
+
+def test_runs_are_started_anew_after_the_last_slice(whole, tmp_path):
+    """Where they are the same runs for one who was interrupted and one who was not."""
+    _, data, *_ = whole
+    config = small_config()
+    config["training"]["on_non_finite"] = "reseed"
+    runs = grid.expand(config)
+    folder = RunFolder.create(tmp_path, config, data.fingerprint, print)
+    first, *rest = memory.cut(grid.Group(runs), 2)
+    runner._note_slices([first, *rest], folder)
+    folder.save_failure(runs[0].name, 0, {}, {})
+    folder.save_member(runs[1].name, {}, {})
+    folder.end(first.name)
+    assert {part.runs for part in runner._plan(runs, folder)} == {
+        part.runs for part in rest
+    }
+    for part in rest:
+        for run in part.runs:
+            folder.save_member(run.name, {}, {})
+    folder.close()
+    assert runner._plan(runs, folder) == [grid.Group(runs[:1], attempt=1)]
