@@ -19,6 +19,7 @@ from experiments.group_task import (
     from_named_leaves,
     named_leaves,
 )
+from experiments.run_folder import shell_command
 from vae_jax import population, training, views
 from vae_jax.training import OFFENDERS, Member, MemberKeys, StepKeys, TrainState
 
@@ -65,7 +66,7 @@ def record(
 
 def replay_command(run: str, folder: Path) -> str:
     """The command that replays a run's last failure."""
-    return f"python -m experiments.replay --workdir={folder} --run={run}"
+    return shell_command("experiments.replay", f"--workdir={folder}", f"--run={run}")
 
 
 def describe(facts: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -579,6 +580,19 @@ class RunFolder:
         return path
 
 
+def shell_command(module: str, *arguments: str) -> str:
+    """The line for a shell that runs a module of Python."""
+    return shlex.join(["python", "-m", module, *arguments])
+
+
+def _own_command() -> str:
+    """The line for a shell that runs what this process runs."""
+    spec = sys.modules["__main__"].__spec__
+    if spec is None:  # A file, not a module.
+        return shlex.join(["python", *sys.argv])
+    return shell_command(spec.name, *sys.argv[1:])
+
+
 def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
     """The command, and what the bits of a run depend on besides its configuration.
 
@@ -588,7 +602,7 @@ def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
     """
     if not computes:
         return {
-            "command": " ".join(sys.argv),
+            "command": _own_command(),
             "bits_depend_on": {"data": data_fingerprint},
         }
     commit = subprocess.run(
@@ -600,7 +614,7 @@ def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
     ).stdout.strip()
     devices = jax.devices()
     return {
-        "command": " ".join(sys.argv),
+        "command": _own_command(),
         "platform": platform.platform(),
         "devices": [str(device) for device in devices],
         "bits_depend_on": {

@@ -3,12 +3,15 @@
 import json
 import os
 import resource
+import shlex
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import run_folder
+from experiments import failures, run_folder
 from experiments.run_folder import FolderError, RunFolder, write_atomically
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
@@ -151,6 +154,19 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "precious"
     assert "config.json" in refusal(RunFolder.open, tmp_path)
     assert "config.json" in refusal(RunFolder.open, tmp_path / "nowhere")
+
+
+def test_commands_can_be_pasted_into_a_shell(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--workdir=my runs/it's"])
+    for computes in (False, True):
+        told = run_folder.environment(IMAGES, computes)["command"]
+        assert shlex.split(told)[-1] == "--workdir=my runs/it's"
+        assert shlex.split(told)[:2] == ["python", "-m"]
+    line = failures.replay_command("latent_dim=2,seed=0", Path("my runs/it's"))
+    assert shlex.split(line) == [
+        *("python", "-m", "experiments.replay"),
+        *("--workdir=my runs/it's", "--run=latent_dim=2,seed=0"),
+    ]
 
 
 @pytest.mark.parametrize("name", ["file/run", "x" * 300], ids=["below a file", "long"])
