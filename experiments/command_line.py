@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from experiments import data_cache
-from experiments.data import DataError
+from experiments.data_sources import DataError, expand_user
 from experiments.interruption import STOPPED, Stopped, leave
 from experiments.launchers import LaunchError
 from experiments.run_folder import FolderError
@@ -126,10 +126,11 @@ def workdir() -> Path:
 
     Raises:
         SettingsError: none is.
+        DataError: it is below a home folder that is not known.
     """
     if not flags.FLAGS.workdir:
         raise SettingsError("--workdir is '': name a folder, as in --workdir=runs/one.")
-    return Path(flags.FLAGS.workdir).expanduser()
+    return expand_user(flags.FLAGS.workdir)
 
 
 def run(main: Callable[..., None], *, positional: bool = False) -> None:
@@ -146,10 +147,10 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("jax").setLevel(logging.WARNING)
-        keep_compiled_programs()
         if argv[1:] and not positional:
             _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
+            keep_compiled_programs()
             main(*[argv[1:]] * positional)
             sys.stdout.flush()
         except BrokenPipeError:  # The reader, such as head, has seen enough.

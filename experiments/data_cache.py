@@ -20,7 +20,7 @@ import filelock
 import numpy as np
 from absl import logging
 
-from experiments.data_sources import Source, Split
+from experiments.data_sources import Source, Split, expand_user
 from experiments.digests import array_digest
 
 # Part of every key: raise it whenever the content or layout of entries changes.
@@ -47,7 +47,7 @@ def cached(
         memory_mapped: whether images stay in the files of the cache, from which the
             operating system reads what is asked for.
     """
-    folder = pathlib.Path(cache_dir).expanduser() if cache_dir else default_folder()
+    folder = expand_user(cache_dir) if cache_dir else default_folder()
     key = hashlib.sha256(json.dumps([_FORMAT, identity]).encode()).hexdigest()
     entry = folder / f"{identity[0]}-{key[:32]}"
     if entry.exists():
@@ -69,9 +69,7 @@ def cached(
 
 def default_folder() -> pathlib.Path:
     """$VAE_JAX_CACHE, else ~/.cache/vae_jax: what is found again at a second start."""
-    return pathlib.Path(
-        os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax"
-    ).expanduser()
+    return expand_user(os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax")
 
 
 def _load(entry: pathlib.Path, memory_mapped: bool) -> Source:

@@ -37,6 +37,21 @@ class DataError(ValueError):
     """Images that cannot be used; the message says in one line what to do about it."""
 
 
+def expand_user(path: str) -> pathlib.Path:
+    """Returns a path in which `~` is written out.
+
+    Raises:
+        DataError: if nobody's home is known by that name.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{path!r} begins with a home folder that is not known here: write it out,"
+            " as in /home/name/folder"
+        ) from error
+
+
 class Split(NamedTuple):
     """Images and, where they are known, their classes.
 
@@ -121,7 +136,7 @@ def tfds_folder(data_dir: str) -> pathlib.Path:
         data_dir: a folder; '' stands for $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     """
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(data_dir or default).expanduser().absolute()
+    return expand_user(data_dir or default).absolute()
 
 
 def preparation_command(name: str, folder: pathlib.Path) -> str:
@@ -270,7 +285,7 @@ def read_npz(path: str) -> Source:
     Raises:
         DataError: if the file is not like that.
     """
-    file = pathlib.Path(path).expanduser()
+    file = expand_user(path)
     if not file.is_file():
         raise DataError(f"no file {path!r}: data.path must name an npz file")
     if file.stat().st_size == 0:
@@ -423,7 +438,7 @@ def read_folder(path: str) -> Source:
     """
     from PIL import Image
 
-    folder = pathlib.Path(path).expanduser()
+    folder = expand_user(path)
     files = [folder / name for name in _image_names(path)]
     classes = [file.relative_to(folder).parts[0] for file in files]
     in_subfolder = [file.parent != folder for file in files]
@@ -478,7 +493,7 @@ def read_folder(path: str) -> Source:
 
 def folder_identity(path: str) -> list[Any]:
     """Returns what the content of `read_folder` depends on."""
-    folder = pathlib.Path(path).expanduser().absolute()
+    folder = expand_user(path).absolute()
     return ["folder", str(folder), _listing(folder)]
 
 
@@ -486,7 +501,7 @@ def _image_names(path: str) -> list[str]:
     """Returns the sorted names of the image files in a folder, relative to it."""
     from PIL import Image
 
-    folder = pathlib.Path(path).expanduser()
+    folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"no folder {path!r}: data.path must name a folder of images")
     known = Image.registered_extensions().items()

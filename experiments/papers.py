@@ -21,6 +21,7 @@ import jinja2
 from absl import flags
 
 from experiments import command_line, records
+from experiments.data_sources import expand_user
 from experiments.grid import Run, choose, expand
 from experiments.progress import CONSOLE
 from experiments.run_folder import FolderError, RunFolder, write_atomically
@@ -36,7 +37,7 @@ _CONFIGS = Path(__file__).parents[1] / "configs" / "papers"
 
 
 def main() -> None:
-    runs, kept = Path(_RUNS.value), Path(_RECORDS.value)
+    runs, kept = expand_user(_RUNS.value), expand_user(_RECORDS.value)
     if _RUNS.present and not runs.is_dir():
         raise SettingsError(
             f"--runs: {runs} is no folder: give that of the run folders, or leave it "

@@ -28,6 +28,7 @@ from absl import flags
 from experiments.data_sources import (
     PREPARABLE,
     DataError,
+    expand_user,
     import_tfds,
     quiet_tfds,
     tfds_folder,
@@ -240,7 +241,7 @@ def _read_published(
 def _fetch(file: str, published: Published, source: str) -> bytes:
     """Returns the content of a published file, from a folder or from the network."""
     if source:
-        where = str(pathlib.Path(source).expanduser() / file)
+        where = str(expand_user(source) / file)
         try:
             content = pathlib.Path(where).read_bytes()
         except OSError as error:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -237,7 +238,9 @@ def test_the_environment_is_told(finished):
     assert {"commit", "python", "jax", "backend", "data", "device_kind"} <= set(
         environment["bits_depend_on"]
     )
-    assert f"--workdir={finished}" in environment["command"]
+    python, *arguments = shlex.split(environment["command"])
+    assert (python, arguments[:2]) == ("python", ["-m", "experiments.sweep"])
+    assert arguments[-1] == f"--workdir={finished}"
 
 
 def test_the_same_command_again_trains_nothing(command, small, own):
@@ -524,6 +527,8 @@ def assert_refused(outcome, *words):
         (["--config.data.num_train=5000"], ["5000", "1300"]),
         (["--config.data.num_validation=1800"], ["1800", "1797"]),
         (["--config.training.validate_every=7"], ["validate_every=7", "num_epochs=10"]),
+        (["--workdir=~nosuchuser/x"], ["'~nosuchuser/x'", "write it out"]),
+        (["--config.data.cache_dir=~nosuchuser/x"], ["'~nosuchuser/x'"]),
         (["--only=seed=9"], ["'seed=9'", "--list"]),
         (["--nosuch=3"], ["'nosuch'", "--help"]),
         (["--max_jobs=2"], ["--max_jobs", "no effect without --launcher"]),

@@ -516,6 +516,20 @@ def test_bad_folders_are_refused(name, content, words, tmp_path):
         assert word in message
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("npz", "path"),
+        ("folder", "path"),
+        ("mnist", "data_dir"),
+        ("digits", "cache_dir"),
+    ],
+)
+def test_homes_that_are_not_known_are_refused(name, field):
+    settings_ = DataSettings(name, **{field: "~nosuchuser/x"})
+    assert "'~nosuchuser/x'" in refusal(load_data, settings_)
+
+
 def test_missing_and_empty_folders_are_refused(tmp_path):
     settings_ = DataSettings("folder", path=str(tmp_path / "mine"))
     assert "no folder" in refusal(load_data, settings_)
