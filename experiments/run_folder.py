@@ -568,10 +568,11 @@ class RunFolder:
         return self._read_sealed(path.with_suffix(".json")), _load_arrays(path)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Writes rows of the same fields as a CSV file."""
+        """Writes rows as a CSV file; a field that a row lacks is left empty."""
         path = self.path / name
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        fields = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(text, fieldnames=fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {k: None if v != v else v for k, v in row.items()} for row in rows

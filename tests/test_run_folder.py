@@ -398,6 +398,13 @@ def test_a_write_that_fails_leaves_the_old_file(
         assert str(path) in str(caught.value)
 
 
+def test_tables_have_the_fields_of_all_rows(folder):
+    """A folder that an older version has begun holds results with fewer."""
+    rows = [{"run": "a", "score": 1.5}, {"run": "b", "added": 2, "score": 3}]
+    path = folder.write_table("results.csv", rows)
+    assert path.read_text() == "run,score,added\na,1.5,\nb,3,2\n"
+
+
 def test_tables_quote_what_they_must(folder):
     rows = [
         {"run": "likelihood=beta,seed=0", "score": 1.5, "note": None},
