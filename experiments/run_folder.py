@@ -100,6 +100,12 @@ def _cannot_write(path: Path, error: OSError) -> FolderError:
     )
 
 
+def _cannot_read(path: Path, error: Exception) -> FolderError:
+    return FolderError(
+        f"cannot read {path} ({error}): restore it, or choose another --workdir."
+    )
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where a configuration would give other results than an old one, line by line."""
     plain = json.loads(to_json(new))
@@ -181,9 +187,10 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
 def _run_of(row: str) -> str | None:
     """The run a row of metrics belongs to; None if it is damaged."""
     try:
-        return json.loads(row)["run"] if row.endswith("\n") else None
+        run = json.loads(row)["run"] if row.endswith("\n") else None
     except (KeyError, TypeError, ValueError):
         return None
+    return run if isinstance(run, str) else None
 
 
 class RunFolder:
@@ -329,7 +336,7 @@ class RunFolder:
         Args:
             fingerprint: of the images (``ImageData.fingerprint``).
         """
-        earlier = self.environment().get("bits_depend_on", {}).get("data")
+        earlier = self.environment()["bits_depend_on"].get("data")
         if earlier != fingerprint:
             raise FolderError(
                 f"{self.path} was begun with other images (fingerprint {earlier} there "
@@ -365,7 +372,8 @@ class RunFolder:
 
     def environment(self) -> dict[str, Any]:
         """What the folder's numbers depend on besides its configuration."""
-        return self._read_json(self.path / "environment.json")
+        path = self.path / "environment.json"
+        return self._read_json(path, command=str, bits_depend_on=dict)
 
     def _read_sealed(self, path: Path) -> dict[str, Any]:
         """Facts, verified to be those that were saved."""
@@ -378,14 +386,18 @@ class RunFolder:
             )
         return facts
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
+    def _read_json(self, path: Path, **fields: type) -> dict[str, Any]:
+        """The object in a file, which has these fields, of these types."""
         try:
-            return dict(json.loads(path.read_text()))
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict):
+                raise TypeError("it holds no object")
+            for name, kind in fields.items():
+                if not isinstance(found.get(name), kind):
+                    raise TypeError(f"its {name!r} is no {kind.__name__}")
         except (OSError, TypeError, ValueError) as error:
-            raise FolderError(
-                f"cannot read {path} ({error}): restore it, or choose another "
-                "--workdir."
-            ) from error
+            raise _cannot_read(path, error) from error
+        return found
 
     def restore_metrics(
         self, runs: Collection[str], rows: Iterable[Mapping[str, Any]]
@@ -399,8 +411,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         kept: list[str] = []
         if path.exists():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                kept = [row for row in file if _run_of(row) not in (None, *runs)]
+            kept = [row for row in self._rows() if _run_of(row) not in (None, *runs)]
         write_atomically(path, "".join(kept))
         for run in runs:
             for stale in (self.path / "tensorboard" / run).glob("events.*"):
@@ -429,9 +440,17 @@ class RunFolder:
 
     def metrics(self, runs: Collection[str]) -> list[dict[str, Any]]:
         """The metric rows of some runs, in the order they were logged."""
-        with open(self.path / "metrics.jsonl", encoding="utf-8") as file:
-            rows = [json.loads(row) for row in file if _run_of(row) in runs]
+        rows = [json.loads(row) for row in self._rows() if _run_of(row) in runs]
         return [with_nan(row) for row in rows]
+
+    def _rows(self) -> list[str]:
+        """The rows of metrics as they stand in the file, damaged ones among them."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return list(file)
+        except OSError as error:
+            raise _cannot_read(path, error) from error
 
     def _log_events(self, row: Mapping[str, Any]) -> None:
         run = row["run"]
@@ -505,16 +524,18 @@ class RunFolder:
         """Runs and attempt of every group that is begun and not ended."""
         notes, finished = [], self.finished()
         for path in sorted((self.path / "checkpoints").glob("*.json")):
+            if not path.is_file():
+                continue
             try:
-                note = self._read_json(path)
-                runs, attempt = tuple(note["runs"]), int(note["attempt"])
-            except (FolderError, KeyError, TypeError, ValueError):
+                note = self._read_json(path, runs=list, attempt=int)
+                is_over = finished.issuperset(note["runs"])
+            except (FolderError, TypeError):  # TypeError: runs that can be no names.
                 path.unlink()  # Damaged: its runs are grouped afresh.
                 continue
-            if finished.issuperset(runs):
+            if is_over:
                 self.end(path.stem)  # The process died before it did.
             else:
-                notes.append((runs, attempt))
+                notes.append((tuple(note["runs"]), note["attempt"]))
         return notes
 
     def end(self, group: str) -> None:

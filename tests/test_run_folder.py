@@ -178,12 +178,30 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
     assert files(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "3", "\0"])
+@pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "[[1, 2]]", "3", "\0"])
 def test_a_damaged_config_is_refused(folder, text):
     (folder.path / "config.json").write_text(text)
     line = refusal(create, folder.path, CONFIG)
     assert "config.json" in line
     assert (folder.path / "config.json").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[[1, 2]]", "no object"),
+        ('{"command": "x"}', "'bits_depend_on'"),
+        ('{"command": "x", "bits_depend_on": []}', "'bits_depend_on'"),
+        ('{"bits_depend_on": {"data": "0123456789ab"}}', "'command'"),
+    ],
+)
+def test_a_damaged_environment_is_refused(folder, text, word):
+    path = folder.path / "environment.json"
+    path.write_text(text)
+    line = refusal(create, folder.path)
+    assert str(path) in line
+    assert word in line
+    assert path.read_text() == text
 
 
 # --- finished and unfinished runs -----------------------------------------------------
@@ -239,7 +257,9 @@ def test_metrics_of_runs_trained_anew_are_dropped_and_no_others(folder):
     assert len(kept) == 2
 
 
-@pytest.mark.parametrize("half", ["", '{"run": "a", "ep', "\0\0\0\0", "3\n", "{}\n"])
+@pytest.mark.parametrize(
+    "half", ["", '{"run": "a", "ep', "\0\0", "3\n", "{}\n", '{"run": {}}\n']
+)
 def test_half_a_row_is_dropped(folder, half):
     folder.log([row("a", 1)])
     folder.close_events()
@@ -264,6 +284,8 @@ def test_metrics_that_cannot_be_written_are_refused(folder):
     (folder.path / "metrics.jsonl").unlink()
     (folder.path / "metrics.jsonl").mkdir()
     assert "metrics.jsonl" in refusal(folder.log, [row("a", 1)])
+    assert "metrics.jsonl" in refusal(folder.metrics, ["a"])
+    assert "metrics.jsonl" in refusal(create, folder.path)
 
 
 # --- parameters -----------------------------------------------------------------------
@@ -339,10 +361,29 @@ def test_a_group_is_noted_until_it_ends(folder):
     assert list((folder.path / "checkpoints").iterdir()) == []
 
 
-def test_a_damaged_note_on_a_group_is_dropped(folder):
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"runs": ',
+        '{"runs": ["a"]}',
+        '{"runs": 3, "attempt": 0}',
+        '{"runs": [{}], "attempt": 0}',
+        '{"runs": ["a"], "attempt": "0"}',
+    ],
+)
+def test_a_damaged_note_on_a_group_is_dropped(folder, text):
     folder.begin("beta-12", ["a"], 0)
-    (folder.path / "checkpoints" / "beta-12.json").write_text('{"runs": ')
+    note = folder.path / "checkpoints" / "beta-12.json"
+    note.write_text(text)
     assert folder.begun() == []
+    assert not note.exists()
+
+
+def test_a_folder_is_no_note_on_a_group(folder):
+    path = folder.path / "checkpoints" / "beta-12.json"
+    path.mkdir(parents=True)
+    assert folder.begun() == []
+    assert str(path) in refusal(folder.begin, "beta-12", ["a"], 0)
 
 
 def test_failures_come_back_as_they_were_saved(folder):
