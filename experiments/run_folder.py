@@ -19,6 +19,7 @@ is executed or unpickled when it is read: folders of strangers are safe to open.
 
 import contextlib
 import csv
+import difflib
 import hashlib
 import importlib.metadata
 import io
@@ -350,7 +351,8 @@ class RunFolder:
         Raises:
             FolderError: there is none.
         """
-        if not (path / "config.json").exists():
+        # Unlike Path.exists, this is no error for names that are too long.
+        if not os.path.isfile(path / "config.json"):
             raise FolderError(
                 f"{path} is not a run folder (it has no config.json): give the "
                 "--workdir of a sweep or of one model."
@@ -494,9 +496,17 @@ class RunFolder:
         """A run's parameters, unpadded, as ``VAE.init`` shapes them.
 
         Raises:
-            FolderError: missing or damaged.
+            FolderError: there is no such run, or it is damaged.
         """
-        flat = _load_arrays(self.path / "members" / run / "params.safetensors")
+        folder = self.path / "members" / run
+        if not os.path.isdir(folder):
+            near = difflib.get_close_matches(run, self.finished(), n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise FolderError(
+                f"no finished run {run!r} in {self.path}{hint} those there are have "
+                f"their folders in {self.path / 'members'}."
+            )
+        flat = _load_arrays(folder / "params.safetensors")
         # A family without parameters leaves nothing in the file.
         empty: dict[str, Any] = {"posterior": {}, "prior": {}}
         return empty | flax.traverse_util.unflatten_dict(flat, sep="/")

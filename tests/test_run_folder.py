@@ -154,6 +154,7 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "precious"
     assert "config.json" in refusal(RunFolder.open, tmp_path)
     assert "config.json" in refusal(RunFolder.open, tmp_path / "nowhere")
+    assert "config.json" in refusal(RunFolder.open, tmp_path / ("x" * 300))
 
 
 def test_commands_can_be_pasted_into_a_shell(monkeypatch):
@@ -335,8 +336,19 @@ def test_damaged_parameters_are_refused(folder, damage):
     assert "delete" in line
 
 
+def test_a_run_that_is_not_there_is_refused(folder):
+    folder.save_member("likelihood=laplace,seed=0", {}, {})
+    line = refusal(folder.load_params, "likelihood=laplac,seed=0")
+    assert "no finished run 'likelihood=laplac,seed=0'" in line
+    assert "did you mean 'likelihood=laplace,seed=0'?" in line
+    assert str(folder.path / "members") in refusal(folder.load_params, "x" * 300)
+
+
 def test_missing_parameters_are_refused(folder):
-    assert "members/nobody" in refusal(folder.load_params, "nobody")
+    folder.save_member("a", {}, {})
+    path = folder.path / "members" / "a" / "params.safetensors"
+    path.unlink()
+    assert str(path) in refusal(folder.load_params, "a")
 
 
 @pytest.mark.parametrize("at", [0, 20, 90, -1])
