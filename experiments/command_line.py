@@ -211,7 +211,14 @@ def _check_overrides(arguments: Sequence[str], default: str) -> None:
     options = list(_options(arguments))
     paths = [value for name, value in options if name == "config"]
     loaded = load_config(paths[-1] if paths else default)
+    is_named = not paths
     for name, value in options:
+        is_named = is_named or name == "config"
+        if not is_named and name.startswith(("config.", "noconfig.")):
+            raise SettingsError(
+                f"--{name} stands before --config: give --config=FILE first, then "
+                "--config.FIELD=VALUE."
+            )
         if name.startswith("config."):
             _check_override(loaded, name, value)
         elif name.startswith("noconfig."):
@@ -273,6 +280,12 @@ def _check_override(config: ml_collections.ConfigDict, option: str, text: str) -
         if not isinstance(value, ml_collections.ConfigDict):
             raise SettingsError(f"--{option}: {path} is one value, without fields.")
         if name not in value and not value.is_locked:
+            whole = f"{path}.{name.partition('[')[0]}"
+            if option != whole:
+                raise SettingsError(
+                    f"--{option}: parts of {whole} cannot be set one by one: give all "
+                    f"of it, as in --{whole}=1,2."
+                )
             return  # A new field, such as another axis of the sweep.
         if name not in value:
             raise SettingsError(

@@ -509,6 +509,8 @@ def assert_refused(outcome, *words):
         (["--config.model.widhts=8"], ["'widhts'", "'widths'", "latent_dim"]),
         (["--config.modle.widths=8"], ["'modle'", "'model'", "training"]),
         (["--config.model.widths.x=8"], ["config.model.widths"]),
+        (["--config.sweep.seed[0]=3"], ["seed[0]", "--config.sweep.seed=1,2"]),
+        (["--config.sweep.beta.x=1"], ["beta.x", "--config.sweep.beta=1,2"]),
         (["--config.model=8"], ["--config.model.activation", "widths"]),
         (["--config.model.components=many"], ["'many'", "an integer"]),
         (["--config.training.num_epochs=2.5"], ["'2.5'", "an integer"]),
@@ -548,6 +550,12 @@ def test_bad_options_are_refused(command, tmp_path, arguments, words):
     outcome = command("sweep", TINY, f"--workdir={folder}", *arguments)
     assert_refused(outcome, *words)
     assert not folder.exists()
+
+
+def test_fields_before_their_configuration_are_refused(command):
+    for field in ("--config.seed=1", "--noconfig.data.download"):
+        outcome = command("sweep", field, TINY, "--list")
+        assert_refused(outcome, field[:8], "--config=FILE first")
 
 
 @pytest.mark.parametrize(
