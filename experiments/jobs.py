@@ -112,7 +112,7 @@ def command(arguments: Sequence[str], only: str, workdir: Path) -> tuple[str, ..
         if match and match[1] in _NOT_PASSED_ON:
             if not match[2]:
                 next(rest, None)  # Its value.
-        else:
+        elif argument != "--":  # What follows it is no option.
             kept.append(argument)
     own = (f"--only={only}", f"--workdir={workdir}")
     return (sys.executable, "-m", "experiments.sweep", *kept, *own)

@@ -173,6 +173,7 @@ def trained(tmp_path_factory):
         (("--config=a.py:b", "--ray=num_cpus=1"), ("--config=a.py:b",)),
         (("--config.sweep.seed", "(0, 1)"), ("--config.sweep.seed", "(0, 1)")),
         (("--noconfig.data.download",), ("--noconfig.data.download",)),
+        (("--config=a.py", "--"), ("--config=a.py",)),
     ],
 )
 def test_a_job_has_the_command_line_of_its_sweep(given, kept):
