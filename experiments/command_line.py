@@ -26,6 +26,9 @@ from experiments.settings import SettingsError, suggest
 REFUSED = 2  # exit status of a command that was refused before it did anything
 INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved
 
+# Flags defined here are those of the command that asks for them: --help shows them.
+flags.disclaim_key_flags()
+
 _REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
 
 # Programs that compile faster are not worth a file.

@@ -1,4 +1,4 @@
-"""The main job: sweeps likelihoods and latent sizes, and shows what it found.
+r"""The main job: sweeps likelihoods and latent sizes, and shows what it found.
 
     python -m experiments.sweep                      # the digits, a few minutes
     python -m experiments.sweep --list

@@ -1,4 +1,4 @@
-"""Trains one model: a sweep of a single run, with the same folder and report.
+r"""Trains one model: a sweep of a single run, with the same folder and report.
 
     python -m experiments.train
     python -m experiments.train --config=configs/mnist.py --config.model.latent_dim=32 \

@@ -473,6 +473,14 @@ def test_the_shell_sees_status_and_one_line(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("name", ["sweep", "train"])
+def test_help_shows_every_option_and_commands_as_they_are_typed(command, name):
+    shown = command(name, "--help").stdout
+    for option in ("--config:", "--workdir:", "--[no]distributed:", "--process_id:"):
+        assert f"  {option}" in shown
+    assert " \\\n        --config." in shown
+
+
 def test_a_reader_that_stops_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
