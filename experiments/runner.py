@@ -70,6 +70,13 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
                 f"parallel.batch is {settings.parallel.batch}, but there are "
                 f"{num_devices} devices: choose at most {num_devices}."
             )
+        num_columns = num_devices // settings.parallel.batch
+        if settings.parallel.members > num_columns:
+            raise SettingsError(
+                f"parallel.members is {settings.parallel.members}, but there are "
+                f"{num_devices} devices, {settings.parallel.batch} to each batch "
+                f"(parallel.batch): choose at most {num_columns}, or 0 for all."
+            )
         per_column = Layout.of(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
 
