@@ -114,6 +114,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     )
     if variant == "tiny":
         config.training.num_epochs = 10
+        config.training.kl_warmup_epochs = 2
         config.sweep.likelihood = ("bernoulli", "discretized_logistic")
         config.sweep.latent_dim = (2, 4)
         config.sweep.seed = (0, 1)

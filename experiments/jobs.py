@@ -27,7 +27,7 @@ from experiments.findings import counted
 from experiments.grid import Group, Run
 from experiments.interruption import Interruption, Stopped
 from experiments.launchers import Command, Launcher, LaunchError, take_lock
-from experiments.progress import CONSOLE, warn
+from experiments.progress import CONSOLE, announce, warn
 from experiments.run_folder import RunFolder, write_atomically
 
 
@@ -239,7 +239,7 @@ def train_and_report(
         try:
             with interruption.deferred():
                 sweep = Sweep(folder, runs, chosen, launch)
-                CONSOLE.print(data.describe())
+                announce(data, chosen)
                 sweep.run(interruption)
             if folder.finished():
                 runner.report(folder, runs)

@@ -21,8 +21,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from experiments.data import ImageData
 from experiments.findings import counted
-from experiments.grid import Group, setting
+from experiments.grid import Group, Run, setting
 
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -30,6 +31,22 @@ CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 def warn(line: str) -> None:
     """Prints a line that a person should not overlook."""
     CONSOLE.print(f"warning: {line}", style="yellow")
+
+
+def announce(data: ImageData, runs: Sequence[Run]) -> None:
+    """Says what is trained on, and warns where a KL warm-up outlasts the training."""
+    CONSOLE.print(data.describe())
+    recipe = max(
+        (run.settings.training for run in runs),
+        key=lambda recipe: recipe.kl_warmup_epochs / recipe.num_epochs,
+    )
+    warmup, epochs = recipe.kl_warmup_epochs, recipe.num_epochs
+    if warmup > epochs:
+        weight = "the capacity" if recipe.capacity else "β"
+        warn(
+            f"training.kl_warmup_epochs is {warmup} of num_epochs {epochs}: {weight} "
+            f"ends at {epochs / warmup:.2g} of its value; set it to at most {epochs}."
+        )
 
 
 class _Rate(ProgressColumn):

@@ -21,7 +21,7 @@ from experiments.group_task import (
 )
 from experiments.group_training import GroupTraining
 from experiments.interruption import Interruption
-from experiments.progress import CONSOLE, Progress, print_results, warn
+from experiments.progress import CONSOLE, Progress, announce, print_results, warn
 from experiments.report import write_report
 from experiments.run_folder import FolderError, RunFolder
 from experiments.settings import SettingsError
@@ -212,7 +212,7 @@ def _train(
     waiting = _plan(chosen, folder)
     if folder:
         count = len({run.name for run in chosen} - folder.finished())
-        CONSOLE.print(data.describe())
+        announce(data, chosen)
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
             f"{count} to train in {counted(len(waiting), 'program')} -> {folder.path}"

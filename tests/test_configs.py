@@ -93,6 +93,13 @@ def test_every_run_of_every_config_can_be_initialised(module, variant):
         assert outputs.shape == (3, rows, data.num_pixels)
 
 
+@pytest.mark.parametrize(("module", "variant"), VARIANTS)
+def test_every_warm_up_ends_within_the_training(module, variant):
+    for run in grid.expand(module.get_config(variant).to_dict()):
+        training = run.settings.training
+        assert training.kl_warmup_epochs <= training.num_epochs
+
+
 def test_a_vamp_prior_of_more_images_than_there_are_is_refused():
     config = digits.get_config("tiny").to_dict()
     config["model"] |= {"prior": "vamp", "prior_components": 101}

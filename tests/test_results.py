@@ -283,3 +283,27 @@ def test_a_model_without_a_score_is_not_the_best():
 
 def test_a_group_of_which_every_run_failed_is_told():
     assert lines_with(told([]), "[1/1] bernoulli: no model finished", "begun anew")
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({}, None),
+        ({"num_epochs": (40, 150)}, None),
+        ({"num_epochs": (150, 10, 20)}, "10: β ends at 0.25 of its value"),
+        ({"num_epochs": 10, "capacity": 5.0}, "10: the capacity ends at 0.25 of its"),
+    ],
+)
+def test_a_warm_up_longer_than_the_training_is_told_in_one_line(data, changes, warning):
+    config = digits.get_config().to_dict()
+    config["sweep"] = changes
+    with progress.CONSOLE.capture() as capture:
+        progress.announce(data, grid.expand(config))
+    first, *others = capture.get().splitlines()
+    assert first == data.describe()
+    if warning is None:
+        assert others == []
+        return
+    (line,) = others
+    assert f"training.kl_warmup_epochs is 40 of num_epochs {warning}" in line
+    assert line.endswith("; set it to at most 10.")
