@@ -78,8 +78,8 @@ def keep(runs: Path, kept: Path) -> None:
             except FolderError:
                 continue
             config = module["get_config"](variant).to_dict()
-            if differences := folder.differences(config):
-                _leave_out(folder.path, differences)
+            if changes := records.changes(folder.config(), config):
+                CONSOLE.print(f"{folder.path} is left out: {'; '.join(changes)}")
             else:
                 records.keep(folder, kept / path.stem / f"{variant}.json")
 
@@ -100,10 +100,6 @@ def _tables() -> list[Path]:
 def _variants(table: Mapping[str, Any]) -> list[str]:
     names = [variant for row in table["rows"] for variant, _ in row["runs"]]
     return list(dict.fromkeys(names))
-
-
-def _leave_out(path: Path, differences: Sequence[str]) -> None:
-    CONSOLE.print(f"{path} is left out: {'; '.join(differences)}")
 
 
 def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
@@ -156,13 +152,11 @@ def _finished(
     config: Mapping[str, Any], kept: Path, variant: str
 ) -> dict[Run, dict[str, Any]]:
     """What is recorded of a variant's runs with the present configuration."""
-    path = kept / f"{variant}.json"
-    if not path.exists():
+    try:
+        recorded = records.results(kept / f"{variant}.json", config)
+    except FolderError as error:
+        CONSOLE.print(f"left out: {error}")
         return {}
-    if changes := records.changes(path, config):
-        _leave_out(path, changes)
-        return {}
-    recorded = records.results(path)
     return {run: recorded[run.name] for run in expand(config) if run.name in recorded}
 
 

@@ -29,36 +29,42 @@ def keep(folder: RunFolder, path: Path) -> None:
         folder: the run folder.
         path: of the record; made where there is none.
     """
-    config = folder.config()
+    config, record = folder.config(), _read(path)
     bits = folder.environment()["bits_depend_on"]
-    results = {} if changes(path, config) else _read(path)["results"]
+    results = {} if changes(record["config"], config) else record["results"]
     for result in folder.results(sorted(folder.finished())):
         results[result["run"]] = {"result": result, "bits_depend_on": bits}
     if results:
         write_atomically(path, to_json({"config": config, "results": results}))
 
 
-def changes(path: Path, config: Mapping[str, Any]) -> list[str]:
-    """How a record's configuration differs from the one given, a line for each field.
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Where runs of the same name of two configurations differ, a line for each field.
 
-    Fields that the record's does not have are no difference: they came later, and a new
-    option leaves what was there before as it was.
+    Which other runs there are in the sweep is no difference. Neither are fields that
+    the old one does not have: they came later, and a new option leaves what was there
+    before as it was.
     """
-    if not path.exists():
-        return []
-    recorded = _read(path)["config"]
-    return differences(recorded, _restricted(config, recorded))
+    old = {name: value for name, value in old.items() if name != "sweep"}
+    return differences(old, _restricted(new, old))
 
 
-def results(path: Path) -> dict[str, dict[str, Any]]:
+def results(path: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By name of the run, its ``result`` and what its ``bits_depend_on``.
 
+    Args:
+        path: of the record; there may be none.
+        config: the present configuration.
+
     Raises:
-        FolderError: a record that is damaged.
+        FolderError: a record of another configuration, or one that is damaged.
     """
+    record = _read(path)
+    if found := changes(record["config"], config):
+        raise FolderError(f"{path} is of another config: {'; '.join(found)}.")
     return {
         run: {**each, "result": with_nan(each["result"])}
-        for run, each in _read(path)["results"].items()
+        for run, each in record["results"].items()
     }
 
 

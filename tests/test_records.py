@@ -28,15 +28,16 @@ def keep(tmp_path):
     return put
 
 
-def scores(path):
-    return {run: each["result"]["score"] for run, each in records.results(path).items()}
+def scores(path, config=CONFIG):
+    found = records.results(path, config)
+    return {run: each["result"]["score"] for run, each in found.items()}
 
 
 def test_a_record_holds_results_and_what_they_depend_on(keep):
     path = keep(CONFIG, a=1.5, b=float("nan"))
     assert scores(path)["a"] == 1.5
     assert math.isnan(scores(path)["b"])
-    assert records.results(path)["a"]["bits_depend_on"]["backend"] == "cpu"
+    assert records.results(path, CONFIG)["a"]["bits_depend_on"]["backend"] == "cpu"
     assert "NaN" not in path.read_text()  # Any JSON reader takes it.
 
 
@@ -52,24 +53,32 @@ def test_results_are_added_and_replaced(keep):
 
 def test_results_of_another_configuration_are_dropped(keep):
     keep(CONFIG, a=1.0)
-    path = keep(CONFIG | {"seed": 1}, b=2.0)
-    assert scores(path) == {"b": 2.0}
-    assert records.changes(path, CONFIG) == ["config.seed is 1 there and 0 here"]
-    assert records.changes(path, CONFIG | {"seed": 1}) == []
+    other = CONFIG | {"seed": 1}
+    path = keep(other, b=2.0)
+    assert scores(path, other) == {"b": 2.0}
+    with pytest.raises(FolderError, match=r"config\.seed is 1 there and 0 here"):
+        scores(path)
+
+
+def test_other_runs_in_the_sweep_are_no_difference(keep):
+    keep(CONFIG, a=1.0)
+    wider = CONFIG | {"sweep": {"beta": (1.0, 2.0)}}
+    path = keep(wider, b=2.0)
+    assert scores(path) == scores(path, wider) == {"a": 1.0, "b": 2.0}
 
 
 def test_a_field_that_came_later_is_no_difference(keep):
     path = keep(CONFIG, a=1.0)
     later = CONFIG | {"model": CONFIG["model"] | {"new": 3}, "more": {"x": 1}}
-    assert records.changes(path, later) == []
-    assert scores(keep(later, b=2.0)) == {"a": 1.0, "b": 2.0}
+    assert scores(path, later) == {"a": 1.0}
+    assert scores(keep(later, b=2.0), later) == {"a": 1.0, "b": 2.0}
     assert json.loads(path.read_text())["config"]["model"]["new"] == 3
 
 
 def test_a_field_that_is_gone_is_a_difference(keep):
     path = keep(CONFIG, a=1.0)
-    (change,) = records.changes(path, {"model": CONFIG["model"], "sweep": {}})
-    assert "config.seed is 0 there" in change
+    with pytest.raises(FolderError, match=r"config\.seed is 0 there"):
+        scores(path, {"model": CONFIG["model"], "sweep": {}})
 
 
 @pytest.mark.parametrize("content", ["", '{"config": {}', "[]", "{}"])
@@ -77,7 +86,7 @@ def test_a_damaged_record_is_refused(tmp_path, content):
     path = tmp_path / "record.json"
     path.write_text(content)
     with pytest.raises(FolderError, match=r"record\.json is no record"):
-        records.results(path)
+        records.results(path, CONFIG)
 
 
 def test_a_folder_without_results_leaves_no_record(keep):
