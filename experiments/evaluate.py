@@ -77,7 +77,7 @@ def main() -> None:
     folder = RunFolder.open(command_line.workdir())
     finished = folder.finished()
     chosen = grid.choose(grid.expand(folder.config()), _ONLY.value)
-    runs = [_with_samples(run) for run in chosen if run.name in finished]
+    runs = [_as_evaluated(run) for run in chosen if run.name in finished]
     if not runs:
         raise FolderError(
             f"{folder.path} holds no finished run of the {len(chosen)} chosen: train "
@@ -203,11 +203,16 @@ def _sandwich(
     return {"run": run.name, "view": model.likelihood.view} | sandwich.columns(measured)
 
 
-def _with_samples(run: grid.Run) -> grid.Run:
-    evaluation = dataclasses.replace(
-        run.settings.evaluation, num_samples=_NUM_SAMPLES.value
+def _as_evaluated(run: grid.Run) -> grid.Run:
+    """With the samples asked for, on whatever devices there are."""
+    settings = run.settings
+    settings = dataclasses.replace(
+        settings,
+        evaluation=dataclasses.replace(
+            settings.evaluation, num_samples=_NUM_SAMPLES.value
+        ),
+        parallel=dataclasses.replace(settings.parallel, members=0, batch=1),
     )
-    settings = dataclasses.replace(run.settings, evaluation=evaluation)
     return dataclasses.replace(run, settings=settings)
 
 

@@ -383,6 +383,14 @@ def test_evaluation_of_stored_parameters_agrees(command, finished, own):
                 assert float(row[name]) == pytest.approx(expected, rel=1e-5), name
 
 
+def test_evaluation_needs_no_more_devices_than_there_are(command, own):
+    config = json.loads((own / "config.json").read_text())
+    config["parallel"] |= {"members": 8, "batch": 2}
+    (own / "config.json").write_text(json.dumps(config))
+    outcome = command("evaluate", f"--workdir={own}", "--num_samples=16", "--only=0")
+    assert outcome.status == 0, outcome.stderr
+
+
 def test_evaluation_with_more_samples(command, own):
     only = "--only=likelihood=laplace,latent_dim=2"
     before = contents(own)
