@@ -15,8 +15,9 @@ Command: python -m experiments.sweep --config=configs/papers/burda2016.py:one_la
          All are resumed by the same command, and gathered by
          python -m experiments.papers.
 Data:    mnist and binarized_mnist, prepared: --config.data.data_dir or TFDS_DATA_DIR.
-Cost:    the full schedule is meant for a GPU and was never run. one_layer,cpu was timed
-         on two busy CPU cores only: 19 minutes for k = 1, 46 for IWAE with k = 5.
+Cost:    the full schedule is meant for a GPU and was never run. one_layer,cpu takes, of
+         one core of a CPU with AVX-512, some 27 minutes for k = 1 and 62 for IWAE with
+         k = 5; on two cores half of that, if nothing else runs there.
 
 Variants:
     one_layer   784-200-200-50 and its mirror image, tanh
