@@ -5,6 +5,7 @@ import os
 import resource
 import shlex
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import jax
@@ -159,10 +160,14 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
 
 def test_commands_can_be_pasted_into_a_shell(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--workdir=my runs/it's"])
-    for computes in (False, True):
-        told = run_folder.environment(IMAGES, computes)["command"]
-        assert shlex.split(told)[-1] == "--workdir=my runs/it's"
-        assert shlex.split(told)[:2] == ["python", "-m"]
+    for spec, start in (
+        (ModuleSpec("experiments.sweep", None), ["-m", "experiments.sweep"]),
+        (None, ["x.py"]),
+    ):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+        for computes in (False, True):
+            told = run_folder.environment(IMAGES, computes)["command"]
+            assert shlex.split(told) == ["python", *start, "--workdir=my runs/it's"]
     line = failures.replay_command("latent_dim=2,seed=0", Path("my runs/it's"))
     assert shlex.split(line) == [
         *("python", "-m", "experiments.replay"),

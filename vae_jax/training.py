@@ -48,8 +48,7 @@ _SMALLEST: dict[str, float] = {
     **dict.fromkeys(("num_samples", "batch_size", "microbatches", "num_epochs"), 1),
     **dict.fromkeys(("validate_every", "num_groups", "partitions"), 1),
     **dict.fromkeys(("patience", "kl_warmup_epochs"), 0),
-    **dict.fromkeys(("free_bits", "capacity", "mixing", "mmd_weight"), 0),
-    **dict.fromkeys(("clip_norm", "adam_b1", "adam_b2"), 0),
+    **dict.fromkeys(("free_bits", "capacity", "mmd_weight", "clip_norm"), 0),
 }
 
 # Weight of a batch in the running closed-form value of a shared parameter.
@@ -166,13 +165,13 @@ class Recipe:
             value = getattr(self, field)
             if not value >= smallest:  # NaN included.
                 raise ValueError(f"{field} is {value}: it must be at least {smallest}.")
-        if not self.mixing <= 1:
+        if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing is {self.mixing}: it must be in [0, 1].")
         if not self.adam_eps > 0:
             raise ValueError(f"adam_eps is {self.adam_eps}: it must be above 0.")
         for field in ("adam_b1", "adam_b2"):
             value = getattr(self, field)
-            if not value < 1:
+            if not 0 <= value < 1:
                 raise ValueError(f"{field} is {value}: it must be in [0, 1).")
         if self.adam_b1**2 > self.adam_b2:
             raise ValueError(
