@@ -59,7 +59,7 @@ def cached(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # One process writes at a time; one that was killed holds no lock.
-        with filelock.FileLock(folder / _LOCK):
+        with filelock.FileLock(folder / _LOCK, mode=0o666):
             _save(source, identity, entry)
     except (OSError, NotImplementedError) as error:  # Some places have no locks.
         logging.warning("images are not cached, as %s: %s", folder, error)

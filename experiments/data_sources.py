@@ -475,7 +475,7 @@ def read_folder(path: str) -> Source:
                         f" {_kind(kinds[-1])}: bring all images to one size and mode"
                     )
                 arrays.append(np.asarray(image, np.uint8))
-        except DataError:
+        except (DataError, MemoryError):
             raise
         except Exception as error:  # Damage comes as any exception.
             raise DataError(

@@ -81,7 +81,7 @@ class Member:
 
     @functools.cached_property
     def setting(self) -> str:
-        """What the member shares with the others in its table; '' if all do."""
+        """What the sweep sets besides, in words; '' where it has no other axes."""
         return described(self.axes)
 
     @property

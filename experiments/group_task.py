@@ -98,7 +98,7 @@ class Layout(NamedTuple):
     def of(cls, settings: Settings, num_runs: int) -> "Layout":
         """The layout of so many runs."""
         devices, parallel = jax.devices(), settings.parallel
-        columns = parallel.members or len(devices) // parallel.batch
+        columns = min(parallel.members or len(devices), len(devices) // parallel.batch)
         used, per_column = population.even_split(num_runs, columns)
         if jax.process_count() > 1:
             used = columns  # Every process takes part.

@@ -30,6 +30,9 @@ def keep(folder: RunFolder, path: Path) -> None:
         path: of the record; made where there is none.
     """
     config, record = folder.config(), _read(path)
+    for place in ("data_dir", "cache_dir"):  # Of the machine, not of the result.
+        if place in config.get("data", {}):
+            config["data"][place] = ""
     bits = folder.environment()["bits_depend_on"]
     results = {} if changes(record["config"], config) else record["results"]
     for result in folder.results(sorted(folder.finished())):
@@ -73,9 +76,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {"config": {}, "results": {}}
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record.keys() == {"config", "results"}:
+        parts = [record[name] for name in ("config", "results")]
+        if all(isinstance(part, dict) for part in parts):
             return record
-    except (AttributeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         pass
     raise FolderError(
         f"{path} is no record: restore it from the repository, or delete it."

@@ -276,11 +276,11 @@ class RunFolder:
                     (Path(place) / name).unlink(missing_ok=True)
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
-        if differences := self.differences(config):
-            more = f" and {len(differences) - 5} more" if differences[5:] else ""
+        if changes := self.differences(config):
+            more = f" and {len(changes) - 5} more" if changes[5:] else ""
             raise FolderError(
                 f"{self.path} holds the run of another config: "
-                f"{'; '.join(differences[:5])}{more}. Choose another --workdir, or "
+                f"{'; '.join(changes[:5])}{more}. Choose another --workdir, or "
                 "give the same config to continue."
             )
 
@@ -503,8 +503,8 @@ class RunFolder:
             near = difflib.get_close_matches(run, self.finished(), n=1)
             hint = f", did you mean {near[0]!r}?" if near else ";"
             raise FolderError(
-                f"no finished run {run!r} in {self.path}{hint} those there are have "
-                f"their folders in {self.path / 'members'}."
+                f"no finished run {run!r} in {self.path}{hint} the finished runs are "
+                f"in {self.path / 'members'}."
             )
         flat = _load_arrays(folder / "params.safetensors")
         # A family without parameters leaves nothing in the file.

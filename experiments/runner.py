@@ -72,10 +72,11 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
             )
         num_columns = num_devices // settings.parallel.batch
         if settings.parallel.members > num_columns:
-            raise SettingsError(
+            # Not refused: a run may be continued on a smaller machine.
+            warn(
                 f"parallel.members is {settings.parallel.members}, but there are "
-                f"{num_devices} devices, {settings.parallel.batch} to each batch "
-                f"(parallel.batch): choose at most {num_columns}, or 0 for all."
+                f"{num_devices} devices, {settings.parallel.batch} to each batch: "
+                f"members are split over {num_columns}."
             )
         per_column = Layout.of(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
@@ -159,7 +160,7 @@ def run_groups(
 
 
 def _note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
-    """Notes how a group was cut, so that it is never cut otherwise."""
+    """Notes how a group was cut: one that is continued is not cut otherwise."""
     runs = tuple(run for part in slices for run in part.runs)
     whole = Group(runs, slices[0].attempt)
     for part in (whole, *slices):

@@ -120,8 +120,9 @@ class TrainingSettings(Recipe):
         except ValueError as error:
             raise SettingsError(f"training.{error}") from error
         for field in dataclasses.fields(Recipe):
-            if field.type is int:
-                _count(f"training.{field.name}", getattr(self, field.name), 0)
+            value = getattr(self, field.name)
+            if isinstance(value, int):
+                _count(f"training.{field.name}", value, 0)
         _at_least("training.beta", self.beta, 0)
         _at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
         # Else a finite gradient could give a step that is not.

@@ -547,7 +547,6 @@ def assert_refused(outcome, *words):
         (["--config.training.validate_every=7"], ["validate_every=7", "num_epochs=10"]),
         (["--workdir=~nosuchuser/x"], ["'~nosuchuser/x'", "write it out"]),
         (["--config.data.cache_dir=~nosuchuser/x"], ["'~nosuchuser/x'"]),
-        (["--config.parallel.members=9"], ["parallel.members is 9", "or 0 for all"]),
         (["--only=seed=9"], ["'seed=9'", "--list"]),
         (["--nosuch=3"], ["'nosuch'", "--help"]),
         (["--max_jobs=2"], ["--max_jobs", "no effect without --launcher"]),

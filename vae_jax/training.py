@@ -272,8 +272,8 @@ def _tripling_stages(num_steps: int) -> optax.Schedule:
     """A tenth in eight equal ratios, each stage three times as long as the one before.
 
     Over 3280 epochs, stage i = 0 ... 7 lasts 3^i epochs at 10^(-i/7) of the rate (Burda
-    et al. 2016, section 5). Of so few steps that the first stages end together, the
-    first is still taken at the whole rate, and the last at a tenth.
+    et al. 2016, section 5). With so few steps that the first stages end together,
+    the first step is still taken at the whole rate, and the last at a tenth.
     """
     stages = 8
     lasting = (3 ** np.arange(1, stages) - 1) / (3**stages - 1)

@@ -93,8 +93,8 @@ def annealed_estimate(
     """Stochastic lower bound on one image's log p(x), in constant memory.
 
     Costs ``(2 (T - 1) + 50) (num_leapfrog + 1)`` gradients of the decoder per chain for
-    T > 1 steps of the schedule, those beyond half for the step sizes. With T = 1 it is
-    importance sampling from the initial density.
+    T > 1 steps of the schedule, those of ``T - 1 + 50`` transitions for the step sizes.
+    With T = 1 it is importance sampling from the initial density.
 
     Args:
         model: the VAE.
