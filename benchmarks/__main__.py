@@ -2,8 +2,8 @@
 
     python -m benchmarks                # all but large_sweep: half an hour or more
     python -m benchmarks --only=one_model --workloads=mlp --threads=1 --repeats=3
-    python -m benchmarks --only=main_job --output=
-    python -m benchmarks --only=large_sweep --sweep_members=100,1000 --output=
+    python -m benchmarks --only=main_job
+    python -m benchmarks --only=large_sweep --sweep_members=100,1000
     python -m benchmarks --peak_tflops=67 --peak_gbs=3350      # of this accelerator
 
 Needs the extra ``bench`` for the peers; a contender that is not installed is said to
@@ -97,7 +97,10 @@ _DATA_DIR = flags.DEFINE_string(
     "Folder of prepared tensorflow-datasets with MNIST; '' makes images up.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "docs/benchmarks.md", "File to write, its chart beside; '' only prints."
+    "output",
+    None,
+    "File to write, its chart beside; '' only prints. By default docs/benchmarks.md, "
+    "but '' with --only, which leaves out sections of it.",
 )
 _LOG = flags.DEFINE_string(
     "log", "benchmarks/log.md", "File whose text, kept by hand, ends the report."
@@ -112,22 +115,38 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(
                 f"--{flag.name}: {name!r} is none of {', '.join(known)}."
             )
+    for flag in (_THREADS, _SAMPLES, _MEMBERS, _SWEEP_MEMBERS):
+        for text in flag.value:
+            if not (text.isdecimal() and int(text)):
+                raise app.UsageError(
+                    f"--{flag.name}: {text!r} is no number of 1 or more."
+                )
+    cores = len(os.sched_getaffinity(0))
+    if (most := max(map(int, _THREADS.value))) > cores:
+        raise app.UsageError(
+            f"--threads: {most} are asked for, but there are {cores} cores."
+        )
     if bool(_PEAK_TFLOPS.value) != bool(_PEAK_GBS.value):
         raise app.UsageError("give both of --peak_tflops and --peak_gbs, or neither.")
+    output = _OUTPUT.value
+    if output is None:
+        output = "" if _ONLY.present else "docs/benchmarks.md"
+    if output and not Path(_LOG.value).is_file():
+        raise app.UsageError(f"--log: there is no file {_LOG.value!r}.")
     platform = _PLATFORM.value
     if platform == "auto":
         platform = machine.default_platform()
     bars: list[chart.Bar] = []
     parts = [_heading(platform), *_parts(platform, bars)]
-    if not _OUTPUT.value:
+    if not output:
         return
-    output = Path(_OUTPUT.value)
+    page = Path(output)
     if bars:
-        chart.write(output.parent / "images" / "benchmarks.svg", bars)
+        chart.write(page.parent / "images" / "benchmarks.svg", bars)
         parts.insert(1, "![Time of each peer over ours](images/benchmarks.svg)")
     parts.append(Path(_LOG.value).read_text().rstrip())
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n\n".join(parts) + "\n")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n\n".join(parts) + "\n")
 
 
 def _heading(platform: str) -> str:

@@ -3,6 +3,11 @@
 Command: python -m experiments.sweep
 Data:    the handwritten digits that scikit-learn carries; no network needed.
 
+What the fields mean is said where they are read: data in experiments/data.py; model,
+evaluation, parallel and checkpoint in experiments/settings.py; training there and in
+``Recipe`` of vae_jax/training.py; diagnostics in experiments/diagnosis.py. The fields
+of ``sweep`` are axes of a grid: those of model and training, and the seed.
+
 Variants (``--config=configs/digits.py:tiny``):
     tiny  a few epochs of two likelihoods, to see every part work in under a minute
 """

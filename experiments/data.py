@@ -143,6 +143,9 @@ class ImageData:
         train: images to fit.
         validation: images to choose settings by.
         test: images to report on.
+        binarization: how they become black and white for a model of binary images:
+            'dynamic', by a fresh draw at each access; 'static', as they were drawn
+            once, here; 'published', as they came.
     """
 
     name: str
@@ -150,6 +153,7 @@ class ImageData:
     train: Split
     validation: Split
     test: Split
+    binarization: str
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -187,12 +191,13 @@ def load_data(settings: DataSettings) -> ImageData:
         DataError: if they cannot be had; the message names value and remedy.
     """
     source = _read(settings)
-    if settings.binarization == "static":
+    binarization = "published" if source.levels == 2 else settings.binarization
+    if binarization == "static":
         source = _binarize(source, settings.binarization_seed)
     splits = _partition(source, settings)
     own = settings.name in ("npz", "folder")
     name = pathlib.Path(settings.path).absolute().stem if own else settings.name
-    return ImageData(name, source.levels, **splits)
+    return ImageData(name, source.levels, **splits, binarization=binarization)
 
 
 def pixel_statistics(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
@@ -243,8 +248,6 @@ def _binarize(source: Source, seed: int) -> Source:
     A whole source is binarized, before it is cut, so that the draw of an image depends
     on nothing but the seed and its place in the data set.
     """
-    if source.levels == 2:
-        return source
     splits = {}
     for split, (images, labels) in source.splits.items():
         generator = np.random.default_rng([seed, SPLITS.index(split)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,15 @@ COLUMNS = (
     "linear_probe_se",
     "neighbour_probe",
     "neighbour_probe_se",
+)
+
+# Those that depend on the prior, and not on q(z|x) alone or on the floor.
+OF_THE_PRIOR = (
+    "marginal_kl",
+    "total_correlation",
+    "dimension_kl",
+    "squared_mmd",
+    "mmd_p_value",
 )
 
 
@@ -172,13 +182,11 @@ def floor(
 def columns(
     settings: DiagnosticsSettings,
     use: LatentUse,
+    row: Mapping[str, Any],
     posterior_means: np.ndarray,
     labels: np.ndarray | None,
     *,
-    elbo: float,
     floor: float,
-    rate: float,
-    active_units: int,
     latent_dim: int,
 ) -> dict[str, Any]:
     """The columns of a run, NaN where not asked for or not to be had.
@@ -186,24 +194,22 @@ def columns(
     Args:
         settings: what was asked for.
         use: what was measured on the device.
+        row: the run's other columns, which the verdict is about.
         posterior_means: E_q[z|x] of the test images, ``[M, latent]``.
         labels: their classes, or None.
-        elbo: mean over the test images, nats.
         floor: mean of -log p(x) without latents, nats.
-        rate: average KL, nats.
-        active_units: number of active latents.
-        latent_dim: number of latents.
+        latent_dim: number of latents, of all layers.
 
     Returns:
         mutual_information and its standard error, marginal_kl, total_correlation and
         dimension_kl (the sum over latents) in nats; squared_mmd and its p-value; floor,
-        the gain of the ELBO over it, and the verdict ``latents``; accuracies of a
-        linear and a nearest-neighbour probe and their standard errors.
+        and what is ``judged`` by it; accuracies of a linear and a nearest-neighbour
+        probe and their standard errors.
     """
-    row: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan) | {"latents": ""}
+    found: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
     if use.decomposition:
         parts, errors = use.decomposition.parts, use.decomposition.standard_errors
-        row |= {
+        found |= {
             "mutual_information": float(parts.mutual_information),
             "mutual_information_se": float(errors.mutual_information),
             "marginal_kl": float(parts.marginal_kl),
@@ -211,26 +217,34 @@ def columns(
             "dimension_kl": float(parts.dimension_kl.sum()),
         }
     if use.two_samples:
-        row |= {
+        found |= {
             "squared_mmd": float(use.two_samples.squared_mmd),
             "mmd_p_value": float(use.two_samples.p_value),
         }
-    row |= {"floor": floor, "gain": elbo + floor}
-    signs = {
-        "rate": rate,
-        "mutual_information": row["mutual_information"],
-        "gain": row["gain"],
-    }
-    if all(map(math.isfinite, signs.values())):
-        row["latents"] = judge_collapse(
-            **signs, active_units=active_units, latent_dim=latent_dim
-        )
+    found["floor"] = floor
+    found |= judged({**row, **found}, latent_dim)
     means, finite = posterior_means[:, :latent_dim], np.isfinite(posterior_means).all()
     if settings.probes and finite and (scores := probe_latents(means, labels, seed=0)):
-        row |= {
+        found |= {
             "linear_probe": scores.linear_accuracy,
             "linear_probe_se": scores.linear_se,
             "neighbour_probe": scores.neighbour_accuracy,
             "neighbour_probe_se": scores.neighbour_se,
         }
-    return row
+    return found
+
+
+def judged(row: Mapping[str, Any], latent_dim: int) -> dict[str, Any]:
+    """The gain of a row's ELBO over its floor, nats, and the verdict ``latents``."""
+    gain = row["elbo"] + row["floor"]
+    signs = {
+        "rate": row["rate"],
+        "mutual_information": row["mutual_information"],
+        "gain": gain,
+    }
+    verdict = ""
+    if all(map(math.isfinite, signs.values())):
+        verdict = judge_collapse(
+            **signs, active_units=row["active_units"], latent_dim=latent_dim
+        )
+    return {"gain": gain, "latents": verdict}

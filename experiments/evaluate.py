@@ -10,12 +10,14 @@ Writes ``evaluation.csv`` into the run folder, beside the ``results.csv`` of tra
 With --sandwich_images, log p(x) is also put between annealed bounds and the ELBO's gap
 to it split in two, and ``sandwich.csv`` written. With --fit_prior, each run is also
 evaluated with such a prior fitted to its training images' q(z), encoder and decoder as
-they are, and ``fitted_prior.csv`` written.
+they are, and ``fitted_prior.csv`` written. A row of these tables stays until the same
+run is evaluated again with as many importance samples.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command_line, grid, sandwich
+from experiments import command_line, diagnosis, grid, sandwich
 from experiments.data import ImageData, load_data
+from experiments.findings import counted
 from experiments.group_task import (
     TEST_VIEW,
     TRAIN_VIEW,
@@ -33,7 +36,7 @@ from experiments.group_task import (
     build_model,
     member,
 )
-from experiments.progress import print_results, print_sandwich
+from experiments.progress import CONSOLE, print_results, print_sandwich, warn
 from experiments.results import mean_with_error, result_row
 from experiments.run_folder import FolderError, RunFolder
 from experiments.sandwich import SandwichSettings
@@ -75,53 +78,93 @@ def main() -> None:
     command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
     command_line.refuse_idle(("fit_steps",), "fit_prior")
     folder = RunFolder.open(command_line.workdir())
-    finished = folder.finished()
     chosen = grid.choose(grid.expand(folder.config()), _ONLY.value)
-    runs = [_as_evaluated(run) for run in chosen if run.name in finished]
+    trained = {row["run"]: row for row in folder.results([run.name for run in chosen])}
+    diverged = [name for name, row in trained.items() if row["status"] == "diverged"]
+    runs = [
+        _as_evaluated(run)
+        for run in chosen
+        if run.name in trained and run.name not in diverged
+    ]
     if not runs:
         raise FolderError(
-            f"{folder.path} holds no finished run of the {len(chosen)} chosen: train "
-            "first, with the command in its environment.json."
+            f"{folder.path} holds no finished run of the {len(chosen)} chosen that has "
+            "not diverged: train first, with the command in its environment.json."
         )
+    _warn_of("diverged", diverged, len(chosen))
+    unfinished = [run.name for run in chosen if run.name not in trained]
+    _warn_of("not finished", unfinished, len(chosen))
     if _FIT_PRIOR.value:
         _check_fit(runs)
     data = load_data(runs[0].settings.data)
     folder.refuse_other_images(data.fingerprint)
     device_data = DeviceData.put(data)
-    trained = {row["run"]: row for row in folder.results([run.name for run in runs])}
     attempts = {name: row["attempt"] for name, row in trained.items()}
-    rows, fitted_rows = [], []
-    for group in grid.group(runs, attempts):
+    rows: list[dict[str, Any]] = []
+    groups = grid.group(runs, attempts)
+    for number, group in enumerate(groups, 1):
         task = GroupTask(group, data, device_data)
         evaluation = task.evaluate_stored(folder)
         for i, (run, model) in enumerate(zip(group.runs, task.models, strict=True)):
-            own, gain = member(evaluation, i), trained[run.name]["last_gain"]
-            row = {
-                **trained[run.name],
-                **result_row(run, model, data, own, last_gain=gain),
-            }
+            own, before = member(evaluation, i), trained[run.name]
+            row = _row(run, model, data, own, before)
+            # At once: what was measured outlasts a kill.
+            folder.add_to_table("evaluation.csv", row)
             rows.append(row)
             if _FIT_PRIOR.value:
                 keys = MemberKeys.of(task.keys[i])
-                fitted = _evaluate_fitted(
+                fitted, num_parameters = _evaluate_fitted(
                     _FIT_PRIOR.value, folder, run, model, device_data, keys
                 )
-                fitted_rows.append(
-                    {
-                        **row,
-                        **result_row(run, model, data, fitted, last_gain=gain),
-                        "run": f"{run.name},fitted_prior={_FIT_PRIOR.value}",
-                        **mean_with_error("elbo_gain", _elbo(fitted) - _elbo(own)),
-                    }
-                )
-    print_results(rows + fitted_rows)
-    print(f"numbers: {folder.write_table('evaluation.csv', rows)}")
-    if fitted_rows:
-        print(f"numbers: {folder.write_table('fitted_prior.csv', fitted_rows)}")
+                facts = {
+                    **before,
+                    **dict.fromkeys(diagnosis.OF_THE_PRIOR, math.nan),
+                    "num_parameters": num_parameters,
+                }
+                row = {
+                    **_row(run, model, data, fitted, facts),
+                    "run": f"{run.name},fitted_prior={_FIT_PRIOR.value}",
+                    **mean_with_error("elbo_gain", _elbo(fitted) - _elbo(own)),
+                }
+                folder.add_to_table("fitted_prior.csv", row)
+                rows.append(row)
+        CONSOLE.print(
+            f"[{number}/{len(groups)}] {group.name}: "
+            f"{counted(len(group.runs), 'model')} evaluated"
+        )
+    print_results(rows)
+    print(f"numbers: {folder.path / 'evaluation.csv'}")
+    if _FIT_PRIOR.value:
+        print(f"numbers: {folder.path / 'fitted_prior.csv'}")
     if _SANDWICH_IMAGES.value:
-        rows = [_sandwich(folder, run, data, device_data) for run in runs]
-        print_sandwich(rows)
-        print(f"numbers: {folder.write_table('sandwich.csv', rows)}")
+        for run in runs:
+            row = _sandwich(folder, run, data, device_data)
+            folder.add_to_table("sandwich.csv", row)
+            print_sandwich(row)
+        print(f"numbers: {folder.path / 'sandwich.csv'}")
+
+
+def _row(
+    run: grid.Run,
+    model: VAE,
+    data: ImageData,
+    evaluation: Evaluation,
+    before: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A run's row, with what this evaluation does not measure as it was before."""
+    gain = before["last_gain"]
+    row = {**before, **result_row(run, model, data, evaluation, last_gain=gain)}
+    return row | diagnosis.judged(row, model.latent_dim)
+
+
+def _warn_of(what: str, runs: Sequence[str], num_chosen: int) -> None:
+    """Says which of the chosen runs are left out."""
+    if runs:
+        more = f" and {len(runs) - 5} more" if runs[5:] else ""
+        warn(
+            f"{len(runs)} of {counted(num_chosen, 'chosen run')} left out, as they are "
+            f"{what}: {' '.join(runs[:5])}{more}."
+        )
 
 
 def _check_fit(runs: Sequence[grid.Run]) -> None:
@@ -141,8 +184,12 @@ def _evaluate_fitted(
     model: VAE,
     device_data: DeviceData,
     keys: MemberKeys,
-) -> Evaluation:
-    """The run's evaluation, with the keys of its own, under a prior that is fitted."""
+) -> tuple[Evaluation, int]:
+    """The run's evaluation, with the keys of its own, under a prior that is fitted.
+
+    Returns:
+        The evaluation, and how many parameters the model has with that prior.
+    """
     chosen, options = run.settings.model, run.settings.evaluation
     view = model.likelihood.view
     family = make_prior(
@@ -170,13 +217,14 @@ def _evaluate_fitted(
         chunk=options.chunk,
         batch_size=options.batch_size,
     )
-    return jax.jit(program)(
+    evaluation = jax.jit(program)(
         params,
         keys.evaluate,
         device_data.view(view, TEST_VIEW),
         device_data.test,
         jnp.ones(model.latent_dim),
     )
+    return evaluation, fitted.num_parameters(params)
 
 
 def _elbo(evaluation: Evaluation) -> np.ndarray:
@@ -200,7 +248,14 @@ def _sandwich(
         jax.random.key(run.settings.seed),
         device_data.view(model.likelihood.view, TEST_VIEW),
     )
-    return {"run": run.name, "view": model.likelihood.view} | sandwich.columns(measured)
+    return {
+        "run": run.name,
+        "view": model.likelihood.view,
+        "num_importance_samples": settings.num_samples,
+        "num_temperatures": settings.num_temperatures,
+        "num_chains": settings.num_chains,
+        **sandwich.columns(measured),
+    }
 
 
 def _as_evaluated(run: grid.Run) -> grid.Run:

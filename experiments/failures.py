@@ -94,9 +94,10 @@ def replay(
     member = Member(
         key, *(jnp.asarray(arrays[f"member/{name}"]) for name in Member._fields[1:])
     )
-    # As it was trained: with its latents padded to those of its group.
-    padded = dataclasses.replace(run.settings.model, latent_dim=member.latent_mask.size)
-    model = build_model(dataclasses.replace(run.settings, model=padded), data)
+    chosen = run.settings.model
+    if chosen.can_be_padded:  # It was trained with as many latents as its group.
+        chosen = dataclasses.replace(chosen, latent_dim=member.latent_mask.size)
+    model = build_model(dataclasses.replace(run.settings, model=chosen), data)
     shapes = jax.eval_shape(
         lambda params: training.init_state(recipe, params),
         population.param_shapes(model, data.num_pixels),

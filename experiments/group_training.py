@@ -123,8 +123,9 @@ class GroupTraining:
             for name, array in self._task.member_arrays.items()
         ):
             raise FolderError(
-                f"the checkpoints of {self._task.group.name} are not of this version: "
-                "delete them to begin this group anew, or choose another --workdir."
+                f"checkpoints/{self._task.group.name} in the run folder is not of this "
+                "version: delete it to begin this group anew, or choose another "
+                "--workdir."
             )
         self._epoch = int(arrays["epoch"])
         self._seconds_before = float(arrays["seconds"])
@@ -287,12 +288,10 @@ class GroupTraining:
         return row | diagnosis.columns(
             task.settings.diagnostics,
             found.latent_use,
+            row,
             np.asarray(found.evaluation.posterior_mean),
             task.data.test.labels,
-            elbo=row["elbo"],
             floor=float(self._programs.floor.mean()),
-            rate=row["rate"],
-            active_units=row["active_units"],
             latent_dim=model.latent_dim,
         )
 

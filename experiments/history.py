@@ -77,11 +77,16 @@ class History:
         ]
 
     def last_gain(self, index: int) -> float:
-        """Nats by which a run's best validation bound rose in the last fifth of epochs.
+        """Nats by which a run's best validation bound rose in its last fifth of epochs.
 
-        NaN where there are less than two validations to compare.
+        Its own last: others may train on where it was stopped. NaN where there are
+        less than two validations to compare.
         """
-        bounds = [validation[_BEST][index] for validation in self._validations]
+        bounds = [
+            validation[_BEST][index]
+            for validation in self._validations
+            if validation[_LOGGED][index]
+        ]
         if len(bounds) < 2:
             return float("nan")
         with np.errstate(invalid="ignore"):  # -inf where no bound was ever finite.

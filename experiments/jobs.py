@@ -397,7 +397,9 @@ class Sweep:
                 copy = folder.path / figure.relative_to(source.path)
                 write_atomically(copy, figure.read_bytes())
             (result,) = source.results([run])
-            folder.save_member(run, source.load_params(run), result)
+            folder.save_member(
+                run, source.load_params(run), result, source.bits_depend_on(run)
+            )
 
     def refuse_failed(self) -> None:
         """Says which jobs failed, if any did.

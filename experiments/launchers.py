@@ -4,6 +4,7 @@ Each is told commands and asked which of them it still holds; what has become of
 is seen in its folder alone. This module imports nothing heavy, as every job loads it.
 """
 
+import fcntl
 import functools
 import importlib
 import os
@@ -112,8 +113,6 @@ def take_lock(path: str, *, wait: bool = True) -> int | None:
         path: the job's folder.
         wait: whether to wait for that; else None is returned where one does.
     """
-    import fcntl  # Not on Windows, where all but launching works.
-
     lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

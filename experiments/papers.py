@@ -23,7 +23,7 @@ from absl import flags
 from experiments import command_line, records
 from experiments.data_sources import expand_user
 from experiments.grid import Run, choose, expand
-from experiments.progress import CONSOLE
+from experiments.progress import CONSOLE, warn
 from experiments.run_folder import FolderError, RunFolder, write_atomically
 from experiments.settings import SettingsError
 
@@ -42,6 +42,11 @@ def main() -> None:
         raise SettingsError(
             f"--runs: {runs} is no folder: give that of the run folders, or leave it "
             "out to draw the page from records alone."
+        )
+    if _RECORDS.present and not kept.is_dir():
+        raise SettingsError(
+            f"--records: {kept} is no folder: make it, or leave the flag out to use "
+            f"{_RECORDS.default}."
         )
     keep(runs, kept)
     tables = gather(kept)
@@ -81,7 +86,7 @@ def keep(runs: Path, kept: Path) -> None:
             if changes := records.changes(folder.config(), config):
                 CONSOLE.print(f"{folder.path} is left out: {'; '.join(changes)}")
             else:
-                records.keep(folder, kept / path.stem / f"{variant}.json")
+                records.keep(folder, kept / path.stem / f"{variant}.json", warn)
 
 
 def gather(kept: Path) -> list[dict[str, Any]]:
@@ -179,7 +184,9 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return statistics.fmean(result[name] for result in results)
 
     obtained = f"{mean('score'):.2f} ± {mean('score_se'):.2f}"
-    if len(results) > 1:
+    if any(result["status"] == "diverged" for result in results):
+        obtained = "diverged"
+    elif len(results) > 1:
         spread = statistics.stdev(result["score"] for result in results)
         obtained += f" ({len(results)} seeds, sd {spread:.2f})"
     devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)

@@ -1,5 +1,6 @@
 """What a person sees while a sweep runs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,10 +171,11 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("likelihood", no_wrap=True)
     for size in sizes:
         table.add_column(f"latent {size}", justify="right", no_wrap=True)
-    best = {name: min(map(np.mean, filter(None, cells[name]))) for name in cells}
-    for name in sorted(
-        cells, key=lambda name: (np.isnan(best[name]), best[name], name)
-    ):
+    best = {
+        name: min(map(np.mean, filter(None, map(_finite, own))), default=math.inf)
+        for name, own in cells.items()
+    }
+    for name in sorted(cells, key=lambda name: (best[name], name)):
         table.add_row(name, *(_cell(scores) for scores in cells[name]))
     return table
 
@@ -185,35 +187,42 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 def _cell(scores: Sequence[float]) -> str:
+    if scores and not _finite(scores):
+        return "diverged"
+    scores = _finite(scores)
     spread = f" ±{np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
     return f"{np.mean(scores):.3f}{spread}" if scores else ""
 
 
-def print_sandwich(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints where each run's ELBO loses log p(x), and how tight the bounds are."""
-    for row in rows:
-        table = Table(
-            title=f"{row['run']}, nats per image ({row['view']} view)",
-            title_justify="left",
-            caption=f"{row['num_images']} images each; HMC acceptance "
-            f"{row['acceptance']:.2f}, effective chains "
-            f"{row['annealed_effective_sample_size']:.1f} (median)",
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        table.add_column("", no_wrap=True)
-        table.add_column("mean", justify="right", no_wrap=True)
-        table.add_column("s.e.", justify="right", no_wrap=True)
-        for name, label in _SANDWICH_LINES.items():
-            table.add_row(label, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
-        CONSOLE.print(table)
+def _finite(scores: Sequence[float]) -> list[float]:
+    """Those that are a score: as in the report, means leave out what diverged."""
+    return [score for score in scores if math.isfinite(score)]
+
+
+def print_sandwich(row: Mapping[str, Any]) -> None:
+    """Prints where a run's ELBO loses log p(x), and how tight the bounds are."""
+    table = Table(
+        title=f"{row['run']}, nats per image ({row['view']} view)",
+        title_justify="left",
+        caption=f"{row['num_images']} images each; HMC acceptance "
+        f"{row['acceptance']:.2f}, effective chains "
+        f"{row['annealed_effective_sample_size']:.1f} (median)",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
+    table.add_column("s.e.", justify="right", no_wrap=True)
+    for name, label in _SANDWICH_LINES.items():
+        table.add_row(label, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
+    CONSOLE.print(table)
 
 
 _SANDWICH_LINES = {
     "elbo": "ELBO",
     "amortization_gap": "+ amortization: the encoder's loss",
-    "approximation_gap": "+ approximation: the Gaussian family's",
+    "approximation_gap": "+ approximation: the family's",
     "annealed_log_px": "= log p(x), annealed from below",
     "importance_log_px": "  log p(x), importance-weighted",
     "last_rise": "best q's ELBO still rose by",

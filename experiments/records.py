@@ -6,7 +6,7 @@ drawn from the repository alone, and completed on another machine.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,39 @@ from experiments.run_folder import (
 )
 
 
-def keep(folder: RunFolder, path: Path) -> None:
+def keep(folder: RunFolder, path: Path, report: Callable[[str], object]) -> None:
     """Puts what a run folder holds into a record.
 
-    Results of the same runs are replaced; those of another configuration are dropped.
+    Results of the same runs are replaced, by those of a folder that has every field of
+    the record's configuration; those of another configuration are dropped.
 
     Args:
         folder: the run folder.
         path: of the record; made where there is none.
+        report: is given a line on what is dropped.
     """
     config, record = folder.config(), _read(path)
     for place in ("data_dir", "cache_dir"):  # Of the machine, not of the result.
         if place in config.get("data", {}):
             config["data"][place] = ""
-    bits = folder.environment()["bits_depend_on"]
-    results = {} if changes(record["config"], config) else record["results"]
-    for result in folder.results(sorted(folder.finished())):
-        results[result["run"]] = {"result": result, "bits_depend_on": bits}
-    if results:
-        write_atomically(path, to_json({"config": config, "results": results}))
+    found = {
+        result["run"]: {
+            "result": result,
+            "bits_depend_on": folder.bits_depend_on(result["run"]),
+        }
+        for result in folder.results(sorted(folder.finished()))
+    }
+    if not found:
+        return
+    if not changes(record["config"], config):
+        results = record["results"] | found
+    elif not changes(config, record["config"]):  # The folder is of an older version.
+        config, results = record["config"], found | record["results"]
+    else:
+        dropped = "; ".join(changes(record["config"], config))
+        report(f"{path} held runs of another config, which are dropped: {dropped}.")
+        results = found
+    write_atomically(path, to_json({"config": config, "results": results}))
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -87,8 +87,12 @@ def result_row(
         "active_units": sum(active),
         "active_by_layer": "+".join(map(str, active)),
         "num_test_images": len(data.test.images),
-        "binarization": settings.data.binarization if binary else "",
-        "binarization_seed": settings.data.binarization_seed if binary else "",
+        "binarization": data.binarization if binary else "",
+        "binarization_seed": (
+            settings.data.binarization_seed
+            if binary and data.binarization == "static"
+            else ""
+        ),
         "last_gain": last_gain,
         "status": _status(last_gain, bound["elbo"], bound["elbo_se"]),
         **facts,

@@ -6,7 +6,8 @@
     environment.json     what the numbers depend on besides: versions, devices, commit
     metrics.jsonl        one row per run and validation
     tensorboard/<run>/   the same, as TensorBoard events
-    members/<run>/       params.safetensors (unpadded) and result.json, once finished
+    members/<run>/       once finished: params.safetensors (unpadded), result.json, and
+                         in environment.json what the bits of this run depend on
     failures/<run>/      where a run met a value that is not finite, for a replay
     checkpoints/         of groups of runs that are not finished
     jobs/                run folders of groups that are trained elsewhere
@@ -97,7 +98,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def _cannot_write(path: Path, error: OSError) -> FolderError:
     return FolderError(
         f"cannot write {path} ({error.strerror or error}): make room and permit "
-        "writing there, or choose another --workdir."
+        "writing there, or choose another place."
     )
 
 
@@ -203,6 +204,7 @@ class RunFolder:
         # whoever waits for it hangs.
         self._events: dict[str, EventsWriter] = {}
         self._lock = filelock.FileLock(path / _LOCK)
+        self._bits_depend_on: dict[str, Any] = {}
 
     @classmethod
     def create(
@@ -244,7 +246,9 @@ class RunFolder:
                 write_atomically(path / "config.json", text)
             elif (path / "metrics.jsonl").exists():
                 folder.restore_metrics((), ())  # Damaged rows are dropped.
-            folder.record_environment(environment(data_fingerprint, computes), report)
+            now = environment(data_fingerprint, computes)
+            folder.record_environment(now, report)
+            folder._bits_depend_on = now["bits_depend_on"]
         except BaseException:
             folder.close()
             raise
@@ -484,13 +488,34 @@ class RunFolder:
                 writer.close()
 
     def save_member(
-        self, run: str, params: Mapping[str, Any], result: Mapping[str, Any]
+        self,
+        run: str,
+        params: Mapping[str, Any],
+        result: Mapping[str, Any],
+        bits_depend_on: Mapping[str, Any] | None = None,
     ) -> None:
-        """Stores a finished run: its parameters, then the result that marks it so."""
+        """Stores a finished run: its parameters, then the result that marks it so.
+
+        Args:
+            run: its name.
+            params: of its model, unpadded.
+            result: its row.
+            bits_depend_on: where it was trained, if not here.
+        """
         folder = self.path / "members" / run
         flat = flax.traverse_util.flatten_dict(params, sep="/")
         _save_arrays(folder / "params.safetensors", flat)
+        write_atomically(
+            folder / "environment.json", to_json(bits_depend_on or self._bits_depend_on)
+        )
         write_atomically(folder / "result.json", to_json(_seal(result)))
+
+    def bits_depend_on(self, run: str) -> dict[str, Any]:
+        """What the bits of a finished run depend on besides the configuration."""
+        own = self.path / "members" / run / "environment.json"
+        found = self._read_json(own) if own.exists() else {}
+        # Folders of earlier versions have that of the folder alone.
+        return found or self.environment()["bits_depend_on"]
 
     def load_params(self, run: str) -> dict[str, Any]:
         """A run's parameters, unpadded, as ``VAE.init`` shapes them.
@@ -611,6 +636,33 @@ class RunFolder:
         write_atomically(path, text.getvalue())
         return path
 
+    def add_to_table(self, name: str, row: Mapping[str, Any]) -> None:
+        """Adds a row to a CSV file, in place of that of as good an evaluation.
+
+        Args:
+            name: of the file; begun where there is none.
+            row: its ``run`` and ``num_importance_samples`` say what it replaces.
+
+        Raises:
+            FolderError: the file cannot be read or written.
+        """
+        path = self.path / name
+        kept: list[dict[str, Any]] = []
+        if path.exists():
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    kept = list(csv.DictReader(file, strict=True))
+                if any(None in row for row in kept):
+                    raise ValueError("a row is longer than the header")
+            except (OSError, ValueError, csv.Error) as error:
+                raise _cannot_read(path, error) from error
+
+        def identity(row):
+            return row.get("run"), str(row.get("num_importance_samples"))
+
+        others = [other for other in kept if identity(other) != identity(row)]
+        self.write_table(name, [*others, row])
+
 
 def shell_command(module: str, *arguments: str) -> str:
     """The line for a shell that runs a module of Python."""
@@ -625,6 +677,22 @@ def _own_command() -> str:
     return shell_command(spec.name, *sys.argv[1:])
 
 
+def _commit() -> str:
+    """Of this code; 'unknown' where it is no checkout or git is not installed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
 def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
     """The command, and what the bits of a run depend on besides its configuration.
 
@@ -637,13 +705,6 @@ def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
             "command": _own_command(),
             "bits_depend_on": {"data": data_fingerprint},
         }
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     devices = jax.devices()
     return {
         "command": _own_command(),
@@ -651,7 +712,7 @@ def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
         "devices": [str(device) for device in devices],
         "bits_depend_on": {
             "data": data_fingerprint,
-            "commit": commit or "unknown",
+            "commit": _commit(),
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
             "backend": jax.default_backend(),

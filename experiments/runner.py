@@ -249,7 +249,8 @@ def _refuse_launched(folder: RunFolder) -> None:
     if any(folder.jobs.glob("*.json")):
         raise FolderError(
             f"{folder.jobs} holds jobs that are not gathered: give the same --launcher "
-            "again to end them, or delete that folder to train their runs anew."
+            "again to finish and gather them, or delete that folder to train their "
+            "runs anew."
         )
 
 

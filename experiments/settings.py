@@ -108,8 +108,8 @@ class ModelSettings:
 class TrainingSettings(Recipe):
     """A recipe, and the two settings that members of one program may differ in."""
 
-    beta: float = 1.0
-    learning_rate: float = 1e-3
+    beta: float = 1.0  # the weight of the KL in training; never in what is reported
+    learning_rate: float = 1e-3  # of Adam, where ``schedule`` starts from
 
     def __post_init__(self) -> None:
         _one_of("training.objective", self.objective, OBJECTIVES)
@@ -165,6 +165,7 @@ class ParallelSettings:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
+    # Both 0: only when a group has trained, or is asked to stop.
     every_epochs: int  # 0: by time alone
     every_seconds: float  # 0: by epochs alone
     keep: int  # number of checkpoints, of which a damaged one can be done without

@@ -422,6 +422,48 @@ def test_a_run_begun_anew_is_evaluated_with_the_keys_of_its_attempt(command, own
     assert 1e-3 < difference < 1  # The same model, under other noise.
 
 
+def test_diverged_runs_are_not_evaluated(command, own):
+    folder = RunFolder(own)
+    broken, sound = RUNS[0], RUNS[1]
+    (result,) = folder.results([broken])
+    folder.save_member(
+        broken, folder.load_params(broken), {**result, "status": "diverged"}
+    )
+    only = f"--only={broken} {sound}"
+    outcome = command("evaluate", f"--workdir={own}", "--num_samples=4", only)
+    assert outcome.status == 0, outcome.stderr
+    assert [row["run"] for row in rows_of(own / "evaluation.csv")] == [sound]
+    assert f"1 of 2 chosen runs left out, as they are diverged: {broken}." in (
+        outcome.stdout
+    )
+    outcome = command(
+        "evaluate", f"--workdir={own}", "--num_samples=4", f"--only={broken}"
+    )
+    assert outcome.status != 0
+    assert "no finished run of the 1 chosen that has not diverged" in outcome.stderr
+
+
+def test_rows_of_other_evaluations_stay(command, own):
+    def evaluate(run, num_samples):
+        outcome = command(
+            "evaluate",
+            f"--workdir={own}",
+            f"--num_samples={num_samples}",
+            f"--only={run}",
+        )
+        assert outcome.status == 0, outcome.stderr
+        return [
+            (row["run"], row["num_importance_samples"], row["score"])
+            for row in rows_of(own / "evaluation.csv")
+        ]
+
+    first = evaluate(RUNS[0], 8)
+    both = evaluate(RUNS[0], 4)
+    assert both[0] == first[0]
+    assert both[1][:2] == (RUNS[0], "4")
+    assert evaluate(RUNS[0], 8) == [both[1], first[0]]
+
+
 @pytest.mark.slow
 def test_log_px_is_put_between_bounds_on_request(command, own):
     outcome = command(
@@ -460,6 +502,15 @@ def test_a_prior_is_fitted_on_request(command, own):
     assert float(fitted["elbo_gain"]) == pytest.approx(gain, abs=1e-4)
     assert gain > -3 * float(fitted["elbo_gain_se"])
     assert "bernoulli fitted_prior=gaussian" in outcome.stdout
+    # What was measured of q(z) against the old prior is not said of the new one.
+    assert row["marginal_kl"] != ""
+    assert fitted["marginal_kl"] == fitted["dimension_kl"] == ""
+    assert fitted["mutual_information"] == row["mutual_information"]
+    assert float(fitted["gain"]) == pytest.approx(
+        float(fitted["elbo"]) + float(fitted["floor"])
+    )
+    own_parameters = int(fitted["num_parameters"]) - int(row["num_parameters"])
+    assert own_parameters == 2 * 2  # Location and scale of each latent.
     after = contents(own)
     del after["evaluation.csv"], after["fitted_prior.csv"]
     assert after == before

@@ -1,5 +1,6 @@
 """Tests of everything in configs/: each variant makes runs that could be trained."""
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -23,21 +24,20 @@ SHAPES = {  # of the data sets that configs name: image shape, levels, training 
     "mnist": ((28, 28, 1), 256, 50_000),
     "fashion_mnist": ((28, 28, 1), 256, 50_000),
     "binarized_mnist": ((28, 28, 1), 2, 50_000),
-    "kmnist": ((28, 28, 1), 256, 54_000),
-    "cifar10": ((32, 32, 3), 256, 45_000),
-    "svhn_cropped": ((32, 32, 3), 256, 65_931),
 }
 
 
 def variants():
-    """Yields (module, variant) of every config, as its docstring announces them."""
+    """Yields (module, variant) of every config, as announced or used by its table."""
     root = Path(__file__).parents[1]
     for path in sorted((root / "configs").rglob("[!_]*.py")):
         name = path.relative_to(root).with_suffix("").as_posix().replace("/", ".")
         module = importlib.import_module(name)
         announced = re.split(r"^Variants", module.__doc__, flags=re.MULTILINE)[1:]
         names = re.findall(r"^    (\w+)  ", "".join(announced), flags=re.MULTILINE)
-        for variant in ("", *names):
+        rows = getattr(module, "TABLE", {"rows": ()})["rows"]
+        used = [variant for row in rows for variant, _ in row["runs"]]
+        for variant in dict.fromkeys(("", *names, *used)):
             yield pytest.param(module, variant, id=f"{path.stem}:{variant}")
 
 
@@ -51,7 +51,7 @@ def blank_images(settings):
     count = count if settings.num_train == -1 else settings.num_train
     train = Split(np.broadcast_to(np.uint8(0), (count, *shape)), None)
     few = Split(np.zeros((2, *shape), np.uint8), None)
-    return ImageData(settings.name, levels, train, few, few)
+    return ImageData(settings.name, levels, train, few, few, settings.binarization)
 
 
 def test_variants_are_found():
@@ -98,6 +98,26 @@ def test_every_warm_up_ends_within_the_training(module, variant):
     for run in grid.expand(module.get_config(variant).to_dict()):
         training = run.settings.training
         assert training.kl_warmup_epochs <= training.num_epochs
+
+
+@pytest.mark.parametrize(
+    "module",
+    {case.values[0]: case for case in VARIANTS if hasattr(case.values[0], "TABLE")},
+    ids=lambda module: module.__name__,
+)
+def test_every_row_of_a_table_chooses_runs(module):
+    runs = {
+        variant: grid.expand(module.get_config(variant).to_dict())
+        for case, variant in (case.values for case in VARIANTS)
+        if case is module
+    }
+    for row in module.TABLE["rows"]:
+        chosen = []
+        for variant, only in row["runs"]:
+            # A smaller variant may lack some.
+            with contextlib.suppress(SettingsError):
+                chosen += grid.choose(runs[variant], only)
+        assert chosen, row["model"]
 
 
 def test_a_vamp_prior_of_more_images_than_there_are_is_refused():

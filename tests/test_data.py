@@ -95,6 +95,7 @@ def test_digits_do_not_change_between_versions():
     """NumPy may change its random streams; numbers on the page would then be stale."""
     data = load_data(DataSettings("digits"))
     static = load_data(DataSettings("digits", binarization="static"))
+    assert static.binarization == "static"
     assert data.fingerprint.startswith("0d8659ec3560")
     assert static.fingerprint.startswith("12678c94181d")
 
@@ -153,7 +154,7 @@ def test_fingerprint_sees_every_part(tmp_path):
     parts = {"train": slice(0, 20), "validation": slice(20, 30), "test": slice(30, 40)}
 
     splits = {split: Split(images[part], None) for split, part in parts.items()}
-    data = ImageData("x", 256, **splits)
+    data = ImageData("x", 256, **splits, binarization="dynamic")
     labelled = Split(images[:20], np.zeros(20, np.int32))
     others = [
         dataclasses.replace(data, levels=255),
@@ -225,7 +226,9 @@ def test_static_binarization_is_a_function_of_its_seed_alone():
 def test_static_binarization_leaves_binary_images_alone(tmp_path):
     source = write_npz(tmp_path / "a.npz", images=numbered(50, levels=2))
     static = dataclasses.replace(source, binarization="static")
-    assert_same(load_data(source), load_data(static))
+    data = load_data(static)
+    assert_same(load_data(source), data)
+    assert data.binarization == "published"
 
 
 # --- settings -------------------------------------------------------------------------

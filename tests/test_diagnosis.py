@@ -41,10 +41,13 @@ def measured(images):
 
 
 def columns(use, settings=ALL, num_images=96, **changes):
-    facts = {"elbo": -9.0, "floor": 11.0, "rate": 2.0, "active_units": 2} | changes
+    row = {"elbo": -9.0, "rate": 2.0, "active_units": 2} | changes
+    floor = row.pop("floor", 11.0)
     means = np.random.default_rng(0).normal(size=(num_images, 3))
     labels = (means[:, 0] > 0).astype(int)
-    return diagnosis.columns(settings, use, means, labels, latent_dim=3, **facts)
+    return diagnosis.columns(
+        settings, use, row, means, labels, floor=floor, latent_dim=3
+    )
 
 
 def test_padding_changes_nothing(measured):

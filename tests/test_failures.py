@@ -153,3 +153,23 @@ def test_a_validation_is_replayed(recorded, failed, sound, task, data, sane, tmp
     reproduced, (line,) = failures.replay(facts, arrays, run, data)
     assert reproduced == (not sane)
     assert "recorded was validation bound" in line
+
+
+def test_a_model_of_several_layers_is_replayed(data, tmp_path):
+    """Its latents are those of all layers: none of them is padded."""
+    layers = config()
+    layers["model"] |= {"posterior": "bottom_up", "upper_layers": (2,)}
+    layers["training"] |= {"objective": "elbo_log_weight"}
+    layers["sweep"] = {"latent_dim": (3,)}
+    (group,) = grid.group(grid.expand(layers))
+    task = GroupTask(group, data, DeviceData.put(data))
+    own = task.device_data
+    params = jax.jit(task.widest.init)(jax.random.key(0), own.pixel_mean, own.pixel_std)
+    offender = OFFENDERS.index("validation bound")
+    state = training.init_state(task.recipe, params)._replace(
+        failure=training.Failure(np.int32(offender), np.int32(0))
+    )
+    recorded = failures.record(task, 0, jax.device_get(state), tmp_path)
+    reproduced, (line,) = failures.replay(*recorded, group.runs[0], data)
+    assert not reproduced
+    assert "nothing is not finite" in line

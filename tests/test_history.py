@@ -103,6 +103,16 @@ def test_the_last_gain_is_that_of_the_last_fifth():
     assert history.last_gain(1) == 0
 
 
+def test_the_last_gain_does_not_depend_on_who_trains_on():
+    together, alone = History(RUNS), History(RUNS)
+    for i in range(10):
+        is_active = i < 5
+        add(together, i, active=(is_active, True), best=(min(i, 4), i))
+        if is_active:
+            add(alone, i, best=(i, i))
+    assert together.last_gain(0) == alone.last_gain(0) == 1
+
+
 def test_a_gain_needs_two_validations():
     history = History(RUNS)
     assert math.isnan(history.last_gain(0))

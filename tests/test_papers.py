@@ -21,6 +21,7 @@ RESULT = {
     "num_importance_samples": 1000,
     "epochs": 60,
     "seconds": 90.0,
+    "status": "settled",
 }
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,12 @@ def test_seeds_are_averaged_with_their_spread():
     assert row["device"] == "2 CPU cores, 1 x H100"
 
 
+def test_a_run_that_diverged_has_no_number():
+    result = RESULT | {"status": "diverged", "score": float("nan")}
+    recorded = {"result": result, "bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
+    assert papers.summary([recorded])["obtained"] == "diverged"
+
+
 def test_the_committed_pages_say_what_the_committed_records_say():
     tables = papers.gather(ROOT / "docs" / "results")
     remedy = "run: python -m experiments.papers --readme=README.md"
@@ -134,10 +141,12 @@ def test_a_summary_takes_the_place_of_the_one_before():
         "obtained": "1 ± 0",
         "variant": "",
     }
-    tables = [{"data": "digits", "rows": [row, row | {"obtained": ""}]}]
+    own = row | {"data": "faces"}  # Not that of the table.
+    tables = [{"data": "digits", "rows": [row, row | {"obtained": ""}, own]}]
     page = "before\n<!-- results -->\nold\n<!-- results -->\nbehind\n"
     once = papers.with_summary(page, tables)
     assert once.count("| VAE | digits | 1.50 | 1 ± 0 |") == 1
+    assert once.count("| VAE | faces | 1.50 | 1 ± 0 |") == 1
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("-->\nbehind\n")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import records
+from experiments import records, run_folder
 from experiments.run_folder import FolderError, RunFolder
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
@@ -22,7 +22,7 @@ def keep(tmp_path):
         for run, score in scores.items():
             folder.save_member(run, {}, {"run": run, "score": score})
         folder.close()
-        records.keep(folder, tmp_path / "record.json")
+        records.keep(folder, tmp_path / "record.json", print)
         return tmp_path / "record.json"
 
     return put
@@ -53,10 +53,11 @@ def test_results_are_added_and_replaced(keep):
     assert scores(keep(CONFIG, b=3.0, c=4.0)) == {"a": 1.0, "b": 3.0, "c": 4.0}
 
 
-def test_results_of_another_configuration_are_dropped(keep):
+def test_results_of_another_configuration_are_dropped(keep, capsys):
     keep(CONFIG, a=1.0)
     other = CONFIG | {"seed": 1}
     path = keep(other, b=2.0)
+    assert "dropped: config.seed is 0 there and 1 here" in capsys.readouterr().out
     assert scores(path, other) == {"b": 2.0}
     with pytest.raises(FolderError, match=r"config\.seed is 1 there and 0 here"):
         scores(path)
@@ -75,6 +76,30 @@ def test_a_field_that_came_later_is_no_difference(keep):
     assert scores(path, later) == {"a": 1.0}
     assert scores(keep(later, b=2.0), later) == {"a": 1.0, "b": 2.0}
     assert json.loads(path.read_text())["config"]["model"]["new"] == 3
+
+
+def test_a_folder_of_an_older_version_adds_what_is_lacking(keep):
+    later = CONFIG | {"more": {"x": 1}}
+    keep(later, a=1.0)
+    path = keep(CONFIG, a=5.0, b=2.0)
+    assert scores(path, later) == {"a": 1.0, "b": 2.0}
+
+
+def test_results_name_where_they_were_trained_not_where_the_folder_was_begun(
+    keep, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_folder, "_commit", lambda: "first")
+    folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
+    folder.save_member("a", {}, {"run": "a", "score": 1.0})
+    folder.close()
+    monkeypatch.setattr(run_folder, "_commit", lambda: "second")
+    folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
+    folder.save_member("b", {}, {"run": "b", "score": 2.0})
+    folder.close()
+    records.keep(folder, tmp_path / "record.json", print)
+    found = records.results(tmp_path / "record.json", CONFIG)
+    commits = {run: each["bits_depend_on"]["commit"] for run, each in found.items()}
+    assert commits == {"a": "first", "b": "second"}
 
 
 def test_a_field_that_is_gone_is_a_difference(keep):

@@ -1,5 +1,6 @@
 """Tests of experiments.results, and of the tables that experiments.progress prints."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -55,7 +56,7 @@ VIEWS = {"bernoulli": "binary", "categorical": "levels", "laplace": "continuous"
 def data():
     images = np.random.default_rng(0).integers(0, LEVELS, (NUM_IMAGES, 4, 4, 1))
     split = Split(images.astype(np.uint8), None)
-    return ImageData("squares", LEVELS, split, split, split)
+    return ImageData("squares", LEVELS, split, split, split, "dynamic")
 
 
 @pytest.fixture
@@ -114,7 +115,10 @@ def test_scores_are_on_the_scale_of_their_view(likelihood, view, data, evaluatio
         assert row["score"] == pytest.approx(-log_px)
         assert row["bits_per_dim"] is None
         assert row["bits_per_dim_se"] is None
-        assert (row["binarization"], row["binarization_seed"]) == ("dynamic", 7)
+        assert (row["binarization"], row["binarization_seed"]) == ("dynamic", "")
+        fixed = dataclasses.replace(data, binarization="static")
+        row = row_of(likelihood, fixed, evaluation)
+        assert (row["binarization"], row["binarization_seed"]) == ("static", 7)
     else:
         assert row["unit"] == "bits/dim"
         assert row["score"] == row["bits_per_dim"] == pytest.approx(bits)
@@ -185,6 +189,22 @@ def lines_with(text, *words):
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
+def test_means_leave_out_what_diverged():
+    rows = [row for row in table_rows() if row["likelihood"] != "bernoulli"]
+    for row in rows:
+        if (row["likelihood"], row["latent_dim"]) == ("beta", 2):
+            row["score"] = float("nan")
+        if row["run"] == "likelihood=beta,latent_dim=10,seed=0":
+            row["score"] = float("nan")
+    lines = printed(rows).splitlines()
+    beta, laplace = (
+        next(i for i, line in enumerate(lines) if name in line)
+        for name in ("beta", "laplace")
+    )
+    assert lines[beta].split() == ["beta", "diverged", "2.200"]
+    assert beta < laplace  # 2.2 is better than 3.15.
+
+
 def table_rows():
     rows = []
     for likelihood, unit, best in (
@@ -252,7 +272,7 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
     (missing,) = lines_with(text, "beta")
     assert missing.split() == ["beta", "2.150", "±0.071"]
     (diverged,) = lines_with(text, "gauss")
-    assert "nan" in diverged
+    assert "diverged" in diverged
     assert text.index("beta") < text.index("gauss")
 
 

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("a file")
     line = refusal(create, tmp_path / name, CONFIG)
     assert "cannot write" in line
-    assert "choose another --workdir" in line
+    assert "choose another place" in line
     assert files(tmp_path) == ["file"]
 
 
@@ -230,7 +230,8 @@ def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
     monkeypatch.setattr(run_folder, "write_atomically", only_params)
     with pytest.raises(FolderError):
         folder.save_member("b", {"bias": np.zeros(2)}, {"run": "b"})
-    assert written == ["params.safetensors"]  # The result comes last.
+    # The result comes last.
+    assert written == ["params.safetensors", "environment.json"]
     assert folder.finished() == {"a"}
 
 
@@ -472,3 +473,8 @@ def test_tables_quote_what_they_must(folder):
     assert path.read_text() == (
         'run,score,note\n"likelihood=beta,seed=0",1.5,\n"a ""b""",,\n'
     )
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert run_folder.environment(IMAGES)["bits_depend_on"]["commit"] == "unknown"

@@ -48,7 +48,7 @@ def test_columns_add_up_and_are_printed(measured):
     )
     assert row["num_images"] == 12
     with progress.CONSOLE.capture() as capture:
-        progress.print_sandwich([{"run": "one", "view": "continuous", **row}])
+        progress.print_sandwich({"run": "one", "view": "continuous", **row})
     text = capture.get()
     assert "one, nats per image" in text
     assert f"{row['elbo']:.3f}" in text

@@ -46,6 +46,10 @@ _VARIANTS = ("one_layer", "two_layers", "static")
 _CPU_OBJECTIVE = {"elbo_log_weight": "stl", "iwae": "dreg"}
 
 
+# What the rows of a variant are about, where that is not the table's.
+_DATA = {"static": {"data": "static binarized MNIST"}}
+
+
 def _rows() -> Iterator[dict[str, Any]]:
     published: dict[tuple[str, str, str], dict[str, tuple[float | None, ...]]] = {
         ("VAE, 1 layer", "one_layer", "elbo_log_weight"): {
@@ -76,6 +80,7 @@ def _rows() -> Iterator[dict[str, Any]]:
             own = objective if k > 1 else "elbo_log_weight"
             yield {
                 "model": f"{model}, k = {k}",
+                **_DATA.get(variant, {}),
                 "runs": (
                     (variant, f"objective={own},num_samples={k}"),
                     (

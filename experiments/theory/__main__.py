@@ -4,7 +4,9 @@
     python -m experiments.theory identity
     python -m experiments.theory --page=docs/theory.md
 
-With --page, docs/theory.md and its figures are written anew from what was measured.
+The programs: coin, marginalization, identity, reconstruction, ignoring_encoder,
+aggregated_posterior, reparameterization, generation. Their figures go to --workdir;
+with --page, docs/theory.md and its figures are written anew from what was measured.
 Ends with status 1 where a claim does not hold.
 """
 
@@ -44,18 +46,19 @@ def main(names: list[str]) -> None:
             raise SettingsError(f"no program {name!r}{suggest(name, PROGRAMS)}.")
     if _PAGE.value and names:
         raise SettingsError("--page needs all programs: give no name.")
+    workdir = command_line.workdir()
     stories: dict[str, Story] = {}
     for name in names or PROGRAMS:
         started = time.perf_counter()
         stories[name] = importlib.import_module(f"experiments.theory.{name}").run()
-        write_figures(command_line.workdir() / name, stories[name])
+        write_figures(workdir / name, stories[name])
         CONSOLE.print(_table(name, stories[name], time.perf_counter() - started))
     if _PAGE.value:
         write_page(Path(_PAGE.value), stories)
     failed = [c for story in stories.values() for c in story.claims if not c.holds]
     count = sum(len(story.claims) for story in stories.values())
     CONSOLE.print(f"{count - len(failed)} of {count} claims hold.")
-    CONSOLE.print(f"figures: {command_line.workdir()}")
+    CONSOLE.print(f"figures: {workdir}")
     if failed:
         sys.exit(1)
 

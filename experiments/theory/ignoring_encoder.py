@@ -19,8 +19,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments import data_sources
 from experiments.chart_style import COLORS, INK, MATPLOTLIB
-from experiments.data import DataError, DataSettings, load_data
+from experiments.data import DataSettings, load_data
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import image_rows
 from experiments.theory.models import RECIPE, Images, Population, digits, train
@@ -255,10 +256,9 @@ def mnist_floors() -> tuple[float, float] | None:
 
     None where there is no prepared MNIST to be found (TFDS_DATA_DIR).
     """
-    try:
-        data = load_data(DataSettings("mnist"))
-    except DataError:
+    if not data_sources.is_on_disk("mnist", ""):
         return None
+    data = load_data(DataSettings("mnist"))
     splits = [
         split.images.reshape(len(split.images), -1).astype(np.float32)
         / (data.levels - 1)
