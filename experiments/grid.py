@@ -211,8 +211,8 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
         if not hits:
             raise SettingsError(
                 f"--only: {term!r} fits none of the {len(runs)} runs; use an index, a "
-                f"range such as 0-11, or a part of a name such as {runs[0].name!r}; "
-                "python -m experiments.sweep --list shows all of a configuration."
+                "range such as 0-11, or a part of a name; python -m experiments.sweep "
+                "--list shows them."
             )
         chosen |= hits
     return tuple(run for i, run in enumerate(runs) if i in chosen)
