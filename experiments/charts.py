@@ -103,7 +103,7 @@ def latent_scatter(means: np.ndarray, labels: np.ndarray | None) -> bytes:
     if labels is not None and len(np.unique(labels)) <= _MAX_SCATTER_LABELS:
         kinds, kind_of = np.unique(labels[::stride], return_inverse=True)
     figure = Figure(figsize=(3.2, 2.75), dpi=96 * SCATTER_SCALE)
-    axes = figure.add_axes((0.09, 0.08, 0.77, 0.9), aspect="equal", anchor="W")
+    axes = figure.add_axes((0.15, 0.14, 0.71, 0.84), aspect="equal", anchor="W")
     for radius in (1, 2):
         axes.add_patch(
             patches.Circle((0, 0), radius, fill=False, color=FAINT, lw=0.8, alpha=0.6)
@@ -120,6 +120,8 @@ def latent_scatter(means: np.ndarray, labels: np.ndarray | None) -> bytes:
     # Half the side of the square that shows the prior and all means.
     extent = 1.08 * max(2.0, float(np.abs(means[np.isfinite(means)]).max(initial=0)))
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
+    axes.set_xlabel("first latent", fontsize=8, labelpad=2)
+    axes.set_ylabel("second latent", fontsize=8, labelpad=0)
     axes.grid(visible=False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.MaxNLocator(5, integer=True, symmetric=True))

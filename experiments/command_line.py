@@ -61,11 +61,13 @@ def define_distributed_flags() -> None:
         False,
         "Train one population together with the other processes of this job, which all "
         "run this command. Slurm, Open MPI, Kubernetes and TPU pods are recognised; "
-        "elsewhere give the three flags below.",
+        "elsewhere give --coordinator, --num_processes and --process_id.",
     )
     flags.DEFINE_string("coordinator", None, "host:port of the first process.")
     flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "This one, from 0.", lower_bound=0)
+    flags.DEFINE_integer(
+        "process_id", None, "Number of this process, from 0.", lower_bound=0
+    )
 
 
 def join_processes() -> None:

@@ -7,8 +7,9 @@
     python -m experiments.evaluate --workdir=runs/sweep --fit_prior=mixture
 
 Writes ``evaluation.csv`` into the run folder, beside the ``results.csv`` of training.
-With --sandwich_images, log p(x) is also put between annealed bounds and the ELBO's gap
-to it split in two, and ``sandwich.csv`` written. With --fit_prior, each run is also
+With --sandwich_images, log p(x) is also bounded from below by annealing, which is
+checked from both sides on images that the model generates, and the ELBO's gap to it
+split in two, and ``sandwich.csv`` written. With --fit_prior, each run is also
 evaluated with such a prior fitted to its training images' q(z), encoder and decoder as
 they are, and ``fitted_prior.csv`` written. A row of these tables stays until the same
 run is evaluated again with as many importance samples.

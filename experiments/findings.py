@@ -29,6 +29,7 @@ __all__ = [
     "likelihood_label",
     "overview",
     "read_members",
+    "rests_on_few_weights",
     "warn",
 ]
 
@@ -94,10 +95,7 @@ class Member:
     @property
     def is_weak(self) -> bool:
         """Whether the estimate of its log-likelihood rests on few weights."""
-        return (
-            self.effective_sample_size < _MIN_EFFECTIVE_SAMPLE_SIZE
-            or self.largest_weight > _MAX_LARGEST_WEIGHT
-        )
+        return rests_on_few_weights(self.effective_sample_size, self.largest_weight)
 
     @property
     def doubts(self) -> list[str]:
@@ -245,6 +243,14 @@ def read_members(path: Path) -> list[Member]:
         ]
 
 
+def rests_on_few_weights(effective_sample_size: float, largest_weight: float) -> bool:
+    """Whether importance weights are too uneven for their estimate to be trusted."""
+    return (
+        effective_sample_size < _MIN_EFFECTIVE_SAMPLE_SIZE
+        or largest_weight > _MAX_LARGEST_WEIGHT
+    )
+
+
 def group_members(members: Iterable[Member]) -> list[Group]:
     """Returns the groups that have members."""
     by_key = collections.defaultdict(list)
@@ -299,8 +305,9 @@ def overview(members: Sequence[Member]) -> list[str]:
     settled = sum(member.status == "settled" for member in members)
     return [
         f"{total} models: {' × '.join(axes)}.",
-        "Settled (over the last fifth of training, the best validation bound rose by"
-        f" less than its standard error): {settled} of {total}.",
+        "Settled (in the last fifth of its epochs, the best validation bound rose by"
+        " less than the standard error of the ELBO over test images):"
+        f" {settled} of {total}.",
     ]
 
 

@@ -22,6 +22,7 @@ from absl import flags
 
 from experiments import command_line, records
 from experiments.data_sources import expand_user
+from experiments.findings import rests_on_few_weights
 from experiments.grid import Run, choose, expand
 from experiments.progress import CONSOLE, warn
 from experiments.run_folder import FolderError, RunFolder, write_atomically
@@ -186,7 +187,12 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     obtained = f"{mean('score'):.2f} ± {mean('score_se'):.2f}"
     if any(result["status"] == "diverged" for result in results):
         obtained = "diverged"
-    elif len(results) > 1:
+    elif any(
+        rests_on_few_weights(result["effective_sample_size"], result["largest_weight"])
+        for result in results
+    ):
+        obtained += " ‡"
+    if len(results) > 1:
         spread = statistics.stdev(result["score"] for result in results)
         obtained += f" ({len(results)} seeds, sd {spread:.2f})"
     devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)
@@ -196,6 +202,8 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "rate": f"{mean('rate'):.2f}",
         "active_units": ", ".join(result["active_by_layer"] for result in results),
         "num_importance_samples": results[0]["num_importance_samples"],
+        "effective_samples": f"{mean('effective_sample_size'):.1f}",
+        "last_gain": f"{mean('last_gain'):.2f}",
         "epochs": results[0]["epochs"],
         "minutes": f"{mean('seconds') / 60:.1f}",
         "device": ", ".join(devices),

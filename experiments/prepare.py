@@ -3,6 +3,9 @@ r"""Writes MNIST data sets in the format of tensorflow-datasets, without TensorF
     python -m experiments.prepare mnist
     python -m experiments.prepare fashion_mnist --data_dir=DIR --source=FOLDER
 
+They are mnist, fashion_mnist and binarized_mnist; --data_dir is $TFDS_DATA_DIR unless
+given, else ~/tensorflow_datasets.
+
 The published files are downloaded, or taken from --source where there is no network,
 and compared with their published digests. They are written by the builder of
 tensorflow-datasets itself; only its reading of the published files, which would need

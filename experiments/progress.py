@@ -26,6 +26,8 @@ from experiments.data import ImageData
 from experiments.findings import counted
 from experiments.grid import Group, Run, setting
 
+_WIDEST = 1000  # characters of a line
+
 CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
 
 
@@ -141,8 +143,11 @@ class Progress:
 def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints likelihood x latent size, one table per unit: units are never mixed."""
     for unit in sorted({row["unit"] for row in rows}):
-        own = [row for row in rows if row["unit"] == unit]
-        CONSOLE.print(_score_table(unit, own))
+        table = _score_table(unit, [row for row in rows if row["unit"] == unit])
+        # As wide as it is: a narrow terminal wraps lines, but no digit is cut off.
+        wide = CONSOLE.options.update(max_width=_WIDEST)
+        table.width = CONSOLE.measure(table, options=wide).maximum
+        CONSOLE.print(table)
 
 
 def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -159,11 +164,15 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         for name in {_label(row) for row in rows}
     }
     has_spread = any(len(scores) > 1 for own in cells.values() for scores in own)
+    notes = [
+        *["mean over seeds ± their standard deviation"] * has_spread,
+        *["† upper bound, from a density"] * any("†" in name for name in cells),
+    ]
     table = Table(
         title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
         f"{rows[0]['dataset']}, {unit}, smaller is better",
         title_justify="left",
-        caption="mean over seeds ± their standard deviation" if has_spread else None,
+        caption="; ".join(notes) or None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -181,9 +190,10 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    """What a row's model is, besides latent size and seed: 'laplace beta=4.0'."""
+    """What a row's model is, besides latent size and seed: 'laplace † beta=4.0'."""
     others = (f"{axis}={value}" for axis, value in setting(row["run"]).items())
-    return " ".join([row["likelihood"], *others])
+    marks = ["†"] * (row["view"] == "continuous")
+    return " ".join([row["likelihood"], *marks, *others])
 
 
 def _cell(scores: Sequence[float]) -> str:

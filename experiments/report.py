@@ -34,8 +34,8 @@ _PICTURES = (
         "prior_means": "Means of p(x|z), z from the prior",
         "samples": "Samples from the model",
     },
-    {"manifold": "Means of p(x|z) over the latent plane"},
-    {"latents": "Posterior means of test images"},
+    {"manifold": "Means of p(x|z), z on a grid of equally likely values"},
+    {"latents": "Posterior means of test images; circles: 1 and 2 σ of the prior"},
 )
 _MAX_PICTURE_WIDTH = 360  # CSS pixels, without zoom.
 # Members of a table with pictures in the page: as many as browsers open at ease.

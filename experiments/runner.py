@@ -216,7 +216,8 @@ def _train(
         announce(data, chosen)
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
-            f"{count} to train in {counted(len(waiting), 'program')} -> {folder.path}"
+            f"{count} to train in {counted(len(waiting), 'program')} on "
+            f"{jax.device_count()} x {jax.devices()[0].device_kind} -> {folder.path}"
         )
     while waiting:
         with Progress(waiting, shown=folder is not None) as progress:

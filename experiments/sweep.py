@@ -23,7 +23,8 @@ _LIST = flags.DEFINE_bool("list", False, "List the runs of the sweep and end.")
 _ONLY = flags.DEFINE_string(
     "only",
     "",
-    "Train only these: indices, ranges or parts of names, as in '0-3 seed=1'.",
+    "Train only these: indices, ranges or parts of names. What is separated by spaces "
+    "adds up, commas within a name mean 'and': '0-3 likelihood=beta,seed=1'.",
 )
 _LAUNCHER = flags.DEFINE_enum(
     "launcher",

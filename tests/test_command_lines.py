@@ -368,6 +368,16 @@ def test_train_is_a_sweep_of_one(command, small, finished, tmp_path):
         np.testing.assert_allclose(leaf, together[name], rtol=1e-4, atol=1e-5)
 
 
+def explained(name):
+    page = (ROOT / "docs" / "columns.md").read_text()
+    return f"`{name.removesuffix('_se')}`" in page
+
+
+def test_every_column_is_explained(finished):
+    (row, *_) = rows_of(finished / "results.csv")
+    assert [name for name in row if not explained(name)] == []
+
+
 def test_evaluation_of_stored_parameters_agrees(command, finished, own):
     outcome = command("evaluate", f"--workdir={own}", "--num_samples=16")
     assert outcome.status == 0, outcome.stderr
@@ -479,6 +489,7 @@ def test_log_px_is_put_between_bounds_on_request(command, own):
     assert outcome.status == 0, outcome.stderr
     (row,) = rows_of(own / "sandwich.csv")
     assert row["num_images"] == "3"
+    assert [name for name in row if not explained(name)] == []
     parts = ("elbo", "amortization_gap", "approximation_gap")
     assert sum(float(row[name]) for name in parts) == pytest.approx(
         float(row["annealed_log_px"]), abs=1e-3

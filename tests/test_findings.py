@@ -150,7 +150,7 @@ def test_overview_counts_what_was_varied_and_what_settled():
     members = [member("laplace", size, 0, 3.0) for size in (2, 4)]
     first, second = findings.overview(members)
     assert first == "2 models: 1 likelihood × 2 latent sizes (2, 4) × 1 seed (0)."
-    assert second.startswith("Settled (over the last fifth of training")
+    assert second.startswith("Settled (in the last fifth of its epochs")
     assert second.endswith("): 2 of 2.")
     members.append(member("laplace", 8, 0, 3.0, status="epoch limit"))
     assert findings.overview(members)[1].endswith("): 2 of 3.")

@@ -22,6 +22,9 @@ RESULT = {
     "epochs": 60,
     "seconds": 90.0,
     "status": "settled",
+    "effective_sample_size": 30.5,
+    "largest_weight": 0.25,
+    "last_gain": 0.125,
 }
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +74,9 @@ def test_what_was_run_stands_beside_what_was_published(run):
         "25.00",
         "17",
         "1000",
+        "30.5",
         "60",
+        "0.12",
         "1.5",
     ):
         assert f"| {cell} |" in line
@@ -113,6 +118,12 @@ def test_seeds_are_averaged_with_their_spread():
     assert row["device"] == "2 CPU cores, 1 x H100"
 
 
+def test_a_number_that_rests_on_few_weights_is_marked():
+    few = RESULT | {"effective_sample_size": 9.5}
+    recorded = {"result": few, "bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
+    assert papers.summary([recorded])["obtained"] == "89.50 ± 0.25 ‡"
+
+
 def test_a_run_that_diverged_has_no_number():
     result = RESULT | {"status": "diverged", "score": float("nan")}
     recorded = {"result": result, "bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
@@ -145,8 +156,8 @@ def test_a_summary_takes_the_place_of_the_one_before():
     tables = [{"data": "digits", "rows": [row, row | {"obtained": ""}, own]}]
     page = "before\n<!-- results -->\nold\n<!-- results -->\nbehind\n"
     once = papers.with_summary(page, tables)
-    assert once.count("| VAE | digits | 1.50 | 1 ± 0 |") == 1
-    assert once.count("| VAE | faces | 1.50 | 1 ± 0 |") == 1
+    assert once.count("| VAE | digits | 1.50 (paper) | 1 ± 0 |") == 1
+    assert once.count("| VAE | faces | 1.50 (paper) | 1 ± 0 |") == 1
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("-->\nbehind\n")

@@ -222,6 +222,7 @@ def table_rows():
                         "likelihood": likelihood,
                         "latent_dim": latent_dim,
                         "unit": unit,
+                        "view": "continuous" if likelihood == "laplace" else "levels",
                         "score": best + 1 / latent_dim + seed / 10,
                         "num_test_images": NUM_IMAGES,
                     }
@@ -244,7 +245,7 @@ def test_cells_are_means_and_spreads_over_seeds_best_first():
     text = printed(table_rows())
     (line,) = lines_with(text, "laplace")
     # Seeds give 3.5 and 3.6, then 3.1 and 3.2: the deviation is 0.1 / sqrt(2).
-    assert line.split() == ["laplace", "3.550", "±0.071", "3.150", "±0.071"]
+    assert line.split() == ["laplace", "†", "3.550", "±0.071", "3.150", "±0.071"]
     assert "mean over seeds" in text
     assert "mean over seeds" not in printed(table_rows()[::2])
     assert text.index("beta") < text.index("laplace")
@@ -259,7 +260,7 @@ def test_sweeps_of_another_field_have_rows_of_their_own():
     ]
     text = printed(rows)
     assert len(lines_with(text, "laplace")) == 2
-    assert lines_with(text, "laplace beta=4.0", " 3.550 ±0.071 ")
+    assert lines_with(text, "laplace † beta=4.0", " 3.550 ±0.071 ")
 
 
 def test_what_was_not_trained_or_diverged_is_shown_as_such():

@@ -395,7 +395,17 @@ def _training_figure(
     )
     axes.set_xticks((1, 10, 100), ("1", "10", "100"))
     axes.axhline(floor, color=INK, ls="--", lw=1, label="floor: constant output")
-    for name, color, bound in zip(names, COLORS, bounds, strict=False):
-        axes.plot(epochs, -bound, color=color, label=name)
+    # Dotted above the others: two models lie on each other.
+    styles = (":", "-", "-")
+    for name, color, style, bound in zip(names, COLORS, styles, bounds, strict=False):
+        axes.plot(
+            epochs,
+            -bound,
+            color=color,
+            ls=style,
+            lw=3 if style == ":" else None,
+            zorder=3 if style == ":" else 2,
+            label=name,
+        )
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
