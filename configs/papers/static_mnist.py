@@ -13,12 +13,17 @@ Cost:    the full schedule is meant for a GPU and was never run. cpu: 26 minutes
 
 Variants:
     full  500 epochs (the default)
-    cpu   240 epochs at a higher rate, 1000 importance samples
+    cpu   120 epochs at a higher rate, 1000 importance samples
 
 Protocol: 784-400-40, ReLU, Adam 1e-4, batches of 100, 500 epochs.
 Knowingly different: the learning rate falls as a cosine, where theirs falls by
-10^(-1/5) at epochs 200 and 350; Glorot-uniform weights; output bias at the mean image;
-the KL is estimated from the sample.
+10^(-1/5) at epochs 200 and 350; Glorot-uniform weights; output bias at the mean image.
+
+The cpu row is two nats above the published one, and we do not know why. 120 epochs at
+1e-3 and 240 at 3e-4, with the KL in closed form, from the sample or with the gradient
+of STL, all end between 92.0 and 92.3 nats: -ELBO is 94 on training images then, and
+four more on others. With a second layer of 400, which the published script has
+commented out, 30 of 40 latents stay inactive, and the score is worse (95.5).
 """
 
 from typing import Any
@@ -47,7 +52,6 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config = mnist.get_config("binarized_mnist").unlock()
     config.model.widths = (400,)
     config.model.latent_dim = 40
-    config.training.objective = "iwae"  # With its one sample the ELBO.
     config.training.batch_size = 100
     config.training.num_epochs = 500
     config.training.validate_every = 10
@@ -60,8 +64,8 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.diagnostics.latents = False
     config.diagnostics.probes = False
     if variant == "cpu":
-        config.training.num_epochs = 240
-        config.training.learning_rate = 3e-4
+        config.training.num_epochs = 120
+        config.training.learning_rate = 1e-3
         config.evaluation.num_samples = 1000
     config.sweep = ml_collections.ConfigDict({"num_samples": (1,), "seed": (0,)})
     config.lock()
