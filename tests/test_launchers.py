@@ -118,7 +118,7 @@ def test_a_request_to_stop_reaches_the_command(job, start):
         command = job(code, how)
         process = start(command, how)
         wait_for(lambda c=command: os.path.exists(f"{c.path}.log") and log_of(c))
-        time.sleep(1)  # What started it may not listen yet: docs/launching.md.
+        time.sleep(3)  # What started it may not listen yet: docs/launching.md.
         process.send_signal(number)
         process.wait()
         assert log_of(command) == "ready\nasked\n"
