@@ -52,7 +52,7 @@ class Sandwich(NamedTuple):
     importance: ImportanceEstimate
     annealed: AnnealedEstimate
     gap: InferenceGap
-    simulated: BidirectionalEstimate
+    simulated: BidirectionalEstimate | None  # where the likelihood can be simulated
 
 
 def measure(
@@ -94,7 +94,11 @@ def measure(
             num_eval_samples=_MEASURED_SAMPLES,
             chunk=_CHUNK,
         )
-        simulated = bidirectional_estimate(model, params, simulated_key, **annealing)
+        simulated = None
+        if model.likelihood.samples_its_density:
+            simulated = bidirectional_estimate(
+                model, params, simulated_key, **annealing
+            )
         return Sandwich(importance, annealed, gap, simulated)
 
     return map_images(one_image, key, x[: settings.num_images], batch_size=_BATCH)
@@ -103,6 +107,7 @@ def measure(
 def columns(sandwich: Sandwich) -> dict[str, float]:
     """Means over the images and their standard errors, nats unless said."""
     gap, simulated = sandwich.gap, sandwich.simulated
+    unknown = jnp.full_like(gap.elbo, jnp.nan)
     means = {
         "elbo": gap.elbo,
         "best_elbo": gap.best_elbo,
@@ -111,9 +116,9 @@ def columns(sandwich: Sandwich) -> dict[str, float]:
         "amortization_gap": gap.amortization,
         "approximation_gap": gap.approximation,
         "last_rise": gap.last_rise,
-        "simulated_lower": simulated.lower.log_px,
-        "simulated_upper": simulated.upper.log_px,
-        "simulated_gap": simulated.gap,
+        "simulated_lower": simulated.lower.log_px if simulated else unknown,
+        "simulated_upper": simulated.upper.log_px if simulated else unknown,
+        "simulated_gap": simulated.gap if simulated else unknown,
     }
     row: dict[str, float] = {"num_images": len(gap.elbo)}
     for name, nats in means.items():

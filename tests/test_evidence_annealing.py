@@ -277,3 +277,11 @@ def test_an_unknown_initial_density_is_refused(key, untrained):
             num_chains=2,
             initial="uniform",
         )
+
+
+def test_a_likelihood_that_samples_another_density_is_not_simulated(key):
+    model, params = random_model("beta")
+    with pytest.raises(ValueError, match="Beta does not sample its own density"):
+        bidirectional_estimate(
+            model, params, key, schedule=linear_schedule(3), num_chains=2
+        )

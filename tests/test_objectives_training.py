@@ -93,12 +93,30 @@ def test_an_epoch_tells_how_many_images_it_trains_on(images, monkeypatch):
     assert told == [96]
 
 
+def test_validation_is_of_the_bound_that_a_capacity_trains(small):
+    """Else the epochs before the KL has come up to it would pass for the best."""
+    model, params, x = small
+    own = member(latent_dim=2, beta=3.0)
+    recipe = Recipe(objective="elbo", capacity=5.0, kl_warmup_epochs=40)
+    found = quick_jit(
+        lambda params: training.validation_terms(model, recipe, params, own, x)
+    )(params)
+    key = training.MemberKeys.of(own.key).evaluate
+
+    def one_image(index, x):
+        key_of_image = jax.random.fold_in(key, index)
+        return elbo(model, params, key_of_image, x[None], beta=3.0, capacity=5.0)
+
+    expected = quick_jit(jax.vmap(one_image))(jnp.arange(6), x)
+    assert found.bound == pytest.approx(float(expected.bound.mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("objective", "options", "other", "beta"),
     [
         ("beta_tc", {}, elbo, 1.0),
         ("mmd", {"mmd_weight": 50.0}, elbo_log_weight, 3.0),
-        ("elbo", {"capacity": 5.0}, elbo, 3.0),
+        ("elbo", {"free_bits": 5.0}, elbo, 3.0),
     ],
 )
 def test_validation_leaves_out_what_is_of_training_alone(
@@ -133,6 +151,11 @@ def test_validation_leaves_out_what_is_of_training_alone(
         ({"num_groups": 2}, ("num_groups=2", "'miwae' or 'piwae'", "num_groups=1")),
         ({"mixing": 0.5}, ("mixing=0.5", "'ciwae'", "mixing=0.0")),
         ({"alpha": 0.5}, ("alpha=0.5", "'renyi'", "alpha=0.0")),
+        (
+            {"objective": "renyi", "num_samples": 4, "alpha": float("nan")},
+            ("alpha is nan", "finite"),
+        ),
+        ({"clip_norm": float("inf")}, ("clip_norm is inf", "finite")),
         ({"partitions": 5}, ("partitions=5", "'thermodynamic'", "partitions=1")),
         ({"mmd_weight": 5.0}, ("mmd_weight=5.0", "'mmd'", "mmd_weight=0.0")),
         ({"objective": "stl", "capacity": 5.0}, ("capacity=5.0", "'elbo'")),

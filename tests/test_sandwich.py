@@ -52,4 +52,13 @@ def test_columns_add_up_and_are_printed(measured):
     text = capture.get()
     assert "one, nats per image" in text
     assert f"{row['elbo']:.3f}" in text
+    assert "generated images" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_model_that_cannot_be_simulated_lacks_those_columns(measured):
+    row = sandwich.columns(measured[1]._replace(simulated=None))
+    assert np.isnan(row["simulated_gap"])
+    with progress.CONSOLE.capture() as capture:
+        progress.print_sandwich({"run": "one", "view": "continuous", **row})
+    assert "generated images" not in capture.get()

@@ -19,7 +19,8 @@ class Evaluation(NamedTuple):
     """Per image, ``[N]`` unless said, nats unless said."""
 
     estimate: ImportanceEstimate
-    squared_error: jax.Array  # mean over pixels of (E[x|z=q's mean] - x)^2, intensity^2
+    # mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, intensity^2
+    squared_error: jax.Array
     posterior_mean: jax.Array  # E_q[z|x], [N, latent]
 
 

@@ -44,7 +44,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 # What networks compute in, as Flax has it: None is the type of the parameters. bfloat16
-# has the exponents of float32, so that no gradient needs to be scaled to be seen.
+# has the exponents of float32, so that no gradient needs to be scaled to be seen. On
+# GPUs and TPUs, JAX's default products of float32 round what they multiply (to TF32 and
+# bfloat16); jax_default_matmul_precision, which environment.json records, sets another.
 PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 
 # Names and sizes of the linear outputs that are asked of a network.
@@ -101,6 +103,8 @@ class MaskedMLP(nn.Module):
         h, degrees = z, np.arange(1, self.latent_dim + 1)
         for width in self.widths:
             own = np.arange(width) % self.latent_dim
+            if width < self.latent_dim:  # Over all latents, not the first ones alone.
+                own = (np.arange(width) + 1) * self.latent_dim // width - 1
             h = self._layer(h, degrees, own, context)
             h, degrees = ACTIVATIONS[self.activation](h), own
         own = np.repeat(np.arange(self.latent_dim), self.outputs)
@@ -288,6 +292,7 @@ class _ResidualBlock(nn.Module):
             strides=self.strides,
             use_bias=False,
             kernel_init=nn.initializers.glorot_uniform(),
+            conv_general_dilated=convolve,
             dtype=dtype,
         )(h)
         h = _conv(self.features, strides=self.strides, use_bias=False, dtype=dtype)(h)

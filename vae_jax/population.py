@@ -171,7 +171,8 @@ def over_members(
         )
 
     def lifted(*arguments):
-        own, shared = arguments[:-num_shared], arguments[-num_shared:]
+        split = len(arguments) - num_shared
+        own, shared = arguments[:split], arguments[split:]
 
         def one(own):
             return function(*own, *shared)

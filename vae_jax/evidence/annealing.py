@@ -136,8 +136,18 @@ def bidirectional_estimate(
     gap says how far ``annealed_estimate`` can be trusted with these settings on data
     like the model's own (Wu et al. 2017).
 
-    Args and raises as ``annealed_estimate``.
+    Args as ``annealed_estimate``.
+
+    Raises:
+        ValueError: unknown initial; a likelihood whose samples are not of its density
+            (``samples_its_density``), for which neither bound would be one.
     """
+    if not model.likelihood.samples_its_density:
+        raise ValueError(
+            f"{type(model.likelihood).__name__} does not sample its own density, so "
+            "the image and its latent are no draw of the model: bound the log p(x) of "
+            "data by annealed_estimate, or choose another likelihood."
+        )
     latent_key, pixel_key, forward_key, backward_key = (
         jax.random.fold_in(key, i) for i in range(4)
     )

@@ -20,6 +20,7 @@ from vae_jax.likelihoods.numerics import (
     bounded_exp,
     bounded_log,
     log_ratio,
+    magnitude,
     polynomial,
     solve_increasing,
     stirling_correction,
@@ -150,7 +151,7 @@ class Laplace(Likelihood):
         """Returns the log-density [...] of images x [..., D], in nats."""
         loc, log_scale, x = align(*self._channels(outputs), x)
         scale = bounded_exp(log_scale)
-        return -jnp.sum(jnp.abs(x - loc) / scale + jnp.log(2.0 * scale), axis=-1)
+        return -jnp.sum(magnitude(x - loc) / scale + jnp.log(2.0 * scale), axis=-1)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         return self._channels(outputs)[0]
@@ -219,8 +220,8 @@ def _continuous_bernoulli_mean(eta: jax.Array) -> jax.Array:
     small = jnp.where(near_zero, eta, 0.0)
     large = jnp.where(near_zero, 1.0, eta)
     near = 0.5 + small * polynomial(small * small, _LOG_SINHC_SLOPE)
-    magnitude = jnp.abs(large)
-    below = 1.0 / magnitude + jnp.exp(-magnitude) / jnp.expm1(-magnitude)
+    size = jnp.abs(large)
+    below = 1.0 / size + jnp.exp(-size) / jnp.expm1(-size)
     far = jnp.where(large > 0, 1.0 - below, below)
     return jnp.where(near_zero, near, far)
 
@@ -245,6 +246,8 @@ class Beta(Likelihood):
 
     view: ClassVar[View] = "continuous"
     eps: ClassVar[float] = 1e-4
+    # What falls within eps / 2 of 0 or 1 becomes a pixel of 0 or 1.
+    samples_its_density: ClassVar[bool] = False
 
     @property
     def pixel_outputs(self) -> int:

@@ -31,10 +31,13 @@ class Likelihood(abc.ABC):
     Attributes:
         levels: number of values k takes, at least 2.
         view: the view x that the likelihood is defined on.
+        samples_its_density: whether `sample` draws from what `log_prob` returns, and
+            not from that with its tails moved to where images are.
     """
 
     levels: int
     view: ClassVar[View]
+    samples_its_density: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.levels < 2:

@@ -13,7 +13,9 @@ from vae_jax.posteriors import Posterior, latent_noise
 class Terms(NamedTuple):
     """What an objective says of each image, ``[batch]``, nats."""
 
-    bound: jax.Array  # what is maximised; a bound on log p(x) where beta = 1
+    # What is maximised; where beta = 1, a bound on log p(x), but for a capacity, the
+    # estimate that 'mmd' subtracts, and 'renyi' with alpha < 0, a bound from above.
+    bound: jax.Array
     reconstruction: jax.Array  # estimate of E_q[log p(x|z)]
     kl: jax.Array  # KL(q(z|x) || p(z)), exact or estimated
 

@@ -36,9 +36,9 @@ class FlowPosterior:
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See ``Posterior``; no inverse is needed."""
-        u = self.base.sample(noise)
+        u, log_q = self.base.sample_and_log_prob(noise)
         z, log_det = self.flow.forward(self.params, u, self.context[None])
-        return z, self.base.log_prob(u) - log_det
+        return z, log_q - log_det
 
     def expectation(self, noise: jax.Array) -> jax.Array:
         """The mean over samples of the noise and of its negative."""

@@ -23,8 +23,8 @@ class DiagonalGaussian(NamedTuple):
     def from_outputs(cls, mean: jax.Array, raw_log_scale: jax.Array):
         """The posterior of an encoder's two linear outputs, each ``[..., latent]``.
 
-        ``log_scale = 20 tanh(raw/20)``: within 2 % of raw up to |raw| = 5, and bounded
-        where ``exp(2 log_scale)`` would overflow float32. It maps 0 to 0, so a
+        ``log_scale = 20 tanh(raw/20)``: within 2 % of raw up to |raw| = 4.9, and
+        bounded where ``exp(2 log_scale)`` would overflow float32. It maps 0 to 0, so a
         zero-padded latent is exactly N(0, 1).
         """
         bound = _LOG_SCALE_BOUND
@@ -125,7 +125,9 @@ class FullCovarianceGaussian(NamedTuple):
 
     def sample(self, noise: jax.Array) -> jax.Array:
         """Reparameterized ``z = mean + L noise``, ``[samples, ..., latent]``."""
-        return self.mean[None] + jnp.einsum("...ij,s...j->s...i", self.factor, noise)
+        return self.mean[None] + jnp.einsum(
+            "...ij,s...j->s...i", self.factor, noise, precision="highest"
+        )
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """log q(z|x) in nats, a density: ``[samples, ..., latent]`` to
