@@ -103,6 +103,7 @@ class EpochMetrics(NamedTuple):
     """Means over an epoch's steps, while parameters move and KL is warmed up.
 
     Until its last step they are sums: of an epoch taken in pieces, to the same bits.
+    Where every step was left out there is no mean: NaN.
     """
 
     terms: Terms  # [], nats
@@ -496,8 +497,7 @@ def _train_steps(
         failure=failure,
         skipped=skipped,
     )
-    counted = jnp.maximum(sums.steps, 1)  # Where all were skipped, the means are 0.
-    means = jax.tree.map(lambda total: total / counted, sums)
+    means = jax.tree.map(lambda total: total / sums.steps, sums)
     means = means._replace(steps=sums.steps)
     return new_state, optax.tree.where(ends_epoch, means, sums)
 
