@@ -102,15 +102,15 @@ def main() -> None:
     device_data = DeviceData.put(data)
     attempts = {name: row["attempt"] for name, row in trained.items()}
     rows: list[dict[str, Any]] = []
+    fitted_rows: list[dict[str, Any]] = []
     groups = grid.group(runs, attempts)
     for number, group in enumerate(groups, 1):
+        num_before = len(rows)
         task = GroupTask(group, data, device_data)
         evaluation = task.evaluate_stored(folder)
         for i, (run, model) in enumerate(zip(group.runs, task.models, strict=True)):
             own, before = member(evaluation, i), trained[run.name]
             row = _row(run, model, data, own, before)
-            # At once: what was measured outlasts a kill.
-            folder.add_to_table("evaluation.csv", row)
             rows.append(row)
             if _FIT_PRIOR.value:
                 keys = MemberKeys.of(task.keys[i])
@@ -127,20 +127,23 @@ def main() -> None:
                     "run": f"{run.name},fitted_prior={_FIT_PRIOR.value}",
                     **mean_with_error("elbo_gain", _elbo(fitted) - _elbo(own)),
                 }
-                folder.add_to_table("fitted_prior.csv", row)
-                rows.append(row)
+                fitted_rows.append(row)
+        # At once: what was measured outlasts a kill.
+        folder.add_to_table("evaluation.csv", rows[num_before:])
+        if _FIT_PRIOR.value:
+            folder.add_to_table("fitted_prior.csv", fitted_rows[num_before:])
         CONSOLE.print(
             f"[{number}/{len(groups)}] {group.name}: "
             f"{counted(len(group.runs), 'model')} evaluated"
         )
-    print_results(rows)
+    print_results(rows + fitted_rows)
     print(f"numbers: {folder.path / 'evaluation.csv'}")
     if _FIT_PRIOR.value:
         print(f"numbers: {folder.path / 'fitted_prior.csv'}")
     if _SANDWICH_IMAGES.value:
         for run in runs:
             row = _sandwich(folder, run, data, device_data)
-            folder.add_to_table("sandwich.csv", row)
+            folder.add_to_table("sandwich.csv", [row])
             print_sandwich(row)
         print(f"numbers: {folder.path / 'sandwich.csv'}")
 

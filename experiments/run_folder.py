@@ -636,12 +636,12 @@ class RunFolder:
         write_atomically(path, text.getvalue())
         return path
 
-    def add_to_table(self, name: str, row: Mapping[str, Any]) -> None:
-        """Adds a row to a CSV file, in place of that of as good an evaluation.
+    def add_to_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows to a CSV file, in place of those of as good an evaluation.
 
         Args:
             name: of the file; begun where there is none.
-            row: its ``run`` and ``num_importance_samples`` say what it replaces.
+            rows: ``run`` and ``num_importance_samples`` say what each replaces.
 
         Raises:
             FolderError: the file cannot be read or written.
@@ -660,8 +660,9 @@ class RunFolder:
         def identity(row):
             return row.get("run"), str(row.get("num_importance_samples"))
 
-        others = [other for other in kept if identity(other) != identity(row)]
-        self.write_table(name, [*others, row])
+        replaced = {identity(row) for row in rows}
+        others = [other for other in kept if identity(other) not in replaced]
+        self.write_table(name, [*others, *rows])
 
 
 def shell_command(module: str, *arguments: str) -> str:
