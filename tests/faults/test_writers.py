@@ -19,7 +19,7 @@ def assert_refused(outcome, folder):
     assert (outcome.status, outcome.stdout) == (REFUSED, "")
     assert outcome.stderr == (
         f"error: {folder} is being written by another process: wait for it to end, or "
-        "choose another place.\n"
+        "choose another --workdir.\n"
     )
 
 
