@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from tests import linear_gaussian
 from vae_jax.evidence import importance_estimate
@@ -11,6 +13,8 @@ from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import iwae
 from vae_jax.per_image import map_images
+
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
 
 def estimate(model, params, key, x, **options):
@@ -47,6 +51,43 @@ def test_the_estimate_does_not_depend_on_the_chunk(key, untrained, chunk):
     other = estimate(model, params, key, x, num_samples=50, chunk=chunk)
     for one, two in zip(whole, other, strict=True):
         np.testing.assert_allclose(one, two, rtol=2e-5)
+
+
+def test_the_estimate_is_the_log_mean_weight_of_its_samples(key, untrained):
+    """And so are its diagnostics, against SciPy in double precision."""
+    model, params, x = untrained
+    count = 23
+    result = estimate(
+        model, params, jax.random.clone(key), x[:3], num_samples=count, chunk=5
+    )
+    posterior = model.encode(params, x[:3])
+    for i in range(3):
+        image_key = jax.random.fold_in(key, i)
+        noise = jnp.stack(
+            [
+                jax.random.normal(jax.random.fold_in(image_key, sample), (3,))
+                for sample in range(count)
+            ]
+        )
+        z = np.asarray(posterior.sample(noise[:, None])[:, i], np.float64)
+        logits = np.asarray(model.decode(params, jnp.asarray(z, jnp.float32)))
+        mean, scale = np.asarray(posterior.mean[i]), np.exp(posterior.log_scale[i])
+        probability = scipy.special.expit(np.float64(logits[:, 0]))
+        reconstruction = scipy.stats.bernoulli.logpmf(x[i], probability).sum(-1)
+        log_weight = reconstruction + (
+            scipy.stats.norm.logpdf(z) - scipy.stats.norm.logpdf(z, mean, scale)
+        ).sum(-1)
+        weight = np.exp(log_weight - scipy.special.logsumexp(log_weight))
+        expected = {
+            "log_px": scipy.special.logsumexp(log_weight) - np.log(count),
+            "reconstruction": reconstruction.mean(),
+            "effective_sample_size": 1 / (weight**2).sum(),
+            "largest_weight": weight.max(),
+        }
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                getattr(result, name)[i], value, rtol=1e-5, err_msg=name
+            )
 
 
 def test_the_estimate_of_an_image_does_not_depend_on_the_others(key, untrained):

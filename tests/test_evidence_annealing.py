@@ -17,6 +17,8 @@ from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.per_image import map_images
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 # These programs are small: optimising them takes longer than running them.
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": "0"}

@@ -15,6 +15,8 @@ from vae_jax.fitting import FITTABLE, fit_prior
 from vae_jax.posteriors import make_posterior
 from vae_jax.priors import make_prior
 
+pytestmark = pytest.mark.usefixtures("keys_are_used_once")
+
 STEPS = {"num_steps": 1500, "batch_size": 200, "learning_rate": 0.03}
 
 
