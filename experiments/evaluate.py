@@ -12,14 +12,13 @@ checked from both sides on images that the model generates, and the ELBO's gap t
 split in two, and ``sandwich.csv`` written. With --fit_prior, each run is also
 evaluated with such a prior fitted to its training images' q(z), encoder and decoder as
 they are, and ``fitted_prior.csv`` written. A row of these tables stays until the same
-run is evaluated again with as many importance samples.
+run is evaluated again with the same settings.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,6 @@ from experiments.group_task import (
     TRAIN_VIEW,
     DeviceData,
     GroupTask,
-    build_model,
     member,
 )
 from experiments.progress import CONSOLE, print_results, print_sandwich, warn
@@ -74,11 +72,89 @@ _FIT_STEPS = flags.DEFINE_integer(
 _FIT_BATCH = 500
 _FIT_LEARNING_RATE = 1e-2
 
+# Children of a member's key for diagnoses, beside those of ``diagnosis.measure``.
+_FIT_KEY, _SANDWICH_KEY = 3, 4
+
+# What says of a row what it measured: only such another replaces it.
+_IDENTITY = {
+    "evaluation.csv": ("run", "num_importance_samples"),
+    "fitted_prior.csv": ("run", "num_importance_samples", "fit_steps"),
+    "sandwich.csv": (
+        "run",
+        "num_images",
+        "num_importance_samples",
+        "num_temperatures",
+        "num_chains",
+        "gap_steps",
+    ),
+}
+
+# Models that differ in a seed or in beta are equal, and share what was compiled.
+_evaluate = jax.jit(
+    evaluate, static_argnums=0, static_argnames=("num_samples", "chunk", "batch_size")
+)
+_measure_sandwich = jax.jit(sandwich.measure, static_argnums=(0, 1))
+
+
+class _Evaluated(NamedTuple):
+    """A run with what was measured of it."""
+
+    run: grid.Run
+    model: VAE
+    keys: MemberKeys
+    trained: Mapping[str, Any]  # its row of training
+    evaluation: Evaluation
+
 
 def main() -> None:
     command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
     command_line.refuse_idle(("fit_steps",), "fit_prior")
     folder = RunFolder.open(command_line.workdir())
+    runs, trained = _chosen(folder)
+    if _FIT_PRIOR.value:
+        _check_fit(runs)
+    data = load_data(runs[0].settings.data)
+    folder.refuse_other_images(data.fingerprint)
+    device_data = DeviceData.put(data)
+    groups = grid.group(runs, {name: row["attempt"] for name, row in trained.items()})
+    tables: dict[str, list[dict[str, Any]]] = {}
+
+    def add(table: str, rows: list[dict[str, Any]]) -> None:
+        # At once: what was measured outlasts a kill.
+        folder.add_to_table(table, rows, _IDENTITY[table])
+        tables.setdefault(table, []).extend(rows)
+
+    for number, group in enumerate(groups, 1):
+        evaluated = _evaluate_group(group, trained, folder, data, device_data)
+        add("evaluation.csv", [_row(one, data) for one in evaluated])
+        CONSOLE.print(
+            f"[{number}/{len(groups)}] {group.name}: "
+            f"{counted(len(evaluated), 'model')} evaluated"
+        )
+        if prior := _FIT_PRIOR.value:
+            add(
+                "fitted_prior.csv",
+                [
+                    _fitted_row(prior, one, folder, data, device_data)
+                    for one in evaluated
+                ],
+            )
+        if _SANDWICH_IMAGES.value:
+            for one in evaluated:
+                row = _sandwich_row(one, folder, device_data)
+                add("sandwich.csv", [row])
+                print_sandwich(row)
+    print_results(tables["evaluation.csv"] + tables.get("fitted_prior.csv", []))
+    for table in tables:
+        print(f"numbers: {folder.path / table}")
+
+
+def _chosen(folder: RunFolder) -> tuple[list[grid.Run], dict[str, dict[str, Any]]]:
+    """The runs to evaluate, as they are evaluated, and their rows of training.
+
+    Raises:
+        FolderError: there are none.
+    """
     chosen = grid.choose(grid.expand(folder.config()), _ONLY.value)
     trained = {row["run"]: row for row in folder.results([run.name for run in chosen])}
     diverged = [name for name, row in trained.items() if row["status"] == "diverged"]
@@ -95,70 +171,34 @@ def main() -> None:
     _warn_of("diverged", diverged, len(chosen))
     unfinished = [run.name for run in chosen if run.name not in trained]
     _warn_of("not finished", unfinished, len(chosen))
-    if _FIT_PRIOR.value:
-        _check_fit(runs)
-    data = load_data(runs[0].settings.data)
-    folder.refuse_other_images(data.fingerprint)
-    device_data = DeviceData.put(data)
-    attempts = {name: row["attempt"] for name, row in trained.items()}
-    rows: list[dict[str, Any]] = []
-    fitted_rows: list[dict[str, Any]] = []
-    groups = grid.group(runs, attempts)
-    for number, group in enumerate(groups, 1):
-        num_before = len(rows)
-        task = GroupTask(group, data, device_data)
-        evaluation = task.evaluate_stored(folder)
-        for i, (run, model) in enumerate(zip(group.runs, task.models, strict=True)):
-            own, before = member(evaluation, i), trained[run.name]
-            row = _row(run, model, data, own, before)
-            rows.append(row)
-            if _FIT_PRIOR.value:
-                keys = MemberKeys.of(task.keys[i])
-                fitted, num_parameters = _evaluate_fitted(
-                    _FIT_PRIOR.value, folder, run, model, device_data, keys
-                )
-                facts = {
-                    **before,
-                    **dict.fromkeys(diagnosis.OF_THE_PRIOR, math.nan),
-                    "num_parameters": num_parameters,
-                }
-                row = {
-                    **_row(run, model, data, fitted, facts),
-                    "run": f"{run.name},fitted_prior={_FIT_PRIOR.value}",
-                    **mean_with_error("elbo_gain", _elbo(fitted) - _elbo(own)),
-                }
-                fitted_rows.append(row)
-        # At once: what was measured outlasts a kill.
-        folder.add_to_table("evaluation.csv", rows[num_before:])
-        if _FIT_PRIOR.value:
-            folder.add_to_table("fitted_prior.csv", fitted_rows[num_before:])
-        CONSOLE.print(
-            f"[{number}/{len(groups)}] {group.name}: "
-            f"{counted(len(group.runs), 'model')} evaluated"
-        )
-    print_results(rows + fitted_rows)
-    print(f"numbers: {folder.path / 'evaluation.csv'}")
-    if _FIT_PRIOR.value:
-        print(f"numbers: {folder.path / 'fitted_prior.csv'}")
-    if _SANDWICH_IMAGES.value:
-        for run in runs:
-            row = _sandwich(folder, run, data, device_data)
-            folder.add_to_table("sandwich.csv", [row])
-            print_sandwich(row)
-        print(f"numbers: {folder.path / 'sandwich.csv'}")
+    return runs, trained
 
 
-def _row(
-    run: grid.Run,
-    model: VAE,
+def _evaluate_group(
+    group: grid.Group,
+    trained: Mapping[str, Mapping[str, Any]],
+    folder: RunFolder,
     data: ImageData,
-    evaluation: Evaluation,
-    before: Mapping[str, Any],
-) -> dict[str, Any]:
+    device_data: DeviceData,
+) -> list[_Evaluated]:
+    task = GroupTask(group, data, device_data)
+    evaluation = task.evaluate_stored(folder)
+    return [
+        _Evaluated(
+            run, model, MemberKeys.of(key), trained[run.name], member(evaluation, i)
+        )
+        for i, (run, model, key) in enumerate(
+            zip(group.runs, task.models, task.keys, strict=True)
+        )
+    ]
+
+
+def _row(one: _Evaluated, data: ImageData) -> dict[str, Any]:
     """A run's row, with what this evaluation does not measure as it was before."""
-    gain = before["last_gain"]
-    row = {**before, **result_row(run, model, data, evaluation, last_gain=gain)}
-    return row | diagnosis.judged(row, model.latent_dim)
+    kept = {name: one.trained[name] for name in ("last_gain", "epochs")}
+    row = result_row(one.run, one.model, data, one.evaluation, **kept)
+    row = {**one.trained, **row}
+    return row | diagnosis.judged(row, one.model.latent_dim)
 
 
 def _warn_of(what: str, runs: Sequence[str], num_chosen: int) -> None:
@@ -181,54 +221,58 @@ def _check_fit(runs: Sequence[grid.Run]) -> None:
             raise SettingsError(f"--fit_prior: {run.name}: {error}") from error
 
 
-def _evaluate_fitted(
+def _fitted_row(
     prior: str,
+    one: _Evaluated,
     folder: RunFolder,
-    run: grid.Run,
-    model: VAE,
+    data: ImageData,
     device_data: DeviceData,
-    keys: MemberKeys,
-) -> tuple[Evaluation, int]:
-    """The run's evaluation, with the keys of its own, under a prior that is fitted.
-
-    Returns:
-        The evaluation, and how many parameters the model has with that prior.
-    """
-    chosen, options = run.settings.model, run.settings.evaluation
-    view = model.likelihood.view
+) -> dict[str, Any]:
+    """A run's row under a prior that is fitted, evaluated with the keys of its own."""
+    chosen, options = one.run.settings.model, one.run.settings.evaluation
+    view = one.model.likelihood.view
     family = make_prior(
         prior,
-        (model.latent_dim,),
+        (one.model.latent_dim,),
         activation=chosen.activation,
         flow_steps=chosen.flow_steps,
         flow_widths=chosen.flow_widths,
         components=chosen.prior_components,
     )
-    fitted, params = fit_prior(
-        model,
-        folder.load_params(run.name),
+    model, params = fit_prior(
+        one.model,
+        folder.load_params(one.run.name),
         family,
-        jax.random.key(run.settings.seed),
+        jax.random.fold_in(one.keys.diagnose, _FIT_KEY),
         device_data.view(view, TRAIN_VIEW),
         num_steps=_FIT_STEPS.value,
         batch_size=_FIT_BATCH,
         learning_rate=_FIT_LEARNING_RATE,
     )
-    program = functools.partial(
-        evaluate,
-        fitted,
+    evaluation = _evaluate(
+        model,
+        params,
+        one.keys.evaluate,
+        device_data.view(view, TEST_VIEW),
+        device_data.test,
+        jnp.ones(model.latent_dim),
         num_samples=options.num_samples,
         chunk=options.chunk,
         batch_size=options.batch_size,
     )
-    evaluation = jax.jit(program)(
-        params,
-        keys.evaluate,
-        device_data.view(view, TEST_VIEW),
-        device_data.test,
-        jnp.ones(model.latent_dim),
-    )
-    return evaluation, fitted.num_parameters(params)
+    facts = {
+        **one.trained,
+        **dict.fromkeys(diagnosis.OF_THE_PRIOR, math.nan),
+        "num_parameters": model.num_parameters(params),
+    }
+    gain = _elbo(evaluation) - _elbo(one.evaluation)
+    fitted = one._replace(model=model, evaluation=evaluation, trained=facts)
+    return {
+        **_row(fitted, data),
+        "run": f"{one.run.name},fitted_prior={prior}",
+        "fit_steps": _FIT_STEPS.value,
+        **mean_with_error("elbo_gain", gain),
+    }
 
 
 def _elbo(evaluation: Evaluation) -> np.ndarray:
@@ -236,10 +280,9 @@ def _elbo(evaluation: Evaluation) -> np.ndarray:
     return np.asarray(estimate.reconstruction) - np.asarray(estimate.kl)
 
 
-def _sandwich(
-    folder: RunFolder, run: grid.Run, data: ImageData, device_data: DeviceData
+def _sandwich_row(
+    one: _Evaluated, folder: RunFolder, device_data: DeviceData
 ) -> dict[str, Any]:
-    model = build_model(run.settings, data)
     settings = SandwichSettings(
         num_images=_SANDWICH_IMAGES.value,
         num_samples=_NUM_SAMPLES.value,
@@ -247,14 +290,17 @@ def _sandwich(
         num_chains=_CHAINS.value,
         gap_steps=_GAP_STEPS.value,
     )
-    measured = jax.jit(functools.partial(sandwich.measure, settings, model))(
-        folder.load_params(run.name),
-        jax.random.key(run.settings.seed),
-        device_data.view(model.likelihood.view, TEST_VIEW),
+    view = one.model.likelihood.view
+    measured = _measure_sandwich(
+        settings,
+        one.model,
+        folder.load_params(one.run.name),
+        jax.random.fold_in(one.keys.diagnose, _SANDWICH_KEY),
+        device_data.view(view, TEST_VIEW),
     )
     return {
-        "run": run.name,
-        "view": model.likelihood.view,
+        "run": one.run.name,
+        "view": view,
         "num_importance_samples": settings.num_samples,
         "num_temperatures": settings.num_temperatures,
         "num_chains": settings.num_chains,

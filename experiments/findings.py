@@ -306,7 +306,8 @@ def overview(members: Sequence[Member]) -> list[str]:
     return [
         f"{total} models: {' × '.join(axes)}.",
         "Settled (in the last fifth of its epochs, the best validation bound rose by"
-        " less than the standard error of the ELBO over test images):"
+        " less than the standard error of the ELBO over test images; or patience ran"
+        " out):"
         f" {settled} of {total}.",
     ]
 
@@ -326,12 +327,10 @@ def find(group: Group) -> list[str]:
     if len(group.members) > 1 and any(member.is_weak for member in leader.members):
         sentences.append("Its estimate rests on few importance weights.")
     if others:
-        difference = others[0].mean - leader.mean
-        is_close = difference <= math.hypot(leader.spread, others[0].spread)
         sentences.append(
             f"The next likelihood is {others[0].members[0].kind}, at"
             f" {group.number(others[0])} {group.unit}"
-            + (f": no clear difference, given the {group.spread}." if is_close else ".")
+            f"{_doubt_of_lead(group, leader, others[0])}."
         )
     lines = [cells for cells in by_line.values() if len(cells) > 1]
     if lines:
@@ -355,6 +354,15 @@ def find(group: Group) -> list[str]:
             f" {likelihood_label(others[-1].likelihood)}."
         )
     return sentences
+
+
+def _doubt_of_lead(group: Group, leader: Cell, other: Cell) -> str:
+    spread = math.hypot(leader.spread, other.spread)
+    if math.isnan(spread):
+        return "; one of the two has a single score, so whether they differ is unknown"
+    if other.mean - leader.mean <= spread:
+        return f": no clear difference, given the {group.spread}"
+    return ""
 
 
 def warn(members: Sequence[Member]) -> list[str]:

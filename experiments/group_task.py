@@ -277,12 +277,18 @@ class GroupTask:
         return self._compile(program, own, (np.int32(0),), donate=0)
 
     def compile_evaluation(self, params: Params) -> jax.stages.Compiled:
-        """Compiles the evaluation of stacked, padded parameters (or their shapes).
+        """Compiles the evaluation of stacked, padded parameters (or their shapes)."""
+        return self._compile_on_test_images(self._measure_member, params)
+
+    def _compile_on_test_images(
+        self, function: Callable[..., Any], params: Params
+    ) -> jax.stages.Compiled:
+        """Compiles a function of a member and the test images.
 
         Members are evaluated one after another: images times importance samples fill
         a device by themselves.
         """
-        program = self._over_members(self._evaluate_member, "loop", num_shared=2)
+        program = self._over_members(function, "loop", num_shared=2)
         shared = (self.test_x, self.device_data.test)
         return self._compile(program, (params, self.members), shared)
 
@@ -342,8 +348,8 @@ class GroupTask:
             lambda zero: np.zeros(self._num_padded, zero.dtype), EpochMetrics.empty()
         )
 
-    def evaluate(self, program: jax.stages.Compiled, params: Params) -> Measured:
-        """What is measured of stacked, padded parameters, on the host."""
+    def evaluate(self, program: jax.stages.Compiled, params: Params) -> Any:
+        """What a program measures of stacked, padded parameters, on the host."""
         shared = self.place_shared((self.test_x, self.device_data.test))
         own = self.place((params, self.members))
         return self.fetch(program(*own, *shared))
@@ -355,7 +361,8 @@ class GroupTask:
             for run in self.group.runs
         ]
         params = self.pad(jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded))
-        return self.evaluate(self.compile_evaluation(params), params).evaluation
+        program = self._compile_on_test_images(self._evaluate_member, params)
+        return self.evaluate(program, params)
 
     # --- where arrays lie ---
 
@@ -414,12 +421,11 @@ class GroupTask:
         )
 
     def _evaluate_member(self, params, member, test_x, test_images):
-        keys = MemberKeys.of(member.key)
         options = self.settings.evaluation
-        evaluation = evaluate(
+        return evaluate(
             self.widest,
             params,
-            keys.evaluate,
+            MemberKeys.of(member.key).evaluate,
             test_x,
             test_images,
             member.latent_mask,
@@ -427,8 +433,11 @@ class GroupTask:
             chunk=options.chunk,
             batch_size=options.batch_size,
         )
+
+    def _measure_member(self, params, member, test_x, test_images):
+        keys = MemberKeys.of(member.key)
         return Measured(
-            evaluation,
+            self._evaluate_member(params, member, test_x, test_images),
             pictures.draw(self.widest, params, keys.pictures, test_x),
             diagnosis.measure(
                 self.settings.diagnostics,

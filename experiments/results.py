@@ -1,5 +1,6 @@
 """From per-image arrays to the row of ``results.csv`` that reports a run."""
 
+import math
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ def result_row(
     evaluation: Evaluation,
     *,
     last_gain: float,
+    epochs: int,
     **facts: Any,
 ) -> dict[str, Any]:
     """One row: what was run, what it reached, and how certain that is.
@@ -38,7 +40,9 @@ def result_row(
         last_gain: nats that the best validation bound rose by in the last fifth of
             training. Where that is less than the standard error of the ELBO, longer
             training would not show in the number reported: the run has settled.
-        **facts: what else training knows: best_epoch, epochs, seconds, ...
+        epochs: that were trained; where they are fewer than were allowed, patience ran
+            out, and the run has settled too.
+        **facts: what else training knows: best_epoch, seconds, ...
     """
     settings, view = run.settings, model.likelihood.view
     estimate = evaluation.estimate
@@ -51,9 +55,11 @@ def result_row(
 
     bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
     ends = np.cumsum(model.layer_dims)[:-1]
+    means = np.asarray(evaluation.posterior_mean)
     active = [
-        int(active_units(jnp.asarray(means)))
-        for means in np.split(np.asarray(evaluation.posterior_mean), ends, axis=1)
+        int(active_units(jnp.asarray(of_layer)))
+        for of_layer in np.split(means, ends, axis=1)
+        if np.isfinite(means).all()
     ]
     binary = view == "binary"
     bound = mean_with_error("elbo", elbo)
@@ -84,7 +90,7 @@ def result_row(
         "effective_sample_size": float(np.median(estimate.effective_sample_size)),
         "largest_weight": float(np.median(estimate.largest_weight)),
         "mean_squared_error": float(np.mean(evaluation.squared_error)),
-        "active_units": sum(active),
+        "active_units": sum(active) if active else math.nan,
         "active_by_layer": "+".join(map(str, active)),
         "num_test_images": len(data.test.images),
         "binarization": data.binarization if binary else "",
@@ -94,15 +100,25 @@ def result_row(
             else ""
         ),
         "last_gain": last_gain,
-        "status": _status(last_gain, bound["elbo"], bound["elbo_se"]),
+        "epochs": epochs,
+        "status": _status(
+            last_gain,
+            bound["elbo"],
+            bound["elbo_se"],
+            ran_out_of_patience=epochs < settings.training.num_epochs,
+        ),
         **facts,
     }
 
 
-def _status(last_gain: float, elbo: float, elbo_se: float) -> str:
+def _status(
+    last_gain: float, elbo: float, elbo_se: float, *, ran_out_of_patience: bool
+) -> str:
     if not np.isfinite(elbo):
         return "diverged"
-    return "settled" if last_gain < elbo_se else "epoch limit"
+    if ran_out_of_patience or last_gain < elbo_se:
+        return "settled"
+    return "epoch limit"
 
 
 def mean_with_error(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:

@@ -62,6 +62,7 @@ _MAY_DIFFER = (
 )
 _UNFINISHED = ".unfinished"
 _LOCK = ".lock"
+_TABLES_LOCK = ".tables.lock"
 _JOBS = "jobs"
 
 
@@ -102,10 +103,10 @@ def _cannot_write(path: Path, error: OSError) -> FolderError:
     )
 
 
-def _cannot_read(path: Path, error: Exception) -> FolderError:
-    return FolderError(
-        f"cannot read {path} ({error}): restore it, or choose another --workdir."
-    )
+def _cannot_read(
+    path: Path, error: Exception, remedy: str = "choose another --workdir"
+) -> FolderError:
+    return FolderError(f"cannot read {path} ({error}): restore it, or {remedy}.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -636,16 +637,33 @@ class RunFolder:
         write_atomically(path, text.getvalue())
         return path
 
-    def add_to_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows to a CSV file, in place of those of as good an evaluation.
+    def add_to_table(
+        self,
+        name: str,
+        rows: Sequence[Mapping[str, Any]],
+        identity: Sequence[str],
+    ) -> None:
+        """Adds rows to a CSV file, in place of those that measured the same.
 
         Args:
             name: of the file; begun where there is none.
-            rows: ``run`` and ``num_importance_samples`` say what each replaces.
+            rows: the rows.
+            identity: fields that say what a row measured.
 
         Raises:
             FolderError: the file cannot be read or written.
         """
+        # Not the lock of those who train: evaluations may be several, and beside them.
+        lock = filelock.FileLock(self.path / _TABLES_LOCK)
+        try:
+            with lock:
+                self._add_to_table(name, rows, identity)
+        except OSError as error:
+            raise _cannot_write(self.path / name, error) from error
+
+    def _add_to_table(
+        self, name: str, rows: Sequence[Mapping[str, Any]], identity: Sequence[str]
+    ) -> None:
         path = self.path / name
         kept: list[dict[str, Any]] = []
         if path.exists():
@@ -655,13 +673,13 @@ class RunFolder:
                 if any(None in row for row in kept):
                     raise ValueError("a row is longer than the header")
             except (OSError, ValueError, csv.Error) as error:
-                raise _cannot_read(path, error) from error
+                raise _cannot_read(path, error, "delete it") from error
 
-        def identity(row):
-            return row.get("run"), str(row.get("num_importance_samples"))
+        def measured(row):
+            return tuple(str(row.get(field)) for field in identity)
 
-        replaced = {identity(row) for row in rows}
-        others = [other for other in kept if identity(other) not in replaced]
+        replaced = {measured(row) for row in rows}
+        others = [other for other in kept if measured(other) not in replaced]
         self.write_table(name, [*others, *rows])
 
 

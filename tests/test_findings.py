@@ -129,6 +129,19 @@ def test_close_likelihoods_are_not_told_apart():
     assert any("no clear difference" in text for text in findings.find(integers(*near)))
 
 
+def test_no_lead_is_clear_where_a_spread_is_unknown():
+    """Of two seeds of the leader, one has diverged."""
+    nan = float("nan")
+    members = [
+        member("categorical", 2, 0, 2.80),
+        member("categorical", 2, 1, nan, status="diverged"),
+        member("laplace", 2, 0, 2.90),
+        member("laplace", 2, 1, 2.91),
+    ]
+    (first, *_) = findings.find(integers(*members))
+    assert first.endswith("so whether they differ is unknown.")
+
+
 def test_best_latent_size_is_found():
     (text,) = findings.find(
         integers(member("categorical", 2, 0, 3.0), member("categorical", 8, 0, 2.5))

@@ -46,6 +46,7 @@ COLUMNS = [
     "binarization",
     "binarization_seed",
     "last_gain",
+    "epochs",
     "status",
 ]
 LEVELS, NUM_PIXELS, NUM_IMAGES = 17, 16, 40
@@ -79,14 +80,17 @@ def evaluation():
     return Evaluation(estimate, weight / 10, latents)
 
 
-def row_of(likelihood, data, evaluation, last_gain=0.0, **facts):
+def row_of(likelihood, data, evaluation, last_gain=0.0, epochs=None, **facts):
     config = digits.get_config().to_dict()
     config["data"] |= {"binarization_seed": 7}
     config["evaluation"] |= {"num_samples": 9}
     config["sweep"] = {"likelihood": likelihood, "latent_dim": 3, "seed": 5}
     (run,) = grid.expand(config)
     model = build_model(run.settings, data)
-    return result_row(run, model, data, evaluation, last_gain=last_gain, **facts)
+    trained = {"last_gain": last_gain, "epochs": epochs}
+    if epochs is None:
+        trained["epochs"] = run.settings.training.num_epochs
+    return result_row(run, model, data, evaluation, **trained, **facts)
 
 
 @pytest.mark.parametrize("likelihood", VIEWS)
@@ -164,6 +168,19 @@ def test_a_run_settles_when_longer_training_would_not_show(
     data, evaluation, gain, status
 ):
     assert row_of("laplace", data, evaluation, last_gain=gain)["status"] == status
+    # Before the last epoch, only patience ends a run that is finite.
+    stopped = row_of("laplace", data, evaluation, last_gain=gain, epochs=7)
+    assert (stopped["status"], stopped["epochs"]) == ("settled", 7)
+
+
+def test_a_run_without_parameters_has_no_active_units(data, evaluation):
+    """None, and not 0, which a mean over seeds would take for collapsed."""
+    lost = evaluation._replace(
+        posterior_mean=np.full_like(evaluation.posterior_mean, np.nan)
+    )
+    row = row_of("laplace", data, lost)
+    assert np.isnan(row["active_units"])
+    assert row["active_by_layer"] == ""
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

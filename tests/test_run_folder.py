@@ -1,5 +1,6 @@
 """Tests of experiments.run_folder."""
 
+import concurrent.futures
 import json
 import os
 import resource
@@ -473,6 +474,33 @@ def test_tables_quote_what_they_must(folder):
     assert path.read_text() == (
         'run,score,note\n"likelihood=beta,seed=0",1.5,\n"a ""b""",,\n'
     )
+
+
+def test_rows_replace_those_that_measured_the_same(folder):
+    identity = ("run", "steps")
+    first = {"run": "a", "steps": 5, "score": 1.0}
+    folder.add_to_table("table.csv", [first, {**first, "run": "b"}], identity)
+    folder.add_to_table(
+        "table.csv",
+        [{**first, "steps": 50}, {**first, "run": "b", "score": 2.0}],
+        identity,
+    )
+    assert (folder.path / "table.csv").read_text() == (
+        "run,steps,score\na,5,1.0\na,50,1.0\nb,5,2.0\n"
+    )
+
+
+def test_rows_that_several_add_at_once_are_all_kept(folder):
+    """Each through a folder of its own, as processes that evaluate are."""
+
+    def add(number):
+        own = RunFolder.open(folder.path)
+        own.add_to_table("table.csv", [{"run": str(number)}], ["run"])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(100)))
+    rows = (folder.path / "table.csv").read_text().split()
+    assert sorted(rows) == sorted(["run", *map(str, range(100))])
 
 
 def test_without_git_the_commit_is_unknown(monkeypatch):
