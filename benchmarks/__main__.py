@@ -130,7 +130,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give both of --peak_tflops and --peak_gbs, or neither.")
     output = _OUTPUT.value
     if output is None:
-        output = "" if _ONLY.present else "docs/benchmarks.md"
+        is_part = _ONLY.present or _WORKLOADS.present
+        output = "" if is_part else "docs/benchmarks.md"
     if output and not Path(_LOG.value).is_file():
         raise app.UsageError(f"--log: there is no file {_LOG.value!r}.")
     platform = _PLATFORM.value
@@ -191,7 +192,7 @@ def _one_model_works(most: Work, counts: list[int]) -> Iterator[tuple[Work, Work
             num_images = int(workload.share * most.num_images)
             if workload.share < 1:
                 # pythae's trainer does not drop an incomplete batch: none is left.
-                num_images -= num_images % work.batch_size
+                num_images = max(num_images // work.batch_size, 1) * work.batch_size
             yield dataclasses.replace(work, num_images=num_images), workload
 
 

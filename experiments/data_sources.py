@@ -167,21 +167,7 @@ def read_tfds(name: str, data_dir: str) -> Source:
     tfds = import_tfds()
     folder = tfds_folder(data_dir)
     command = preparation_command(name, folder)
-    try:
-        with quiet_tfds(tfds):
-            builder = tfds.builder(name, data_dir=folder)
-            is_prepared = builder.is_prepared()
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        raise unknown_name(name, known) from None  # Its own text takes 300 lines.
-    except Exception as error:
-        # An unknown version or config, or damage, which comes as any exception; what is
-        # wrong follows a list of arguments.
-        reason = _line(str(error).split('}": ')[-1]).rstrip(".")
-        raise DataError(
-            f"cannot open {name!r} in {folder} ({reason}): correct data.name, or"
-            f" delete what is damaged and run {command}"
-        ) from error
+    builder, is_prepared = open_builder(tfds, name, folder)
     if not is_prepared:
         raise DataError(f"{name} is not prepared in {folder}: run {command}")
 
@@ -215,6 +201,34 @@ def read_tfds(name: str, data_dir: str) -> Source:
                     f" run {command}"
                 ) from error
     return Source(_default_levels(splits), splits)
+
+
+def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]:
+    """Returns the builder of a data set, and whether the data set is prepared.
+
+    Args:
+        tfds: the package.
+        name: 'name[/config][:version]'.
+        folder: where prepared data sets lie.
+
+    Raises:
+        DataError: if the data set is unknown or what is prepared is damaged.
+    """
+    try:
+        with quiet_tfds(tfds):
+            builder = tfds.builder(name, data_dir=folder)
+            return builder, builder.is_prepared()
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        raise unknown_name(name, known) from None  # Its own text takes 300 lines.
+    except Exception as error:
+        # An unknown version or config, or damage, which comes as any exception; what is
+        # wrong follows a list of arguments.
+        reason = _line(str(error).split('}": ')[-1]).rstrip(".")
+        raise DataError(
+            f"cannot open {name!r} in {folder} ({reason}): correct the name, or delete"
+            f" what is damaged and run {preparation_command(name, folder)}"
+        ) from error
 
 
 def is_on_disk(name: str, data_dir: str) -> bool:

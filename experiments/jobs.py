@@ -69,7 +69,9 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether its command has done everything: the report is the last of it."""
-        return (self.path / "report.html").exists()
+        if not (self.path / "report.html").exists():
+            return False
+        return RunFolder(self.path).finished().issuperset(self.runs)
 
     def has_got_further(self) -> bool:
         """Whether a checkpoint or a result was written since this was last asked."""
@@ -85,10 +87,8 @@ class Job:
 
     def remove(self) -> None:
         """Deletes all there is of a job, its note last."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        for suffix in (".log", ".lock", ".json"):
-            self.beside(suffix).unlink(missing_ok=True)
+        for path in (self.path, *map(self.beside, (".log", ".lock", ".json"))):
+            _remove(path)
 
 
 # --- the command of a job -------------------------------------------------------------
@@ -147,7 +147,7 @@ def plan(chosen: Sequence[Run], folder: RunFolder, slice_size: int) -> list[Job]
     for note in sorted(folder.jobs.glob("*.json")):
         job = _read_note(note)
         if job is None:
-            note.unlink()  # Damaged: its runs are grouped afresh.
+            _remove(note)  # Damaged: its runs are grouped afresh.
         elif finished.issuperset(job.runs):
             job.remove()  # The process died before it did.
         elif waiting.intersection(job.runs):
@@ -178,8 +178,15 @@ def _read_note(path: Path) -> Job | None:
             str(note["launcher"]),
             str(note["handle"]),
         )
-    except (KeyError, TypeError, ValueError):
+    except (IsADirectoryError, KeyError, TypeError, ValueError):
         return None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _hand_over(folder: RunFolder, job: Job) -> None:

@@ -186,7 +186,7 @@ class Local:
     poll_seconds = 0.2
 
     def __init__(self, folder: Path, max_jobs: int):
-        self._submitit = _import("submitit", "submitit")
+        self._submitit = _import("submitit")
         self._folder = folder
         self._jobs: dict[str, Any] = {}
         self.most_at_once = max_jobs
@@ -238,7 +238,7 @@ class Slurm:
     poll_seconds = 3.0
 
     def __init__(self, folder: Path, max_jobs: int | None, options: Mapping[str, Any]):
-        self._submitit = _import("submitit", "submitit")
+        self._submitit = _import("submitit")
         if missing := [p for p in ("sbatch", "srun", "sacct") if not shutil.which(p)]:
             raise LaunchError(
                 f"--launcher=slurm needs {', '.join(missing)}, not found on PATH: give "
@@ -316,7 +316,7 @@ class Ray:
     poll_seconds = 0.5
 
     def __init__(self, max_jobs: int | None, options: Mapping[str, Any]):
-        self._ray = _import("ray", "ray")
+        self._ray = _import("ray")
         try:
             self._ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
         except (ConnectionError, RuntimeError) as error:
@@ -351,9 +351,9 @@ class Ray:
                 self._ray.cancel(task)
 
 
-def _import(name: str, package: str) -> ModuleType:
+def _import(package: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(package)
     except ImportError as error:
         raise LaunchError(
             f"--launcher needs the package {package}, which is not installed: pip "
@@ -362,7 +362,7 @@ def _import(name: str, package: str) -> ModuleType:
 
 
 def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
-    """Options given as ``name=value``, with numbers as numbers.
+    """Options given as ``name=value``, numbers and truth values as such.
 
     Raises:
         LaunchError: one that is not of this form.
@@ -373,13 +373,13 @@ def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
         if not (name and text):
             raise LaunchError(
                 f"--{flag} is {option!r}: give names and values, as in "
-                f"--{flag}={_EXAMPLES[flag]}."
+                f"--{flag}={OPTION_EXAMPLES[flag]}."
             )
         parsed[name.strip()] = _value(text.strip())
     return parsed
 
 
-_EXAMPLES = {
+OPTION_EXAMPLES = {
     "slurm": "partition=gpu,timeout_min=600,gpus_per_node=1",
     "ray": "num_cpus=4,num_gpus=1",
 }
@@ -391,4 +391,4 @@ def _value(text: str) -> Any:
             return parse(text)
         except ValueError:
             pass
-    return True if text.lower() == "true" else text
+    return {"true": True, "false": False}.get(text.lower(), text)

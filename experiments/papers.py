@@ -38,7 +38,9 @@ _CONFIGS = Path(__file__).parents[1] / "configs" / "papers"
 
 
 def main() -> None:
-    runs, kept = expand_user(_RUNS.value), expand_user(_RECORDS.value)
+    runs, kept, page, readme = (
+        expand_user(flag.value) for flag in (_RUNS, _RECORDS, _PAGE, _README)
+    )
     if _RUNS.present and not runs.is_dir():
         raise SettingsError(
             f"--runs: {runs} is no folder: give that of the run folders, or leave it "
@@ -49,20 +51,24 @@ def main() -> None:
             f"--records: {kept} is no folder: make it, or leave the flag out to use "
             f"{_RECORDS.default}."
         )
+    if not _PAGE.value:
+        raise SettingsError(
+            f"--page is empty: name a file, or leave it out for {_PAGE.default}."
+        )
     keep(runs, kept)
     tables = gather(kept)
-    readme = with_summary(_read(_README.value), tables) if _README.value else ""
-    write_atomically(Path(_PAGE.value), render("papers.md.jinja", tables))
+    summary = with_summary(_read(readme), tables) if _README.value else ""
+    write_atomically(page, render("papers.md.jinja", tables))
     if _README.value:
-        write_atomically(Path(_README.value), readme)
+        write_atomically(readme, summary)
     rows = [row for table in tables for row in table["rows"]]
     found = sum(bool(row["obtained"]) for row in rows)
-    CONSOLE.print(f"{found} of {len(rows)} rows have been run -> {_PAGE.value}")
+    CONSOLE.print(f"{found} of {len(rows)} rows have been run -> {page}")
 
 
-def _read(page: str) -> str:
+def _read(page: Path) -> str:
     try:
-        return Path(page).read_text(encoding="utf-8")
+        return page.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(
             f"--readme: cannot read {page} ({error.strerror})."
@@ -79,15 +85,18 @@ def keep(runs: Path, kept: Path) -> None:
     for path in _tables():
         module = runpy.run_path(str(path))
         for variant in _variants(module["TABLE"]):
-            try:
-                folder = RunFolder.open(runs / path.stem / variant)
-            except FolderError:
+            place = runs / path.stem / variant
+            if not place.exists():
                 continue
-            config = module["get_config"](variant).to_dict()
-            if changes := records.changes(folder.config(), config):
-                CONSOLE.print(f"{folder.path} is left out: {'; '.join(changes)}")
-            else:
-                records.keep(folder, kept / path.stem / f"{variant}.json", warn)
+            try:
+                folder = RunFolder.open(place)
+                config = module["get_config"](variant).to_dict()
+                if changes := records.changes(folder.config(), config):
+                    CONSOLE.print(f"{folder.path} is left out: {'; '.join(changes)}")
+                else:
+                    records.keep(folder, kept / path.stem / f"{variant}.json", warn)
+            except FolderError as error:
+                CONSOLE.print(f"{place} is left out: {error}")
 
 
 def gather(kept: Path) -> list[dict[str, Any]]:
@@ -184,20 +193,9 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     def mean(name: str) -> float:
         return statistics.fmean(result[name] for result in results)
 
-    obtained = f"{mean('score'):.2f} ± {mean('score_se'):.2f}"
-    if any(result["status"] == "diverged" for result in results):
-        obtained = "diverged"
-    elif any(
-        rests_on_few_weights(result["effective_sample_size"], result["largest_weight"])
-        for result in results
-    ):
-        obtained += " ‡"
-    if len(results) > 1:
-        spread = statistics.stdev(result["score"] for result in results)
-        obtained += f" ({len(results)} seeds, sd {spread:.2f})"
     devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)
     return {
-        "obtained": obtained,
+        "obtained": _obtained(results),
         "negative_elbo": f"{-mean('elbo'):.2f}",
         "rate": f"{mean('rate'):.2f}",
         "active_units": ", ".join(result["active_by_layer"] for result in results),
@@ -208,6 +206,27 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "minutes": f"{mean('seconds') / 60:.1f}",
         "device": ", ".join(devices),
     }
+
+
+def _obtained(results: Sequence[Mapping[str, Any]]) -> str:
+    """The score of a row, its errors and what there is to say against it."""
+    diverged = sum(result["status"] == "diverged" for result in results)
+    if diverged:
+        return "diverged" + f" ({diverged} of {len(results)} seeds)" * bool(results[1:])
+    score, error = (
+        statistics.fmean(result[name] for result in results)
+        for name in ("score", "score_se")
+    )
+    obtained = f"{score:.2f} ± {error:.2f}"
+    if any(
+        rests_on_few_weights(result["effective_sample_size"], result["largest_weight"])
+        for result in results
+    ):
+        obtained += " ‡"
+    if len(results) > 1:
+        spread = statistics.stdev(result["score"] for result in results)
+        obtained += f" ({len(results)} seeds, sd {spread:.2f})"
+    return obtained
 
 
 def _device(facts: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from experiments.data_sources import (
     DataError,
     expand_user,
     import_tfds,
+    open_builder,
     quiet_tfds,
     tfds_folder,
 )
@@ -163,9 +164,9 @@ def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
         )
     tfds = import_tfds()
     folder = tfds_folder(data_dir)
+    builder, is_prepared = open_builder(tfds, name, folder)
     with quiet_tfds(tfds):
-        builder = tfds.builder(name, data_dir=folder)
-        if not builder.is_prepared():
+        if not is_prepared:
             splits = _read_published(PUBLISHED[name], source)
             try:
                 _write(tfds, name, folder, splits)

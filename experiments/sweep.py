@@ -49,11 +49,10 @@ _RETRIES = flags.DEFINE_integer(
     lower_bound=0,
 )
 _OPTIONS = {
-    name: flags.DEFINE_list(name, [], f"What a job asks {of} for, as in {example}.")
-    for name, of, example in (
-        ("slurm", "Slurm", "--slurm=partition=gpu,timeout_min=600,gpus_per_node=1"),
-        ("ray", "Ray", "--ray=num_cpus=4,num_gpus=1"),
+    name: flags.DEFINE_list(
+        name, [], f"What a job asks {name.capitalize()} for, as in --{name}={example}."
     )
+    for name, example in launchers.OPTION_EXAMPLES.items()
 }
 
 

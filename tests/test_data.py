@@ -788,6 +788,15 @@ def test_damaged_records_are_refused(damage, prepared):
     assert "python -m experiments.prepare mnist" in message
 
 
+def test_a_damaged_description_is_refused(prepared):
+    """By who reads the data set, and by who would prepare it."""
+    (path,) = pathlib.Path(prepared.data_dir).rglob("dataset_info.json")
+    path.write_text("{")
+    message = refusal(load_data, prepared)
+    assert "delete what is damaged and run `python -m experiments.prepare" in message
+    assert message == refusal(prepare.prepare, "mnist", prepared.data_dir)
+
+
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     message = refusal(load_data, DataSettings("mnist", data_dir=str(tmp_path)))

@@ -104,7 +104,7 @@ def train(path, runs):
             state = {"state": rng.normal(size=3)}
             folder.save_failure(run.name, 0, {"replay": f"--workdir={path}"}, state)
         picture = path / "figures" / run.name / "samples.png"
-        picture.parent.mkdir(parents=True)
+        picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(rng.bytes(9))
         params = {"decoder": {"bias": rng.normal(size=4).astype(np.float32)}}
         row = {"run": run.name, "score": rng.normal(), "bits_per_dim": np.nan}
@@ -240,6 +240,14 @@ def test_a_damaged_note_is_written_anew(folder):
         assert tuple(json.loads(job.beside(".json").read_text())["runs"]) == job.runs
 
 
+def test_a_folder_in_the_place_of_a_note_is_one_that_is_damaged(folder):
+    job, _ = jobs.plan(RUNS, folder, 0)
+    job.beside(".json").unlink()
+    job.beside(".json").mkdir()
+    assert len(jobs.plan(RUNS, folder, 0)) == 2
+    assert job.beside(".json").is_file()
+
+
 def test_what_was_begun_without_a_launcher_is_handed_over(folder):
     group, _ = grid.group(RUNS)
     names = [run.name for run in group.runs]
@@ -337,6 +345,19 @@ def test_nothing_damaged_is_gathered(folder):
     with pytest.raises(Exception, match=r"params\.safetensors.*what was saved"):
         run_all(folder, Damaging())
     assert NAMES[0] not in folder.finished()
+
+
+def test_a_job_of_which_something_damaged_was_deleted_is_launched_again(
+    folder, trained
+):
+    """As the message on what is damaged advises."""
+    done, _ = jobs.plan(RUNS, folder, 0)
+    train(done.path, [run for run in RUNS if run.name in done.runs])
+    assert done.is_done()
+    shutil.rmtree(done.path / "members" / NAMES[0])
+    assert not done.is_done()
+    run_all(folder, Engine())
+    assert_all_gathered(folder, trained)
 
 
 def test_a_job_whose_process_still_ends_is_not_removed(folder):

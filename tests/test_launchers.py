@@ -140,11 +140,13 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, name, package):
 
 def test_options_are_names_and_values():
     options = ["partition=gpu", "timeout_min=600", "mem_gb=1.5", "exclusive=true"]
+    options.append("use_srun=false")
     assert launchers.parse_options("slurm", options) == {
         "partition": "gpu",
         "timeout_min": 600,
         "mem_gb": 1.5,
         "exclusive": True,
+        "use_srun": False,
     }
     for option in ("partition", "=gpu", "partition="):
         with pytest.raises(LaunchError, match="--ray=num_cpus=4"):

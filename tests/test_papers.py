@@ -130,6 +130,27 @@ def test_a_run_that_diverged_has_no_number():
     assert papers.summary([recorded])["obtained"] == "diverged"
 
 
+def test_seeds_that_diverged_are_counted():
+    lost = RESULT | {"status": "diverged", "score": float("nan")}
+    facts = {"backend": "cpu", "num_cpus": 2}
+    recorded = [
+        {"result": result, "bits_depend_on": facts} for result in (RESULT, lost, RESULT)
+    ]
+    assert papers.summary(recorded)["obtained"] == "diverged (1 of 3 seeds)"
+
+
+def test_a_damaged_run_folder_is_left_out(tmp_path, capsys):
+    path = tmp_path / "static_mnist" / "cpu"
+    config = static_mnist.get_config("cpu").to_dict()
+    RunFolder.create(path, config, "0" * 64, print).close()
+    (path / "config.json").write_text("{")
+    papers.keep(tmp_path, tmp_path / "kept")
+    assert f"{path} is left out: cannot read {path}" in (
+        capsys.readouterr().out.replace("\n", "")
+    )
+    assert not (tmp_path / "kept").exists()
+
+
 def test_the_committed_pages_say_what_the_committed_records_say():
     tables = papers.gather(ROOT / "docs" / "results")
     remedy = "run: python -m experiments.papers --readme=README.md"

@@ -51,15 +51,16 @@ def make(work: Work, variant: str) -> Callable[[], float]:
     config = VAEConfig(
         input_dim=(PIXELS,), latent_dim=work.latent_dim, reconstruction_loss="bce"
     )
-    trainer = BaseTrainer(
-        model=BinarizingVAE(config, Encoder(network), Decoder(network)),
-        train_dataset=BaseDataset(images, torch.zeros(len(images))),
-        training_config=BaseTrainerConfig(
-            output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=work.batch_size,
-            learning_rate=work.learning_rate,
-            no_cuda=work.platform != "gpu",
-        ),
-    )
-    trainer.prepare_training()
+    with tempfile.TemporaryDirectory() as folder:  # It makes one, and leaves it empty.
+        trainer = BaseTrainer(
+            model=BinarizingVAE(config, Encoder(network), Decoder(network)),
+            train_dataset=BaseDataset(images, torch.zeros(len(images))),
+            training_config=BaseTrainerConfig(
+                output_dir=folder,
+                per_device_train_batch_size=work.batch_size,
+                learning_rate=work.learning_rate,
+                no_cuda=work.platform != "gpu",
+            ),
+        )
+        trainer.prepare_training()
     return lambda: -float(trainer.train_step(epoch=1))

@@ -13,13 +13,13 @@ Ends with status 1 where a claim does not hold.
 import importlib
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 from rich import box
 from rich.table import Table
 
 from experiments import command_line
+from experiments.data_sources import expand_user
 from experiments.progress import CONSOLE
 from experiments.settings import SettingsError, suggest
 from experiments.theory.claims import Story
@@ -54,7 +54,7 @@ def main(names: list[str]) -> None:
         write_figures(workdir / name, stories[name])
         CONSOLE.print(_table(name, stories[name], time.perf_counter() - started))
     if _PAGE.value:
-        write_page(Path(_PAGE.value), stories)
+        write_page(expand_user(_PAGE.value), stories)
     failed = [c for story in stories.values() for c in story.claims if not c.holds]
     count = sum(len(story.claims) for story in stories.values())
     CONSOLE.print(f"{count - len(failed)} of {count} claims hold.")
