@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
 from experiments.digests import array_digest, arrays_digest
-from experiments.run_folder import FolderError
+from experiments.files import FolderError
 
 Arrays = dict[str, np.ndarray]
 

@@ -18,9 +18,9 @@ from ml_collections import config_flags
 
 from experiments import data_cache
 from experiments.data_sources import DataError, expand_user
+from experiments.files import FolderError
 from experiments.interruption import STOPPED, Stopped, leave
 from experiments.launchers import LaunchError
-from experiments.run_folder import FolderError
 from experiments.settings import SettingsError, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything

@@ -27,6 +27,7 @@ from absl import flags
 
 from experiments import command_line, diagnosis, grid, sandwich
 from experiments.data import ImageData, load_data
+from experiments.files import FolderError
 from experiments.findings import counted
 from experiments.group_task import (
     TEST_VIEW,
@@ -37,7 +38,7 @@ from experiments.group_task import (
 )
 from experiments.progress import CONSOLE, print_results, print_sandwich, warn
 from experiments.results import mean_with_error, result_row
-from experiments.run_folder import FolderError, RunFolder
+from experiments.run_folder import RunFolder
 from experiments.sandwich import SandwichSettings
 from experiments.settings import SettingsError
 from vae_jax.evaluation import Evaluation, evaluate

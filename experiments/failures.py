@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import ImageData
+from experiments.environment import shell_command
 from experiments.grid import Run
 from experiments.group_task import (
     VALIDATION_VIEW,
@@ -19,7 +20,6 @@ from experiments.group_task import (
     from_named_leaves,
     named_leaves,
 )
-from experiments.run_folder import shell_command
 from vae_jax import population, training, views
 from vae_jax.training import OFFENDERS, Member, MemberKeys, StepKeys, TrainState
 

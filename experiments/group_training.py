@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments import diagnosis, failures, pictures, processes
 from experiments.checkpoints import Checkpoints
+from experiments.files import FolderError
 from experiments.group_task import (
     GroupTask,
     Measured,
@@ -21,7 +22,7 @@ from experiments.history import History
 from experiments.interruption import Interruption, Stopped
 from experiments.progress import CONSOLE, Progress, warn
 from experiments.results import result_row
-from experiments.run_folder import FolderError, RunFolder
+from experiments.run_folder import RunFolder
 from vae_jax import population
 from vae_jax.model import Params
 from vae_jax.training import TrainState

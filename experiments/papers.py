@@ -22,10 +22,11 @@ from absl import flags
 
 from experiments import command_line, records
 from experiments.data_sources import expand_user
+from experiments.files import FolderError, write_atomically
 from experiments.findings import rests_on_few_weights
 from experiments.grid import Run, choose, expand
 from experiments.progress import CONSOLE, warn
-from experiments.run_folder import FolderError, RunFolder, write_atomically
+from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")

@@ -9,9 +9,9 @@ import numpy as np
 
 from experiments.charts import latent_scatter
 from experiments.data import ImageData
+from experiments.files import write_atomically
 from experiments.grid import Run
 from experiments.image_grids import image_grid, reconstruction_grid
-from experiments.run_folder import write_atomically
 from vae_jax import views
 from vae_jax.evaluation import Evaluation
 from vae_jax.model import VAE, Params

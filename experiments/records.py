@@ -10,14 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.run_folder import (
-    FolderError,
-    RunFolder,
-    differences,
-    to_json,
-    with_nan,
-    write_atomically,
-)
+from experiments.files import FolderError, to_json, with_nan, write_atomically
+from experiments.run_folder import RunFolder, differences
 
 
 def keep(folder: RunFolder, path: Path, report: Callable[[str], object]) -> None:

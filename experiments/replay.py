@@ -12,7 +12,8 @@ from absl import flags
 
 from experiments import command_line, failures, grid
 from experiments.data import load_data
-from experiments.run_folder import FolderError, RunFolder
+from experiments.files import FolderError
+from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 
 _RUN = flags.DEFINE_string("run", "", "Name of the run.")

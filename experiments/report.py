@@ -22,8 +22,8 @@ from PIL import Image
 
 from experiments import charts, findings
 from experiments.chart_style import Style, likelihood_styles
+from experiments.files import write_atomically
 from experiments.findings import Group, Member
-from experiments.run_folder import write_atomically
 
 __all__ = ["write_report"]
 

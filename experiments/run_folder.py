@@ -14,25 +14,18 @@
     results.csv          one row per finished run
     figures/, report.html
 
-Files are written beside and renamed, so a reader never meets half a file. Nothing here
-is executed or unpickled when it is read: folders of strangers are safe to open.
+A reader never meets half a file, and nothing is executed or unpickled when it is read:
+folders of strangers are safe to open.
 """
 
 import contextlib
 import csv
 import difflib
-import hashlib
-import importlib.metadata
 import io
 import json
-import math
 import os
-import platform
 import resource
-import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,18 +33,25 @@ from typing import Any
 
 import filelock
 import flax.traverse_util
-import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from experiments.digests import arrays_digest
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-
+from experiments.environment import environment
+from experiments.files import (
+    UNFINISHED,
+    FolderError,
+    cannot_read,
+    cannot_write,
+    load_arrays,
+    save_arrays,
+    seal,
+    to_json,
+    with_nan,
+    without_nan,
+    write_atomically,
+)
 
 # What no number depends on: a run may be continued with others.
 _MAY_DIFFER = (
@@ -60,14 +60,9 @@ _MAY_DIFFER = (
     "config.data.data_dir ",
     "config.data.download ",
 )
-_UNFINISHED = ".unfinished"
 _LOCK = ".lock"
 _TABLES_LOCK = ".tables.lock"
 _JOBS = "jobs"
-
-
-class FolderError(RuntimeError):
-    """A run folder that cannot be used; the message is one line."""
 
 
 def _allow_open_files() -> None:
@@ -75,38 +70,6 @@ def _allow_open_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # Some systems promise too much.
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file so that its path holds the old content or the new, never half."""
-    data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:  # An interruption leaves no half file either.
-            beside.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> FolderError:
-    return FolderError(
-        f"cannot write {path} ({error.strerror or error}): make room and permit "
-        "writing there, or choose another place."
-    )
-
-
-def _cannot_read(
-    path: Path, error: Exception, remedy: str = "choose another --workdir"
-) -> FolderError:
-    return FolderError(f"cannot read {path} ({error}): restore it, or {remedy}.")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -131,60 +94,14 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [f"{path[1:]} is {old!r} there and {new!r} here"]
 
 
-def to_json(value: Any) -> str:
-    """As JSON, which has no numbers that are not finite: they become null."""
-    return json.dumps(_without_nan(value), indent=2) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def with_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``to_json`` made of a row, with its numbers that are not finite as NaN."""
-    return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def _seal(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts with their digest, that of all but the wall time."""
-    facts = _without_nan(facts)
-    lasting = {name: value for name, value in facts.items() if name != "seconds"}
-    text = json.dumps(lasting, sort_keys=True)
-    return {**facts, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
 def _is_taken(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
     # What a kill leaves of a folder that was just begun is no obstacle.
     return any(
-        entry.name != _LOCK and not entry.name.endswith(_UNFINISHED)
+        entry.name != _LOCK and not entry.name.endswith(UNFINISHED)
         for entry in path.iterdir()
     )
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    metadata = {"sha256": arrays_digest(arrays)}
-    write_atomically(path, safetensors.numpy.save(arrays, metadata))
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays, verified to be those that were saved."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            saved = (file.metadata() or {}).get("sha256")
-        if arrays_digest(arrays) != saved:
-            raise ValueError("its content is not what was saved")
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise FolderError(
-            f"cannot read the arrays in {path} ({error}): delete {path.parent} and "
-            "repeat the command that trained it."
-        ) from error
-    return arrays
 
 
 def _run_of(row: str) -> str | None:
@@ -261,7 +178,7 @@ class RunFolder:
         try:
             begun, taken = (self.path / "config.json").exists(), _is_taken(self.path)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
         if begun:
             self._refuse_another(config)
         elif taken:
@@ -277,7 +194,7 @@ class RunFolder:
             if Path(place) == self.path and self.jobs.name in folders:
                 folders.remove(self.jobs.name)  # Folders come and go there.
             for name in files:
-                if name.endswith(_UNFINISHED):
+                if name.endswith(UNFINISHED):
                     (Path(place) / name).unlink(missing_ok=True)
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
@@ -299,7 +216,7 @@ class RunFolder:
                 "or choose another --workdir."
             ) from error
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error) from error
 
     def close(self) -> None:
         """Ends the TensorBoard files and lets others write to the folder."""
@@ -386,7 +303,7 @@ class RunFolder:
         """Facts, verified to be those that were saved."""
         sealed = self._read_json(path)
         facts = {name: value for name, value in sealed.items() if name != "sha256"}
-        if _seal(facts) != sealed:
+        if seal(facts) != sealed:
             raise FolderError(
                 f"{path} is not what was saved: delete {path.parent} and repeat the "
                 "command that wrote it."
@@ -403,7 +320,7 @@ class RunFolder:
                 if not isinstance(found.get(name), kind):
                     raise TypeError(f"its {name!r} is no {kind.__name__}")
         except (OSError, TypeError, ValueError) as error:
-            raise _cannot_read(path, error) from error
+            raise cannot_read(path, error) from error
         return found
 
     def restore_metrics(
@@ -437,13 +354,11 @@ class RunFolder:
             # A folder that has vanished is not made anew.
             with open(self.path / "metrics.jsonl", "r+") as file:
                 file.seek(0, os.SEEK_END)
-                file.write(
-                    "".join(json.dumps(_without_nan(row)) + "\n" for row in rows)
-                )
+                file.write("".join(json.dumps(without_nan(row)) + "\n" for row in rows))
             for row in rows:
                 self._log_events(row)
         except OSError as error:
-            raise _cannot_write(self.path / "metrics.jsonl", error) from error
+            raise cannot_write(self.path / "metrics.jsonl", error) from error
 
     def metrics(self, runs: Collection[str]) -> list[dict[str, Any]]:
         """The metric rows of some runs, in the order they were logged."""
@@ -457,7 +372,7 @@ class RunFolder:
             with open(path, encoding="utf-8", errors="replace") as file:
                 return list(file)
         except OSError as error:
-            raise _cannot_read(path, error) from error
+            raise cannot_read(path, error) from error
 
     def _log_events(self, row: Mapping[str, Any]) -> None:
         run = row["run"]
@@ -505,11 +420,11 @@ class RunFolder:
         """
         folder = self.path / "members" / run
         flat = flax.traverse_util.flatten_dict(params, sep="/")
-        _save_arrays(folder / "params.safetensors", flat)
+        save_arrays(folder / "params.safetensors", flat)
         write_atomically(
             folder / "environment.json", to_json(bits_depend_on or self._bits_depend_on)
         )
-        write_atomically(folder / "result.json", to_json(_seal(result)))
+        write_atomically(folder / "result.json", to_json(seal(result)))
 
     def bits_depend_on(self, run: str) -> dict[str, Any]:
         """What the bits of a finished run depend on besides the configuration."""
@@ -532,7 +447,7 @@ class RunFolder:
                 f"no finished run {run!r} in {self.path}{hint} the finished runs are "
                 f"in {self.path / 'members'}."
             )
-        flat = _load_arrays(folder / "params.safetensors")
+        flat = load_arrays(folder / "params.safetensors")
         # A family without parameters leaves nothing in the file.
         empty: dict[str, Any] = {"posterior": {}, "prior": {}}
         return empty | flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -592,8 +507,8 @@ class RunFolder:
     ) -> None:
         """Stores where a run met a value that is not finite, and its state then."""
         path = self.path / "failures" / run / f"{attempt}.safetensors"
-        _save_arrays(path, state)
-        write_atomically(path.with_suffix(".json"), to_json(_seal(facts)))
+        save_arrays(path, state)
+        write_atomically(path.with_suffix(".json"), to_json(seal(facts)))
 
     def failed(self) -> list[str]:
         """Names of the runs that met a value that is not finite."""
@@ -622,7 +537,7 @@ class RunFolder:
             )
         attempt = count - 1 if attempt is None else attempt
         path = self.path / "failures" / run / f"{attempt}.safetensors"
-        return self._read_sealed(path.with_suffix(".json")), _load_arrays(path)
+        return self._read_sealed(path.with_suffix(".json")), load_arrays(path)
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Writes rows as a CSV file; a field that a row lacks is left empty."""
@@ -659,7 +574,7 @@ class RunFolder:
             with lock:
                 self._add_to_table(name, rows, identity)
         except OSError as error:
-            raise _cannot_write(self.path / name, error) from error
+            raise cannot_write(self.path / name, error) from error
 
     def _add_to_table(
         self, name: str, rows: Sequence[Mapping[str, Any]], identity: Sequence[str]
@@ -673,7 +588,7 @@ class RunFolder:
                 if any(None in row for row in kept):
                     raise ValueError("a row is longer than the header")
             except (OSError, ValueError, csv.Error) as error:
-                raise _cannot_read(path, error, "delete it") from error
+                raise cannot_read(path, error, "delete it") from error
 
         def measured(row):
             return tuple(str(row.get(field)) for field in identity)
@@ -681,66 +596,3 @@ class RunFolder:
         replaced = {measured(row) for row in rows}
         others = [other for other in kept if measured(other) not in replaced]
         self.write_table(name, [*others, *rows])
-
-
-def shell_command(module: str, *arguments: str) -> str:
-    """The line for a shell that runs a module of Python."""
-    return shlex.join(["python", "-m", module, *arguments])
-
-
-def _own_command() -> str:
-    """The line for a shell that runs what this process runs."""
-    spec = sys.modules["__main__"].__spec__
-    if spec is None:  # A file, not a module.
-        return shlex.join(["python", *sys.argv])
-    return shell_command(spec.name, *sys.argv[1:])
-
-
-def _commit() -> str:
-    """Of this code; 'unknown' where it is no checkout or git is not installed."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        found = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
-
-
-def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
-    """The command, and what the bits of a run depend on besides its configuration.
-
-    Args:
-        data_fingerprint: of the images.
-        computes: whether they depend on this process.
-    """
-    if not computes:
-        return {
-            "command": _own_command(),
-            "bits_depend_on": {"data": data_fingerprint},
-        }
-    devices = jax.devices()
-    return {
-        "command": _own_command(),
-        "platform": platform.platform(),
-        "devices": [str(device) for device in devices],
-        "bits_depend_on": {
-            "data": data_fingerprint,
-            "commit": _commit(),
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-            "backend": jax.default_backend(),
-            "device_kind": devices[0].device_kind,
-            "num_devices": len(devices),
-            "num_processes": jax.process_count(),
-            "machine": platform.machine(),
-            "num_cpus": os.cpu_count(),
-            "matmul_precision": str(jax.default_matmul_precision.value),
-            "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        },
-    }

@@ -10,6 +10,7 @@ import jax
 
 from experiments import memory, processes
 from experiments.data import ImageData, load_data
+from experiments.files import FolderError
 from experiments.findings import counted
 from experiments.grid import Group, Run, group
 from experiments.group_task import (
@@ -23,7 +24,7 @@ from experiments.group_training import GroupTraining
 from experiments.interruption import Interruption
 from experiments.progress import CONSOLE, Progress, announce, print_results, warn
 from experiments.report import write_report
-from experiments.run_folder import FolderError, RunFolder
+from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 from experiments.streaming import import_grain
 

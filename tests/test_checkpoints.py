@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.checkpoints import Checkpoints
-from experiments.run_folder import FolderError
+from experiments.files import FolderError
 
 NAN_WITH_PAYLOAD = np.array([0x7FC0BEEF, 0xFF800001], np.uint32).view(np.float32)
 ARRAYS = {

@@ -25,7 +25,8 @@ import pytest
 import safetensors.numpy
 
 from experiments import command_line
-from experiments.run_folder import RunFolder, write_atomically
+from experiments.files import write_atomically
+from experiments.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/digits.py:tiny"

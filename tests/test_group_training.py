@@ -12,11 +12,12 @@ from configs import digits
 from experiments import grid, runner
 from experiments.checkpoints import Checkpoints
 from experiments.data import DataSettings, load_data
+from experiments.files import FolderError
 from experiments.group_task import DeviceData, GroupTask
 from experiments.group_training import GroupTraining
 from experiments.interruption import Stopped
 from experiments.progress import Progress
-from experiments.run_folder import FolderError, RunFolder
+from experiments.run_folder import RunFolder
 
 
 class StopAfter:

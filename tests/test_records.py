@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from experiments import records, run_folder
-from experiments.run_folder import FolderError, RunFolder
+from experiments import environment, records
+from experiments.files import FolderError
+from experiments.run_folder import RunFolder
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
 
@@ -88,11 +89,11 @@ def test_a_folder_of_an_older_version_adds_what_is_lacking(keep):
 def test_results_name_where_they_were_trained_not_where_the_folder_was_begun(
     keep, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run_folder, "_commit", lambda: "first")
+    monkeypatch.setattr(environment, "_commit", lambda: "first")
     folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
     folder.save_member("a", {}, {"run": "a", "score": 1.0})
     folder.close()
-    monkeypatch.setattr(run_folder, "_commit", lambda: "second")
+    monkeypatch.setattr(environment, "_commit", lambda: "second")
     folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
     folder.save_member("b", {}, {"run": "b", "score": 2.0})
     folder.close()

@@ -2,19 +2,15 @@
 
 import concurrent.futures
 import json
-import os
 import resource
-import shlex
-import sys
-from importlib.machinery import ModuleSpec
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import failures, run_folder
-from experiments.run_folder import FolderError, RunFolder, write_atomically
+from experiments import files, run_folder
+from experiments.files import FolderError
+from experiments.run_folder import RunFolder
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
 
@@ -29,7 +25,7 @@ def create(path, config=CONFIG, images=IMAGES, report=lambda line: None):
     return folder
 
 
-def files(folder):
+def listing(folder):
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -56,7 +52,7 @@ def folder(tmp_path):
 
 
 def test_a_new_folder_holds_config_and_environment(folder):
-    assert files(folder.path) == ["config.json", "environment.json", "metrics.jsonl"]
+    assert listing(folder.path) == ["config.json", "environment.json", "metrics.jsonl"]
     assert folder.config() == json.loads(json.dumps(CONFIG))
     environment = json.loads((folder.path / "environment.json").read_text())
     assert environment["bits_depend_on"]["jax"] == jax.__version__
@@ -65,7 +61,7 @@ def test_a_new_folder_holds_config_and_environment(folder):
 
 def test_an_empty_folder_is_taken(tmp_path):
     create(tmp_path)
-    assert "config.json" in files(tmp_path)
+    assert "config.json" in listing(tmp_path)
 
 
 def test_the_same_config_continues(folder):
@@ -144,36 +140,19 @@ def test_files_left_half_written_are_cleared_away(folder):
     (folder.path / "members" / "a").mkdir(parents=True)
     (folder.path / "members" / "a" / ".result.json.12.unfinished").write_text("{")
     create(folder.path)
-    assert "unfinished" not in " ".join(files(folder.path))
+    assert "unfinished" not in " ".join(listing(folder.path))
 
 
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("precious")
     line = refusal(create, tmp_path, CONFIG)
     assert str(tmp_path) in line
-    assert files(tmp_path) == ["notes.txt"]
+    assert listing(tmp_path) == ["notes.txt"]
     assert refusal(create, tmp_path / "notes.txt", CONFIG)
     assert (tmp_path / "notes.txt").read_text() == "precious"
     assert "config.json" in refusal(RunFolder.open, tmp_path)
     assert "config.json" in refusal(RunFolder.open, tmp_path / "nowhere")
     assert "config.json" in refusal(RunFolder.open, tmp_path / ("x" * 300))
-
-
-def test_commands_can_be_pasted_into_a_shell(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x.py", "--workdir=my runs/it's"])
-    for spec, start in (
-        (ModuleSpec("experiments.sweep", None), ["-m", "experiments.sweep"]),
-        (None, ["x.py"]),
-    ):
-        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
-        for computes in (False, True):
-            told = run_folder.environment(IMAGES, computes)["command"]
-            assert shlex.split(told) == ["python", *start, "--workdir=my runs/it's"]
-    line = failures.replay_command("latent_dim=2,seed=0", Path("my runs/it's"))
-    assert shlex.split(line) == [
-        *("python", "-m", "experiments.replay"),
-        *("--workdir=my runs/it's", "--run=latent_dim=2,seed=0"),
-    ]
 
 
 @pytest.mark.parametrize("name", ["file/run", "x" * 300], ids=["below a file", "long"])
@@ -182,7 +161,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, name):
     line = refusal(create, tmp_path / name, CONFIG)
     assert "cannot write" in line
     assert "choose another place" in line
-    assert files(tmp_path) == ["file"]
+    assert listing(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("text", ["", '{"seed": ', "[1, 2]", "[[1, 2]]", "3", "\0"])
@@ -228,7 +207,8 @@ def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
             raise FolderError("disk full")
         written.append(path.name)
 
-    monkeypatch.setattr(run_folder, "write_atomically", only_params)
+    for module in (files, run_folder):
+        monkeypatch.setattr(module, "write_atomically", only_params)
     with pytest.raises(FolderError):
         folder.save_member("b", {"bias": np.zeros(2)}, {"run": "b"})
     # The result comes last.
@@ -419,43 +399,7 @@ def test_failures_come_back_as_they_were_saved(folder):
     )
 
 
-# --- writing --------------------------------------------------------------------------
-
-
-def test_writing_makes_folders_and_replaces(tmp_path):
-    path = tmp_path / "a" / "b.txt"
-    write_atomically(path, "old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert files(tmp_path) == ["a/b.txt"]
-
-
-@pytest.mark.parametrize("call", ["replace", "fsync"])
-@pytest.mark.parametrize(
-    ("failure", "raised"),
-    [
-        (OSError(28, "No space left on device"), FolderError),
-        (KeyboardInterrupt(), KeyboardInterrupt),
-    ],
-    ids=["full", "interrupted"],
-)
-def test_a_write_that_fails_leaves_the_old_file(
-    tmp_path, monkeypatch, call, failure, raised
-):
-    path = tmp_path / "results.csv"
-    write_atomically(path, "old")
-
-    def fail(*arguments):
-        raise failure
-
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(raised) as caught:
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert files(tmp_path) == ["results.csv"]
-    if raised is FolderError:
-        assert "No space left on device" in str(caught.value)
-        assert str(path) in str(caught.value)
+# --- tables ---------------------------------------------------------------------------
 
 
 def test_tables_have_the_fields_of_all_rows(folder):
@@ -501,8 +445,3 @@ def test_rows_that_several_add_at_once_are_all_kept(folder):
         list(pool.map(add, range(100)))
     rows = (folder.path / "table.csv").read_text().split()
     assert sorted(rows) == sorted(["run", *map(str, range(100))])
-
-
-def test_without_git_the_commit_is_unknown(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert run_folder.environment(IMAGES)["bits_depend_on"]["commit"] == "unknown"

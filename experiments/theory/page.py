@@ -7,7 +7,7 @@ import jinja2
 import matplotlib
 
 from experiments.chart_style import MATPLOTLIB, svg
-from experiments.run_folder import write_atomically
+from experiments.files import write_atomically
 from experiments.theory.claims import Story
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments.checkpoints import Checkpoints
-from experiments.run_folder import FolderError, RunFolder
+from experiments.files import FolderError
+from experiments.run_folder import RunFolder
 from tests.faults import harness
 
 KEEP = 3

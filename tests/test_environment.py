@@ -1,0 +1,33 @@
+"""Tests of experiments.environment."""
+
+import shlex
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+from experiments import failures
+from experiments.environment import environment
+
+IMAGES = "0123456789ab"
+
+
+def test_commands_can_be_pasted_into_a_shell(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--workdir=my runs/it's"])
+    for spec, start in (
+        (ModuleSpec("experiments.sweep", None), ["-m", "experiments.sweep"]),
+        (None, ["x.py"]),
+    ):
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+        for computes in (False, True):
+            told = environment(IMAGES, computes)["command"]
+            assert shlex.split(told) == ["python", *start, "--workdir=my runs/it's"]
+    line = failures.replay_command("latent_dim=2,seed=0", Path("my runs/it's"))
+    assert shlex.split(line) == [
+        *("python", "-m", "experiments.replay"),
+        *("--workdir=my runs/it's", "--run=latent_dim=2,seed=0"),
+    ]
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert environment(IMAGES)["bits_depend_on"]["commit"] == "unknown"
