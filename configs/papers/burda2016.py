@@ -39,7 +39,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import mnist
+from configs.papers import _protocol
 
 _VARIANTS = ("one_layer", "two_layers", "static")
 
@@ -116,23 +116,17 @@ def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
             f"unknown variant {variant!r}: choose {', '.join(_VARIANTS)}, or one of "
             "them with ',cpu' behind it."
         )
-    config = mnist.get_config().unlock()
+    config = _protocol.start("mnist", rest or "full")
     config.data.num_validation = 400
     config.model.widths = (200, 200)
     config.model.activation = "tanh"
     config.model.latent_dim = 50
-    config.training.kl_warmup_epochs = 0
     config.training.batch_size = 20
     config.training.num_epochs = 3280
     config.training.validate_every = 40
     config.training.learning_rate = 1e-3
     config.training.schedule = "tripling_stages"
     config.training.adam_eps = 1e-4
-    config.evaluation.num_samples = 5000
-    config.evaluation.chunk = 250
-    config.evaluation.batch_size = 20
-    config.diagnostics.latents = False
-    config.diagnostics.probes = False
     num_samples: tuple[int, ...] = (1, 5, 50)
     objectives: tuple[str, ...] = ("elbo_log_weight", "iwae")
     if name == "two_layers":
@@ -152,13 +146,6 @@ def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
         config.training.learning_rate = 1.5e-3
         config.training.schedule = "cosine"
         config.training.adam_eps = 1e-6
-    config.sweep = ml_collections.ConfigDict(
-        {
-            "objective": objectives,
-            "num_samples": num_samples,
-            "seed": (0,),
-        }
+    return _protocol.finish(
+        config, objective=objectives, num_samples=num_samples, seed=(0,)
     )
-    config.lock()
-    config.sweep.unlock()
-    return config

@@ -30,7 +30,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import mnist
+from configs.papers import _protocol
 
 TABLE: dict[str, Any] = {
     "title": "Plain VAE",
@@ -47,27 +47,15 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
-    if variant not in ("", "full", "cpu"):
-        raise ValueError(f"unknown variant {variant!r}: choose 'full' or 'cpu'.")
-    config = mnist.get_config("binarized_mnist").unlock()
+    config = _protocol.start("binarized_mnist", variant or "full")
     config.model.widths = (400,)
     config.model.latent_dim = 40
     config.training.batch_size = 100
     config.training.num_epochs = 500
-    config.training.validate_every = 10
-    config.training.kl_warmup_epochs = 0
     config.training.learning_rate = 1e-4
     config.training.schedule = "cosine"
-    config.evaluation.num_samples = 5000
-    config.evaluation.chunk = 250
-    config.evaluation.batch_size = 20
-    config.diagnostics.latents = False
-    config.diagnostics.probes = False
     if variant == "cpu":
         config.training.num_epochs = 120
         config.training.learning_rate = 1e-3
         config.evaluation.num_samples = 1000
-    config.sweep = ml_collections.ConfigDict({"num_samples": (1,), "seed": (0,)})
-    config.lock()
-    config.sweep.unlock()
-    return config
+    return _protocol.finish(config, num_samples=(1,), seed=(0,))

@@ -26,7 +26,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import mnist
+from configs.papers import _protocol
 
 TABLE: dict[str, Any] = {
     "title": "VampPrior (Tomczak & Welling 2018)",
@@ -54,9 +54,7 @@ TABLE: dict[str, Any] = {
 
 
 def get_config(variant: str = "full") -> ml_collections.ConfigDict:
-    if variant not in ("", "full", "cpu"):
-        raise ValueError(f"unknown variant {variant!r}: choose 'full' or 'cpu'.")
-    config = mnist.get_config("binarized_mnist").unlock()
+    config = _protocol.start("binarized_mnist", variant or "full")
     config.model.network = "gated"
     config.model.widths = (300, 300)
     config.model.latent_dim = 40
@@ -64,16 +62,10 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     config.training.objective = "elbo_log_weight"
     config.training.batch_size = 100
     config.training.num_epochs = 2000
-    config.training.validate_every = 10
     config.training.patience = 50
     config.training.kl_warmup_epochs = 100
     config.training.learning_rate = 5e-4
     config.training.schedule = "constant"
-    config.evaluation.num_samples = 5000
-    config.evaluation.chunk = 250
-    config.evaluation.batch_size = 20
-    config.diagnostics.latents = False
-    config.diagnostics.probes = False
     if variant == "cpu":
         config.model.prior_components = 200
         config.training.num_epochs = 120
@@ -81,9 +73,4 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.training.kl_warmup_epochs = 20
         config.training.schedule = "cosine"
         config.evaluation.num_samples = 1000
-    config.sweep = ml_collections.ConfigDict(
-        {"prior": ("standard_normal", "vamp"), "seed": (0,)}
-    )
-    config.lock()
-    config.sweep.unlock()
-    return config
+    return _protocol.finish(config, prior=("standard_normal", "vamp"), seed=(0,))

@@ -1,0 +1,40 @@
+"""What the configurations of published tables share."""
+
+from typing import Any
+
+import ml_collections
+
+from configs import mnist
+
+
+def start(data: str, variant: str) -> ml_collections.ConfigDict:
+    """A configuration to change: scored as published tables are, and no more.
+
+    Args:
+        data: a variant of ``configs/mnist.py`` that names the images.
+        variant: 'full' or 'cpu'.
+
+    Raises:
+        ValueError: another variant.
+    """
+    if variant not in ("full", "cpu"):
+        raise ValueError(f"unknown variant {variant!r}: choose 'full' or 'cpu'.")
+    config = mnist.get_config(data).unlock()
+    config.training.kl_warmup_epochs = 0
+    config.training.validate_every = 10
+    config.evaluation.num_samples = 5000
+    config.evaluation.chunk = 250
+    config.evaluation.batch_size = 20
+    config.diagnostics.latents = False
+    config.diagnostics.probes = False
+    return config
+
+
+def finish(
+    config: ml_collections.ConfigDict, **sweep: tuple[Any, ...]
+) -> ml_collections.ConfigDict:
+    """The configuration with its sweep, locked but for that."""
+    config.sweep = ml_collections.ConfigDict(sweep)
+    config.lock()
+    config.sweep.unlock()  # A command line may add axes.
+    return config
