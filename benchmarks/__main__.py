@@ -33,6 +33,7 @@ from benchmarks import (
 from benchmarks.one_model import Workload
 from benchmarks.roofline import Peak
 from benchmarks.work import Work, write_images
+from experiments.wording import counted
 
 TITLES = {
     "one_model": "One model",
@@ -240,7 +241,7 @@ def _measure(
 
 
 def _cores(work: Work) -> str:
-    return f"{work.threads} thread{'s'[: work.threads - 1]}"
+    return counted(work.threads, "thread")
 
 
 def _of(work: Work, images: str) -> str:

@@ -21,7 +21,8 @@ from experiments.data_sources import DataError, expand_user
 from experiments.files import FolderError
 from experiments.interruption import STOPPED, Stopped, leave
 from experiments.launchers import LaunchError
-from experiments.settings import SettingsError, suggest
+from experiments.settings import SettingsError
+from experiments.wording import suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
 INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved

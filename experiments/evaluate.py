@@ -28,7 +28,6 @@ from absl import flags
 from experiments import command_line, diagnosis, grid, sandwich
 from experiments.data import ImageData, load_data
 from experiments.files import FolderError
-from experiments.findings import counted
 from experiments.group_task import (
     TEST_VIEW,
     TRAIN_VIEW,
@@ -41,6 +40,7 @@ from experiments.results import mean_with_error, result_row
 from experiments.run_folder import RunFolder
 from experiments.sandwich import SandwichSettings
 from experiments.settings import SettingsError
+from experiments.wording import counted, listed
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
 from vae_jax.model import VAE
@@ -205,10 +205,9 @@ def _row(one: _Evaluated, data: ImageData) -> dict[str, Any]:
 def _warn_of(what: str, runs: Sequence[str], num_chosen: int) -> None:
     """Says which of the chosen runs are left out."""
     if runs:
-        more = f" and {len(runs) - 5} more" if runs[5:] else ""
         warn(
             f"{len(runs)} of {counted(num_chosen, 'chosen run')} left out, as they are "
-            f"{what}: {' '.join(runs[:5])}{more}."
+            f"{what}: {listed(runs, ' ')}."
         )
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import grid
+from experiments.wording import counted
 
 __all__ = [
     "Cell",
     "Group",
     "Member",
-    "counted",
     "described",
     "find",
     "group_members",
@@ -276,11 +276,6 @@ def likelihood_label(name: str) -> str:
 def described(axes: Mapping[str, str]) -> str:
     """Returns values by axis in words."""
     return ", ".join(f"{axis} = {value}" for axis, value in axes.items())
-
-
-def counted(number: int, noun: str) -> str:
-    """Returns a number with its noun."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def overview(members: Sequence[Member]) -> list[str]:

@@ -14,8 +14,8 @@ from experiments.settings import (
     SettingsError,
     TrainingSettings,
     shown,
-    suggest,
 )
+from experiments.wording import suggest
 
 _LONGEST_NAME = 250  # File systems take 255 bytes.
 

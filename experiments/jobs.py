@@ -24,12 +24,12 @@ import jax
 from experiments import failures, runner
 from experiments.data import load_data
 from experiments.files import write_atomically
-from experiments.findings import counted
 from experiments.grid import Group, Run
 from experiments.interruption import Interruption, Stopped
 from experiments.launchers import Command, Launcher, LaunchError, take_lock
 from experiments.progress import CONSOLE, announce, warn
 from experiments.run_folder import RunFolder
+from experiments.wording import counted
 
 
 @dataclasses.dataclass(frozen=True)

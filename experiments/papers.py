@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from absl import flags
 
 from experiments import command_line, records
@@ -28,6 +27,7 @@ from experiments.grid import Run, choose, expand
 from experiments.progress import CONSOLE, warn
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from experiments.templates import templates
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
 _RECORDS = flags.DEFINE_string("records", "docs/results", "Folder of the records.")
@@ -136,14 +136,8 @@ def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
 
 def render(template: str, tables: Sequence[Mapping[str, Any]]) -> str:
     """The tables as Markdown."""
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return templates.get_template(template).render(tables=tables)
+    page = templates(Path(__file__).parent).get_template(template)
+    return page.render(tables=tables)
 
 
 def _table(path: Path, kept: Path) -> dict[str, Any]:

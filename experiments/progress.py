@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.data import ImageData
-from experiments.findings import counted
 from experiments.grid import Group, Run, setting
+from experiments.wording import counted
 
 _WIDEST = 1000  # characters of a line
 

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -24,6 +23,7 @@ from experiments import charts, findings
 from experiments.chart_style import Style, likelihood_styles
 from experiments.files import write_atomically
 from experiments.findings import Group, Member
+from experiments.templates import templates
 
 __all__ = ["write_report"]
 
@@ -136,15 +136,9 @@ def write_report(folder: Path) -> Path:
                 "columns": _columns(group),
             }
         )
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["value"] = _format
-    page = templates.get_template("report.html.jinja").render(
+    pages = templates(Path(__file__).parent, autoescape=True)
+    pages.filters["value"] = _format
+    page = pages.get_template("report.html.jinja").render(
         title=f"Variational autoencoders on {_distinct(m.dataset for m in members)}",
         overview=findings.overview(members),
         warnings=findings.warn(members),

@@ -52,6 +52,7 @@ from experiments.files import (
     without_nan,
     write_atomically,
 )
+from experiments.wording import listed
 
 # What no number depends on: a run may be continued with others.
 _MAY_DIFFER = (
@@ -199,10 +200,9 @@ class RunFolder:
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
         if changes := self.differences(config):
-            more = f" and {len(changes) - 5} more" if changes[5:] else ""
             raise FolderError(
                 f"{self.path} holds the run of another config: "
-                f"{'; '.join(changes[:5])}{more}. Choose another --workdir, or "
+                f"{listed(changes, '; ')}. Choose another --workdir, or "
                 "give the same config to continue."
             )
 

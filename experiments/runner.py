@@ -11,7 +11,6 @@ import jax
 from experiments import memory, processes
 from experiments.data import ImageData, load_data
 from experiments.files import FolderError
-from experiments.findings import counted
 from experiments.grid import Group, Run, group
 from experiments.group_task import (
     DeviceData,
@@ -27,6 +26,7 @@ from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 from experiments.streaming import import_grain
+from experiments.wording import counted
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:

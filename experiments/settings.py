@@ -5,7 +5,6 @@ ConfigDict, and nothing is computed before every value has passed.
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
@@ -14,6 +13,7 @@ import numpy as np
 
 from experiments.data import DataSettings
 from experiments.diagnosis import DiagnosticsSettings
+from experiments.wording import suggest
 from vae_jax import likelihoods, networks, population
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import PosteriorFamily, make_posterior
@@ -292,13 +292,6 @@ def convert(value: Any, hint: Any, name: str) -> Any:
 def shown(name: Any) -> str:
     """The name of a field as messages have it: in quotes where it can be no name."""
     return name if isinstance(name, str) and name.isidentifier() else repr(name)
-
-
-def suggest(name: str, allowed: Any) -> str:
-    """A suggestion, then the names there are."""
-    near = difflib.get_close_matches(str(name), list(allowed), n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} the names there are: {', '.join(sorted(allowed))}"
 
 
 def _one_of(name: str, value: str, allowed: Any) -> None:

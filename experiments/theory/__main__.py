@@ -21,9 +21,10 @@ from rich.table import Table
 from experiments import command_line
 from experiments.data_sources import expand_user
 from experiments.progress import CONSOLE
-from experiments.settings import SettingsError, suggest
+from experiments.settings import SettingsError
 from experiments.theory.claims import Story
 from experiments.theory.page import write_figures, write_page
+from experiments.wording import suggest
 
 # In the order they are told; each is a module with a function ``run() -> Story``.
 PROGRAMS = (

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import jinja2
 import matplotlib
 
 from experiments.chart_style import MATPLOTLIB, svg
 from experiments.files import write_atomically
+from experiments.templates import templates
 from experiments.theory.claims import Story
 
 
@@ -26,13 +26,7 @@ def write_page(path: Path, stories: Mapping[str, Story]) -> None:
     """
     for name, story in stories.items():
         write_figures(path.parent / "images" / "theory" / name, story)
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters["decimals"] = lambda value, digits: f"{value:.{digits}f}"
-    page = templates.get_template("theory.md.jinja").render(stories=stories, **stories)
+    pages = templates(Path(__file__).parent)
+    pages.filters["decimals"] = lambda value, digits: f"{value:.{digits}f}"
+    page = pages.get_template("theory.md.jinja").render(stories=stories, **stories)
     write_atomically(path, page)
