@@ -5,8 +5,6 @@ A likelihood has the same colour and marker in every chart of a group
 colour-blindness tell apart; the marker tells apart what looks alike.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +14,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-
-__all__ = [
-    "COLORS",
-    "FAINT",
-    "GRID",
-    "INK",
-    "MATPLOTLIB",
-    "HasLikelihood",
-    "Style",
-    "likelihood_handles",
-    "likelihood_styles",
-    "note_points_above",
-    "present",
-    "robust_range",
-    "svg",
-]
 
 COLORS = (
     "#0072B2",

@@ -4,8 +4,6 @@ Nothing here reads or writes a file, and matplotlib's global state is left as it
 The background is white, so that a chart can be shown on a page of any colour.
 """
 
-from __future__ import annotations
-
 import collections
 import io
 import itertools
@@ -37,17 +35,6 @@ from experiments.chart_style import (
     svg,
 )
 from experiments.findings import Cell, Member, described
-
-__all__ = [
-    "SCATTER_SCALE",
-    "Curve",
-    "Panel",
-    "latent_scatter",
-    "latent_size_chart",
-    "learning_curves",
-    "rate_distortion",
-    "score_heat_map",
-]
 
 SCATTER_SCALE = 2  # Pixels of a scatter for each at which it should be shown.
 _MAX_SCATTER_POINTS = 4000

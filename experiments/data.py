@@ -18,8 +18,6 @@ MNIST is cut like binarized MNIST (50,000 / 10,000 / 10,000; Larochelle and Murr
 training images stands behind all results on it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -33,15 +31,6 @@ import numpy as np
 from experiments import data_cache, data_sources, prepare
 from experiments.data_sources import SPLITS, DataError, Source, Split
 from experiments.digests import array_digest
-
-__all__ = [
-    "DataError",
-    "DataSettings",
-    "ImageData",
-    "Split",
-    "load_data",
-    "pixel_statistics",
-]
 
 _BINARIZATIONS = ("dynamic", "static")
 _STANDARD_SIZES = {

@@ -6,8 +6,6 @@ the original files), so a change of those leads to another entry. The folder can
 deleted at any time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -6,8 +6,6 @@ published in. Cutting a source into train, validation and test is the business o
 because a wrong pixel found later looks like a bad model.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib

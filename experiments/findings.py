@@ -4,8 +4,6 @@ Members that describe the same random variable form a group: the binary images, 
 in nats, or the integers, scored in bits/dim. Scores are compared within a group only.
 """
 
-from __future__ import annotations
-
 import collections
 import csv
 import dataclasses
@@ -14,24 +12,10 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from experiments import grid
 from experiments.wording import counted
-
-__all__ = [
-    "Cell",
-    "Group",
-    "Member",
-    "described",
-    "find",
-    "group_members",
-    "likelihood_label",
-    "overview",
-    "read_members",
-    "rests_on_few_weights",
-    "warn",
-]
 
 _MIN_EFFECTIVE_SAMPLE_SIZE = 10
 _MAX_LARGEST_WEIGHT = 0.5
@@ -226,17 +210,17 @@ class Group:
 
 def read_members(path: Path) -> list[Member]:
     """Returns the rows of a table of results."""
-    parse: dict[str, Callable[[str], Any]] = {
-        "str": str,
-        "int": int,
-        "float": lambda text: float(text or "nan"),
+    parse: dict[type, Callable[[str], Any]] = {
+        str: str,
+        int: int,
+        float: lambda text: float(text or "nan"),
     }
     with path.open(newline="", encoding="utf-8") as file:
         return [
             Member(
                 **{
-                    field.name: parse[str(field.type)](row.get(field.name) or "")
-                    for field in dataclasses.fields(Member)
+                    name: parse[kind](row.get(name) or "")
+                    for name, kind in get_type_hints(Member).items()
                 }
             )
             for row in csv.DictReader(file)

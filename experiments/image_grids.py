@@ -4,15 +4,11 @@ Assembled with NumPy, because a sweep makes hundreds of them. Lines between imag
 transparent: whoever shows a grid chooses their colour.
 """
 
-from __future__ import annotations
-
 import io
 import math
 
 import numpy as np
 from PIL import Image
-
-__all__ = ["image_grid", "reconstruction_grid"]
 
 _TILE_WIDTH = 28
 _PAIR_GAP = 5

@@ -13,8 +13,6 @@ TensorFlow, is replaced. So the records, and their order, are those that
 tensorflow-datasets writes, and results do not depend on who prepared the data.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import http.client

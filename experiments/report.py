@@ -7,8 +7,6 @@ Everything is read from the folder (`config.json`, `environment.json`, `results.
 are drawn anew and stay in `figures/` as SVG.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math
@@ -24,8 +22,6 @@ from experiments.chart_style import Style, likelihood_styles
 from experiments.files import write_atomically
 from experiments.findings import Group, Member
 from experiments.templates import templates
-
-__all__ = ["write_report"]
 
 # Pictures of a member in columns, with captions.
 _PICTURES = (
