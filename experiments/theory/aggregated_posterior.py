@@ -365,8 +365,8 @@ def _holes_figure(
     shape: tuple[int, int, int],
 ) -> Figure:
     """Where q(z) is, where the prior samples, and what is decoded there."""
-    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
-    grid = figure.add_gridspec(2, height_ratios=(4, 1.6))
+    figure = Figure(figsize=(7.2, 4.7), layout="constrained")
+    grid = figure.add_gridspec(2, height_ratios=(3.2, 1.5))
     plane = figure.add_subfigure(grid[0])
     pictures = figure.add_subfigure(grid[1])
     left, right = plane.subplots(1, 2, sharex=True, sharey=True)
