@@ -155,6 +155,8 @@ def floor(
 ) -> jax.Array:
     """-log p(x) of test images under the best output without latents, nats, ``[M]``.
 
+    NaN where the search for that output has not settled.
+
     Args:
         likelihood: the family.
         pixel_mean: as in ``VAE.init``.
@@ -176,7 +178,7 @@ def floor(
     own = outputs[: likelihood.pixel_outputs]
     shared = outputs[likelihood.pixel_outputs :].mean(axis=1)
     fit = fit_constant(log_prob, (own, shared), train_x, test_x, chunk=_FLOOR_CHUNK)
-    return fit.negative_log_prob
+    return jnp.where(fit.settled, fit.negative_log_prob, jnp.nan)
 
 
 def columns(

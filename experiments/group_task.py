@@ -46,7 +46,8 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
     """The model that settings describe, for images like these.
 
     Raises:
-        SettingsError: the data cannot give the view that the likelihood is defined on.
+        SettingsError: the data cannot give the view that the likelihood is defined on,
+            or parts of the model that make no sense together.
     """
     likelihood = make_likelihood(
         settings.model.likelihood, data.levels, **settings.model.likelihood_options()
@@ -57,24 +58,28 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
             f"{likelihood.view} view, but {data.name} holds binary images (2 levels): "
             "choose 'bernoulli', or grey images with binarization 'dynamic'."
         )
-    return make_vae(
-        likelihood,
-        image_shape=data.image_shape,
-        latent_dim=settings.model.latent_dim,
-        network=settings.model.network,
-        widths=settings.model.widths,
-        activation=settings.model.activation,
-        posterior=settings.model.posterior,
-        prior=settings.model.prior,
-        upper_layers=settings.model.upper_layers,
-        layer_widths=settings.model.layer_widths,
-        flow_steps=settings.model.flow_steps,
-        flow_widths=settings.model.flow_widths,
-        components=settings.model.prior_components,
-        precision=settings.model.precision,
-        rematerialize=settings.model.rematerialize,
-        ignore_x=settings.model.ignore_x,
-    )
+    model = settings.model
+    try:
+        return make_vae(
+            likelihood,
+            image_shape=data.image_shape,
+            latent_dim=model.latent_dim,
+            network=model.network,
+            widths=model.widths,
+            activation=model.activation,
+            posterior=model.posterior,
+            prior=model.prior,
+            upper_layers=model.upper_layers,
+            layer_widths=model.layer_widths,
+            flow_steps=model.flow_steps,
+            flow_widths=model.flow_widths,
+            components=model.prior_components,
+            precision=model.precision,
+            rematerialize=model.rematerialize,
+            ignore_x=model.ignore_x,
+        )
+    except ValueError as error:
+        raise SettingsError(f"model: {error}") from error
 
 
 def training_sample(data: ImageData) -> np.ndarray:

@@ -65,3 +65,12 @@ def test_narrow_types_are_summed_in_float32():
     )
     # One rounding, of the sum: half a unit in the last of 8 bits.
     np.testing.assert_allclose(outputs.astype(jnp.float32), exact, rtol=2**-8)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("rhs_dilation", (2, 2)), ("feature_group_count", 2)]
+)
+def test_convolutions_that_would_be_others_are_refused(option, value):
+    images, kernel = np.zeros((1, 6, 6, 2)), np.zeros((3, 3, 2, 4))
+    with pytest.raises(ValueError, match=f"{option} is"):
+        convolve(images, kernel, (1, 1), "SAME", **{option: value})

@@ -267,6 +267,24 @@ def test_estimates_stay_finite_where_densities_are_extreme(key, initial):
         assert np.all(np.isfinite(figure))
 
 
+@pytest.mark.parametrize(
+    "schedule", [[1.0, 0.5, 0.0], [0.0, 0.5], [0.5, 1.0], [0.0, 0.7, 0.3, 1.0], [0.0]]
+)
+def test_a_schedule_that_bounds_nothing_is_refused(key, untrained, schedule):
+    model, params, x = untrained
+    options = {"schedule": jnp.array(schedule), "num_chains": 2}
+    with pytest.raises(ValueError, match="must rise from 0 to 1"):
+        annealed_estimate(model, params, key, x[0], **options)
+    with pytest.raises(ValueError, match="must rise from 0 to 1"):
+        bidirectional_estimate(model, params, key, **options)
+
+
+@pytest.mark.parametrize("schedule", [linear_schedule, sigmoid_schedule])
+def test_a_schedule_without_steps_is_refused(schedule):
+    with pytest.raises(ValueError, match="needs at least 1"):
+        schedule(0)
+
+
 def test_an_unknown_initial_density_is_refused(key, untrained):
     model, params, x = untrained
     with pytest.raises(ValueError, match="unknown initial 'uniform'"):

@@ -663,3 +663,41 @@ def test_integers_that_are_no_levels_have_no_mass(name, outside):
     outputs = jnp.zeros((channels(likelihood), 3))
     assert np.isfinite(likelihood.log_prob(outputs, jnp.array([0, 7, 15])))
     assert np.isnan(likelihood.log_prob(outputs, jnp.array([0, 7, outside])))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if make(name).view == "levels"]
+)
+def test_levels_are_integers(name):
+    """A continuous image would score as well as its formula likes."""
+    likelihood = make_likelihood(name, 16)
+    outputs = jnp.zeros((channels(likelihood), 3))
+    with pytest.raises(ValueError, match=r"x is float32.*integers in \[0, 15\]"):
+        likelihood.log_prob(outputs, jnp.array([0.0, 0.5, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("bernoulli", [0.0, 1.0, 1.0], [0.0, 0.5, 1.0]),
+        ("bernoulli", [0.0, 1.0, 1.0], [0.0, 2.0, 1.0]),
+        ("continuous_bernoulli", [0.0, 0.5, 1.0], [0.0, 2.0, 1.0]),
+        ("continuous_bernoulli", [0.0, 0.5, 1.0], [0.0, -0.1, 1.0]),
+        ("beta", [0.0, 0.5, 1.0], [0.0, 2.0, 1.0]),
+    ],
+)
+def test_images_beyond_the_support_have_no_density(name, inside, outside):
+    likelihood = make_likelihood(name, 256)
+    outputs = jnp.ones((4, channels(likelihood), 3))
+    assert np.all(np.isfinite(likelihood.log_prob(outputs, jnp.array(inside))))
+    assert np.all(np.isnan(likelihood.log_prob(outputs, jnp.array(outside))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_of_another_size_are_refused(name):
+    """One pixel would be held against all parameters."""
+    likelihood = make(name)
+    outputs = jnp.zeros((channels(likelihood), 4))
+    dtype = jnp.int32 if likelihood.view == "levels" else jnp.float32
+    with pytest.raises(ValueError, match="differ in their number of pixels"):
+        likelihood.log_prob(outputs, jnp.zeros((2, 1), dtype))

@@ -102,6 +102,7 @@ def test_num_parameters_counts_every_scalar():
         ({"network": "transformer"}, "'transformer': choose one of mlp, conv"),
         ({"activation": "sine"}, "'sine': choose one of tanh, relu"),
         ({"network": "conv", "widths": ()}, "at least one width"),
+        ({"ignore_x": True, "prior": "vamp"}, "choose another prior"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(options, message):

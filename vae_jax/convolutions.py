@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def convolve(
@@ -42,7 +43,16 @@ def convolve(
 
     Returns:
         ``[batch, height, width, outputs]``.
+
+    Raises:
+        ValueError: a dilated kernel, or features or batches in groups.
     """
+    for name in ("rhs_dilation", "feature_group_count", "batch_group_count"):
+        if not np.all(np.equal(options.get(name) or 1, 1)):
+            raise ValueError(
+                f"{name} is {options[name]}: there are no such convolutions here; use "
+                "jax.lax.conv_general_dilated."
+            )
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(
             images, kernel, strides, padding, lhs_dilation=lhs_dilation, **options

@@ -19,7 +19,8 @@ class Evaluation(NamedTuple):
     """Per image, ``[N]`` unless said, nats unless said."""
 
     estimate: ImportanceEstimate
-    # mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, intensity^2
+    # mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, intensity^2;
+    # of an autoregressive decoder with E[x_i | x_<i, z] at one draw, which adds to it
     squared_error: jax.Array
     posterior_mean: jax.Array  # E_q[z|x], [N, latent]
 

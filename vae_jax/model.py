@@ -307,6 +307,11 @@ def make_vae(
     ):
         if latents < 1:
             raise ValueError(f"{name} is {latents}: a layer needs at least 1 latent.")
+    if ignore_x and prior == "vamp":
+        raise ValueError(
+            "prior 'vamp' makes its components of encoded images, which are all the "
+            "same with ignore_x: choose another prior, or leave ignore_x out."
+        )
     options = {
         "activation": activation,
         "layer_widths": layer_widths,

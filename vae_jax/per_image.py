@@ -25,7 +25,12 @@ def map_images(
 
     Returns:
         The function's results with a leading axis ``[images]``.
+
+    Raises:
+        ValueError: batches of no image.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
     num_images = arrays[0].shape[0]
     batch_size = min(batch_size, num_images)
     inputs = (jnp.arange(num_images), *arrays)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vae_jax.model import VAE, Params
 from vae_jax.posteriors import Posterior, latent_noise
@@ -42,7 +43,12 @@ _ADAPTATION_RATE = 0.5
 
 
 def linear_schedule(num_steps: int) -> jax.Array:
-    """Temperatures from 0 to 1 in equal steps, ``[num_steps + 1]``."""
+    """Temperatures from 0 to 1 in equal steps, ``[num_steps + 1]``.
+
+    Raises:
+        ValueError: no steps.
+    """
+    _refuse_no_steps(num_steps)
     return jnp.linspace(0.0, 1.0, num_steps + 1)
 
 
@@ -51,9 +57,31 @@ def sigmoid_schedule(num_steps: int, sharpness: float = 4.0) -> jax.Array:
 
     The logistic function between -sharpness and sharpness, rescaled to [0, 1]; Grosse
     et al. 2015 use 4.
+
+    Raises:
+        ValueError: no steps.
     """
+    _refuse_no_steps(num_steps)
     logistic = jax.nn.sigmoid(jnp.linspace(-sharpness, sharpness, num_steps + 1))
     return (logistic - logistic[0]) / (logistic[-1] - logistic[0])
+
+
+def _refuse_no_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}: a schedule needs at least 1.")
+
+
+def _check_schedule(schedule: jax.Array) -> None:
+    """Refuses what would bound nothing, where values are known before compiling."""
+    if isinstance(schedule, jax.core.Tracer):
+        return
+    temperatures = np.asarray(schedule)
+    rises = temperatures.size > 1 and np.all(np.diff(temperatures) > 0)
+    if not rises or temperatures[0] != 0 or temperatures[-1] != 1:
+        raise ValueError(
+            f"schedule is {temperatures}: it must rise from 0 to 1, as that of "
+            "sigmoid_schedule does."
+        )
 
 
 class AnnealedEstimate(NamedTuple):
@@ -112,8 +140,9 @@ def annealed_estimate(
         Scalars, and log-weights per chain; ``vmap`` over keys and images for more.
 
     Raises:
-        ValueError: unknown initial.
+        ValueError: unknown initial, or a schedule that does not rise from 0 to 1.
     """
+    _check_schedule(schedule)
     bridge = _Bridge.of(model, params, x, initial, num_leapfrog, latent_mask)
     return _forward(bridge, key, schedule, num_chains)[0]
 
@@ -139,9 +168,11 @@ def bidirectional_estimate(
     Args as ``annealed_estimate``.
 
     Raises:
-        ValueError: unknown initial; a likelihood whose samples are not of its density
-            (``samples_its_density``), for which neither bound would be one.
+        ValueError: unknown initial; a schedule that does not rise from 0 to 1; a
+            likelihood whose samples are not of its density (``samples_its_density``),
+            for which neither bound would be one.
     """
+    _check_schedule(schedule)
     if not model.likelihood.samples_its_density:
         raise ValueError(
             f"{type(model.likelihood).__name__} does not sample its own density, so "
@@ -370,5 +401,5 @@ def _anneal(
         log_px=log_sum - jnp.log(log_weights.size),
         log_weights=log_weights,
         acceptance=acceptance.mean(),
-        effective_sample_size=jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_weights)),
+        effective_sample_size=1 / (jax.nn.softmax(log_weights) ** 2).sum(),
     )

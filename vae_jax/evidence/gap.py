@@ -47,14 +47,15 @@ def inference_gap(
     and 4. q* starts at the encoder's q; Adam moves the posterior's own parameters, with
     fresh samples in each step, at a constant rate that falls linearly to 0 in the last
     fifth. The three ELBOs are then measured on the same fresh samples. q* is at most
-    as good as the true optimum, so the approximation gap errs upwards; ``last_rise``
-    tells whether by much, since there the rate sums to a ninth of all.
+    as good as the true optimum, so the approximation gap errs upwards for the exact
+    log p(x), by as much as ``last_rise`` lets guess, since there the rate sums to a
+    ninth of all; an estimate that bounds log p(x) from below adds an error downwards.
 
     What is moved is all that the posterior is made of: for one with networks behind the
     encoder, such as a flow, an image's own copy of their parameters too.
 
-    Uses nothing of the posterior but ``sample``, ``log_prob`` and its being a pytree of
-    arrays. The gradient holds q fixed in its log-density and flows through z alone
+    Uses nothing of the posterior but its samples, their density and its being a pytree
+    of arrays. The gradient holds q fixed in its log-density and flows through z alone
     (Roeder et al. 2017, "Sticking the landing"): it is as unbiased, has no variance
     where q is the true posterior, and is exactly 0 for padded latents.
 
@@ -92,14 +93,14 @@ def inference_gap(
         noise = latent_noise(key, num_samples, 1, model.latent_dim)
         return noise if latent_mask is None else noise * latent_mask[None, None]
 
-    def elbo_samples(posterior, density, noise):  # [S]
-        z = posterior.sample(noise)
+    def elbo_samples(z, log_q):  # [S]
         log_px_z = model.log_likelihood(params, x[None], z)
-        return (log_px_z + prior.log_prob(z) - density.log_prob(z))[:, 0]
+        return (log_px_z + prior.log_prob(z) - log_q)[:, 0]
 
     def loss(posterior, noise):
-        density = jax.lax.stop_gradient(posterior)
-        return -elbo_samples(posterior, density, noise).mean()
+        z = posterior.sample(noise)
+        log_q = jax.lax.stop_gradient(posterior).log_prob(z)
+        return -elbo_samples(z, log_q).mean()
 
     def step(index, state):
         posterior, adam_state = state
@@ -111,7 +112,7 @@ def inference_gap(
     def measure(posterior):
         def one_sample(index):
             noise = draw_noise(jax.random.fold_in(measure_key, index), 1)
-            return elbo_samples(posterior, posterior, noise)[0]
+            return elbo_samples(*posterior.sample_and_log_prob(noise))[0]
 
         return jax.lax.map(
             one_sample,

@@ -4,18 +4,17 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from vae_jax.likelihoods.interface import Likelihood, View, inner_mean
-from vae_jax.likelihoods.numerics import align, softplus
+from vae_jax.likelihoods.numerics import align, softplus, sum_pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(Likelihood):
     """Bernoulli: p(x) = sigmoid(l)^x sigmoid(-l)^(1 - x), a mass over {0, 1}.
 
-    One output per pixel, the logit l. Grey pixels are not in its domain: they must
-    be binarized first, or else the number returned is not a likelihood of anything.
+    One output per pixel, the logit l. Grey pixels are not in its domain, and give NaN:
+    they must be binarized first.
     Source: Kingma and Welling 2014, appendix C.1, in logits.
     """
 
@@ -30,7 +29,8 @@ class Bernoulli(Likelihood):
         logits, x = align(*self._channels(outputs), x)
         # One softplus of the logit against x: x * l - softplus(l) would cancel when
         # a confident logit is right.
-        return -jnp.sum(softplus((1.0 - 2.0 * x) * logits), axis=-1)
+        log_mass = -softplus((1.0 - 2.0 * x) * logits)
+        return sum_pixels(log_mass, (x == 0) | (x == 1))
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         (logits,) = self._channels(outputs)

@@ -24,6 +24,7 @@ from vae_jax.likelihoods.numerics import (
     polynomial,
     solve_increasing,
     stirling_correction,
+    sum_pixels,
 )
 
 GAUSSIAN_SCALES = ("fixed", "shared", "pixel", "optimal")
@@ -172,7 +173,8 @@ class ContinuousBernoulli(Likelihood):
 
     One output per pixel, the natural parameter eta = logit(lambda), where lambda is
     the parameter of Loaiza-Ganem and Cunningham 2019. In eta the density is that of a
-    truncated exponential: uniform at eta = 0, a removable singularity.
+    truncated exponential: uniform at eta = 0, a removable singularity. NaN for x
+    beyond [0, 1].
     """
 
     view: ClassVar[View] = "continuous"
@@ -192,7 +194,7 @@ class ContinuousBernoulli(Likelihood):
         near = small * (x - 0.5) - polynomial(small * small, _LOG_SINHC)
         exponent = jnp.where(eta > 0, eta * (x - 1.0), eta * x)
         far = exponent + jnp.log(large / (1.0 - jnp.exp(-large)))
-        return jnp.sum(jnp.where(near_zero, near, far), axis=-1)
+        return sum_pixels(jnp.where(near_zero, near, far), (x >= 0) & (x <= 1))
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         (eta,) = self._channels(outputs)

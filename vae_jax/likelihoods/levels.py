@@ -31,6 +31,7 @@ from vae_jax.likelihoods.numerics import (
     log_ratio,
     solve_increasing,
     stirling_correction,
+    sum_pixels,
 )
 
 _LOGISTIC_STD = math.pi / math.sqrt(3.0)  # Of the logistic with scale 1.
@@ -60,7 +61,7 @@ class DiscretizedLogistic(Likelihood):
         """
         loc, log_scale, k = align(*self._channels(outputs), _as_float(x))
         log_mass = log_logistic_mass(k, self.levels, loc, bounded_exp(log_scale))
-        return _sum_pixels(log_mass, x, self.levels)
+        return _sum_levels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         loc, log_scale = self._channels(outputs)
@@ -104,7 +105,7 @@ class DiscretizedGaussian(Likelihood):
         """
         loc, log_scale, k = align(*self._channels(outputs), _as_float(x))
         log_mass = log_normal_mass(k, self.levels, loc, bounded_exp(log_scale))
-        return _sum_pixels(log_mass, x, self.levels)
+        return _sum_levels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         loc, log_scale = self._channels(outputs)
@@ -159,7 +160,7 @@ class LogisticMixture(Likelihood):
         log_masses = log_logistic_mass(k, self.levels, loc, scale)
         log_weights = jax.nn.log_softmax(logits, axis=-2)
         log_mass = jax.nn.logsumexp(log_weights + log_masses, axis=-2)
-        return _sum_pixels(log_mass, x, self.levels)
+        return _sum_levels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         logits, loc, scale = self._mixture(outputs)
@@ -229,7 +230,7 @@ class Categorical(Likelihood):
         # A masked sum, not a gather: its gradient needs no scatter.
         log_masses = jax.nn.log_softmax(logits, axis=-2)
         log_mass = jnp.sum(jnp.where(k == level, log_masses, 0.0), axis=-2)
-        return _sum_pixels(log_mass, x, self.levels)
+        return _sum_levels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         self._check(outputs)
@@ -279,6 +280,7 @@ class BetaBinomial(Likelihood):
 
         NaN where a pixel is none of 0, ..., levels - 1.
         """
+        _require_integers(x, self.levels)
         n = self.levels - 1
         a, b, x = align(*concentrations(self._channels(outputs)), x)
         k = _as_float(x)
@@ -300,7 +302,7 @@ class BetaBinomial(Likelihood):
         for positive, negative in ((k + a, a), (rest + b, b), (prior, posterior)):
             log_mass = log_mass + stirling_correction(positive)
             log_mass = log_mass - stirling_correction(negative)
-        return _sum_pixels(log_mass, x, self.levels)
+        return _sum_levels(log_mass, x, self.levels)
 
     def mean(self, outputs: jax.Array) -> jax.Array:
         a, b = concentrations(self._channels(outputs))
@@ -340,13 +342,20 @@ def _log_binomial_modes(n: int) -> np.ndarray:
     return np.asarray(log_masses, np.float32)
 
 
-def _sum_pixels(log_mass: jax.Array, x: jax.Array, levels: int) -> jax.Array:
-    """Returns log-masses [..., D] of x [..., D] in sum; NaN where x is no level.
+def _sum_levels(log_mass: jax.Array, x: jax.Array, levels: int) -> jax.Array:
+    """Returns log-masses [..., D] of x [..., D] in sum; NaN where x is no level."""
+    _require_integers(x, levels)
+    return sum_pixels(log_mass, (x >= 0) & (x <= levels - 1))
 
-    The formulas give plausible numbers beyond the levels they are normalised over.
-    """
-    is_level = jax.lax.broadcast_to_rank((x >= 0) & (x <= levels - 1), log_mass.ndim)
-    return jnp.sum(jnp.where(is_level, log_mass, jnp.nan), axis=-1)
+
+def _require_integers(x: jax.Array, levels: int) -> None:
+    """Raises ValueError unless x is of integers: levels are no intensities."""
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"x is {x.dtype}, but a likelihood of levels is one of integers in [0, "
+            f"{levels - 1}]: give the integers, or choose a likelihood of the "
+            "continuous view."
+        )
 
 
 def _as_float(x: jax.Array) -> jax.Array:

@@ -47,9 +47,32 @@ _STIRLING_SHIFT = 3
 
 
 def align(*arrays: jax.Array) -> list[jax.Array]:
-    """Returns the arrays with leading axes of length one, so that all ranks agree."""
+    """Returns the arrays with leading axes of length one, so that all ranks agree.
+
+    Raises:
+        ValueError: if their last axes, the pixels, differ and would be repeated.
+    """
+    if len({array.shape[-1] for array in arrays}) > 1:
+        shapes = " and ".join(str(list(array.shape)) for array in arrays)
+        raise ValueError(
+            f"parameters and images differ in their number of pixels: {shapes}; decode "
+            "images of the size that x has."
+        )
     rank = max(array.ndim for array in arrays)
     return [array.reshape((1,) * (rank - array.ndim) + array.shape) for array in arrays]
+
+
+def sum_pixels(log_prob: jax.Array, in_support: jax.Array) -> jax.Array:
+    """Returns log p(x_i) [..., D] in sum; NaN for images that are not in the support.
+
+    Formulas give plausible numbers beyond what they are normalised over.
+
+    Args:
+        log_prob: [..., D], of each pixel.
+        in_support: [..., D], whether the pixel of x is in the support.
+    """
+    inside = jax.lax.broadcast_to_rank(in_support.all(axis=-1), log_prob.ndim - 1)
+    return jnp.where(inside, log_prob.sum(axis=-1), jnp.nan)
 
 
 def polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:

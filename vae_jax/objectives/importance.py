@@ -14,6 +14,7 @@ from vae_jax.objectives.interface import (
     Terms,
     log_ratios,
     posterior_and_noise,
+    sample_without_score,
     sampled_log_ratios,
 )
 
@@ -70,8 +71,7 @@ def dreg(
     posterior, noise = posterior_and_noise(
         model, params, key, x, num_samples, latent_mask
     )
-    z = posterior.sample(noise)
-    samples = z, jax.lax.stop_gradient(posterior).log_prob(z)
+    samples = sample_without_score(posterior, noise)
     reconstruction, kl = log_ratios(model, params, x, *samples)
     weights = jax.nn.softmax(reconstruction - beta * kl, axis=0)
     # The weights come of the same forward pass, which a compiler does once.
@@ -123,7 +123,12 @@ def ciwae(
     """``mixing`` times the ELBO and the rest of ``iwae``, of the same samples.
 
     Rainforth et al. 2018; ``mixing`` in [0, 1].
+
+    Raises:
+        ValueError: another ``mixing``.
     """
+    if not 0 <= mixing <= 1:
+        raise ValueError(f"mixing={mixing} is no share: set it within [0, 1].")
     reconstruction, kl = sampled_log_ratios(
         model, params, key, x, num_samples, latent_mask
     )
@@ -221,13 +226,15 @@ def thermodynamic(
     samples grows.
 
     Raises:
-        ValueError: fewer than two samples, which have no covariance.
+        ValueError: fewer than two samples, which have no covariance, or no partition.
     """
     if num_samples < 2:
         raise ValueError(
             f"num_samples={num_samples} is too few for a covariance over samples: set "
             "num_samples to 2 or more."
         )
+    if partitions < 1:
+        raise ValueError(f"partitions={partitions} is no sum: set it to 1 or more.")
     posterior, noise = posterior_and_noise(
         model, params, key, x, num_samples, latent_mask
     )

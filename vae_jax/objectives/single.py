@@ -8,6 +8,7 @@ from vae_jax.objectives.interface import (
     Terms,
     log_ratios,
     posterior_and_noise,
+    sample_without_score,
     sampled_log_ratios,
 )
 
@@ -96,8 +97,7 @@ def stl(
     posterior, noise = posterior_and_noise(
         model, params, key, x, num_samples, latent_mask
     )
-    z = posterior.sample(noise)
-    log_q = jax.lax.stop_gradient(posterior).log_prob(z)
-    reconstruction, kl = log_ratios(model, params, x, z, log_q)
+    samples = sample_without_score(posterior, noise)
+    reconstruction, kl = log_ratios(model, params, x, *samples)
     reconstruction, kl = reconstruction.mean(0), kl.mean(0)
     return Terms(reconstruction - beta * kl, reconstruction, kl)

@@ -54,6 +54,14 @@ def sample_each(gaussian: DiagonalGaussian, noise: jax.Array) -> jax.Array:
     return gaussian.sample(noise[None])[0]
 
 
+def sample_and_log_prob_each(
+    gaussian: DiagonalGaussian, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``sample_each`` and its log-density, of the noise itself."""
+    z, log_q = gaussian.sample_and_log_prob(noise[None])
+    return z[0], log_q[0]
+
+
 def log_prob_each(gaussian: DiagonalGaussian, z: jax.Array) -> jax.Array:
     """log-density in nats, ``[...]``, of one z ``[..., latent]`` for each Gaussian."""
     return gaussian.log_prob(z[None])[0]

@@ -17,7 +17,7 @@ from vae_jax.networks import Heads, MLPEncoder
 from vae_jax.posteriors.conditional import (
     ConditionalGaussian,
     log_prob_each,
-    sample_each,
+    sample_and_log_prob_each,
 )
 from vae_jax.posteriors.gaussian import DiagonalGaussian
 from vae_jax.posteriors.interface import Params
@@ -77,9 +77,9 @@ class ChainPosterior:
         before = None
         for i in self.family.order:
             gaussian = self._gaussian(i, before, noise)
-            before = latents[i] = sample_each(gaussian, noises[i])
-            means[i] = gaussian.mean
-            total = total + log_prob_each(gaussian, before)
+            before, own = sample_and_log_prob_each(gaussian, noises[i])
+            latents[i], means[i] = before, gaussian.mean
+            total = total + own
         return jnp.concatenate(latents, -1), total, jnp.concatenate(means, -1)
 
     def _gaussian(

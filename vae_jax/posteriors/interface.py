@@ -58,7 +58,7 @@ class PosteriorFamily(Protocol):
 
     @property
     def has_closed_form_kl(self) -> bool:
-        """Whether its values have ``kl_to_standard_normal``."""
+        """Whether its values have ``kl_to_standard_normal`` and ``relative_to``."""
 
     @property
     def heads(self) -> Heads:
