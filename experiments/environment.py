@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def shell_command(module: str, *arguments: str) -> str:
@@ -64,7 +64,7 @@ def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
             "data": data_fingerprint,
             "commit": _commit(),
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
             "backend": jax.default_backend(),
             "device_kind": devices[0].device_kind,
             "num_devices": len(devices),

@@ -119,6 +119,7 @@ def main() -> None:
     device_data = DeviceData.put(data)
     groups = grid.group(runs, {name: row["attempt"] for name, row in trained.items()})
     tables: dict[str, list[dict[str, Any]]] = {}
+    looked_at: list[_Evaluated] = []
 
     def add(table: str, rows: list[dict[str, Any]]) -> None:
         # At once: what was measured outlasts a kill.
@@ -141,11 +142,12 @@ def main() -> None:
                 ],
             )
         if _SANDWICH_IMAGES.value:
-            for one in evaluated:
-                row = _sandwich_row(one, folder, device_data)
-                add("sandwich.csv", [row])
-                print_sandwich(row)
+            looked_at += evaluated
     print_results(tables["evaluation.csv"] + tables.get("fitted_prior.csv", []))
+    for one in looked_at:
+        row = _sandwich_row(one, folder, device_data)
+        add("sandwich.csv", [row])
+        print_sandwich(row)
     for table in tables:
         print(f"numbers: {folder.path / table}")
 

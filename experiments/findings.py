@@ -278,8 +278,8 @@ def overview(members: Sequence[Member]) -> list[str]:
         ),
         ("seed", sorted({member.seed for member in members})),
     ):
-        listed = ", ".join(map(str, values))
-        axes.append(f"{counted(len(values), noun)} ({listed})")
+        text = ", ".join(map(str, values))
+        axes.append(f"{counted(len(values), noun)} ({text})")
     total = len(members)
     settled = sum(member.status == "settled" for member in members)
     return [
@@ -338,7 +338,7 @@ def find(group: Group) -> list[str]:
 def _doubt_of_lead(group: Group, leader: Cell, other: Cell) -> str:
     spread = math.hypot(leader.spread, other.spread)
     if math.isnan(spread):
-        return "; one of the two has a single score, so whether they differ is unknown"
+        return "; without a spread over seeds, whether they differ is not known"
     if other.mean - leader.mean <= spread:
         return f": no clear difference, given the {group.spread}"
     return ""

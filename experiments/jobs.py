@@ -69,7 +69,11 @@ class Job:
         write_atomically(self.beside(".json"), json.dumps(note) + "\n")
 
     def is_done(self) -> bool:
-        """Whether its command has done everything: the report is the last of it."""
+        """Whether its results are all there, and a report.
+
+        The report is the last thing a command writes. That of one which was launched
+        again may be older than the results: only the lock tells that it has ended.
+        """
         if not (self.path / "report.html").exists():
             return False
         return RunFolder(self.path).finished().issuperset(self.runs)

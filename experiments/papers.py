@@ -90,14 +90,15 @@ def keep(runs: Path, kept: Path) -> None:
             if not place.exists():
                 continue
             try:
-                folder = RunFolder.open(place)
-                config = module["get_config"](variant).to_dict()
-                if changes := records.changes(folder.config(), config):
-                    CONSOLE.print(f"{folder.path} is left out: {'; '.join(changes)}")
-                else:
-                    records.keep(folder, kept / path.stem / f"{variant}.json", warn)
+                own, found = records.finished(RunFolder.open(place))
             except FolderError as error:
                 CONSOLE.print(f"{place} is left out: {error}")
+                continue
+            config = module["get_config"](variant).to_dict()
+            if changes := records.changes(own, config):
+                CONSOLE.print(f"{place} is left out: {'; '.join(changes)}")
+            else:
+                records.keep(own, found, kept / path.stem / f"{variant}.json", warn)
 
 
 def gather(kept: Path) -> list[dict[str, Any]]:
@@ -184,21 +185,24 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         recorded: of each seed, its ``result`` and what its ``bits_depend_on``.
     """
     results = [each["result"] for each in recorded]
+    sound = [result for result in results if result["status"] != "diverged"]
 
-    def mean(name: str) -> float:
-        return statistics.fmean(result[name] for result in results)
+    def mean(name: str, sign: int = 1, digits: int = 2) -> str:
+        if not sound:
+            return "–"
+        return f"{sign * statistics.fmean(row[name] for row in sound):.{digits}f}"
 
     devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)
     return {
         "obtained": _obtained(results),
-        "negative_elbo": f"{-mean('elbo'):.2f}",
-        "rate": f"{mean('rate'):.2f}",
-        "active_units": ", ".join(result["active_by_layer"] for result in results),
+        "negative_elbo": mean("elbo", sign=-1),
+        "rate": mean("rate"),
+        "active_units": ", ".join(row["active_by_layer"] for row in sound) or "–",
         "num_importance_samples": results[0]["num_importance_samples"],
-        "effective_samples": f"{mean('effective_sample_size'):.1f}",
-        "last_gain": f"{mean('last_gain'):.2f}",
+        "effective_samples": mean("effective_sample_size", digits=1),
+        "last_gain": mean("last_gain"),
         "epochs": results[0]["epochs"],
-        "minutes": f"{mean('seconds') / 60:.1f}",
+        "minutes": f"{statistics.fmean(row['seconds'] for row in results) / 60:.1f}",
         "device": ", ".join(devices),
     }
 
@@ -206,8 +210,10 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _obtained(results: Sequence[Mapping[str, Any]]) -> str:
     """The score of a row, its errors and what there is to say against it."""
     diverged = sum(result["status"] == "diverged" for result in results)
+    if diverged and len(results) == 1:
+        return "diverged"
     if diverged:
-        return "diverged" + f" ({diverged} of {len(results)} seeds)" * bool(results[1:])
+        return f"diverged ({diverged} of {len(results)} seeds)"
     score, error = (
         statistics.fmean(result[name] for result in results)
         for name in ("score", "score_se")

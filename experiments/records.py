@@ -14,18 +14,13 @@ from experiments.files import FolderError, to_json, with_nan, write_atomically
 from experiments.run_folder import RunFolder, differences
 
 
-def keep(folder: RunFolder, path: Path, report: Callable[[str], object]) -> None:
-    """Puts what a run folder holds into a record.
+def finished(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a run folder, and what its runs gave, by name.
 
-    Results of the same runs are replaced, by those of a folder that has every field of
-    the record's configuration; those of another configuration are dropped.
-
-    Args:
-        folder: the run folder.
-        path: of the record; made where there is none.
-        report: is given a line on what is dropped.
+    Raises:
+        FolderError: it is damaged.
     """
-    config, record = folder.config(), _read(path)
+    config = folder.config()
     for place in ("data_dir", "cache_dir"):  # Of the machine, not of the result.
         if place in config.get("data", {}):
             config["data"][place] = ""
@@ -36,8 +31,32 @@ def keep(folder: RunFolder, path: Path, report: Callable[[str], object]) -> None
         }
         for result in folder.results(sorted(folder.finished()))
     }
+    return config, found
+
+
+def keep(
+    config: dict[str, Any],
+    found: dict[str, Any],
+    path: Path,
+    report: Callable[[str], object],
+) -> None:
+    """Puts what a run folder holds into a record.
+
+    Results of the same runs are replaced, by those of a folder that has every field of
+    the record's configuration; those of another configuration are dropped.
+
+    Args:
+        config: the folder's configuration, from ``finished``.
+        found: its runs, from the same.
+        path: of the record; made where there is none.
+        report: is given a line on what is dropped.
+
+    Raises:
+        FolderError: the record is damaged or cannot be written.
+    """
     if not found:
         return
+    record = _read(path)
     if not changes(record["config"], config):
         results = record["results"] | found
     elif not changes(config, record["config"]):  # The folder is of an older version.

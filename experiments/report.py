@@ -22,6 +22,7 @@ from experiments.chart_style import Style, likelihood_styles
 from experiments.files import write_atomically
 from experiments.findings import Group, Member
 from experiments.templates import templates
+from experiments.wording import counted
 
 # Pictures of a member in columns, with captions.
 _PICTURES = (
@@ -231,7 +232,7 @@ def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
     for cell, count in sorted(
         cells, key=lambda c: (c[0].latent_dim, order.index(c[0].setting))
     ):
-        title = [findings.counted(cell.latent_dim, "latent")]
+        title = [counted(cell.latent_dim, "latent")]
         title += filter(None, [cell.setting])
         gallery[cell.likelihood].append(
             Entry(

@@ -100,7 +100,7 @@ def _is_taken(path: Path) -> bool:
         return path.exists()
     # What a kill leaves of a folder that was just begun is no obstacle.
     return any(
-        entry.name != _LOCK and not entry.name.endswith(UNFINISHED)
+        entry.name not in (_LOCK, _TABLES_LOCK) and not entry.name.endswith(UNFINISHED)
         for entry in path.iterdir()
     )
 
@@ -590,9 +590,10 @@ class RunFolder:
             except (OSError, ValueError, csv.Error) as error:
                 raise cannot_read(path, error, "delete it") from error
 
-        def measured(row):
-            return tuple(str(row.get(field)) for field in identity)
-
-        replaced = {measured(row) for row in rows}
-        others = [other for other in kept if measured(other) not in replaced]
+        replaced = {tuple(str(row[field]) for field in identity) for row in rows}
+        others = [
+            other
+            for other in kept
+            if tuple(other.get(field) for field in identity) not in replaced
+        ]
         self.write_table(name, [*others, *rows])

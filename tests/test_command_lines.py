@@ -506,6 +506,7 @@ def test_a_prior_is_fitted_on_request(command, own):
     assert outcome.status == 0, outcome.stderr
     (row,) = rows_of(own / "evaluation.csv")
     (fitted,) = rows_of(own / "fitted_prior.csv")
+    assert [name for name in fitted if not explained(name)] == []
     assert fitted["run"] == f"{row['run']},fitted_prior=gaussian"
     assert float(fitted["reconstruction"]) == pytest.approx(
         float(row["reconstruction"]), rel=1e-5

@@ -11,7 +11,7 @@ import pytest
 from experiments import diagnosis
 from experiments.diagnosis import DiagnosticsSettings
 from vae_jax import population, views
-from vae_jax.diagnostics import bernoulli_floor
+from vae_jax.diagnostics import ConstantFit, bernoulli_floor
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 
@@ -110,3 +110,14 @@ def test_the_floor_is_the_best_factorised_model(name, images):
     variance = np.mean(residual**2)
     exact = 0.5 * (residual**2 / variance + np.log(2 * np.pi * variance)).sum(1)
     np.testing.assert_allclose(floor.mean(), exact.mean(), atol=0.05)
+
+
+def test_a_floor_that_was_not_found_is_none(images, monkeypatch):
+    def fit_constant(log_prob, initial, train_x, x, *, chunk):
+        score = jnp.ones(len(x))
+        return ConstantFit(score, initial, jnp.bool_(False), jnp.float32(1.0))
+
+    monkeypatch.setattr(diagnosis, "fit_constant", fit_constant)
+    x = jnp.asarray(images / 17, jnp.float32)
+    likelihood = make_likelihood("laplace", 17)
+    assert np.all(np.isnan(diagnosis.floor(likelihood, x.mean(0), x.std(0), x, x)))

@@ -139,7 +139,7 @@ def test_no_lead_is_clear_where_a_spread_is_unknown():
         member("laplace", 2, 1, 2.91),
     ]
     (first, *_) = findings.find(integers(*members))
-    assert first.endswith("so whether they differ is unknown.")
+    assert first.endswith("whether they differ is not known.")
 
 
 def test_best_latent_size_is_found():

@@ -23,7 +23,7 @@ def keep(tmp_path):
         for run, score in scores.items():
             folder.save_member(run, {}, {"run": run, "score": score})
         folder.close()
-        records.keep(folder, tmp_path / "record.json", print)
+        records.keep(*records.finished(folder), tmp_path / "record.json", print)
         return tmp_path / "record.json"
 
     return put
@@ -97,7 +97,7 @@ def test_results_name_where_they_were_trained_not_where_the_folder_was_begun(
     folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
     folder.save_member("b", {}, {"run": "b", "score": 2.0})
     folder.close()
-    records.keep(folder, tmp_path / "record.json", print)
+    records.keep(*records.finished(folder), tmp_path / "record.json", print)
     found = records.results(tmp_path / "record.json", CONFIG)
     commits = {run: each["bits_depend_on"]["commit"] for run, each in found.items()}
     assert commits == {"a": "first", "b": "second"}

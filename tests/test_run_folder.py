@@ -434,6 +434,15 @@ def test_rows_replace_those_that_measured_the_same(folder):
     )
 
 
+def test_a_folder_of_locks_alone_is_taken(tmp_path):
+    """All but what is hidden was removed of one that was evaluated."""
+    folder = create(tmp_path)
+    folder.add_to_table("table.csv", [{"run": "a"}], ["run"])
+    for path in tmp_path.glob("[!.]*"):
+        path.unlink()
+    create(tmp_path)
+
+
 def test_rows_that_several_add_at_once_are_all_kept(folder):
     """Each through a folder of its own, as processes that evaluate are."""
 

@@ -130,6 +130,22 @@ def test_conditional_variance_is_that_of_the_distribution():
     assert_allclose(categorical, 1.25 - 0.75**2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["bernoulli", "laplace", "categorical"])
+def test_what_is_generated_is_an_image_of_its_view(name, key):
+    """Its mean is one of the continuous view alone, and at a mode of a Laplace."""
+    model = make_vae(
+        make_likelihood(name, 5), image_shape=(2, 2, 1), latent_dim=2, widths=(3,)
+    )
+    params = model.init(key, jnp.full(4, 0.4), jnp.full(4, 0.2))
+    found = generation.generate(model, params, jax.random.key(1))
+    outputs = model.decode(params, found.z)
+    assert np.all(np.isfinite(model.likelihood.log_prob(outputs, found.x)))
+    if name == "laplace":
+        assert np.all(found.mean_excess > 0)
+    else:
+        assert np.all(np.isnan(found.mean_excess))
+
+
 def test_evidence_of_what_was_generated_is_sandwiched(key):
     """Of a linear Gaussian model, whose log p(x) is known, with its exact posterior."""
     exact = evidence.LinearGaussian(np.array([[0.5], [0.2]]), np.zeros(2), 0.04)

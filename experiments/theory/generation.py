@@ -52,7 +52,8 @@ class Generated(NamedTuple):
     mean: jax.Array  # E[x|z], in the view's units
     x: jax.Array  # drawn from p(x|z), in the view's units
     variance: jax.Array  # Var[x|z], in the view's units squared
-    mean_excess: jax.Array  # log p(E[x|z] | z) - log p(x|z), nats, [S]
+    # log p(E[x|z] | z) - log p(x|z), nats, [S]; NaN where means are no x of the view
+    mean_excess: jax.Array
 
 
 class Scores(NamedTuple):
@@ -239,7 +240,9 @@ def generate(model: VAE, params: Params, key: jax.Array) -> Generated:
     z = model.prior(params).sample(latent_key, _GENERATED)
     outputs = model.decode(params, z)
     mean, x = likelihood.mean(outputs), likelihood.sample(pixel_key, outputs)
-    excess = likelihood.log_prob(outputs, mean) - likelihood.log_prob(outputs, x)
+    excess = jnp.full(_GENERATED, jnp.nan)
+    if likelihood.view == "continuous":
+        excess = likelihood.log_prob(outputs, mean) - likelihood.log_prob(outputs, x)
     return Generated(z, mean, x, conditional_variance(likelihood, outputs), excess)
 
 

@@ -76,8 +76,8 @@ def _check_schedule(schedule: jax.Array) -> None:
     if isinstance(schedule, jax.core.Tracer):
         return
     temperatures = np.asarray(schedule)
-    rises = temperatures.size > 1 and np.all(np.diff(temperatures) > 0)
-    if not rises or temperatures[0] != 0 or temperatures[-1] != 1:
+    falls = np.any(np.diff(temperatures) < 0)
+    if falls or temperatures[0] != 0 or temperatures[-1] != 1:
         raise ValueError(
             f"schedule is {temperatures}: it must rise from 0 to 1, as that of "
             "sigmoid_schedule does."
@@ -140,7 +140,8 @@ def annealed_estimate(
         Scalars, and log-weights per chain; ``vmap`` over keys and images for more.
 
     Raises:
-        ValueError: unknown initial, or a schedule that does not rise from 0 to 1.
+        ValueError: unknown initial, or a schedule that does not rise from 0 to 1,
+            where its values are known before compiling.
     """
     _check_schedule(schedule)
     bridge = _Bridge.of(model, params, x, initial, num_leapfrog, latent_mask)
@@ -168,9 +169,8 @@ def bidirectional_estimate(
     Args as ``annealed_estimate``.
 
     Raises:
-        ValueError: unknown initial; a schedule that does not rise from 0 to 1; a
-            likelihood whose samples are not of its density (``samples_its_density``),
-            for which neither bound would be one.
+        ValueError: as there; a likelihood whose samples are not of its density
+            (``samples_its_density``), for which neither bound would be one.
     """
     _check_schedule(schedule)
     if not model.likelihood.samples_its_density:
