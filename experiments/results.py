@@ -56,11 +56,8 @@ def result_row(
     bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
     ends = np.cumsum(model.layer_dims)[:-1]
     means = np.asarray(evaluation.posterior_mean)
-    active = [
-        int(active_units(jnp.asarray(of_layer)))
-        for of_layer in np.split(means, ends, axis=1)
-        if np.isfinite(means).all()
-    ]
+    layers = np.split(means, ends, axis=1) if np.isfinite(means).all() else []
+    active = [int(active_units(jnp.asarray(layer))) for layer in layers]
     binary = view == "binary"
     bound = mean_with_error("elbo", elbo)
     score = -estimate.log_px if binary else bits

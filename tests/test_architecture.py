@@ -14,6 +14,7 @@ RANKS = {
     "views": 0,
     "diagnostics": 0,
     "adam": 0,
+    "gradients": 0,
     "convolutions": 0,
     "networks": 1,
     "flows": 2,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import latent_noise
+from vae_jax.posteriors import latent_noise, sample_without_score
 
 
 class InferenceGap(NamedTuple):
@@ -98,9 +98,7 @@ def inference_gap(
         return (log_px_z + prior.log_prob(z) - log_q)[:, 0]
 
     def loss(posterior, noise):
-        z = posterior.sample(noise)
-        log_q = jax.lax.stop_gradient(posterior).log_prob(z)
-        return -elbo_samples(z, log_q).mean()
+        return -elbo_samples(*sample_without_score(posterior, noise)).mean()
 
     def step(index, state):
         posterior, adam_state = state

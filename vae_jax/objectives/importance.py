@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.gradients import scale_gradient, with_gradient_of
 from vae_jax.model import VAE, Params
-from vae_jax.objectives.gradients import scale_gradient, with_gradient_of
 from vae_jax.objectives.interface import (
     Terms,
     log_ratios,
     posterior_and_noise,
-    sample_without_score,
     sampled_log_ratios,
 )
+from vae_jax.posteriors import sample_without_score
 
 # Far below the rounding of a sum of weights; its inverse is still a float32.
 _SMALLEST_WEIGHT = 1e-20

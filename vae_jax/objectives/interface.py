@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 
 from vae_jax.model import VAE, Params
-from vae_jax.objectives.gradients import with_gradient_of
 from vae_jax.posteriors import Posterior, latent_noise
 
 
@@ -91,19 +90,6 @@ def log_ratios(
     """
     # Padded latents add the same constant to both densities, which cancels.
     return model.log_likelihood(params, x, z), log_q - model.prior(params).log_prob(z)
-
-
-def sample_without_score(
-    posterior: Posterior, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Reparameterized z and log q(z|x), whose gradient leaves out the score of q.
-
-    That is the derivative for a z held fixed. The value is that of the noise: from the
-    sample, which is rounded, a flow's inverse or a narrow scale may be far off it. The
-    gradient has no other way, and is as well conditioned as that inverse.
-    """
-    z, log_q = posterior.sample_and_log_prob(noise)
-    return z, with_gradient_of(jax.lax.stop_gradient(posterior).log_prob(z), log_q)
 
 
 def sampled_log_ratios(

@@ -8,9 +8,9 @@ from vae_jax.objectives.interface import (
     Terms,
     log_ratios,
     posterior_and_noise,
-    sample_without_score,
     sampled_log_ratios,
 )
+from vae_jax.posteriors import sample_without_score
 
 
 def elbo(

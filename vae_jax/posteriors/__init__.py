@@ -21,6 +21,7 @@ from vae_jax.posteriors.interface import (
     PosteriorFamily,
     latent_noise,
     make_family,
+    sample_without_score,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "PosteriorFamily",
     "latent_noise",
     "make_posterior",
+    "sample_without_score",
 ]
 
 # Made from the number of latents, or of each of several stochastic layers.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from vae_jax.gradients import with_gradient_of
 from vae_jax.networks import Heads
 
 Params = Any
@@ -51,6 +52,19 @@ class Posterior(Protocol):
 
     def expectation(self, noise: jax.Array) -> jax.Array:
         """E_q[z|x], ``[batch, latent]``: exact, or with low variance from the noise."""
+
+
+def sample_without_score(
+    posterior: Posterior, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Reparameterized z and log q(z|x), whose gradient leaves out the score of q.
+
+    That is the derivative for a z held fixed. The value is that of the noise: from the
+    sample, which is rounded, a flow's inverse or a narrow scale may be far off it. The
+    gradient has no other way, and is as well conditioned as that inverse.
+    """
+    z, log_q = posterior.sample_and_log_prob(noise)
+    return z, with_gradient_of(jax.lax.stop_gradient(posterior).log_prob(z), log_q)
 
 
 class PosteriorFamily(Protocol):
