@@ -45,6 +45,7 @@ from experiments.files import (
     cannot_read,
     cannot_write,
     load_arrays,
+    read_json,
     save_arrays,
     seal,
     to_json,
@@ -313,7 +314,7 @@ class RunFolder:
     def _read_json(self, path: Path, **fields: type) -> dict[str, Any]:
         """The object in a file, which has these fields, of these types."""
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path)
             if not isinstance(found, dict):
                 raise TypeError("it holds no object")
             for name, kind in fields.items():
@@ -420,7 +421,7 @@ class RunFolder:
         """
         folder = self.path / "members" / run
         flat = flax.traverse_util.flatten_dict(params, sep="/")
-        save_arrays(folder / "params.safetensors", flat)
+        save_arrays(folder / "params.safetensors", flat, {})
         write_atomically(
             folder / "environment.json", to_json(bits_depend_on or self._bits_depend_on)
         )
@@ -447,7 +448,7 @@ class RunFolder:
                 f"no finished run {run!r} in {self.path}{hint} the finished runs are "
                 f"in {self.path / 'members'}."
             )
-        flat = load_arrays(folder / "params.safetensors")
+        flat, _ = load_arrays(folder / "params.safetensors", {})
         # A family without parameters leaves nothing in the file.
         empty: dict[str, Any] = {"posterior": {}, "prior": {}}
         return empty | flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -507,7 +508,7 @@ class RunFolder:
     ) -> None:
         """Stores where a run met a value that is not finite, and its state then."""
         path = self.path / "failures" / run / f"{attempt}.safetensors"
-        save_arrays(path, state)
+        save_arrays(path, state, {})
         write_atomically(path.with_suffix(".json"), to_json(seal(facts)))
 
     def failed(self) -> list[str]:
@@ -537,7 +538,7 @@ class RunFolder:
             )
         attempt = count - 1 if attempt is None else attempt
         path = self.path / "failures" / run / f"{attempt}.safetensors"
-        return self._read_sealed(path.with_suffix(".json")), load_arrays(path)
+        return self._read_sealed(path.with_suffix(".json")), load_arrays(path, {})[0]
 
     def write_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Writes rows as a CSV file; a field that a row lacks is left empty."""
