@@ -21,10 +21,12 @@ from experiments.data_sources import DataError, expand_user
 from experiments.files import FolderError
 from experiments.interruption import STOPPED, Stopped, leave
 from experiments.launchers import LaunchError
+from experiments.progress import warn
 from experiments.settings import SettingsError
 from experiments.wording import suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
+LEFT_OUT = 3  # of one that did what it could, and names what it left out
 INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved
 
 # Flags defined here are those of the command that asks for them: --help shows them.
@@ -190,6 +192,18 @@ def keep_compiled_programs() -> None:
     jax.config.update(
         "jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING
     )
+
+
+def leave_if_left_out(lines: Sequence[str]) -> None:
+    """Ends the command with a status of its own if something was left out.
+
+    Args:
+        lines: what was, which is printed.
+    """
+    for line in lines:
+        warn(line)
+    if lines:
+        sys.exit(LEFT_OUT)
 
 
 def _refuse(reason: object) -> NoReturn:

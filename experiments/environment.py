@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,14 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
+def environment(
+    data_fingerprint: str, settings: Mapping[str, Any], computes: bool = True
+) -> dict[str, Any]:
     """The command, and what the bits of a run depend on besides its configuration.
 
     Args:
         data_fingerprint: of the images.
+        settings: those that decide how numbers are rounded, and nothing else.
         computes: whether they depend on this process.
     """
     if not computes:
@@ -73,5 +77,6 @@ def environment(data_fingerprint: str, computes: bool = True) -> dict[str, Any]:
             "num_cpus": os.cpu_count(),
             "matmul_precision": str(jax.default_matmul_precision.value),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "settings": dict(settings),
         },
     }

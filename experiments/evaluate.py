@@ -28,11 +28,13 @@ from absl import flags
 from experiments import command_line, diagnosis, grid, sandwich
 from experiments.data import ImageData, load_data
 from experiments.files import FolderError
+from experiments.fingerprint import fingerprints
 from experiments.group_task import (
     TEST_VIEW,
     TRAIN_VIEW,
     DeviceData,
     GroupTask,
+    build_model,
     member,
 )
 from experiments.progress import CONSOLE, print_results, print_sandwich, warn
@@ -40,7 +42,9 @@ from experiments.results import mean_with_error, result_row
 from experiments.run_folder import RunFolder
 from experiments.sandwich import SandwichSettings
 from experiments.settings import SettingsError
+from experiments.tables import add_to_table
 from experiments.wording import counted, listed
+from vae_jax import population
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
 from vae_jax.model import VAE
@@ -111,7 +115,8 @@ def main() -> None:
     command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
     command_line.refuse_idle(("fit_steps",), "fit_prior")
     folder = RunFolder.open(command_line.workdir())
-    runs, trained = _chosen(folder)
+    left_out: list[str] = []
+    runs, trained = _chosen(folder, left_out)
     if _FIT_PRIOR.value:
         _check_fit(runs)
     data = load_data(runs[0].settings.data)
@@ -123,11 +128,14 @@ def main() -> None:
 
     def add(table: str, rows: list[dict[str, Any]]) -> None:
         # At once: what was measured outlasts a kill.
-        folder.add_to_table(table, rows, _IDENTITY[table])
+        with folder.writing_tables():
+            add_to_table(folder.path / table, rows, _IDENTITY[table])
         tables.setdefault(table, []).extend(rows)
 
     for number, group in enumerate(groups, 1):
-        evaluated = _evaluate_group(group, trained, folder, data, device_data)
+        evaluated = _evaluate_group(group, trained, folder, data, device_data, left_out)
+        if not evaluated:
+            continue
         add("evaluation.csv", [_row(one, data) for one in evaluated])
         CONSOLE.print(
             f"[{number}/{len(groups)}] {group.name}: "
@@ -143,6 +151,8 @@ def main() -> None:
             )
         if _SANDWICH_IMAGES.value:
             looked_at += evaluated
+    if not tables:
+        raise FolderError(left_out[0])
     print_results(tables["evaluation.csv"] + tables.get("fitted_prior.csv", []))
     for one in looked_at:
         row = _sandwich_row(one, folder, device_data)
@@ -150,29 +160,40 @@ def main() -> None:
         print_sandwich(row)
     for table in tables:
         print(f"numbers: {folder.path / table}")
+    command_line.leave_if_left_out(left_out)
 
 
-def _chosen(folder: RunFolder) -> tuple[list[grid.Run], dict[str, dict[str, Any]]]:
+def _chosen(
+    folder: RunFolder, left_out: list[str]
+) -> tuple[list[grid.Run], dict[str, dict[str, Any]]]:
     """The runs to evaluate, as they are evaluated, and their rows of training.
+
+    Lines on runs that cannot be read are appended to ``left_out``.
 
     Raises:
         FolderError: there are none.
     """
-    chosen = grid.choose(grid.expand(folder.config()), _ONLY.value)
-    trained = {row["run"]: row for row in folder.results([run.name for run in chosen])}
+    every = grid.expand(folder.config())
+    folder.bind(fingerprints(every, folder.images()))
+    chosen = grid.choose(every, _ONLY.value)
+    rows = folder.members.results([run.name for run in chosen], left_out.append)
+    trained = {row["run"]: row for row in rows}
     diverged = [name for name, row in trained.items() if row["status"] == "diverged"]
     runs = [
         _as_evaluated(run)
         for run in chosen
         if run.name in trained and run.name not in diverged
     ]
+    if not runs and left_out:
+        raise FolderError(left_out[0])
     if not runs:
         raise FolderError(
             f"{folder.path} holds no finished run of the {len(chosen)} chosen that has "
             "not diverged: train first, with the command in its environment.json."
         )
     _warn_of("diverged", diverged, len(chosen))
-    unfinished = [run.name for run in chosen if run.name not in trained]
+    finished = folder.members.finished()
+    unfinished = [run.name for run in chosen if run.name not in finished]
     _warn_of("not finished", unfinished, len(chosen))
     return runs, trained
 
@@ -183,9 +204,23 @@ def _evaluate_group(
     folder: RunFolder,
     data: ImageData,
     device_data: DeviceData,
+    left_out: list[str],
 ) -> list[_Evaluated]:
+    """Evaluates those runs of a group whose parameters can be read."""
+    params = {}
+    for run in group.runs:
+        shapes = population.param_shapes(
+            build_model(run.settings, data), data.num_pixels
+        )
+        try:
+            params[run] = folder.members.params(run.name, shapes)
+        except FolderError as error:
+            left_out.append(str(error))
+    if not params:
+        return []
+    group = dataclasses.replace(group, runs=tuple(params))
     task = GroupTask(group, data, device_data)
-    evaluation = task.evaluate_stored(folder)
+    evaluation = task.evaluate_params(list(params.values()))
     return [
         _Evaluated(
             run, model, MemberKeys.of(key), trained[run.name], member(evaluation, i)
@@ -243,7 +278,7 @@ def _fitted_row(
     )
     model, params = fit_prior(
         one.model,
-        folder.load_params(one.run.name),
+        folder.members.params(one.run.name),
         family,
         jax.random.fold_in(one.keys.diagnose, _FIT_KEY),
         device_data.view(view, TRAIN_VIEW),
@@ -296,12 +331,13 @@ def _sandwich_row(
     measured = _measure_sandwich(
         settings,
         one.model,
-        folder.load_params(one.run.name),
+        folder.members.params(one.run.name),
         jax.random.fold_in(one.keys.diagnose, _SANDWICH_KEY),
         device_data.view(view, TEST_VIEW),
     )
     return {
         "run": one.run.name,
+        "fingerprint": one.trained["fingerprint"],
         "view": view,
         "num_importance_samples": settings.num_samples,
         "num_temperatures": settings.num_temperatures,

@@ -30,6 +30,9 @@ UNFINISHED = ".unfinished"
 # Of a record, a table or metric rows; what is larger is none of ours.
 MOST_BYTES = 2**26
 
+# Levels of nesting of a record; what is deeper is none of ours.
+_DEEPEST = 50
+
 # The field of a safetensors file that says what it holds and belongs to.
 _SEALED = "sealed"
 
@@ -130,9 +133,20 @@ def parse_json(content: bytes | str) -> Any:
         ValueError: it is none, or is nested too deeply.
     """
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        groups = [each for each in level if isinstance(each, dict | list)]
+        if not groups:
+            return value
+        level = [
+            inner
+            for each in groups
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    raise ValueError("it is nested too deeply")
 
 
 def read_json(path: Path) -> Any:
@@ -242,9 +256,10 @@ def load_arrays(
             if not isinstance(facts, dict):
                 raise ValueError("its description is no object")
             if any(facts.get(name, value) != value for name, value in expected.items()):
+                owner = Owner(expected.get("name", ""), "")
                 raise AnotherOwnerError(
-                    f"{path} belongs to {_described(facts, expected)}: put back its "
-                    f"own, or {remedy}."
+                    f"{path} belongs to {described(facts.get('name', ''), owner)}: put "
+                    f"back its own, or {remedy}."
                 )
             arrays = (
                 _mapped(path)
@@ -263,10 +278,9 @@ def load_arrays(
     return arrays, facts
 
 
-def _described(facts: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """What a file belongs to that is in the place of another's."""
-    name = facts.get("name", "")
-    if name and name != expected.get("name"):
+def described(name: str, owner: Owner) -> str:
+    """Returns whose a part is that stands in the place of an owner's."""
+    if name != owner.name:
         return f"another run, {name!r}"
     return "a run of the same name with another configuration or other images"
 

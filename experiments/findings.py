@@ -5,13 +5,11 @@ in nats, or the integers, scored in bits/dim. Scores are compared within a group
 """
 
 import collections
-import csv
 import dataclasses
 import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from experiments import grid
@@ -25,7 +23,7 @@ _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A row of `results.csv`; a number that is missing there is NaN here."""
+    """A row of results; a number that is missing there is NaN here."""
 
     run: str
     dataset: str
@@ -208,23 +206,32 @@ class Group:
         return " ± ".join(f"{value:.{self.decimals}f}" for value in values)
 
 
-def read_members(path: Path) -> list[Member]:
-    """Returns the rows of a table of results."""
-    parse: dict[type, Callable[[str], Any]] = {
-        str: str,
-        int: int,
-        float: lambda text: float(text or "nan"),
-    }
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Member(
-                **{
-                    name: parse[kind](row.get(name) or "")
-                    for name, kind in get_type_hints(Member).items()
-                }
+def members_of(
+    rows: Iterable[Mapping[str, Any]], report: Callable[[str], object]
+) -> list[Member]:
+    """Returns the members that rows of results describe.
+
+    Args:
+        rows: results of runs. A number that is missing is NaN, a text is empty.
+        report: is given a line on every row with a field of another type, which is
+            left out.
+    """
+    missing = {str: "", int: None, float: math.nan}
+    members = []
+    for row in rows:
+        fields: dict[str, Any] = {}
+        try:
+            for name, kind in get_type_hints(Member).items():
+                fields[name] = kind(row.get(name, missing[kind]))
+        except (TypeError, ValueError):
+            report(
+                f"{row.get('run')!r} is left out of the report: its {name!r} is "
+                f"{row.get(name)!r}, where {kind.__name__} is expected; delete its "
+                "folder in members/ and repeat the command that trained it."
             )
-            for row in csv.DictReader(file)
-        ]
+        else:
+            members.append(Member(**fields))
+    return members
 
 
 def rests_on_few_weights(effective_sample_size: float, largest_weight: float) -> bool:

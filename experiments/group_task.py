@@ -19,7 +19,6 @@ from jax.sharding import (
 from experiments import diagnosis, pictures, processes, streaming
 from experiments.data import ImageData, Split, pixel_statistics
 from experiments.grid import Group, Run
-from experiments.run_folder import RunFolder
 from experiments.settings import Settings, SettingsError
 from vae_jax import population, training, views
 from vae_jax.evaluation import Evaluation, evaluate
@@ -359,15 +358,12 @@ class GroupTask:
         own = self.place((params, self.members))
         return self.fetch(program(*own, *shared))
 
-    def evaluate_stored(self, folder: RunFolder) -> Evaluation:
-        """Evaluates the parameters that the group's runs left in a folder."""
-        padded = [
-            population.pad(folder.load_params(run.name), self.shapes)
-            for run in self.group.runs
-        ]
-        params = self.pad(jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded))
-        program = self._compile_on_test_images(self._evaluate_member, params)
-        return self.evaluate(program, params)
+    def evaluate_params(self, params: Sequence[Params]) -> Evaluation:
+        """Evaluates unpadded parameters, one for each run of the group."""
+        padded = [population.pad(own, self.shapes) for own in params]
+        stacked = self.pad(jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded))
+        program = self._compile_on_test_images(self._evaluate_member, stacked)
+        return self.evaluate(program, stacked)
 
     # --- where arrays lie ---
 

@@ -9,6 +9,7 @@ import numpy as np
 from experiments import diagnosis, failures, pictures, processes
 from experiments.checkpoints import Checkpoints
 from experiments.files import FolderError
+from experiments.group_notes import Note
 from experiments.group_task import (
     GroupTask,
     Measured,
@@ -55,7 +56,7 @@ class GroupTraining:
         self._names = [run.name for run in task.group.runs]
         self._settings = task.settings.checkpoint
         # A run may be finished already, where the last command ended amid the results.
-        self._finished = folder.finished() if folder else set()
+        self._finished = folder.members.finished() if folder else set()
         self._started = time.perf_counter()
 
     def run(self, interruption: Interruption) -> None:
@@ -89,8 +90,10 @@ class GroupTraining:
         group, found = self._task.group, None
         self._checkpoints = None
         if self._folder:
-            path = self._folder.begin(group.name, self._names, group.attempt)
-            self._checkpoints = Checkpoints(path, self._settings.keep)
+            note = Note.on(group)
+            path = self._folder.groups.begin(note)
+            owner = self._folder.groups.owner(note)
+            self._checkpoints = Checkpoints(path, self._settings.keep, owner)
             found = self._checkpoints.latest(warn)
         data = self._task.device_data
         shapes = self._programs.init.out_info
@@ -108,7 +111,7 @@ class GroupTraining:
         if self._folder:
             rows = [row for row in self._history.rows() if self._is_new(row["run"])]
             new = [name for name in self._names if self._is_new(name)]
-            self._folder.restore_metrics(new, rows)
+            self._folder.metrics.restore(new, rows)
 
     def _restore(self, arrays: dict[str, np.ndarray], shapes: TrainState) -> None:
         def part(prefix):
@@ -185,7 +188,7 @@ class GroupTraining:
             self._record_failures(failed)
         if self._folder:
             rows = self._history.rows(len(self._history) - 1)
-            self._folder.log(row for row in rows if self._is_new(row["run"]))
+            self._folder.metrics.log(row for row in rows if self._is_new(row["run"]))
 
     def _record_failures(self, failed: np.ndarray) -> None:
         state = self._task.fetch(self._state)
@@ -196,7 +199,9 @@ class GroupTraining:
             facts, arrays = failures.record(
                 self._task, i, member(state, i), self._folder.path
             )
-            self._folder.save_failure(run.name, self._task.group.attempt, facts, arrays)
+            self._folder.failures.save(
+                run.name, self._task.group.attempt, facts, arrays
+            )
             warn(failures.describe(facts))
 
     # --- checkpoints ---
@@ -242,7 +247,7 @@ class GroupTraining:
         state = task.fetch(self._state)
         if not folder:
             return
-        folder.close_events()
+        folder.metrics.close()
         rows = []
         for i, run in enumerate(task.group.runs):
             own, found = member(state, i), member(measured, i)
@@ -252,19 +257,18 @@ class GroupTraining:
             if failed:
                 # Whatever its best parameters give, it is not a result.
                 found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
+                arrays = {}
             else:
-                pictures.write(
-                    folder.path / "figures" / run.name,
-                    run,
-                    task.data,
-                    found.evaluation,
-                    found.pictures,
+                arrays = pictures.to_store(
+                    run, task.data, found.evaluation, found.pictures
                 )
             shapes = population.param_shapes(task.models[i], task.data.num_pixels)
             params = population.unpad(own.best_params, shapes)
             rows.append(self._result(i, own, params, found))
-            folder.save_member(run.name, params, rows[-1])
-        folder.end(task.group.name)
+            folder.members.save(
+                run.name, params, rows[-1], arrays, folder.bits_depend_on
+            )
+        folder.groups.end(task.group.name)
         self._progress.finish_group(rows, self._seconds())
 
     def _result(

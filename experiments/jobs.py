@@ -23,7 +23,8 @@ import jax
 
 from experiments import failures, runner
 from experiments.data import load_data
-from experiments.files import write_atomically
+from experiments.files import read_json, write_atomically
+from experiments.fingerprint import fingerprints
 from experiments.grid import Group, Run
 from experiments.interruption import Interruption, Stopped
 from experiments.launchers import Command, Launcher, LaunchError, take_lock
@@ -76,7 +77,7 @@ class Job:
         """
         if not (self.path / "report.html").exists():
             return False
-        return RunFolder(self.path).finished().issuperset(self.runs)
+        return RunFolder(self.path).members.finished().issuperset(self.runs)
 
     def has_got_further(self) -> bool:
         """Whether a checkpoint or a result was written since this was last asked."""
@@ -85,9 +86,7 @@ class Job:
 
     def _steps(self) -> Iterator[str]:
         # Not Path.glob: it raises where the job removes a folder at that moment.
-        for path in glob.iglob("checkpoints/*/[0-9]*", root_dir=self.path):
-            if path.rpartition("/")[2].isdecimal():
-                yield path
+        yield from glob.iglob("checkpoints/*/[0-9]*.safetensors", root_dir=self.path)
         yield from glob.iglob("members/*/result.json", root_dir=self.path)
 
     def remove(self) -> None:
@@ -146,7 +145,7 @@ def plan(chosen: Sequence[Run], folder: RunFolder, slice_size: int) -> list[Job]
             --launcher is handed over to a job.
         slice_size: the most runs of a job that was not begun; 0: whole groups.
     """
-    finished = folder.finished()
+    finished = folder.members.finished()
     waiting = {run.name for run in chosen} - finished
     jobs = []
     for note in sorted(folder.jobs.glob("*.json")):
@@ -159,7 +158,7 @@ def plan(chosen: Sequence[Run], folder: RunFolder, slice_size: int) -> list[Job]
             jobs.append(job)
     taken = {run for job in jobs for run in job.runs}
     for job in jobs:
-        folder.end(job.name)  # It was handed over.
+        folder.groups.end(job.name)  # It was handed over.
     rest = [run for run in chosen if run.name not in taken]
     for group in runner.plan(rest, folder):
         is_begun = (folder.path / "checkpoints" / f"{group.name}.json").exists()
@@ -169,21 +168,21 @@ def plan(chosen: Sequence[Run], folder: RunFolder, slice_size: int) -> list[Job]
             job = Job(folder.jobs / part.name, tuple(run.name for run in part.runs))
             _hand_over(folder, job)
             job.write_note()
-            folder.end(job.name)
+            folder.groups.end(job.name)
             jobs.append(job)
     return jobs
 
 
 def _read_note(path: Path) -> Job | None:
     try:
-        note = json.loads(path.read_text())
+        note = read_json(path)
         return Job(
             path.with_suffix(""),
             tuple(map(str, note["runs"])),
             str(note["launcher"]),
             str(note["handle"]),
         )
-    except (IsADirectoryError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -197,7 +196,8 @@ def _remove(path: Path) -> None:
 def _hand_over(folder: RunFolder, job: Job) -> None:
     """Gives a job the checkpoints and failures that its runs have in the folder."""
     parts = [
-        *(folder.path / "checkpoints").glob(f"{job.name}*"),
+        folder.path / "checkpoints" / job.name,
+        folder.path / "checkpoints" / f"{job.name}.json",
         *(folder.path / "failures" / run for run in job.runs),
     ]
     parts = [path for path in parts if path.exists()]
@@ -224,7 +224,7 @@ def train_and_report(
     chosen: Sequence[Run],
     workdir: Path,
     launch: Launch,
-) -> None:
+) -> list[str]:
     """``runner.train_and_report``, with the training done by jobs.
 
     Args:
@@ -245,17 +245,18 @@ def train_and_report(
     with Interruption() as interruption:
         data = load_data(runs[0].settings.data)
         runner.check(chosen, data)
+        owners = fingerprints(runs, data.fingerprint)
         folder = RunFolder.create(
-            workdir, config, data.fingerprint, warn, computes=False
+            workdir, config, owners, data.fingerprint, warn, computes=False
         )
         try:
             with interruption.deferred():
                 sweep = Sweep(folder, runs, chosen, launch)
                 announce(data, chosen)
                 sweep.run(interruption)
-            if folder.finished():
-                runner.report(folder, runs)
+            left_out = runner.report(folder, runs)
             sweep.refuse_failed()
+            return left_out
         finally:
             folder.close()
 
@@ -281,7 +282,7 @@ class Sweep:
         self._launch = launch
         self._engine = launch.engine
         self._index = {run.name: index for index, run in enumerate(runs)}
-        self._finished = folder.finished()
+        self._finished = folder.members.finished()
         self._environments: list[Any] = []
         self._waiting = plan(chosen, folder, launch.slice_size)
         self._running: list[Job] = []
@@ -290,7 +291,7 @@ class Sweep:
         # Rows that a job was being gathered with when this command was ended, or that
         # a checkpoint holds which was handed over.
         lost = {run for job in self._waiting for run in job.runs} - self._finished
-        folder.restore_metrics(lost, ())
+        folder.metrics.restore(lost, ())
         count = len({run.name for run in chosen} - self._finished)
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
@@ -380,7 +381,9 @@ class Sweep:
             return
         try:
             new = [run for run in job.runs if run not in self._finished]
-            self._copy(RunFolder.open(job.path), new)
+            source = RunFolder.open(job.path)
+            source.bind(self._folder.owners)
+            self._copy(source, new)
             self._finished.update(new)
             job.remove()
         finally:
@@ -398,20 +401,20 @@ class Sweep:
         if environment["bits_depend_on"] not in self._environments:
             self._environments.append(environment["bits_depend_on"])
             folder.record_environment(environment, warn)
-        folder.log(source.metrics(runs))
-        folder.close_events()
         for run in runs:
-            for attempt in range(source.num_failures(run)):
-                facts, state = source.load_failure(run, attempt)
+            folder.metrics.log(source.metrics.read(run, warn))
+            for attempt in range(source.failures.count(run)):
+                facts, state = source.failures.load(run, attempt)
                 facts["replay"] = failures.replay_command(run, folder.path)
-                folder.save_failure(run, attempt, facts, state)
-            for figure in (source.path / "figures" / run).glob("*"):
-                copy = folder.path / figure.relative_to(source.path)
-                write_atomically(copy, figure.read_bytes())
-            (result,) = source.results([run])
-            folder.save_member(
-                run, source.load_params(run), result, source.bits_depend_on(run)
+                folder.failures.save(run, attempt, facts, state)
+            folder.members.save(
+                run,
+                source.members.params(run),
+                source.members.result(run),
+                source.members.arrays(run),
+                source.members.bits_depend_on(run),
             )
+        folder.metrics.close()
 
     def refuse_failed(self) -> None:
         """Says which jobs failed, if any did.

@@ -90,8 +90,8 @@ def keep(runs: Path, kept: Path) -> None:
             if not place.exists():
                 continue
             try:
-                own, found = records.finished(RunFolder.open(place))
-            except FolderError as error:
+                own, found = records.finished(RunFolder.open(place), warn)
+            except (FolderError, SettingsError) as error:
                 CONSOLE.print(f"{place} is left out: {error}")
                 continue
             config = module["get_config"](variant).to_dict()

@@ -1,15 +1,23 @@
-"""Pictures of one model: what it reconstructs, generates and lays out in latents."""
+"""Pictures of one model: what it reconstructs, generates and lays out in latents.
 
+Training stores them as arrays, with what is known of each test image; they are drawn
+from there, and drawn again where a file is missing, damaged or of another run.
+"""
+
+import io
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from experiments.charts import latent_scatter
 from experiments.data import ImageData
-from experiments.files import write_atomically
+from experiments.files import read_bytes, write_atomically
 from experiments.grid import Run
 from experiments.image_grids import image_grid, reconstruction_grid
 from vae_jax import views
@@ -20,6 +28,9 @@ from vae_jax.posteriors import latent_noise
 _SHOWN = 32
 _COLUMNS = 8
 _MANIFOLD_SIDE = 10
+# Pictures of every run, and those of a run with two latents.
+_GRIDS = ("reconstructions", "prior_means", "samples")
+_OF_A_PLANE = ("manifold", "latents")
 # For E_q[z|x] where it has no closed form.
 _MEAN_SAMPLES = 100
 
@@ -68,35 +79,109 @@ def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Array
     )
 
 
-def write(
-    folder: Path, run: Run, data: ImageData, evaluation: Evaluation, arrays: Arrays
-) -> None:
-    """Writes a model's pictures as PNG files.
+def to_store(
+    run: Run, data: ImageData, evaluation: Evaluation, arrays: Arrays
+) -> dict[str, np.ndarray]:
+    """Returns what is stored of a run, for pictures and comparisons to need no model.
 
     Args:
-        folder: where to, one folder per run.
         run: the run.
         data: the data set the model was trained on.
         evaluation: arrays over the test images.
         arrays: what ``draw`` computed.
+
+    Returns:
+        By name, over the test images in their order: ``test/log_px``, ``test/elbo``
+        (nats in the likelihood's view), ``test/effective_sample_size``,
+        ``test/posterior_mean``, and ``test/labels`` where there are any; of pictures,
+        ``picture/originals`` (integers below ``picture/levels``) and the intensities
+        of ``Arrays``.
     """
-
-    def images(flat: jax.Array) -> np.ndarray:
-        return np.asarray(flat).reshape(-1, *data.image_shape)
-
-    originals = data.test.images[:_SHOWN] / (data.levels - 1)
-    contents = {
-        "reconstructions": reconstruction_grid(
-            originals, images(arrays.reconstructions)
-        ),
-        "prior_means": image_grid(images(arrays.prior_means), _COLUMNS),
-        "samples": image_grid(images(arrays.samples), _COLUMNS),
-    }
+    estimate = evaluation.estimate
     model = run.settings.model
-    if model.latent_dim == 2 and model.can_be_padded:
-        contents["manifold"] = image_grid(images(arrays.manifold), _MANIFOLD_SIDE)
-        contents["latents"] = latent_scatter(
-            np.asarray(evaluation.posterior_mean), data.test.labels
+    has_plane = model.latent_dim == 2 and model.can_be_padded
+    shown = {
+        name: np.asarray(flat).reshape(-1, *data.image_shape)
+        for name, flat in arrays._asdict().items()
+        if name != "manifold" or has_plane
+    }
+    stored = {
+        "test/log_px": estimate.log_px,
+        "test/elbo": estimate.reconstruction - estimate.kl,
+        "test/effective_sample_size": estimate.effective_sample_size,
+        "test/posterior_mean": evaluation.posterior_mean,
+        "picture/originals": data.test.images[:_SHOWN],
+        "picture/levels": np.int32(data.levels),
+        **{f"picture/{name}": images for name, images in shown.items()},
+    }
+    if data.test.labels is not None:
+        stored["test/labels"] = data.test.labels
+    return {name: np.asarray(array) for name, array in stored.items()}
+
+
+def ensure(
+    folder: Path,
+    latent_dim: int,
+    fingerprint: str,
+    load: Callable[[], Mapping[str, np.ndarray]],
+) -> None:
+    """Writes those of a run's pictures that are not there as they should be.
+
+    Args:
+        folder: where to, one folder per run.
+        latent_dim: of the run, which says what pictures it has.
+        fingerprint: of the run, which its pictures carry.
+        load: returns the arrays that ``to_store`` made; called if one is needed.
+
+    Raises:
+        FolderError: the arrays cannot be loaded, or a picture not be written.
+    """
+    wanted = _GRIDS + (_OF_A_PLANE if latent_dim == 2 else ())
+    missing = [
+        name for name in wanted if not is_good(folder / f"{name}.png", fingerprint)
+    ]
+    if missing:
+        for name, content in _drawn(load()).items():
+            if name in missing:
+                picture = _signed(content, fingerprint)
+                write_atomically(folder / f"{name}.png", picture)
+
+
+def _drawn(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """All pictures of a run as PNG files."""
+    originals = arrays["picture/originals"] / (arrays["picture/levels"] - 1)
+    drawn = {
+        "reconstructions": reconstruction_grid(
+            originals, arrays["picture/reconstructions"]
+        ),
+        "prior_means": image_grid(arrays["picture/prior_means"], _COLUMNS),
+        "samples": image_grid(arrays["picture/samples"], _COLUMNS),
+    }
+    if "picture/manifold" in arrays:
+        drawn["manifold"] = image_grid(arrays["picture/manifold"], _MANIFOLD_SIDE)
+        drawn["latents"] = latent_scatter(
+            arrays["test/posterior_mean"], arrays.get("test/labels")
         )
-    for name, content in contents.items():
-        write_atomically(folder / f"{name}.png", content)
+    return drawn
+
+
+# A field of the PNG format for text, and the length of what stands before all fields.
+_FIELD, _HEADER_SIZE = "fingerprint", 33
+
+
+def _signed(png: bytes, fingerprint: str) -> bytes:
+    """A PNG file with a fingerprint in it; its pixels stay as they are."""
+    content = b"tEXt" + f"{_FIELD}\0{fingerprint}".encode()
+    size, checksum = len(content) - 4, zlib.crc32(content)
+    field = size.to_bytes(4, "big") + content + checksum.to_bytes(4, "big")
+    return png[:_HEADER_SIZE] + field + png[_HEADER_SIZE:]
+
+
+def is_good(path: Path, fingerprint: str) -> bool:
+    """Returns whether a picture is whole and of the run with a fingerprint."""
+    try:
+        with Image.open(io.BytesIO(read_bytes(path)), formats=("PNG",)) as image:
+            image.verify()
+            return image.info.get(_FIELD) == fingerprint
+    except Exception:  # Damage comes as any exception.
+        return False

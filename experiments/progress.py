@@ -97,6 +97,12 @@ class Progress:
         self._num_all_epochs += sum(g.widest.training.num_epochs for g in groups)
         self._bar.update(self._task, total=self._num_all_epochs)
 
+    def drop(self, group: Group) -> None:
+        """Expects a group no longer: another command trains it."""
+        self._num_groups -= 1
+        self._num_all_epochs -= group.widest.training.num_epochs
+        self._bar.update(self._task, total=self._num_all_epochs)
+
     def start_group(self, group: Group, num_epochs: int) -> None:
         """Names the group that trains now."""
         self._epoch, self._num_epochs = 0, num_epochs

@@ -5,32 +5,49 @@ and what its bits depend on. Records are made to be committed: a page of results
 drawn from the repository alone, and completed on another machine.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.files import FolderError, to_json, with_nan, write_atomically
-from experiments.run_folder import RunFolder, differences
+from experiments.files import (
+    FolderError,
+    read_json,
+    to_json,
+    with_nan,
+    write_atomically,
+)
+from experiments.fingerprint import differences, fingerprints
+from experiments.grid import expand
+from experiments.run_folder import RunFolder
 
 
-def finished(folder: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a run folder, and what its runs gave, by name.
+def finished(
+    folder: RunFolder, report: Callable[[str], object]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the configuration of a run folder, and what its runs gave, by name.
+
+    Args:
+        folder: the run folder.
+        report: is given a line on every run that cannot be read, which is left out.
 
     Raises:
         FolderError: it is damaged.
+        SettingsError: its configuration cannot be used.
     """
     config = folder.config()
+    folder.bind(fingerprints(expand(config), folder.images()))
     for place in ("data_dir", "cache_dir"):  # Of the machine, not of the result.
         if place in config.get("data", {}):
             config["data"][place] = ""
-    found = {
-        result["run"]: {
-            "result": result,
-            "bits_depend_on": folder.bits_depend_on(result["run"]),
-        }
-        for result in folder.results(sorted(folder.finished()))
-    }
+    found = {}
+    for run in sorted(folder.members.finished()):
+        try:
+            found[run] = {
+                "result": folder.members.result(run),
+                "bits_depend_on": folder.members.bits_depend_on(run),
+            }
+        except FolderError as error:
+            report(str(error))
     return config, found
 
 
@@ -102,11 +119,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"config": {}, "results": {}}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         parts = [record[name] for name in ("config", "results")]
         if all(isinstance(part, dict) for part in parts):
             return record
-    except (KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError):
         pass
     raise FolderError(
         f"{path} is no record: restore it from the repository, or delete it."

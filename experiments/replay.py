@@ -13,6 +13,7 @@ from absl import flags
 from experiments import command_line, failures, grid
 from experiments.data import load_data
 from experiments.files import FolderError
+from experiments.fingerprint import fingerprints
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 
@@ -24,13 +25,17 @@ def main() -> None:
     if not _RUN.value:
         raise SettingsError(
             f"--run is missing: name a run of {folder.path} that met a value that is "
-            f"not finite: {', '.join(folder.failed()) or 'none'}."
+            f"not finite: {', '.join(folder.failures.runs()) or 'none'}."
         )
-    facts, arrays = folder.load_failure(_RUN.value)
     runs = {run.name: run for run in grid.expand(folder.config())}
     if _RUN.value not in runs:
-        raise FolderError(f"{folder.path}: its config has no run {_RUN.value!r}.")
+        raise FolderError(
+            f"{folder.path} holds no failure of a run {_RUN.value!r}: those that met a "
+            f"value that is not finite: {', '.join(folder.failures.runs()) or 'none'}."
+        )
     run = runs[_RUN.value]
+    folder.bind(fingerprints(runs.values(), folder.images()))
+    facts, arrays = folder.failures.load(run.name)
     data = load_data(run.settings.data)
     folder.refuse_other_images(data.fingerprint)
     try:

@@ -1,26 +1,27 @@
 """The report of a run folder: one HTML file that needs nothing else.
 
-    write_report(folder)    # folder / 'report.html'
+    write_report(folder, rows, left_out)    # folder.path / 'report.html'
 
-Everything is read from the folder (`config.json`, `environment.json`, `results.csv`,
-`metrics.jsonl`, `figures/<run>/*.png`), so a report can be rebuilt at any time. Charts
-are drawn anew and stay in `figures/` as SVG.
+Everything is read from the folder, so a report can be rebuilt at any time. Pictures are
+drawn from stored arrays where a file is missing, damaged or of another run; charts are
+drawn each time and stay in `figures/` as SVG. What cannot be read is left out and
+named, and the rest is there.
 """
 
 import base64
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from experiments import charts, findings
+from experiments import charts, findings, pictures
 from experiments.chart_style import Style, likelihood_styles
-from experiments.files import write_atomically
+from experiments.files import FolderError, write_atomically
 from experiments.findings import Group, Member
+from experiments.run_folder import RunFolder
 from experiments.templates import templates
 from experiments.wording import counted
 
@@ -93,21 +94,33 @@ class Column(NamedTuple):
         return axes[self.field] if self.field in axes else getattr(member, self.field)
 
 
-def write_report(folder: Path) -> Path:
+def write_report(
+    folder: RunFolder,
+    rows: Sequence[Mapping[str, Any]],
+    left_out: list[str],
+) -> Path:
     """Writes `report.html` into a run folder and returns its path.
 
     Args:
-        folder: holds `results.csv` with at least one row. `config.json`,
-            `environment.json`, `metrics.jsonl` and pictures may be missing.
+        folder: the run folder.
+        rows: its results, of at least one run.
+        left_out: lines on what could not be read, which the page shows; those on what
+            it leaves out itself are appended.
 
     Raises:
-        ValueError: if there are no results.
+        ValueError: there are no results that can be shown.
+        FolderError: the folder cannot be written.
     """
-    members = findings.read_members(folder / "results.csv")
+    members = findings.members_of(rows, left_out.append)
     if not members:
-        raise ValueError(f"{folder / 'results.csv'} has no rows: nothing to report")
-    bounds = _read_bounds(folder / "metrics.jsonl")
-    pictures = folder / "figures"
+        raise ValueError(f"{folder.path} has no results: nothing to report")
+    bounds = {
+        member.run: _bounds(folder.metrics.read(member.run, left_out.append))
+        for member in members
+    }
+    figures = folder.path / "figures"
+    for member in members:
+        _draw(folder, member, left_out.append)
     sections = []
     for group in findings.group_members(members):
         # Legends, tables and the gallery show the likelihoods in one order: best first.
@@ -120,7 +133,7 @@ def write_report(folder: Path) -> Path:
         )
         svgs = _draw_charts(group, styles, bounds)
         for kind, svg in svgs.items():
-            write_atomically(pictures / f"{kind}_{group.key}.svg", svg)
+            write_atomically(figures / f"{kind}_{group.key}.svg", svg)
         sections.append(
             {
                 "group": group,
@@ -129,7 +142,7 @@ def write_report(folder: Path) -> Path:
                 "charts": {
                     kind: _data_uri(svg, "image/svg+xml") for kind, svg in svgs.items()
                 },
-                "gallery": _gallery(group, pictures),
+                "gallery": _gallery(group, folder),
                 "columns": _columns(group),
             }
         )
@@ -138,42 +151,47 @@ def write_report(folder: Path) -> Path:
     page = pages.get_template("report.html.jinja").render(
         title=f"Variational autoencoders on {_distinct(m.dataset for m in members)}",
         overview=findings.overview(members),
-        warnings=findings.warn(members),
+        warnings=[*findings.warn(members), *left_out],
         sections=sections,
         provenance={
             "Evaluation": _evaluation(members),
-            "Configuration": _flatten(_read_json(folder / "config.json")),
-            "Environment": _flatten(_read_json(folder / "environment.json")),
+            "Configuration": _flatten(folder.config()),
+            "Environment": _flatten(folder.environment()),
         },
     )
-    path = folder / "report.html"
+    path = folder.path / "report.html"
     write_atomically(path, page)
     return path
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Returns the content of a file, or nothing if there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _draw(folder: RunFolder, member: Member, report: Callable[[str], object]) -> None:
+    """Draws the pictures of a member that are not there as they should be."""
+    if math.isnan(member.score):
+        return  # It diverged, and has none.
+    place = folder.path / "figures" / member.run
+    try:
+        pictures.ensure(
+            place,
+            member.latent_dim,
+            folder.owners[member.run],
+            lambda: folder.members.arrays(member.run),
+        )
+    except (FolderError, KeyError, TypeError, ValueError) as error:
+        report(f"pictures of {member.run} are left out: {error}")
 
 
-def _read_bounds(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Returns the bounds by run and by split, [T, 2]: epoch and nats per image."""
+def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Returns the bounds of a run by split, [T, 2]: epoch and nats per image."""
     # An epoch that was run again after an interruption counts once, as it was last.
-    bounds: dict[str, dict[str, dict[int, float]]] = {}
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
-            for row in map(json.loads, file):
-                splits = bounds.setdefault(row["run"], {"train": {}, "validation": {}})
-                for split, by_epoch in splits.items():
-                    bound = row.get(f"{split}/bound")
-                    if bound is not None:
-                        by_epoch[row["epoch"]] = bound
+    splits: dict[str, dict[int, float]] = {"train": {}, "validation": {}}
+    for row in rows:
+        for split, by_epoch in splits.items():
+            bound = row.get(f"{split}/bound", math.nan)
+            if not math.isnan(bound):
+                by_epoch[row["epoch"]] = bound
     return {
-        run: {
-            split: np.array(sorted(by_epoch.items()), float).reshape(-1, 2)
-            for split, by_epoch in splits.items()
-        }
-        for run, splits in bounds.items()
+        split: np.array(sorted(by_epoch.items()), float).reshape(-1, 2)
+        for split, by_epoch in splits.items()
     }
 
 
@@ -196,7 +214,7 @@ def _draw_charts(
             member.likelihood, member.latent_dim, member.setting, **bounds[member.run]
         )
         for member in group.members
-        if member.run in bounds
+        if any(map(len, bounds[member.run].values()))
     ]
     svgs = {}
     # A table of a single row says no more than a line against the latent size.
@@ -213,7 +231,7 @@ def _draw_charts(
     return svgs
 
 
-def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
+def _gallery(group: Group, folder: RunFolder) -> dict[str, list[Entry]]:
     """Returns by likelihood, in the order of latent sizes, members and pictures.
 
     Where members are many, each cell shows as many of its own; if that is not even one,
@@ -239,7 +257,7 @@ def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
                 ", ".join(title),
                 f"{group.number(cell)} {group.unit}",
                 [
-                    (member, _pictures(member, folder / member.run, zoom))
+                    (member, _pictures(member, folder, zoom))
                     for member in cell.members[:count]
                 ],
                 cell.members[count:],
@@ -248,14 +266,15 @@ def _gallery(group: Group, folder: Path) -> dict[str, list[Entry]]:
     return gallery
 
 
-def _pictures(member: Member, folder: Path, zoom: int) -> list[list[Picture]]:
-    """Returns those pictures of a member that exist, in columns."""
+def _pictures(member: Member, folder: RunFolder, zoom: int) -> list[list[Picture]]:
+    """Returns the pictures of a member, in columns."""
+    place, owner = folder.path / "figures" / member.run, folder.owners[member.run]
     subject = f"{member.kind}, seed {member.seed}"
     columns = [
         [
             _picture(path, subject, caption, zoom)
             for name, caption in column.items()
-            if (path := folder / f"{name}.png").exists()
+            if pictures.is_good(path := place / f"{name}.png", owner)
         ]
         for column in _PICTURES
     ]

@@ -4,14 +4,16 @@ import collections
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from experiments import memory, processes
 from experiments.data import ImageData, load_data
 from experiments.files import FolderError
+from experiments.fingerprint import fingerprints
 from experiments.grid import Group, Run, group
+from experiments.group_notes import Note
 from experiments.group_task import (
     DeviceData,
     Layout,
@@ -26,6 +28,7 @@ from experiments.report import write_report
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 from experiments.streaming import import_grain
+from experiments.tables import write_table
 from experiments.wording import counted
 
 
@@ -90,19 +93,30 @@ def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:
         chosen: the runs to train.
         folder: says which of them are finished, begun, or were stopped by a value
             that is not finite.
+
+    Raises:
+        FolderError: a group was begun by another sweep.
     """
     by_name = {run.name: run for run in chosen}
-    waiting = {name: by_name[name] for name in by_name if name not in folder.finished()}
+    finished = folder.members.finished()
+    waiting = {name: by_name[name] for name in by_name if name not in finished}
     groups = []
     # The largest first: a whole stays begun until all slices of it are noted.
-    for names, attempt in sorted(folder.begun(), key=lambda note: -len(note[0])):
-        unfinished = [name for name in names if name in waiting]
-        if unfinished and set(names) <= by_name.keys():
-            groups.append(Group(tuple(by_name[name] for name in names), attempt))
-            for name in unfinished:
-                del waiting[name]
+    notes = folder.groups.begun(finished, warn)
+    for note in sorted(notes, key=lambda note: -len(note.runs)):
+        unfinished = [name for name in note.runs if name in waiting]
+        if not unfinished or not set(note.runs) <= by_name.keys():
+            continue
+        begun = Group(tuple(by_name[name] for name in note.runs), note.attempt)
+        if Note.on(begun) != note or len(group(begun.runs)) > 1:
+            reason = "its runs do not train together"
+            folder.groups.discard(note.name, reason, warn)
+            continue
+        groups.append(begun)
+        for name in unfinished:
+            del waiting[name]
     attempts = {
-        name: folder.num_failures(name)
+        name: folder.failures.count(name)
         if run.settings.training.on_non_finite == "reseed"
         else 0
         for name, run in waiting.items()
@@ -116,8 +130,8 @@ def run_groups(
     folder: RunFolder | None,
     progress: Progress,
     interruption: Interruption,
-) -> None:
-    """Trains, evaluates and stores every group, one after another.
+) -> bool:
+    """Trains, evaluates and stores every group that no other command trains.
 
     While a group trains, the next one compiles: compilation keeps one core busy, and
     the steps of small networks hardly more than another. A group that does not fit into
@@ -130,6 +144,10 @@ def run_groups(
         progress: is told of every epoch.
         interruption: says when to stop.
 
+    Returns:
+        Whether there may be more to train: some was trained, or another command has
+        changed what there is to do since it was planned.
+
     Raises:
         Stopped: on request, after everything was saved.
     """
@@ -137,13 +155,19 @@ def run_groups(
     limit = memory.available(groups[0].widest.parallel.memory_gib)
     waiting = collections.deque(groups)
     compiler = ThreadPoolExecutor(max_workers=1)
+    claims: set[Claim] = set()
 
     def compile_next() -> Future[memory.Fitting] | None:
-        if not waiting:
-            return None
-        return compiler.submit(
-            memory.compile_fitting, waiting.popleft(), data, device_data, limit
-        )
+        while waiting:
+            group = waiting.popleft()
+            claim = _claim(group, folder)
+            claims.add(claim)
+            if claim == "taken":
+                return compiler.submit(
+                    memory.compile_fitting, group, data, device_data, limit
+                )
+            progress.drop(group)
+        return None
 
     try:
         ahead = compile_next()
@@ -155,9 +179,34 @@ def run_groups(
             waiting.extendleft(reversed(rest))
             ahead = compile_next()
             GroupTraining(task, programs, folder, progress).run(interruption)
+            if folder:
+                folder.release([run.name for run in task.group.runs])
     finally:
         # A request to stop does not wait for the next group's programs.
         compiler.shutdown(wait=False, cancel_futures=True)
+    return bool(claims - {"elsewhere"})
+
+
+# Of a group: taken by this command, in the hands of another, or no longer to be trained
+# as it was planned.
+Claim = Literal["taken", "elsewhere", "changed"]
+
+
+def _claim(group: Group, folder: RunFolder | None) -> Claim:
+    """Takes a group for this command, unless another one has it; in every process."""
+
+    def claim() -> Claim:
+        assert folder is not None
+        names = [run.name for run in group.runs]
+        if not folder.claim(names):
+            return "elsewhere"
+        # Another command may have trained it, or begun it otherwise, in the meantime.
+        if plan(group.runs, folder) == [group]:
+            return "taken"
+        folder.release(names)
+        return "changed"
+
+    return processes.from_primary(claim() if folder else None)
 
 
 def _note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
@@ -165,13 +214,13 @@ def _note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
     runs = tuple(run for part in slices for run in part.runs)
     whole = Group(runs, slices[0].attempt)
     for part in (whole, *slices):
-        folder.begin(part.name, [run.name for run in part.runs], part.attempt)
-    folder.end(whole.name)
+        folder.groups.begin(Note.on(part))
+    folder.groups.end(whole.name)
 
 
 def train_and_report(
     config: Mapping[str, Any], runs: Sequence[Run], chosen: Sequence[Run], workdir: Path
-) -> None:
+) -> list[str]:
     """Trains the chosen runs of a configuration and reports on all that are finished.
 
     Args:
@@ -179,6 +228,9 @@ def train_and_report(
         runs: every run of it.
         chosen: those to train now; finished ones are not trained again.
         workdir: the run folder.
+
+    Returns:
+        Lines on what the report leaves out.
 
     Raises:
         DataError: the data cannot be had or used.
@@ -193,13 +245,13 @@ def train_and_report(
         check_devices(chosen, data)
         folder = None
         if processes.is_primary():
-            folder = RunFolder.create(workdir, config, data.fingerprint, warn)
+            owners = fingerprints(runs, data.fingerprint)
+            folder = RunFolder.create(workdir, config, owners, data.fingerprint, warn)
         try:
             if folder:
                 _refuse_launched(folder)
             _train(data, chosen, folder, interruption)
-            if folder:
-                report(folder, runs)
+            return report(folder, runs) if folder else []
         finally:
             if folder:
                 folder.close()
@@ -213,18 +265,25 @@ def _train(
 ) -> None:
     waiting = _plan(chosen, folder)
     if folder:
-        count = len({run.name for run in chosen} - folder.finished())
+        count = len({run.name for run in chosen} - folder.members.finished())
         announce(data, chosen)
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
             f"{count} to train in {counted(len(waiting), 'program')} on "
             f"{jax.device_count()} x {jax.devices()[0].device_kind} -> {folder.path}"
         )
-    while waiting:
+    may_be_more = True
+    while waiting and may_be_more:
         with Progress(waiting, shown=folder is not None) as progress:
-            run_groups(waiting, data, folder, progress, interruption)
-        # Runs that are to be started anew with other keys.
+            may_be_more = run_groups(waiting, data, folder, progress, interruption)
+        # Runs that are to be started anew with other keys, for example.
         waiting = _plan(chosen, folder)
+    if folder and waiting:
+        count = sum(len(group.runs) for group in waiting)
+        CONSOLE.print(
+            f"{counted(count, 'run')} left to another command, which trains in "
+            f"{folder.path} too and reports on all when it ends"
+        )
 
 
 def _plan(chosen: Sequence[Run], folder: RunFolder | None) -> list[Group]:
@@ -256,15 +315,31 @@ def _refuse_launched(folder: RunFolder) -> None:
         )
 
 
-def report(folder: RunFolder, runs: Sequence[Run]) -> None:
+def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
     """Writes the table and the report of all runs that are finished, and prints both.
+
+    What cannot be read is left out and named; the rest is there.
 
     Args:
         folder: where they are.
         runs: every run of the configuration.
+
+    Returns:
+        Lines on what was left out.
     """
-    rows = folder.results([run.name for run in runs])
-    table = folder.write_table("results.csv", rows)
-    print_results(rows)
-    page = write_report(folder.path)
-    CONSOLE.print(f"numbers: {table}\nreport:  {page}")
+    left_out: list[str] = []
+    with folder.writing_tables():
+        rows = folder.members.results([run.name for run in runs], left_out.append)
+        strangers = sorted(folder.members.finished() - folder.owners.keys())
+        left_out += [
+            f"{folder.path / 'members' / name} is left out: it is of no run of this "
+            "configuration; move it out of the folder."
+            for name in strangers
+        ]
+        if rows:
+            table = folder.path / "results.csv"
+            write_table(table, rows)
+            page = write_report(folder, rows, left_out)
+            print_results(rows)
+            CONSOLE.print(f"numbers: {table}\nreport:  {page}")
+    return left_out

@@ -68,10 +68,11 @@ def main() -> None:
         return
     launch, workdir = _launch(), command_line.workdir()
     if launch:
-        jobs.train_and_report(config, runs, chosen, workdir, launch)
-        return
-    command_line.join_processes()
-    runner.train_and_report(config, runs, chosen, workdir)
+        left_out = jobs.train_and_report(config, runs, chosen, workdir, launch)
+    else:
+        command_line.join_processes()
+        left_out = runner.train_and_report(config, runs, chosen, workdir)
+    command_line.leave_if_left_out(left_out)
 
 
 def _launch() -> jobs.Launch | None:

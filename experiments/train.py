@@ -19,7 +19,8 @@ def main() -> None:
     config = {**command_line.config(), "sweep": {}}
     runs = grid.expand(config)
     command_line.join_processes()
-    runner.train_and_report(config, runs, runs, command_line.workdir())
+    left_out = runner.train_and_report(config, runs, runs, command_line.workdir())
+    command_line.leave_if_left_out(left_out)
 
 
 if __name__ == "__main__":

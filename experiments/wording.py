@@ -6,6 +6,12 @@ from collections.abc import Iterable, Sequence
 _MOST_LISTED = 5
 
 
+def plain_name(text: str) -> str:
+    import re
+
+    return re.sub(r"[^\w .,()+=/:-]", "_", text).lstrip("=+-@ ") or "unnamed"
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,34 @@
+"""Locks on files, which end with the process that holds them, however it ends."""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+def take(path: Path | str, *, shared: bool = False, wait: bool = False) -> int | None:
+    """Returns the descriptor that holds a lock; closing it gives the lock back.
+
+    Args:
+        path: the lock's file, which is made if it is not there.
+        shared: whether other shared locks may be held at the same time.
+        wait: whether to wait for others; else None is returned where they hold it.
+
+    Raises:
+        OSError: the file cannot be made or opened.
+    """
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o666)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+def share(descriptor: int) -> None:
+    """Makes a lock that is held alone a shared one."""
+    fcntl.flock(descriptor, fcntl.LOCK_SH)

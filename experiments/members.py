@@ -1,0 +1,275 @@
+"""The runs of a folder that are finished, and the failures of those that met one.
+
+Every file carries the fingerprint of its run, and is verified when it is read.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from experiments.files import (
+    AnotherOwnerError,
+    Arrays,
+    FolderError,
+    Owner,
+    cannot_read,
+    check_arrays,
+    described,
+    load_arrays,
+    read_record,
+    save_arrays,
+    with_nan,
+    write_record,
+)
+from experiments.wording import plain_name
+
+# What each result holds, of which types, for tables and reports to be made of it.
+_OF_A_RESULT: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("run", "dataset", "likelihood", "view", "unit", "status", "fingerprint"),
+        (str,),
+    ),
+    **dict.fromkeys(("latent_dim", "seed", "num_test_images", "epochs"), (int,)),
+    **dict.fromkeys(("score", "beta", "last_gain"), (int, float, type(None))),
+}
+
+
+class Members:
+    """The finished runs.
+
+    Args:
+        folder: the run folder.
+        owners: the fingerprint of each run by name.
+    """
+
+    def __init__(self, folder: Path, owners: Mapping[str, str]):
+        self._path = folder / "members"
+        self._owners = owners
+
+    def finished(self) -> set[str]:
+        """Returns the names of the runs whose result is written."""
+        return {path.parent.name for path in self._path.glob("*/result.json")}
+
+    def save(
+        self,
+        run: str,
+        params: Mapping[str, Any],
+        result: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        bits_depend_on: Mapping[str, Any],
+    ) -> None:
+        """Stores a finished run: its parts, then the result that marks it so.
+
+        Args:
+            run: its name.
+            params: of its model, unpadded.
+            result: its row.
+            arrays: what is drawn of it, and numbers per test image; may be empty.
+            bits_depend_on: what its bits depend on besides its settings.
+        """
+        folder, owner = self._path / run, self._owner(run)
+        flat = flax.traverse_util.flatten_dict(params, sep="/")
+        save_arrays(folder / "params.safetensors", flat, owner._asdict())
+        save_arrays(folder / "arrays.safetensors", arrays, owner._asdict())
+        _write_own(folder / "environment.json", bits_depend_on, owner)
+        _write_own(folder / "result.json", result, owner)
+
+    def bits_depend_on(self, run: str) -> dict[str, Any]:
+        """Returns what the bits of a finished run depend on besides its settings."""
+        facts = self._read(run, "environment.json")
+        return {name: facts[name] for name in facts if name not in _OWN_FIELDS}
+
+    def params(self, run: str, shapes: Any = None) -> dict[str, Any]:
+        """Returns a run's parameters, unpadded, as ``VAE.init`` shapes them.
+
+        Args:
+            run: its name.
+            shapes: what they must have the shapes and types of; None: not checked.
+
+        Raises:
+            FolderError: there is no such run, or its file is damaged or of another
+                run.
+        """
+        if run not in self.finished():
+            near = difflib.get_close_matches(run, self.finished(), n=1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise FolderError(
+                f"no finished run {run!r} in {self._path.parent}{hint} the finished "
+                f"runs are in {self._path}."
+            )
+        flat = self._load_arrays(run, "params.safetensors")
+        if shapes is not None:
+            expected = flax.traverse_util.flatten_dict(shapes, sep="/")
+            path = self._path / run / "params.safetensors"
+            check_arrays(path, flat, expected)
+        # A family without parameters leaves nothing in the file.
+        empty: dict[str, Any] = {"posterior": {}, "prior": {}}
+        return empty | flax.traverse_util.unflatten_dict(flat, sep="/")
+
+    def arrays(self, run: str) -> Arrays:
+        """Returns what is drawn of a finished run, and its numbers per test image.
+
+        Raises:
+            FolderError: they are damaged, missing or of another run.
+        """
+        return self._load_arrays(run, "arrays.safetensors")
+
+    def _load_arrays(self, run: str, name: str) -> Arrays:
+        path = self._path / run / name
+        owner = self._owner(run)._asdict()
+        return load_arrays(path, owner, self._train_again(run))[0]
+
+    def result(self, run: str) -> dict[str, Any]:
+        """Returns the row of a finished run.
+
+        Raises:
+            FolderError: it is damaged, lacks what every row has, or is of another run.
+        """
+        path = self._path / run / "result.json"
+        row = self._read(run, path.name)
+        for name, kinds in _OF_A_RESULT.items():
+            if name not in row or type(row[name]) not in kinds:
+                raise FolderError(
+                    f"cannot read {path} (its {name!r} is missing or of another type): "
+                    f"restore it, or {self._train_again(run)}."
+                )
+        for name, value in row.items():
+            if isinstance(value, str) and value and plain_name(value) != value:
+                raise FolderError(
+                    f"cannot read {path} (its {name!r} is {value!r}, which a terminal, "
+                    "a spreadsheet or a browser could take for a command): "
+                    f"{self._train_again(run)}."
+                )
+        return with_nan(row)
+
+    def results(
+        self, order: Sequence[str], report: Callable[[str], object]
+    ) -> list[dict[str, Any]]:
+        """Returns the rows of the finished runs, in the order of the names given.
+
+        Args:
+            order: names of runs.
+            report: is given a line on every row that cannot be read, which is left
+                out.
+        """
+        rows, finished = [], self.finished()
+        for run in order:
+            if run in finished:
+                try:
+                    rows.append(self.result(run))
+                except FolderError as error:
+                    report(str(error))
+        return rows
+
+    def _read(self, run: str, name: str) -> dict[str, Any]:
+        path = self._path / run / name
+        return _read_own(path, self._owner(run), self._train_again(run))
+
+    def _owner(self, run: str) -> Owner:
+        if run not in self._owners:
+            raise FolderError(
+                f"{self._path / run} is of no run of config.json: move it out of the "
+                "folder."
+            )
+        return Owner(run, self._owners[run])
+
+    def _train_again(self, run: str) -> str:
+        return f"delete {self._path / run} and repeat the command that trained it"
+
+
+class Failures:
+    """Where runs met a value that is not finite.
+
+    Args:
+        folder: the run folder.
+        owners: the fingerprint of each run by name.
+    """
+
+    def __init__(self, folder: Path, owners: Mapping[str, str]):
+        self._path = folder / "failures"
+        self._owners = owners
+
+    def save(
+        self,
+        run: str,
+        attempt: int,
+        facts: Mapping[str, Any],
+        state: Mapping[str, np.ndarray],
+    ) -> None:
+        """Stores where a run met a value that is not finite, and its state then."""
+        path = self._path / run / f"{attempt}.safetensors"
+        owner = Owner(run, self._owners[run])
+        save_arrays(path, state, owner._asdict())
+        _write_own(path.with_suffix(".json"), facts, owner)
+
+    def runs(self) -> list[str]:
+        """Returns the names of the runs that met a value that is not finite."""
+        return sorted(path.name for path in self._path.glob("*"))
+
+    def count(self, run: str) -> int:
+        """Returns how often a run was stopped by a value that is not finite.
+
+        Raises:
+            FolderError: a failure is damaged or of another run.
+        """
+        found = sorted((self._path / run).glob("*.json"))
+        for path in found:  # Each begins the run again with other keys.
+            self._facts(run, path)
+        return len(found)
+
+    def load(
+        self, run: str, attempt: int | None = None
+    ) -> tuple[dict[str, Any], Arrays]:
+        """Returns facts and state of a run's failure, as they were saved.
+
+        Args:
+            run: its name.
+            attempt: which of its failures; None: the last.
+
+        Raises:
+            FolderError: there is none, or it is damaged or of another run.
+        """
+        if run not in self._owners or not (count := self.count(run)):
+            raise FolderError(
+                f"{self._path.parent} holds no failure of a run {run!r}; those that "
+                f"met a value that is not finite: {', '.join(self.runs()) or 'none'}."
+            )
+        attempt = count - 1 if attempt is None else attempt
+        path = self._path / run / f"{attempt}.safetensors"
+        owner = Owner(run, self._owners[run])
+        arrays, _ = load_arrays(path, owner._asdict(), self._remedy(run))
+        return self._facts(run, path.with_suffix(".json")), arrays
+
+    def _facts(self, run: str, path: Path) -> dict[str, Any]:
+        return _read_own(path, Owner(run, self._owners[run]), self._remedy(run))
+
+    def _remedy(self, run: str) -> str:
+        return f"delete {self._path / run} and repeat the command that trained it"
+
+
+# What a record says of the run that it belongs to.
+_OWN_FIELDS = ("run", "fingerprint")
+
+
+def _write_own(path: Path, facts: Mapping[str, Any], owner: Owner) -> None:
+    """Writes a record that belongs to a run."""
+    write_record(path, {**facts, **dict(zip(_OWN_FIELDS, owner, strict=True))})
+
+
+def _read_own(path: Path, owner: Owner, remedy: str) -> dict[str, Any]:
+    """The record in a file, verified to belong to a run."""
+    try:
+        facts = read_record(path)
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, error, remedy) from error
+    found = Owner(*(str(facts.get(field)) for field in _OWN_FIELDS))
+    if found != owner:
+        raise AnotherOwnerError(
+            f"{path} belongs to {described(found.name, owner)}: put back its own, or "
+            f"{remedy}."
+        )
+    return facts
