@@ -86,7 +86,7 @@ def machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns where two configurations give different results, a line for each field."""
+    """Returns where two configurations give different results, field by field."""
     old, new = (comparable(json.loads(to_json(config))) for config in (old, new))
     return differing(old, new, "config")
 

@@ -36,7 +36,7 @@ class GroupNotes:
     """
 
     def __init__(self, path: Path, owners: Mapping[str, str]):
-        self._path = path
+        self.path = path
         self._owners = owners
 
     def begin(self, note: Note) -> Path:
@@ -46,8 +46,8 @@ class GroupNotes:
             "runs": {run: self._owners[run] for run in note.runs},
             "attempt": note.attempt,
         }
-        write_record(self._path / f"{note.name}.json", facts)
-        return self._path / note.name
+        write_record(self.path / f"{note.name}.json", facts)
+        return self.path / note.name
 
     def owner(self, note: Note) -> Owner:
         """Returns what a group's checkpoints belong to."""
@@ -104,15 +104,15 @@ class GroupNotes:
 
     def discard(self, group: str, reason: str, report: Callable[[str], object]) -> None:
         """Removes a note that is damaged, and says so."""
-        path = self._path / f"{group}.json"
+        path = self.path / f"{group}.json"
         report(f"{path} is damaged ({reason}): its runs are grouped again.")
         path.unlink(missing_ok=True)
 
     def end(self, group: str) -> None:
         """Drops the checkpoints of a group whose results are written."""
-        if (folder := self._path / group).is_dir():
+        if (folder := self.path / group).is_dir():
             shutil.rmtree(folder)
-        (self._path / f"{group}.json").unlink(missing_ok=True)
+        (self.path / f"{group}.json").unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self._path.glob("*.json") if path.is_file())
+        return sorted(path for path in self.path.glob("*.json") if path.is_file())

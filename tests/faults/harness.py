@@ -102,17 +102,18 @@ def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> 
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, in the order they stand there."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(row) for row in path.read_text().splitlines(keepends=True)]
+    """The metric rows of all runs, those of a run in the order they stand there."""
+    return [
+        json.loads(row)
+        for path in sorted(folder.glob("members/*/metrics.jsonl"))
+        for row in path.read_text().splitlines(keepends=True)
+    ]
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints that are complete, oldest first."""
-    found = [p for p in folder.glob("checkpoints/*/*") if p.name.isdecimal()]
-    return sorted(found, key=lambda path: (path.parent, int(path.name)))
+    found = folder.glob("checkpoints/*/[0-9]*.safetensors")
+    return sorted(found, key=lambda path: (path.parent, int(path.stem)))
 
 
 def outcome_of(folder: Path) -> Mapping[str, Any]:
@@ -124,6 +125,7 @@ def outcome_of(folder: Path) -> Mapping[str, Any]:
         results[path.parent.name] = (
             result,
             (path.parent / "params.safetensors").read_bytes(),
+            (path.parent / "arrays.safetensors").read_bytes(),
         )
     with (folder / "results.csv").open() as file:
         table = [
@@ -186,8 +188,9 @@ def begun(folder: Path) -> Callable[[], bool]:
     before = notes()
 
     def since() -> bool:
-        new, rows = notes() - before, folder / "metrics.jsonl"
-        return any(rows.exists() and rows.stat().st_mtime_ns >= t for _, t in new)
+        rows = [path.stat() for path in folder.glob("members/*/metrics.jsonl")]
+        latest = max((found.st_mtime_ns for found in rows), default=0)
+        return any(latest >= time_ns for _, time_ns in notes() - before)
 
     return since
 
@@ -212,15 +215,9 @@ def results(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
-    """All is equal to what another folder holds, and nothing else was left behind.
-
-    Of metric rows, those of a run keep their order; where runs of a group are finished
-    and others not, those that continue are written behind.
-    """
+    """All is equal to what another folder holds, and nothing else was left behind."""
     got, expected = outcome_of(folder), outcome_of(undisturbed)
-    assert got["results"] == expected["results"]
-    assert got["table"] == expected["table"]
-    assert _by_run(got["metrics"]) == _by_run(expected["metrics"])
+    assert got == expected
     for run in expected["results"]:
         logged = [
             (name, row["epoch"], float(np.float32(value)))
@@ -231,10 +228,6 @@ def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
         assert sorted(events(folder / "tensorboard" / run)) == sorted(logged)
     assert not list(folder.rglob("*.unfinished"))
     assert not list((folder / "checkpoints").glob("*"))
-
-
-def _by_run(metrics: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    return sorted(metrics, key=lambda row: row["run"])
 
 
 def events(folder: Path) -> list[tuple[str, int, float]]:

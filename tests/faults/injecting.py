@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.run_folder import RunFolder
+from experiments.group_notes import GroupNotes
 from vae_jax import training, views
 from vae_jax.training import MemberKeys, StepKeys
 
@@ -105,14 +105,16 @@ def install(injections):
 
 
 def _keep_checkpoints():
-    end = RunFolder.end
+    end = GroupNotes.end
 
-    def end_and_keep(folder, group):
-        path = folder.path / "checkpoints" / group
-        shutil.copytree(path, folder.path.with_name(f"{folder.path.name}.kept") / group)
-        end(folder, group)
+    def end_and_keep(notes, group):
+        folder = notes.path.parent
+        kept = folder.with_name(f"{folder.name}.kept") / group
+        shutil.copytree(notes.path / group, kept)
+        shutil.copy(notes.path / f"{group}.json", kept)
+        end(notes, group)
 
-    RunFolder.end = end_and_keep
+    GroupNotes.end = end_and_keep
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from experiments.checkpoints import Checkpoints
-from experiments.files import FolderError
-from experiments.run_folder import RunFolder
+from experiments.files import FolderError, Owner, read_record
+from experiments.members import Failures, Members
 from tests.faults import harness
 
 KEEP = 3
+LEFT_OUT = 3
+UNFINISHED = "likelihood=gaussian_optimal,latent_dim=2,seed=0"  # where one is killed
 EPOCHS = (20, 30, 40)  # those kept of four
 RNG = np.random.default_rng(20260101)
+OWNER = Owner("group", "0123456789abcdef")
 
 
 def arrays_of(epoch):
@@ -38,7 +41,7 @@ def arrays_of(epoch):
 def kept(tmp_path_factory):
     """A folder of checkpoints, of which the first of four is not kept."""
     folder = tmp_path_factory.mktemp("kept") / "group"
-    checkpoints = Checkpoints(folder, KEEP)
+    checkpoints = Checkpoints(folder, KEEP, OWNER)
     for epoch in (10, *EPOCHS):
         checkpoints.save(epoch, arrays_of(epoch))
     checkpoints.close()
@@ -68,7 +71,7 @@ def assert_same(arrays, expected):
 def latest(folder):
     """The latest good checkpoint and what was reported on the way to it."""
     reports = []
-    with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+    with contextlib.closing(Checkpoints(folder, KEEP, OWNER)) as checkpoints:
         return checkpoints.latest(reports.append), reports
 
 
@@ -80,17 +83,17 @@ def assert_survives(folder):
     """
     (epoch, arrays), reports = latest(folder)
     assert_same(arrays, arrays_of(epoch))
-    if epoch != 40 and (folder / "40").exists():
+    if epoch != 40 and (folder / "40.safetensors").exists():
         raise AssertionError("epoch 40 is neither used nor moved aside")
     for report in reports:
-        assert str(folder / "40") in report
+        assert str(folder / "40.safetensors") in report
         assert "\n" not in report
-        assert folder.with_name("group.damaged-40").is_dir()
+        assert (folder / "40.damaged").exists()
     assert (epoch, len(reports)) in ((40, 0), (30, 1))
     # Training goes on, from there to the same epoch as before.
     following = epoch + 10
     arrays = arrays_of(following)
-    with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+    with contextlib.closing(Checkpoints(folder, KEEP, OWNER)) as checkpoints:
         checkpoints.latest(str)
         checkpoints.save(following, arrays)
     again, reports = latest(folder)
@@ -148,39 +151,38 @@ DAMAGES = {
 def test_checkpoints_without_damage_come_back(kept, copy_of):
     """The control: nothing is reported, and it is the newest that is loaded."""
     folder = copy_of(kept)
-    assert sorted(int(path.name) for path in folder.iterdir()) == list(EPOCHS)
+    assert sorted(int(path.stem) for path in folder.iterdir()) == list(EPOCHS)
     assert assert_survives(folder) == 40
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_file_of_a_checkpoint(kept, copy_of, faults, kind):
-    files = sorted(path for path in (kept / "40").rglob("*") if path.is_file())
-    loaded = []
-    for path in files:
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGES if kind != "deleted"])
+def test_a_damaged_checkpoint(kept, copy_of, faults, kind):
+    path = kept / "40.safetensors"
+    for _ in range(8 if "random" in kind else 1):
         folder = copy_of(kept)
-        damaged = folder / path.relative_to(kept)
-        DAMAGES[kind](damaged)
-        assert not damaged.exists() or damaged.read_bytes() != path.read_bytes()
+        damaged = folder / path.name
+        damage = flip(RNG.uniform()) if "random" in kind else DAMAGES[kind]
+        damage(damaged)
+        assert damaged.read_bytes() != path.read_bytes()
         with faults.injected(f"checkpoint file {kind.partition(',')[0]}"):
-            loaded.append(assert_survives(folder))
-    # Orbax keeps files that it never reads; but not all of them are such.
-    assert loaded.count(30) >= 4
+            assert assert_survives(folder) == 30
 
 
-def test_a_folder_of_a_checkpoint_deleted(kept, copy_of, faults):
-    folders = sorted(path for path in (kept / "40").rglob("*") if path.is_dir())
-    loaded = []
-    for path in folders:
+def test_every_part_of_a_checkpoint_is_covered(kept, copy_of, faults):
+    """A bit flipped anywhere, in the header as in the arrays, is noticed."""
+    size = (kept / "40.safetensors").stat().st_size
+    for position in np.linspace(0, 1, 60):
         folder = copy_of(kept)
-        shutil.rmtree(folder / path.relative_to(kept))
-        with faults.injected("checkpoint's folder deleted"):
-            loaded.append(assert_survives(folder))
-    assert loaded.count(30) >= 3
+        flip(position)(folder / "40.safetensors")
+        with faults.injected("checkpoint file bit flipped"):
+            (epoch, arrays), reports = latest(folder)
+            assert (epoch, len(reports)) == (30, 1), int(position * size)
+            assert_same(arrays, arrays_of(30))
 
 
 def test_a_whole_checkpoint_deleted(kept, copy_of, faults):
     folder = copy_of(kept)
-    shutil.rmtree(folder / "40")
+    (folder / "40.safetensors").unlink()
     with faults.injected("whole checkpoint deleted"):
         (epoch, arrays), reports = latest(folder)
         assert (epoch, reports) == (30, [])
@@ -190,41 +192,55 @@ def test_a_whole_checkpoint_deleted(kept, copy_of, faults):
         assert latest(folder) == (None, [])
 
 
-@pytest.mark.parametrize("part", ["", "arrays", "manifest"])
-def test_another_epochs_files(kept, copy_of, faults, part):
+def test_another_epochs_file(kept, copy_of, faults):
     """Whole and readable, but not what was saved for this epoch."""
     for other in (20, 30):
         folder = copy_of(kept)
-        shutil.rmtree(folder / "40" / part)
-        shutil.copytree(folder / str(other) / part, folder / "40" / part)
-        with faults.injected("another epoch's files in a checkpoint"):
+        shutil.copy(folder / f"{other}.safetensors", folder / "40.safetensors")
+        with faults.injected("another epoch's file in a checkpoint's place"):
             assert assert_survives(folder) == 30
+
+
+def test_another_groups_file(kept, copy_of, faults):
+    """It is refused, and stays where it is."""
+    folder = copy_of(kept)
+    for owner in (Owner("other", OWNER.fingerprint), Owner(OWNER.name, "other")):
+        with faults.injected("another group's checkpoint"):
+            with (
+                contextlib.closing(Checkpoints(folder, KEEP, owner)) as checkpoints,
+                pytest.raises(FolderError, match="belongs to") as caught,
+            ):
+                checkpoints.latest(pytest.fail)
+            assert "\n" not in str(caught.value)
+    assert assert_survives(folder) == 40
 
 
 @pytest.mark.parametrize("kind", ["bit flipped, middle byte", "truncated, all"])
 def test_two_checkpoints_damaged(kept, copy_of, faults, kind):
     folder = copy_of(kept)
     for epoch in (30, 40):
-        DAMAGES[kind](folder / str(epoch) / "manifest" / "metadata")
+        DAMAGES[kind](folder / f"{epoch}.safetensors")
     with faults.injected("several checkpoints damaged"):
         (epoch, arrays), reports = latest(folder)
         assert (epoch, len(reports)) == (20, 2)
         assert_same(arrays, arrays_of(20))
 
 
-@pytest.mark.parametrize("kind", ["bit flipped, middle byte", "zeroed", "deleted"])
+@pytest.mark.parametrize("kind", ["bit flipped, middle byte", "zeroed"])
 def test_all_checkpoints_damaged(kept, copy_of, faults, kind):
     folder = copy_of(kept)
     for epoch in EPOCHS:
-        DAMAGES[kind](folder / str(epoch) / "manifest" / "metadata")
+        DAMAGES[kind](folder / f"{epoch}.safetensors")
     with faults.injected("several checkpoints damaged"):
         found, reports = latest(folder)
         assert (found, len(reports)) == (None, 3)
         # From the beginning, past the same epochs.
-        with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+        with contextlib.closing(Checkpoints(folder, KEEP, OWNER)) as checkpoints:
             for epoch in EPOCHS:
                 checkpoints.save(epoch, arrays_of(epoch))
-        assert assert_survives(folder) == 40
+        (epoch, arrays), reports = latest(folder)
+        assert (epoch, reports) == (40, [])
+        assert_same(arrays, arrays_of(40))
 
 
 def test_things_that_are_no_checkpoints(kept, copy_of, faults):
@@ -232,25 +248,27 @@ def test_things_that_are_no_checkpoints(kept, copy_of, faults):
     (folder / "notes.txt").write_text("precious")
     (folder / "figures").mkdir()
     (folder / "figures" / "50").write_text("precious")
-    (folder / "50.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
+    (folder / ".50.safetensors.1.unfinished").write_text("half a checkpoint")
     with faults.injected("other things among checkpoints"):
         assert assert_survives(folder) == 40
     assert (folder / "notes.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("content", [None, "", "half a checkpoint"])
-def test_an_empty_checkpoint(kept, copy_of, faults, content):
-    """A number for a name is all it has of a checkpoint."""
+def test_a_folder_in_the_place_of_a_checkpoint(kept, copy_of, faults):
     folder = copy_of(kept)
-    shutil.rmtree(folder / "40")
-    (folder / "40").mkdir()
-    if content is not None:
-        (folder / "40" / "manifest").write_text(content)
+    (folder / "40.safetensors").unlink()
+    (folder / "40.safetensors").mkdir()
     with faults.injected("other things among checkpoints"):
         assert assert_survives(folder) == 30
 
 
 # --- files that finished or failed runs leave -----------------------------------------
+
+
+def owners_of(folder):
+    """The fingerprints that the results of a folder carry, by run."""
+    results = map(read_record, folder.glob("members/*/result.json"))
+    return {result["run"]: result["fingerprint"] for result in results}
 
 
 def assert_not_loaded(load, *arguments, path):
@@ -265,21 +283,22 @@ def assert_not_loaded(load, *arguments, path):
 def test_damaged_arrays_of_members_and_failures(undisturbed, tmp_path, faults, kind):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed / "members", folder / "members")
-    (folder / "config.json").write_text("{}")
-    opened = RunFolder.open(folder)
-    arrays = arrays_of(40)
-    opened.save_failure("failed", 0, {"offender": "KL"}, arrays)
-    for path in sorted(folder.glob("members/*/params.safetensors")):
-        run = path.parent.name
-        opened.load_params(run)
-        DAMAGES[kind](path)
-        with faults.injected("parameters of a finished run damaged"):
-            assert_not_loaded(opened.load_params, run, path=path)
-    path = folder / "failures" / "failed" / "0.safetensors"
-    assert_same(opened.load_failure("failed")[1], arrays)
+    owners = owners_of(folder)
+    members, failures = Members(folder, owners), Failures(folder, owners)
+    arrays, failed = arrays_of(40), next(iter(owners))
+    failures.save(failed, 0, {"offender": "KL"}, arrays)
+    for run in owners:
+        for load, name in ((members.params, "params"), (members.arrays, "arrays")):
+            load(run)
+            path = folder / "members" / run / f"{name}.safetensors"
+            DAMAGES[kind](path)
+            with faults.injected(f"{name} of a finished run damaged"):
+                assert_not_loaded(load, run, path=path)
+    path = folder / "failures" / failed / "0.safetensors"
+    assert_same(failures.load(failed)[1], arrays)
     DAMAGES[kind](path)
     with faults.injected("state of a failed run damaged"):
-        assert_not_loaded(opened.load_failure, "failed", path=path)
+        assert_not_loaded(failures.load, failed, path=path)
 
 
 def assert_refused(outcome, *words):
@@ -312,7 +331,7 @@ def test_damaged_failures_are_refused(undisturbed, copy_of, cache, faults, kind)
     folder = copy_of(undisturbed)
     run = "likelihood=bernoulli,latent_dim=2,seed=1"
     facts = {"offender": "KL"}  # Not all there is to a failure.
-    RunFolder.open(folder).save_failure(run, 0, facts, arrays_of(40))
+    Failures(folder, owners_of(folder)).save(run, 0, facts, arrays_of(40))
     path = folder / "failures" / run / "0.safetensors"
     if kind != "facts":
         DAMAGES[kind](path)
@@ -367,14 +386,12 @@ def test_a_killed_sweep_continues(killed, undisturbed, copy_of, cache):
 
 
 @pytest.mark.parametrize("kind", ["bit flipped, middle byte", "truncated, half"])
-@pytest.mark.parametrize("pattern", ["arrays/d/*", "manifest/metadata"])
 def test_a_sweep_with_a_damaged_checkpoint(
-    killed, undisturbed, copy_of, cache, faults, kind, pattern
+    killed, undisturbed, copy_of, cache, faults, kind
 ):
     folder = copy_of(killed)
     *_, before, newest = harness.checkpoints(folder)
-    for path in newest.glob(pattern):
-        DAMAGES[kind](path)
+    DAMAGES[kind](newest)
     with faults.injected("sweep continued, newest checkpoint damaged"):
         printed = assert_continues(folder, undisturbed, cache)
         assert f"warning: checkpoint {newest} is damaged" in printed
@@ -387,7 +404,7 @@ def test_a_sweep_with_all_checkpoints_damaged(
     folder = copy_of(killed)
     found = harness.checkpoints(folder)
     for checkpoint in found:
-        zero(checkpoint / "manifest" / "metadata")
+        zero(checkpoint)
     with faults.injected("sweep continued, all checkpoints damaged"):
         printed = assert_continues(folder, undisturbed, cache)
         assert printed.count("is damaged") == len(found) >= 2
@@ -412,11 +429,9 @@ def test_a_sweep_with_damaged_metrics(
 ):
     """Rows of runs that are not finished are in the checkpoint as well."""
     folder = copy_of(killed)
-    path = folder / "metrics.jsonl"
+    path = folder / "members" / UNFINISHED / "metrics.jsonl"
     rows = path.read_bytes().splitlines(keepends=True)
-    finished = [row for row in rows if b"bernoulli" in row]
-    assert len(finished) < len(rows)
-    path.write_bytes(b"".join(rows[: len(finished) + 3]) + rubbish)
+    path.write_bytes(b"".join(rows[:3]) + rubbish)
     with faults.injected("metric rows damaged"):
         assert_continues(folder, undisturbed, cache)
 
@@ -426,20 +441,20 @@ def test_a_finished_sweep_with_damaged_metrics(
     undisturbed, copy_of, cache, faults, rubbish
 ):
     folder = copy_of(undisturbed)
-    with (folder / "metrics.jsonl").open("ab") as file:
+    path = folder / "members" / UNFINISHED / "metrics.jsonl"
+    with path.open("ab") as file:
         file.write(rubbish)
+    before = path.read_bytes()
     with faults.injected("metric rows damaged"):
         outcome = sweep(folder, cache)
-        assert "Traceback" not in outcome.stderr
-        if outcome.status != 0:
-            assert_refused(outcome, "metrics.jsonl")
+        assert (outcome.status, outcome.stderr) == (LEFT_OUT, "")
+        assert f" of {path} cannot be read" in outcome.stdout
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("members/*/result.json", ""),
-        ("members/*/result.json", '{"run": "likelihood'),
         ("environment.json", ""),
         ("environment.json", '{"bits_depend_on": {'),
         ("environment.json", "[1, 2]"),
@@ -456,6 +471,27 @@ def test_a_sweep_with_a_damaged_description(
     with faults.injected(f"{path.name} damaged"):
         assert_refused(sweep(folder, cache), str(path))
         assert path.read_text() == content
+
+
+@pytest.mark.parametrize("content", ["", '{"run": "likelihood', "[" * 9999, "{}"])
+def test_a_sweep_with_a_damaged_result(killed, copy_of, cache, faults, content):
+    """The others are trained, tabled and shown; this one is named and left alone."""
+    folder = copy_of(killed)
+    path = sorted(folder.glob("members/*/result.json"))[0]
+    path.write_text(content)
+    with faults.injected("result.json damaged"):
+        outcome = sweep(folder, cache)
+        assert (outcome.status, outcome.stderr) == (LEFT_OUT, "")
+        assert f"cannot read {path}" in outcome.stdout
+        assert path.read_text() == content
+        table = (folder / "results.csv").read_text()
+        assert table.count("\n") == harness.NUM_RUNS
+        assert path.parent.name not in table
+        # The remedy that it names.
+        shutil.rmtree(path.parent)
+        outcome = sweep(folder, cache)
+        assert (outcome.status, outcome.stderr) == (0, "")
+        assert len(harness.results(folder)) == harness.NUM_RUNS
 
 
 # --- compiled programs ----------------------------------------------------------------

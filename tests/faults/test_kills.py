@@ -51,7 +51,7 @@ def at_any_time(folder, rng):
 
 def in_a_save(folder, rng):
     enough = harness.checkpointed(folder, rng.randrange(1, 5))
-    return lambda: enough() and list(folder.glob("checkpoints/*/*checkpoint-tmp*"))
+    return lambda: enough() and list(folder.glob("checkpoints/*/.*.unfinished"))
 
 
 def as_it_begins(folder, rng):
@@ -71,7 +71,7 @@ def between_results(folder, rng):
 
 
 def is_trained(folder):
-    return any(path.name == str(NUM_EPOCHS) for path in harness.checkpoints(folder))
+    return any(path.stem == str(NUM_EPOCHS) for path in harness.checkpoints(folder))
 
 
 # --- one group ------------------------------------------------------------------------
@@ -89,16 +89,17 @@ def assert_continued(outcome, epoch):
 
 
 def latest_epoch(folder):
-    return max((int(path.name) for path in harness.checkpoints(folder)), default=0)
+    return max((int(path.stem) for path in harness.checkpoints(folder)), default=0)
 
 
 def epochs_on_disk(folder):
     """Epochs of the rows of each run, but for half a row that a kill left."""
     epochs = {}
-    for row in (folder / "metrics.jsonl").read_text().splitlines(keepends=True):
-        if row.endswith("\n"):
-            row = json.loads(row)
-            epochs.setdefault(row["run"], []).append(row["epoch"])
+    for path in folder.glob("members/*/metrics.jsonl"):
+        for row in path.read_text().splitlines(keepends=True):
+            if row.endswith("\n"):
+                row = json.loads(row)
+                epochs.setdefault(row["run"], []).append(row["epoch"])
     return epochs
 
 
@@ -137,9 +138,9 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
     [
         "experiments.run_folder:write_atomically",  # Nothing but a lock is there.
         "experiments.run_folder:RunFolder.record_environment",
-        "experiments.run_folder:RunFolder.log",
-        "experiments.run_folder:RunFolder.end",  # All results are there.
-        "experiments.run_folder:RunFolder.write_table",
+        "experiments.metrics:Metrics.log",
+        "experiments.group_notes:GroupNotes.end",  # All results are there.
+        "experiments.runner:write_table",
         "experiments.runner:write_report",
     ],
 )

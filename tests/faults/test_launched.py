@@ -40,7 +40,7 @@ def commands_of(folder):
 def epochs(folder):
     """The epochs of all checkpoints that jobs have now."""
     jobs = (folder / "jobs").glob("*-*/")
-    return [int(path.name) for job in jobs for path in harness.checkpoints(job)]
+    return [int(path.stem) for job in jobs for path in harness.checkpoints(job)]
 
 
 def freeze_a_job(folder, process, after=0):

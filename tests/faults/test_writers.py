@@ -1,6 +1,8 @@
 """Commands that meet in one folder."""
 
 import csv
+import re
+import shutil
 import signal
 
 import pytest
@@ -15,14 +17,6 @@ def start_sweep(folder, cache):
     return harness.start(sweep, cache)
 
 
-def assert_refused(outcome, folder):
-    assert (outcome.status, outcome.stdout) == (REFUSED, "")
-    assert outcome.stderr == (
-        f"error: {folder} is being written by another process: wait for it to end, or "
-        "choose another --workdir.\n"
-    )
-
-
 def test_undisturbed_alone(undisturbed, cache, tmp_path):
     """The control of this page: without a second command, all is the same."""
     outcome = harness.Outcome(start_sweep(tmp_path, cache))
@@ -31,30 +25,77 @@ def test_undisturbed_alone(undisturbed, cache, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["compiles", "trains"])
-def test_a_second_writer_is_refused(undisturbed, cache, faults, tmp_path, moment):
+def test_a_second_command_trains_what_is_left(
+    undisturbed, cache, faults, tmp_path, moment
+):
+    """While the first stands still, the second does not wait for its groups."""
     first = start_sweep(tmp_path, cache)
     begun = harness.begun(tmp_path)
     if moment == "compiles":
-        begun = (tmp_path / "config.json").exists
+        begun = (tmp_path / "environment.json").exists
     harness.freeze_while(begun, first)
-    with faults.injected(f"second writer while the first {moment}"):
+    with faults.injected(f"second command while the first {moment}"):
         second = harness.Outcome(start_sweep(tmp_path, cache))
         first.send_signal(signal.SIGCONT)
-        assert_refused(second, tmp_path)
         outcome = harness.Outcome(first)
-        assert outcome.status == 0, outcome.stderr
+        assert (second.status, second.stderr) == (0, "")
+        assert (outcome.status, outcome.stderr) == (0, "")
+        assert trained(second) + trained(outcome) == harness.NUM_RUNS
         harness.assert_undisturbed(tmp_path, undisturbed)
 
 
-def test_of_two_at_the_same_moment_one_wins(undisturbed, cache, faults, tmp_path):
+def trained(outcome):
+    """How many models a command says that it has trained."""
+    line = re.compile(r"^\[\d+/\d+\] \w+: (\d+) model", re.MULTILINE)
+    return sum(map(int, line.findall(outcome.stdout)))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_commands_at_the_same_moment_share_the_groups(
+    undisturbed, cache, faults, tmp_path, count
+):
+    """Each group is trained by exactly one of them."""
     folder = tmp_path / "new"
-    with faults.injected("two writers at the same moment"):
-        processes = [start_sweep(folder, cache) for _ in range(2)]
+    with faults.injected("several writers at the same moment"):
+        processes = [start_sweep(folder, cache) for _ in range(count)]
         outcomes = [harness.Outcome(process) for process in processes]
-        winner, loser = sorted(outcomes, key=lambda outcome: outcome.status)
-        assert winner.status == 0, winner.stderr
-        assert_refused(loser, folder)
+        for outcome in outcomes:
+            assert (outcome.status, outcome.stderr) == (0, "")
+        assert sum(map(trained, outcomes)) == harness.NUM_RUNS
         harness.assert_undisturbed(folder, undisturbed)
+
+
+def test_another_sweep_beside_one_that_trains_is_refused(
+    undisturbed, cache, faults, tmp_path
+):
+    first = start_sweep(tmp_path, cache)
+    harness.freeze_while(harness.begun(tmp_path), first)
+    with faults.injected("second writer with another sweep"):
+        grown = (*harness.SWEEP, "--config.sweep.seed=(0, 1, 2)")
+        given = {option.partition("=")[0]: option for option in grown}
+        command = harness.command("sweep", *given.values(), f"--workdir={tmp_path}")
+        second = harness.run(command, cache)
+        first.send_signal(signal.SIGCONT)
+        assert (second.status, second.stdout) == (REFUSED, "")
+        assert "another process, whose sweep is another" in second.stderr
+        assert harness.Outcome(first).status == 0
+        harness.assert_undisturbed(tmp_path, undisturbed)
+
+
+def test_a_sweep_that_grows_keeps_its_runs(undisturbed, cache, faults, tmp_path):
+    """Another seed is added, and nothing is trained again."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    before = harness.results(folder)
+    grown = (*harness.SWEEP, "--config.sweep.seed=(0, 1, 2)")
+    given = {option.partition("=")[0]: option for option in grown}
+    with faults.injected("a sweep that grows"):
+        command = harness.command("sweep", *given.values(), f"--workdir={folder}")
+        outcome = harness.run(command, cache)
+        assert (outcome.status, outcome.stderr) == (0, "")
+        assert "12 runs, 8 finished before; 4 to train" in outcome.stdout
+        assert before.items() <= harness.results(folder).items()
+        assert len(harness.results(folder)) == 12
 
 
 def test_a_killed_writer_leaves_no_lock(undisturbed, cache, faults, tmp_path):
