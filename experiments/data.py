@@ -31,6 +31,7 @@ import numpy as np
 from experiments import data_cache, data_sources, prepare
 from experiments.data_sources import SPLITS, DataError, Source, Split
 from experiments.digests import array_digest
+from experiments.wording import plain_name
 
 _BINARIZATIONS = ("dynamic", "static")
 _STANDARD_SIZES = {
@@ -88,7 +89,7 @@ class DataSettings:
     stream_megabytes: float = 256.0
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z]\w*(/[\w.\-]+)?(:[\d.*]+)?", self.name):
+        if not re.fullmatch(r"[a-z][a-z0-9_]*(/\w[\w.\-]*)?(:[\d.*]+)?", self.name):
             raise data_sources.unknown_name(self.name, [])
         if self.binarization not in _BINARIZATIONS:
             raise DataError(
@@ -184,8 +185,9 @@ def load_data(settings: DataSettings) -> ImageData:
     if binarization == "static":
         source = _binarize(source, settings.binarization_seed)
     splits = _partition(source, settings)
-    own = settings.name in ("npz", "folder")
-    name = pathlib.Path(settings.path).absolute().stem if own else settings.name
+    name = settings.name
+    if name in ("npz", "folder"):
+        name = plain_name(pathlib.Path(settings.path).absolute().stem)
     return ImageData(name, source.levels, **splits, binarization=binarization)
 
 

@@ -1,9 +1,13 @@
 """Pieces of the sentences that commands say."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 5
+
+# What has a meaning in HTML, in Markdown or in a table's cell.
+_MARKUP = frozenset("<>&\"'|`\\*[]")
 
 
 def plain_name(text: str) -> str:
@@ -30,3 +34,27 @@ def suggest(name: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ";"
     return f"{hint} the names there are: {', '.join(allowed)}"
+
+
+def printable(text: str) -> str:
+    """Returns a text with what a terminal would obey written out, as in ``\\x1b``.
+
+    Names of files stand in messages, and may hold escape sequences and line breaks.
+    """
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in text
+    )
+
+
+def plain_name(text: str) -> str:
+    """Returns a name that means itself wherever it is shown.
+
+    Characters that a terminal, HTML, Markdown or a table gives a meaning become ``_``,
+    and so do those in front that a spreadsheet takes for a formula. It is never empty.
+    """
+    plain = "".join(
+        character if character.isprintable() and character not in _MARKUP else "_"
+        for character in text
+    ).strip()
+    return re.sub(r"^[=+\-@]+", lambda found: "_" * len(found[0]), plain) or "unnamed"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.wording import counted, listed, suggest
+from experiments.wording import counted, listed, plain_name, printable, suggest
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,38 @@ def test_the_nearest_name_is_suggested():
         ", did you mean 'laplace'? the names there are: beta, laplace"
     )
     assert suggest(3, names) == "; the names there are: beta, laplace"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("é 日本 'x' \\", "é 日本 'x' \\"),
+        ("\x1b[31m\r\n\t\x00\x7f", r"\x1b[31m\r\n\t\x00\x7f"),
+        ("\x9b\u202e\u2028\udcff", r"\x9b\u202e\u2028\udcff"),
+        ("\U000e0001", r"\U000e0001"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_written_out(text, written):
+    assert printable(text) == written
+    assert printable(written) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("my-faces_v2.1 (small)", "my-faces_v2.1 (small)"),
+        ("日本 é #3, 50%", "日本 é #3, 50%"),
+        ("a=b+c-d@e", "a=b+c-d@e"),
+        ("=1+1", "_1+1"),
+        ("+-@=x", "____x"),
+        (" \t=x", "_=x"),
+        ("\x1b[2Jx\r\ny", "__2Jx__y"),
+        ("<b>&amp;\"'|`*[]\\", "_b__amp;________"),
+        ("\u202egnp", "_gnp"),
+        ("", "unnamed"),
+        ("  ", "unnamed"),
+    ],
+)
+def test_a_plain_name_means_itself_everywhere(text, plain):
+    assert plain_name(text) == plain
+    assert plain_name(plain) == plain
