@@ -1,16 +1,15 @@
 """A cache of decoded images, so that a second start takes a fraction of a second.
 
-An entry is a folder of plain .npy files beside an `entry.json` with their digests. It
-is found by a digest of what its content depends on (names, versions, sizes and times of
-the original files), so a change of those leads to another entry. The folder can be
-deleted at any time.
+An entry is one sealed file, as `experiments.files` writes it. It is found by a digest
+of what its content depends on (names, versions, and the content or the last change of
+the original files), so a change of those leads to another entry. Any entry can be
+deleted at any time; nothing else that lies in the folder is touched.
 """
 
 import hashlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,10 @@ import numpy as np
 from absl import logging
 
 from experiments.data_sources import Source, Split, expand_user
-from experiments.digests import array_digest
+from experiments.files import UNFINISHED, FolderError, load_arrays, save_arrays
 
 # Part of every key: raise it whenever the content or layout of entries changes.
-_FORMAT = 2
-_ENTRY = "entry.json"
-_INCOMPLETE = "incomplete"
+_FORMAT = 3
 _LOCK = ".lock"
 
 
@@ -46,11 +43,12 @@ def cached(
             operating system reads what is asked for.
     """
     folder = expand_user(cache_dir) if cache_dir else default_folder()
-    key = hashlib.sha256(json.dumps([_FORMAT, identity]).encode()).hexdigest()
-    entry = folder / f"{identity[0]}-{key[:32]}"
-    if entry.exists():
+    text = json.dumps([_FORMAT, identity])
+    key = hashlib.sha256(text.encode()).hexdigest()
+    entry = folder / f"{identity[0]}-{key[:32]}.safetensors"
+    if os.path.lexists(entry):
         try:
-            return _load(entry, memory_mapped)
+            return _load(entry, text, memory_mapped)
         except Exception as error:  # Damage comes as any exception.
             logging.warning("rebuilding the damaged cache entry %s: %s", entry, error)
     source = read()
@@ -58,11 +56,12 @@ def cached(
         folder.mkdir(parents=True, exist_ok=True)
         # One process writes at a time; one that was killed holds no lock.
         with filelock.FileLock(folder / _LOCK, mode=0o666):
-            _save(source, identity, entry)
-    except (OSError, NotImplementedError) as error:  # Some places have no locks.
+            _save(source, entry, text)
+    except (OSError, FolderError, NotImplementedError) as error:
+        # Some places cannot be written, and some have no locks.
         logging.warning("images are not cached, as %s: %s", folder, error)
         return source
-    return _load(entry, memory_mapped) if memory_mapped else source
+    return _load(entry, text, memory_mapped) if memory_mapped else source
 
 
 def default_folder() -> pathlib.Path:
@@ -70,67 +69,46 @@ def default_folder() -> pathlib.Path:
     return expand_user(os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax")
 
 
-def _load(entry: pathlib.Path, memory_mapped: bool) -> Source:
-    """Returns the source stored in an entry, having compared every digest."""
-    description = json.loads((entry / _ENTRY).read_text())
-    if description.pop("sha256") != _description_digest(description):
-        raise ValueError(f"{_ENTRY} has another digest")
-    arrays = {}
-    for name, digest in description["digests"].items():
-        arrays[name] = np.load(
-            entry / f"{name}.npy",
-            mmap_mode="r" if memory_mapped else None,
-            allow_pickle=False,
-        )
-        if array_digest(arrays[name]) != digest:
-            raise ValueError(f"{name}.npy has another digest")
+def _load(entry: pathlib.Path, identity: str, memory_mapped: bool) -> Source:
+    """Returns the source stored in an entry, having compared its identity and digest.
+
+    Raises:
+        Exception: it is damaged, missing, or another one; of any class.
+    """
+    arrays, facts = load_arrays(
+        entry, {"identity": identity}, memory_mapped=memory_mapped
+    )
     splits = {
         split: Split(arrays[f"{split}_images"], arrays.get(f"{split}_labels"))
-        for split in description["splits"]
+        for split in json.loads(facts["splits"])
     }
-    return Source(description["levels"], splits)
+    for images, _ in splits.values():
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(f"it holds images of {images.dtype} {images.shape}")
+    return Source(int(facts["levels"]), splits)
 
 
-def _description_digest(description: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+def _save(source: Source, entry: pathlib.Path, identity: str) -> None:
+    """Writes an entry, unless another process has done so meanwhile.
 
-
-def _is_good(entry: pathlib.Path) -> bool:
-    try:
-        _load(entry, memory_mapped=True)
-    except Exception:  # Damage comes as any exception.
-        return False
-    return True
-
-
-def _save(source: Source, identity: list[Any], entry: pathlib.Path) -> None:
-    """Writes an entry under a temporary name and renames it when it is complete.
-
-    The lock of the cache is held: whatever is incomplete was left by a killed process.
+    The lock of the cache is held: what is unfinished was left by a killed process.
     """
-    for left in entry.parent.glob(f"{_INCOMPLETE}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    if _is_good(entry):  # Another process has written it meanwhile.
-        return
-    arrays = {}
-    for split, (images, labels) in source.splits.items():
-        arrays[f"{split}_images"] = images
-        if labels is not None:
-            arrays[f"{split}_labels"] = labels
-    description = {
-        "identity": identity,
-        "levels": source.levels,
-        "splits": list(source.splits),
-        "digests": {name: array_digest(array) for name, array in arrays.items()},
-    }
-    description["sha256"] = _description_digest(description)
-    temporary = entry.parent / _INCOMPLETE
-    temporary.mkdir()
+    for left in entry.parent.glob(f".{entry.name}.*{UNFINISHED}"):
+        if left.is_symlink() or not left.is_file():
+            # Written to, it would change a file elsewhere.
+            raise OSError(f"{left} is in the way")
+        left.unlink()
     try:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        (temporary / _ENTRY).write_text(json.dumps(description, indent=1))
-        shutil.rmtree(entry, ignore_errors=True)
-        temporary.rename(entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _load(entry, identity, memory_mapped=True)
+    except Exception:  # Damage comes as any exception.
+        arrays = {}
+        for split, (images, labels) in source.splits.items():
+            arrays[f"{split}_images"] = images
+            if labels is not None:
+                arrays[f"{split}_labels"] = labels
+        facts = {
+            "identity": identity,
+            "levels": str(source.levels),
+            "splits": json.dumps(list(source.splits)),
+        }
+        save_arrays(entry, arrays, facts)

@@ -239,6 +239,9 @@ def test_static_binarization_leaves_binary_images_alone(tmp_path):
     [
         ({"name": "Digits 2"}, ["'Digits 2'", "mnist", "npz", "folder"]),
         ({"name": "../digits"}, ["'../digits'", "did you mean 'digits'?"]),
+        # Both would be looked for in another folder than the one that is checked.
+        ({"name": "Mnist"}, ["'Mnist'", "did you mean 'mnist'?"]),
+        ({"name": "mnist/..:3.0.1"}, ["'mnist/..:3.0.1'"]),
         ({"binarization": "statik"}, ["'statik'", "'dynamic' and 'static'"]),
         ({"binarization_seed": -1}, ["binarization_seed is -1", "0 or more"]),
         ({"split_seed": -3}, ["split_seed is -3", "0 or more"]),
@@ -562,29 +565,24 @@ def forbid_reading():
 def test_second_start_reads_the_cache(cache_dir, monkeypatch):
     first = load_data(DataSettings("digits"))
     assert [entry.name.split("-")[0] for entry in entries(cache_dir)] == ["digits"]
-    assert {file.suffix for file in entries(cache_dir)[0].iterdir()} == {
-        ".npy",
-        ".json",
-    }
+    assert [entry.suffix for entry in entries(cache_dir)] == [".safetensors"]
     monkeypatch.setattr(data_sources, "read_digits", forbid_reading)
     assert_same(first, load_data(DataSettings("digits")))
 
 
-@pytest.mark.parametrize("file", ["train_images.npy", "train_labels.npy", "entry.json"])
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "delete"])
-def test_damaged_entries_are_rebuilt(file, damage, cache_dir, monkeypatch):
+@pytest.mark.parametrize("where", [4, 200, 0.5, -1])
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+def test_damaged_entries_are_rebuilt(where, damage, cache_dir, monkeypatch):
+    """With damage in the length, in the description, in labels or in images."""
     first = load_data(DataSettings("digits"))
-    path = entries(cache_dir)[0] / file
+    (path,) = entries(cache_dir)
     content = bytearray(path.read_bytes())
+    index = where if isinstance(where, int) else int(where * len(content))
     if damage == "truncate":
-        path.write_bytes(content[:-7])
-    elif damage == "flip":
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    elif damage == "empty":
-        path.write_bytes(b"")
+        del content[index:]
     else:
-        path.unlink()
+        content[index] ^= 1
+    path.write_bytes(content)
     assert_same(first, load_data(DataSettings("digits")))
     assert len(entries(cache_dir)) == 1
     monkeypatch.setattr(data_sources, "read_digits", forbid_reading)
@@ -622,9 +620,9 @@ def test_a_failed_write_leaves_nothing_behind(cache_dir, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "save", full_disk)
+    monkeypatch.setattr(os, "replace", full_disk)
     load_data(DataSettings("digits"))
-    assert entries(cache_dir) == []
+    assert [path.name for path in cache_dir.iterdir()] == [".lock"]
 
 
 def test_an_entry_written_by_another_process_meanwhile_is_kept(cache_dir):
@@ -641,17 +639,19 @@ def test_an_entry_written_by_another_process_meanwhile_is_kept(cache_dir):
 
 
 def test_what_killed_processes_left_is_removed_but_not_what_is_being_written(cache_dir):
-    (cache_dir / "incomplete").mkdir(parents=True)
-    (cache_dir / "incomplete-0").mkdir()
+    load_data(DataSettings("digits"))
+    (entry,) = entries(cache_dir)
+    left = cache_dir / f".{entry.name}.7.unfinished"
+    entry.rename(left)
     start = threading.Thread(target=load_data, args=[DataSettings("digits")])
     with filelock.FileLock(cache_dir / ".lock"):  # Another process writes.
         start.start()
         start.join(0.5)
         assert start.is_alive()
-        assert len(entries(cache_dir)) == 2
+        assert left.exists()
     start.join()
-    (entry,) = entries(cache_dir)
-    assert entry.name.startswith("digits")
+    assert entries(cache_dir) == [entry]
+    assert not left.exists()
 
 
 # --- tensorflow-datasets, on a small data set prepared here ---------------------------
