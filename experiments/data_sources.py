@@ -4,24 +4,35 @@ A reader returns a `Source`: every image it found, as integers, in the splits it
 published in. Cutting a source into train, validation and test is the business of
 `experiments.data`. Whatever is wrong with the images is refused here, in one line,
 because a wrong pixel found later looks like a bad model.
+
+The files may be a stranger's: nothing in them is run, only regular files are read, and
+none that would fill the memory. Links are followed, for reading.
 """
 
 import contextlib
 import dataclasses
 import difflib
+import errno
+import hashlib
 import importlib.metadata
 import io
+import json
+import math
 import os
 import pathlib
 import re
 import shlex
+import stat
 import types
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+
+from experiments.files import MOST_BYTES, parse_json, read_json
+from experiments.wording import printable
 
 SPLITS = ("train", "validation", "test")
 MAX_LEVELS = 256
@@ -33,6 +44,9 @@ KNOWN_NAMES = ("digits", *PREPARABLE, "npz", "folder")
 
 class DataError(ValueError):
     """Images that cannot be used; the message says in one line what to do about it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # It quotes names of a stranger's files.
 
 
 def expand_user(path: str) -> pathlib.Path:
@@ -183,12 +197,23 @@ def read_tfds(name: str, data_dir: str) -> Source:
             " a data set with one"
         )
     has_labels = isinstance(label, tfds.features.ClassLabel)
+    root = _tfds_root(name, data_dir)
+    files = {root / file.name for file in _regular_files(root)}
     splits = {}
     for split in SPLITS:
         if split in builder.info.splits:
             try:
+                for shard in builder.info.splits[split].filepaths:
+                    # A description can name any path, such as that of a device.
+                    if pathlib.Path(shard) not in files:
+                        raise ValueError(f"there is no file {shard.name} in it")
                 with quiet_tfds(tfds):
-                    records = builder.as_data_source(split)
+                    records = builder.as_data_source(
+                        split,
+                        decoders={"image": _decoder(tfds, name)},
+                        # Readers of other formats have been known to run code.
+                        file_format="array_record",
+                    )
                     splits[split] = _decode_records(records, name, has_labels)
             except DataError:
                 raise
@@ -210,8 +235,10 @@ def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]
         folder: where prepared data sets lie.
 
     Raises:
-        DataError: if the data set is unknown or what is prepared is damaged.
+        DataError: if the data set is unknown, or what is prepared is damaged or would
+            run code.
     """
+    _check_descriptions(name, folder)
     try:
         with quiet_tfds(tfds):
             builder = tfds.builder(name, data_dir=folder)
@@ -231,7 +258,8 @@ def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]
 
 def is_on_disk(name: str, data_dir: str) -> bool:
     """Returns whether some version of a tensorflow-datasets data set is prepared."""
-    return any(_tfds_root(name, data_dir).rglob("dataset_info.json"))
+    files = _walk(_tfds_root(name, data_dir), hidden=True)
+    return any(file.name.endswith("/dataset_info.json") for file in files)
 
 
 def tfds_identity(name: str, data_dir: str) -> list[Any]:
@@ -245,12 +273,165 @@ def tfds_identity(name: str, data_dir: str) -> list[Any]:
         version = importlib.metadata.version("tensorflow-datasets")
     except importlib.metadata.PackageNotFoundError:
         version = ""
-    return ["tfds", name, str(folder), version, _listing(folder)]
+    contents = []
+    for file in _regular_files(folder):
+        path = folder / file.name
+        try:
+            with open(path, "rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+        except FileNotFoundError:  # Another process has given it its final name.
+            continue
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path} ({error.strerror}): permit reading it, or prepare"
+                f" it anew: {preparation_command(name, tfds_folder(data_dir))}"
+            ) from error
+        contents.append([file.name, digest])
+    return ["tfds", name, str(folder), version, _digest(contents)]
 
 
 def _tfds_root(name: str, data_dir: str) -> pathlib.Path:
-    """Returns the folder of all configs and versions of a data set."""
-    return tfds_folder(data_dir) / re.split("[/:]", name)[0]
+    """Returns the folder of all versions of a data set, or of all its configs."""
+    return tfds_folder(data_dir) / name.split(":")[0]
+
+
+def _regular_files(root: pathlib.Path) -> list["_File"]:
+    """Returns the files of a prepared data set; all that lies there must be one."""
+    files = _walk(root, hidden=True)
+    for file in files:
+        path = root / file.name
+        if file.found is None or not file.is_regular:
+            raise DataError(
+                f"{path} is no regular file, as those of a prepared data set are:"
+                " remove it"
+            )
+        size = file.found.st_size
+        if path.suffix in (".json", ".txt") and size > MOST_BYTES:
+            raise DataError(
+                f"{path} has {size:,} bytes, of at most {MOST_BYTES:,} in a description"
+                " of a data set: remove it"
+            )
+        _refuse_too_large(size, str(path))
+    return files
+
+
+# The features that images and their labels are made of, as tensorflow-datasets spells
+# them; a feature of another class would be imported, from wherever it is said to be.
+_FEATURES = {
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "class_label_feature.ClassLabel",
+        "feature.Tensor",
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "scalar.Scalar",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+    )
+}
+
+
+def _check_descriptions(name: str, folder: pathlib.Path) -> None:
+    """Refuses a prepared data set whose descriptions ask for more than reading images.
+
+    All its configs and versions are checked, since which of them `name` stands for is
+    for tensorflow-datasets to say, by what it finds in them.
+
+    Args:
+        name: 'name[/config][:version]'.
+        folder: where prepared data sets lie.
+
+    Raises:
+        DataError: naming the file and what it asks for.
+    """
+    root = _tfds_root(name, str(folder))
+    command = preparation_command(name, folder)
+    for file in _regular_files(root):
+        asked_for = _ASKED_FOR.get(file.name.rpartition("/")[2])
+        if asked_for is None:
+            continue
+        path = root / file.name
+        try:
+            found = next(asked_for(read_json(path)), None)
+        except FileNotFoundError:  # Another process has given it its final name.
+            continue
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"cannot read {path} ({_line(error)}): delete what is damaged and run"
+                f" {command}"
+            ) from error
+        if found is not None:
+            remedy = "save its images in an npz file and set data.name to 'npz'"
+            if name.split(":")[0] in PREPARABLE:
+                remedy = f"delete {root} and run {command}"
+            raise DataError(
+                f"{path} names {_line(found)}, which is neither run nor read, for it"
+                f" may be a stranger's: {remedy}"
+            )
+
+
+def _asked_by_features(features: Any) -> Iterator[str]:
+    """Yields what a description of features names beyond features of images."""
+    waiting = [features]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if key in ("pythonClassName", "python_class_name", "type"):
+                    if isinstance(item, str) and item not in _FEATURES:
+                        yield f"the feature class {item!r}"
+                elif key == "names_file":
+                    yield f"the file of labels {item!r}"
+                elif key in ("json", "content") and isinstance(item, str):
+                    waiting.append(parse_json(item))
+                    continue
+                waiting.append(item)
+
+
+def _asked_by_info(info: Any) -> Iterator[str]:
+    """Yields what a description of a data set names beyond files beside it."""
+    yield from _asked_by_features(info.get("features"))
+    for split in info.get("splits", []):
+        for key in ("filepathTemplate", "filepath_template"):
+            template = split.get(key, "")
+            # A width in a field would ask for a text of that size.
+            if not re.fullmatch(r"(\{[A-Z_]+\}|[\w.-])*", template):
+                yield f"the files {template!r}"
+
+
+def _asked_by_metadata(metadata: Any) -> Iterator[str]:
+    """Yields the default config that a description names, if it is elsewhere."""
+    config = metadata.get("default_config_name")
+    if config is not None and not re.fullmatch(r"\w[\w.+-]*", config):
+        yield f"the config {config!r}"
+
+
+_ASKED_FOR: Mapping[str, Callable[[Any], Iterator[str]]] = {
+    "features.json": _asked_by_features,
+    "dataset_info.json": _asked_by_info,
+    "metadata.json": _asked_by_metadata,
+}
+
+# Beginnings of BMP, GIF, JPEG and PNG. By others, such as that of EPS, Pillow may start
+# another program.
+_PIXELS = (b"BM", b"GIF8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+
+
+def _decoder(tfds: types.ModuleType, where: str) -> Any:
+    """Returns the decoder of tensorflow-datasets, for images of known formats only."""
+
+    @tfds.decode.make_decoder()
+    def decode(content: bytes, feature: Any) -> np.ndarray:
+        if not content.startswith(_PIXELS):
+            raise DataError(
+                f"{where} has an image that is no PNG, JPEG, GIF or BMP file: choose"
+                " another data set"
+            )
+        return feature.decode_example_np(content)
+
+    return decode()
 
 
 def _decode_records(records: Any, where: str, has_labels: bool) -> Split:
@@ -259,6 +440,7 @@ def _decode_records(records: Any, where: str, has_labels: bool) -> Split:
         raise DataError(f"{where} is empty: choose another data set")
     first = records[0]["image"].shape
     _refuse_channels(first, where)
+    _refuse_too_large(len(records) * math.prod(first), where)
     images = np.empty((len(records), *first), np.uint8)
     labels = np.empty(len(records), np.int32) if has_labels else None
     chunk = 1000
@@ -298,15 +480,17 @@ def read_npz(path: str) -> Source:
         DataError: if the file is not like that.
     """
     file = expand_user(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise DataError(f"no file {path!r}: data.path must name an npz file")
     if file.stat().st_size == 0:
         raise DataError(f"{path} is empty: write it with np.savez_compressed")
     if not zipfile.is_zipfile(file):
         raise DataError(f"{path} is not an npz file: write it with np.savez_compressed")
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: np.asarray(archive[key]) for key in archive.files}
+        with zipfile.ZipFile(file) as archive:
+            arrays = _read_members(archive, path)
+    except DataError:
+        raise
     except Exception as error:  # Damage comes as any exception.
         if "Object arrays" in str(error):
             raise DataError(
@@ -320,6 +504,44 @@ def read_npz(path: str) -> Source:
     return parse_arrays(arrays, path)
 
 
+def _read_members(archive: zipfile.ZipFile, where: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of an npz file, by name.
+
+    Names and sizes are checked before anything is unpacked: a small file may unfold to
+    more than the memory holds.
+    """
+    members = archive.infolist()
+    names = [member.filename.removesuffix(".npy") for member in members]
+    _refuse_names(names, where)
+    _refuse_too_large(sum(member.file_size for member in members), where)
+    return {
+        name: _read_member(archive, member)
+        for name, member in zip(names, members, strict=True)
+    }
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Returns one array of an npz file, whose header must be true."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Those that NumPy writes; others may ask for any amount of memory.
+        raise ValueError(f"{member.filename} is compressed as NumPy never does")
+    with archive.open(member) as content:
+        shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(content)](content)
+        said = math.prod(shape) * dtype.itemsize
+        held = member.file_size - content.tell()
+    if said > held and not dtype.hasobject:
+        raise ValueError(f"{member.filename} must hold {said} bytes, but holds {held}")
+    with archive.open(member) as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
+
+
+# The third version is for names of fields, which images have none of.
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
 def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
     """Returns the source that the named arrays of an npz file describe.
 
@@ -330,24 +552,8 @@ def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
     Raises:
         DataError: if names, types, shapes or values are not as `read_npz` says.
     """
-    allowed = {"images", "labels", "levels"}
-    allowed |= {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
-    for key in arrays:
-        if key not in allowed:
-            # Ignored, a misspelt 'test_images' would silently change the test set.
-            raise DataError(
-                f"{where} holds an unknown array {key!r}: allowed are {_NPZ_FORMAT}"
-            )
-    renamed = {
-        "train_" + key if key in ("images", "labels") else key: array
-        for key, array in arrays.items()
-    }
-    if "train_images" not in renamed or len(renamed) != len(arrays):
-        raise DataError(
-            f"{where} holds {sorted(arrays)}: it must hold images for training once,"
-            " named {}".format(_NPZ_FORMAT)
-        )
-
+    _refuse_names(list(arrays), where)
+    renamed = {_full_name(key): array for key, array in arrays.items()}
     levels = _parse_levels(renamed["levels"], where) if "levels" in renamed else None
     splits = {}
     for split in SPLITS:
@@ -371,6 +577,30 @@ def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
     if len(set(shapes.values())) > 1:
         raise DataError(f"{where} has splits of different image shapes: {shapes}")
     return Source(levels or _default_levels(splits), splits)
+
+
+def _refuse_names(names: Sequence[str], where: str) -> None:
+    """Refuses names of arrays that are not as `read_npz` says."""
+    allowed = {"images", "labels", "levels"}
+    allowed |= {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
+    for name in names:
+        if name not in allowed:
+            # Ignored, a misspelt 'test_images' would silently change the test set.
+            raise DataError(
+                f"{where} holds an unknown array {_line(name)!r}: allowed are"
+                f" {_NPZ_FORMAT}"
+            )
+    renamed = {_full_name(name) for name in names}
+    if "train_images" not in renamed or len(renamed) != len(names):
+        raise DataError(
+            f"{where} holds {_line(sorted(names))}: it must hold images for training"
+            f" once, named {_NPZ_FORMAT}"
+        )
+
+
+def _full_name(name: str) -> str:
+    """Returns the name of an array with its split."""
+    return f"train_{name}" if name in ("images", "labels") else name
 
 
 def _parse_levels(array: np.ndarray, where: str) -> int:
@@ -470,9 +700,9 @@ def read_folder(path: str) -> Source:
             " splits: name one folder of classes, or write the splits to an npz file"
         )
 
-    arrays: list[np.ndarray] = []
+    images = np.empty(0, np.uint8)
     kinds = []
-    for file in files:
+    for index, file in enumerate(files):
         try:
             with Image.open(file, formats=_IMAGE_FORMATS) as image:
                 kinds.append((image.size, image.mode))
@@ -486,16 +716,17 @@ def read_folder(path: str) -> Source:
                         f"{files[0]} is {_kind(kinds[0])} but {file} is"
                         f" {_kind(kinds[-1])}: bring all images to one size and mode"
                     )
-                arrays.append(np.asarray(image, np.uint8))
+                if index == 0:
+                    shape = (len(files), *image.size[::-1], len(image.getbands()))
+                    _refuse_too_large(math.prod(shape), path)
+                    images = np.empty(shape, np.uint8)
+                images[index] = np.asarray(image, np.uint8).reshape(images.shape[1:])
         except (DataError, MemoryError):
             raise
         except Exception as error:  # Damage comes as any exception.
             raise DataError(
                 f"cannot read {file} ({_line(error)}): repair or remove it"
             ) from error
-    images = np.stack(arrays)
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
     labels = None
     if in_subfolder[0]:
         labels = np.unique(classes, return_inverse=True)[1].astype(np.int32)
@@ -504,9 +735,20 @@ def read_folder(path: str) -> Source:
 
 
 def folder_identity(path: str) -> list[Any]:
-    """Returns what the content of `read_folder` depends on."""
+    """Returns what the content of `read_folder` depends on.
+
+    Reading photographs would take longer than reading a cache. But the time of the last
+    change of a file cannot be set, unlike that of its content.
+    """
     folder = expand_user(path).absolute()
-    return ["folder", str(folder), _listing(folder)]
+    changes = []
+    for name, found in _walk(folder):
+        row: list[Any] = [name]
+        if found is not None:
+            row += [found.st_mode, found.st_ino, found.st_size]
+            row += [found.st_mtime_ns, found.st_ctime_ns]
+        changes.append(row)
+    return ["folder", str(folder), _digest(changes)]
 
 
 def _image_names(path: str) -> list[str]:
@@ -514,15 +756,24 @@ def _image_names(path: str) -> list[str]:
     from PIL import Image
 
     folder = expand_user(path)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DataError(f"no folder {path!r}: data.path must name a folder of images")
     known = Image.registered_extensions().items()
     suffixes = {suffix for suffix, kind in known if kind in _IMAGE_FORMATS}
-    names = [name for name, *_ in _listing(folder)]
-    images = [name for name in names if pathlib.Path(name).suffix.lower() in suffixes]
+    images = [
+        file
+        for file in _walk(folder)
+        if pathlib.PurePath(file.name).suffix.lower() in suffixes
+    ]
     if not images:
         raise DataError(f"{path} holds no images: add png, jpg or similar files")
-    return images
+    for file in images:
+        if not file.is_regular:
+            raise DataError(
+                f"{folder / file.name} is named as an image, but is no regular file"
+                " that is there: remove it"
+            )
+    return [file.name for file in images]
 
 
 def _kind(kind: tuple[tuple[int, int], str]) -> str:
@@ -561,15 +812,97 @@ def _default_levels(splits: Mapping[str, Split]) -> int:
     return 2 if highest <= 1 else MAX_LEVELS
 
 
-def _listing(folder: pathlib.Path) -> list[tuple[str, int, int]]:
-    """Returns (relative name, size, mtime in ns) of all files below, sorted by name."""
-    listing = []
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
-            stat = file.stat()
-            listing.append((relative.as_posix(), stat.st_size, stat.st_mtime_ns))
-    return listing
+def _refuse_too_large(num_bytes: int, where: str) -> None:
+    """Refuses images that would fill the memory; cutting them takes as much again."""
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if num_bytes > limit:
+        raise DataError(
+            f"{where} takes {num_bytes:,} bytes of memory, of at most {limit:,} (half"
+            " of this machine's): use fewer or smaller images"
+        )
+
+
+class _File(NamedTuple):
+    """What lies in a folder of data and is no folder.
+
+    Attributes:
+        name: relative to the folder.
+        found: facts about it, or about what a link leads to; None if that is nothing.
+    """
+
+    name: str
+    found: os.stat_result | None
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether it can be read without waiting, and to an end."""
+        return self.found is not None and stat.S_ISREG(self.found.st_mode)
+
+
+def _walk(folder: pathlib.Path, *, hidden: bool = False) -> list[_File]:
+    """Returns all files below a folder, in the order of their names.
+
+    Links are followed.
+
+    Args:
+        folder: the folder; one that is missing holds nothing.
+        hidden: whether to list what is hidden, too.
+
+    Raises:
+        DataError: if links lead in a circle or to one folder twice, which could make
+            endless or very many paths, or a folder cannot be read.
+    """
+    files = []
+    seen: dict[tuple[int, int], pathlib.Path] = {}
+    waiting = [""] if os.path.isdir(folder) else []
+    while waiting:
+        name = waiting.pop()
+        path = folder / name
+        try:
+            found = os.stat(path)
+            first = seen.setdefault((found.st_dev, found.st_ino), path)
+            if first != path:
+                link, other = (path, first) if path.is_symlink() else (first, path)
+                raise DataError(
+                    f"{link} is a link to {other}, which is read already: remove it"
+                )
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") and not hidden:
+                        continue
+                    inner = f"{name}/{entry.name}" if name else entry.name
+                    facts = _facts(entry)
+                    if facts is not None and stat.S_ISDIR(facts.st_mode):
+                        waiting.append(inner)
+                    else:
+                        files.append(_File(inner, facts))
+        except FileNotFoundError:  # Another process has removed or renamed it.
+            continue
+        except OSError as error:
+            raise DataError(
+                f"cannot read {path} ({error.strerror}): permit reading it, or remove"
+                " it"
+            ) from error
+    return sorted(files, key=lambda file: file.name.split("/"))
+
+
+def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Returns facts about an entry of a folder, or about what a link leads to."""
+    try:
+        return entry.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DataError(
+            f"{entry.path} is a link that leads in a circle: remove it"
+        ) from error
+
+
+def _digest(value: Any) -> str:
+    """Returns the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _line(value: object) -> str:

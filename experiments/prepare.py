@@ -35,8 +35,10 @@ from experiments.data_sources import (
     quiet_tfds,
     tfds_folder,
 )
+from experiments.files import read_bytes
 
 _TIMEOUT = 30  # Seconds without an answer after which a download is given up.
+_MOST_BYTES = 2**28  # Of a published file; what is longer is another.
 
 
 class Published(NamedTuple):
@@ -245,17 +247,17 @@ def _fetch(file: str, published: Published, source: str) -> bytes:
     if source:
         where = str(expand_user(source) / file)
         try:
-            content = pathlib.Path(where).read_bytes()
-        except OSError as error:
+            content = read_bytes(pathlib.Path(where), _MOST_BYTES)
+        except (OSError, ValueError) as error:
             raise DataError(
-                f"no file {where}: --source must name a folder with"
+                f"no file {where} ({error}): --source must name a folder with"
                 f" {', '.join(published.digests)}"
             ) from error
     else:
         where = published.url + file
         try:
             with urllib.request.urlopen(where, timeout=_TIMEOUT) as response:
-                content = response.read()
+                content = response.read(_MOST_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise DataError(
                 f"cannot download {where} ({error}): get {', '.join(published.digests)}"

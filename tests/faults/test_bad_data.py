@@ -179,7 +179,7 @@ NPZ = {
     "another zip file": (member("notes.txt", "no arrays"), ("array 'notes.txt'",)),
     "more than fits": (
         member("images.npy", array_with_header(described((10**5, 10**4, 10**4)))),
-        ("damaged", "Unable to allocate", REMEDY),
+        ("damaged", "holds 1000", REMEDY),
     ),
     "less than is said": (
         member("images.npy", array_with_header(described((20, 10, 10)))),
@@ -430,6 +430,7 @@ def delete(path):
     path.unlink()
 
 
+IMAGE = "tensorflow_datasets.core.features.image_feature.Image"
 PREPARE = "python -m experiments.prepare mnist"
 TFDS = {
     "truncated records": ("mnist-train.array_record*", truncate),
@@ -451,6 +452,23 @@ def test_damaged_tensorflow_datasets_are_refused(case, prepared, faults, tmp_pat
     with faults.injected("data: damaged tensorflow-datasets"):
         outcome = harness.run(train_mnist(tmp_path), tmp_path / "cache")
         assert_refused(outcome, (str(tmp_path / "tfds"), PREPARE), tmp_path)
+
+
+def test_code_that_a_prepared_data_set_names_is_not_run(prepared, faults, tmp_path):
+    shutil.copytree(prepared, tmp_path / "tfds")
+    (path,) = files_of(tmp_path / "tfds", "features.json")
+    path.write_text(path.read_text().replace(IMAGE, "evil.Feature"))
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "evil.py").write_text(f"open({str(tmp_path / 'victim')!r}, 'w').close()")
+    with faults.injected("data: feature class that would run code"):
+        outcome = harness.run(
+            train_mnist(tmp_path, "--config.data.name=mnist:3.0.1"),
+            tmp_path / "cache",
+            PYTHONPATH=str(code),
+        )
+        assert_refused(outcome, (str(path), "'evil.Feature'", PREPARE), tmp_path)
+        assert not (tmp_path / "victim").exists()
 
 
 @pytest.mark.parametrize(
