@@ -1,6 +1,7 @@
 """A sweep's grid: named runs, and the groups of them that share a compiled program."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -74,17 +75,22 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
     }
     base = {name: value for name, value in config.items() if name != "sweep"}
     runs: dict[Settings, Run] = {}
-    for combination in itertools.product(*sweep.values()):
+    # What combinations share is one object, and checked once: that is what takes long.
+    sections: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    checked: dict[int, Any] = {}
+    for combination in itertools.product(*map(enumerate, sweep.values())):
         chosen = dict(zip(sweep, combination, strict=True))
-        sections = {
-            **base,
-            "model": {**base["model"]},
-            "training": {**base["training"]},
-        }
-        for axis, value in chosen.items():
-            target = sections if axis == "seed" else sections[_SECTION_OF[axis]]
-            target[axis] = value
-        settings = Settings.from_mapping(sections)
+        whole = dict(base)
+        for section in ("model", "training"):
+            own = [axis for axis in sweep if _SECTION_OF.get(axis) == section]
+            key = section, *(chosen[axis][0] for axis in own)
+            if key not in sections:
+                values = {axis: chosen[axis][1] for axis in own}
+                sections[key] = {**base[section], **values}
+            whole[section] = sections[key]
+        if "seed" in chosen:
+            _, whole["seed"] = chosen["seed"]
+        settings = Settings.from_mapping(whole, checked)
         name = ",".join(f"{axis}={_text(settings, axis)}" for axis in sweep)
         if settings in runs:
             raise SettingsError(
@@ -180,15 +186,22 @@ def _program(settings: Settings) -> Settings:
 
     Runs that differ in these alone form one group; see ``vae_jax.training.Member``.
     """
-    model = settings.model
-    if model.can_be_padded:
-        model = dataclasses.replace(model, latent_dim=1)
     return dataclasses.replace(
         settings,
         seed=0,
-        model=model,
-        training=dataclasses.replace(settings.training, beta=1.0, learning_rate=1.0),
+        model=_neutral_model(settings.model),
+        training=_neutral_training(settings.training),
     )
+
+
+@functools.lru_cache
+def _neutral_model(model: ModelSettings) -> ModelSettings:
+    return dataclasses.replace(model, latent_dim=1) if model.can_be_padded else model
+
+
+@functools.lru_cache
+def _neutral_training(training: TrainingSettings) -> TrainingSettings:
+    return dataclasses.replace(training, beta=1.0, learning_rate=1.0)
 
 
 def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
@@ -206,8 +219,12 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
     if not only.strip():
         return tuple(runs)
     chosen: set[int] = set()
+    places: dict[str, set[int]] = {}
+    for index, run in enumerate(runs):
+        for part in run.name.split(","):
+            places.setdefault(part, set()).add(index)
     for term in only.split():
-        hits = {i for i, run in enumerate(runs) if _fits(term, i, run.name)}
+        hits = _hits(term, places, len(runs))
         if not hits:
             raise SettingsError(
                 f"--only: {term!r} fits none of the {len(runs)} runs; use an index, a "
@@ -218,8 +235,22 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
     return tuple(run for i, run in enumerate(runs) if i in chosen)
 
 
-def _fits(term: str, index: int, name: str) -> bool:
+def _hits(term: str, places: Mapping[str, set[int]], num_runs: int) -> set[int]:
+    """The indices of the runs that a term names.
+
+    Args:
+        term: an index, a range, or parts of a name.
+        places: the indices of the runs whose names have a part.
+        num_runs: how many runs there are.
+    """
     first, dash, last = term.partition("-")
     if first.isdecimal() and (last.isdecimal() or not dash):
-        return int(first) <= index <= int(last or first)
-    return set(term.split(",")) <= set(name.split(","))
+        start, end = (_bounded(text, num_runs) for text in (first, last or first))
+        return set(range(start, min(end + 1, num_runs)))
+    return set.intersection(*(places.get(part, set()) for part in term.split(",")))
+
+
+def _bounded(digits: str, most: int) -> int:
+    """The number, or a limit it exceeds: Python reads no more than 4300 digits."""
+    digits = digits.lstrip("0") or "0"
+    return min(int(digits), most) if len(digits) <= len(str(most)) else most

@@ -5,8 +5,9 @@ ConfigDict, and nothing is computed before every value has passed.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -199,50 +200,66 @@ class Settings:
                 f"is {self.parallel.batch}, which does not divide it: change one of "
                 "them."
             )
-        self._check_kl()
-        likelihood = likelihoods.make_likelihood(
-            self.model.likelihood, levels=2, **self.model.likelihood_options()
-        )
-        try:
-            self.training.check_likelihood(likelihood)
-        except ValueError as error:
-            raise SettingsError(f"training.{error}") from error
-
-    def _check_kl(self) -> None:
-        model, objective = self.model, self.training.objective
-        if OBJECTIVES[objective].needs_closed_form_kl and not all(
-            family.has_closed_form_kl for family in model.families()
-        ):
-            raise SettingsError(
-                f"training.objective {objective!r} needs the KL in closed form, which "
-                f"posterior {model.posterior!r} and prior {model.prior!r} do not have: "
-                "choose 'elbo_log_weight', which estimates it."
-            )
-        if (
-            OBJECTIVES[objective].needs_diagonal_posterior
-            and model.posterior != "diagonal"
-        ):
-            raise SettingsError(
-                f"training.objective {objective!r} needs independent latents, which "
-                f"posterior {model.posterior!r} does not have: choose 'diagonal', or "
-                "the objective 'mmd'."
-            )
+        _check_objective(self.model, self.training)
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Settings":
+    def from_mapping(
+        cls,
+        mapping: Mapping[str, Any],
+        checked: MutableMapping[int, Any] | None = None,
+    ) -> "Settings":
         """Checked settings of a configuration without its ``sweep``.
+
+        Args:
+            mapping: the configuration.
+            checked: groups of fields that were checked before, by the identity of their
+                mappings, which the caller keeps; what is checked now is added.
 
         Raises:
             SettingsError: a field that is unknown, missing, of another type or out of
                 range.
         """
-        return _build(cls, mapping, "")
+        return _build(cls, mapping, "", {} if checked is None else checked)
 
 
-def _build(cls: type, mapping: Mapping[str, Any], path: str) -> Any:
-    hints = {
-        field.name: get_type_hints(cls)[field.name] for field in dataclasses.fields(cls)
-    }
+@functools.lru_cache
+def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
+    """Refuses an objective that a model does not allow."""
+    objective = training.objective
+    if OBJECTIVES[objective].needs_closed_form_kl and not all(
+        family.has_closed_form_kl for family in model.families()
+    ):
+        raise SettingsError(
+            f"training.objective {objective!r} needs the KL in closed form, which "
+            f"posterior {model.posterior!r} and prior {model.prior!r} do not have: "
+            "choose 'elbo_log_weight', which estimates it."
+        )
+    if OBJECTIVES[objective].needs_diagonal_posterior and model.posterior != "diagonal":
+        raise SettingsError(
+            f"training.objective {objective!r} needs independent latents, which "
+            f"posterior {model.posterior!r} does not have: choose 'diagonal', or "
+            "the objective 'mmd'."
+        )
+    likelihood = likelihoods.make_likelihood(
+        model.likelihood, levels=2, **model.likelihood_options()
+    )
+    try:
+        training.check_likelihood(likelihood)
+    except ValueError as error:
+        raise SettingsError(f"training.{error}") from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a class's fields, in their order."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _build(
+    cls: type, mapping: Mapping[str, Any], path: str, checked: MutableMapping[int, Any]
+) -> Any:
+    hints = _hints(cls)
     for name in mapping:
         if name not in hints:
             raise SettingsError(
@@ -256,7 +273,9 @@ def _build(cls: type, mapping: Mapping[str, Any], path: str) -> Any:
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             if not isinstance(value, Mapping):
                 raise SettingsError(f"config.{path}{name} must be a group of fields.")
-            values[name] = _build(hint, value, f"{path}{name}.")
+            if id(value) not in checked:
+                checked[id(value)] = _build(hint, value, f"{path}{name}.", checked)
+            values[name] = checked[id(value)]
         else:
             values[name] = convert(value, hint, f"config.{path}{name}")
     return cls(**values)

@@ -62,8 +62,9 @@ def main() -> None:
     _refuse_hidden(config["sweep"], command_line.overridden())
     chosen = grid.choose(runs, _ONLY.value)
     if _LIST.value:
+        names = {run.name for run in chosen}
         for index, run in enumerate(runs):
-            if run in chosen:
+            if run.name in names:
                 print(f"{index:4d}  {run.name}")
         return
     launch, workdir = _launch(), command_line.workdir()

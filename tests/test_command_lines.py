@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -329,6 +330,19 @@ def test_list_prints_the_runs_and_creates_nothing(command, small, tmp_path):
     )
     assert chosen.stdout.splitlines() == [expected[i] for i in (0, 3, 7)]
     assert not folder.exists()
+
+
+def test_twenty_thousand_runs_are_listed_at_once(command):
+    """Quadratic time, or checking every run afresh, takes minutes."""
+    seeds = f"--config.sweep.seed={tuple(range(385))}"
+    started = time.monotonic()
+    outcome = command("sweep", "--list", seeds, "--only=0-20018 seed=384")
+    assert time.monotonic() - started < 20
+    assert outcome.status == 0, outcome.stderr
+    lines = outcome.stdout.splitlines()
+    assert len(lines) == 385 * 13 * 4
+    assert lines[-1].split()[0] == "20019"
+    assert lines[-1].endswith(",seed=384")
 
 
 def test_axes_can_be_added_on_the_command_line(command):

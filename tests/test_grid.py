@@ -1,11 +1,13 @@
 """Tests of experiments.grid."""
 
+import collections
 import dataclasses
 
 import pytest
 
 from configs import digits
 from experiments import grid
+from experiments.data import DataSettings
 from experiments.settings import ModelSettings, SettingsError, TrainingSettings
 
 
@@ -98,6 +100,37 @@ def test_sweeps_that_make_no_sense_are_refused(sweep, message):
 def test_a_config_without_its_groups_is_refused(group, value):
     with pytest.raises(SettingsError, match=f"config.{group} is missing"):
         grid.expand(config() | {group: value})
+
+
+@pytest.fixture
+def checks(monkeypatch):
+    """Counts how often groups of fields are checked, by their class."""
+    counts = collections.Counter()
+
+    def counting(cls):
+        check = cls.__post_init__
+
+        def counted(self):
+            counts[cls] += 1
+            check(self)
+
+        monkeypatch.setattr(cls, "__post_init__", counted)
+
+    for cls in (DataSettings, ModelSettings, TrainingSettings):
+        counting(cls)
+    return counts
+
+
+def test_what_runs_share_is_checked_once(checks):
+    seeds = tuple(range(50))
+    runs = grid.expand(config(seed=seeds, beta=(1.0, 2.0), latent_dim=(2, 3, 4)))
+    assert len(runs) == 300
+    assert checks == {DataSettings: 1, ModelSettings: 3, TrainingSettings: 2}
+    grid.group(runs)
+    assert checks[ModelSettings] <= 3 + 3
+    assert checks[TrainingSettings] <= 2 + 2
+    whole = grid.expand(config(seed=(49,), beta=(2.0,), latent_dim=(4,)))
+    assert whole == runs[-1:]
 
 
 # --- groups ---------------------------------------------------------------------------
@@ -252,6 +285,8 @@ def runs():
         ("likelihood=beta,latent_dim=1", [2]),
         ("latent_dim=1,likelihood=beta", [2]),
         ("0 likelihood=beta 0-1", [0, 1, 2, 3]),
+        ("3-" + "9" * 5000, [3]),
+        ("0" * 5000 + "1", [1]),
     ],
 )
 def test_selections(runs, only, indices):
@@ -259,7 +294,11 @@ def test_selections(runs, only, indices):
 
 
 @pytest.mark.parametrize(
-    "only", ["4", "2-1", "-1", "1-", "beta", "latent_dim=2", "0 seed=7", "²", "a-b"]
+    "only",
+    [
+        *("4", "2-1", "-1", "1-", "beta", "latent_dim=2", "0 seed=7", "²", "a-b"),
+        *("9" * 5000, "9" * 5000 + "-0"),
+    ],
 )
 def test_selections_that_hit_nothing_are_refused(runs, only):
     with pytest.raises(SettingsError, match="fits none of the 4 runs") as caught:
