@@ -23,7 +23,7 @@ from experiments.interruption import STOPPED, Stopped, leave
 from experiments.launchers import LaunchError
 from experiments.progress import warn
 from experiments.settings import SettingsError
-from experiments.wording import suggest
+from experiments.wording import printable, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
 LEFT_OUT = 3  # of one that did what it could, and names what it left out
@@ -207,8 +207,8 @@ def leave_if_left_out(lines: Sequence[str]) -> None:
 
 
 def _refuse(reason: object) -> NoReturn:
-    line = " ".join(str(reason).split())
-    print(f"error: {line}", file=sys.stderr)
+    line = re.sub(r"\s*\n\s*", " ", str(reason).strip())
+    print(f"error: {printable(line)}", file=sys.stderr)
     sys.exit(REFUSED)
 
 

@@ -159,7 +159,7 @@ def main() -> None:
         add("sandwich.csv", [row])
         print_sandwich(row)
     for table in tables:
-        print(f"numbers: {folder.path / table}")
+        CONSOLE.print(f"numbers: {folder.path / table}")
     command_line.leave_if_left_out(left_out)
 
 

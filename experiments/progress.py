@@ -24,11 +24,20 @@ from rich.text import Text
 
 from experiments.data import ImageData
 from experiments.grid import Group, Run, setting
-from experiments.wording import counted
+from experiments.wording import counted, printable
 
 _WIDEST = 1000  # characters of a line
 
-CONSOLE = Console(soft_wrap=True, highlight=False, markup=False)
+
+class _PlainConsole(Console):
+    """Writes text as it is, but for what a terminal would obey: names are anybody's."""
+
+    def render_str(self, text: str, *args: Any, **kwargs: Any) -> Text:
+        lines = map(printable, text.split("\n"))
+        return super().render_str("\n".join(lines), *args, **kwargs)
+
+
+CONSOLE = _PlainConsole(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def warn(line: str) -> None:

@@ -14,6 +14,7 @@ from experiments import command_line, failures, grid
 from experiments.data import load_data
 from experiments.files import FolderError
 from experiments.fingerprint import fingerprints
+from experiments.progress import CONSOLE
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 
@@ -45,7 +46,7 @@ def main() -> None:
             f"{folder.path / 'failures' / run.name} lacks {error}: it is damaged, or "
             "of another version."
         ) from error
-    print("\n".join(lines))
+    CONSOLE.print("\n".join(lines))
     if not reproduced:
         sys.exit(1)
 

@@ -10,12 +10,6 @@ _MOST_LISTED = 5
 _MARKUP = frozenset("<>&\"'|`\\*[]")
 
 
-def plain_name(text: str) -> str:
-    import re
-
-    return re.sub(r"[^\w .,()+=/:-]", "_", text).lstrip("=+-@ ") or "unnamed"
-
-
 def counted(number: int, noun: str) -> str:
     """A number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -26,6 +20,19 @@ def listed(parts: Sequence[str], separator: str) -> str:
     more = len(parts) - _MOST_LISTED
     text = separator.join(parts[:_MOST_LISTED])
     return f"{text} and {more} more" if more > 0 else text
+
+
+def printable(text: str) -> str:
+    """Returns text without anything that a terminal obeys.
+
+    Every character that is not printable, but for the space, is written as its Python
+    escape, such as ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def suggest(name: object, allowed: Iterable[str]) -> str:

@@ -759,6 +759,24 @@ def test_folders_of_other_things_are_refused(command, tmp_path):
     assert contents(tmp_path) == {"thesis.tex": b"precious"}
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("x\x1b[2Jy", r"x\x1b[2Jy"),
+        ("two  spaces", "two  spaces"),
+        ("back\rover", r"back\rover"),
+        ("\u202egnp", r"\u202egnp"),
+        ("\udcff", r"\udcff"),
+    ],
+)
+def test_a_refusal_never_passes_on_what_a_terminal_obeys(
+    command, tmp_path, name, shown
+):
+    outcome = command("evaluate", f"--workdir={tmp_path / name}")
+    assert_refused(outcome, shown)
+    assert outcome.stderr.removesuffix("\n").isprintable()
+
+
 def test_train_refuses_axes(command, tmp_path):
     outcome = command("train", f"--workdir={tmp_path}/x", "--config.sweep.seed=1")
     assert_refused(outcome, "--config.sweep.seed", "experiments.sweep")

@@ -18,6 +18,24 @@ def test_of_many_parts_the_first_are_listed():
     assert listed(list("abcdefg"), " ") == "a b c d e and 2 more"
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain text, ± and β", "plain text, ± and β"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\rb\nc\td", r"a\rb\nc\td"),
+        ("\x9b2J\x85", r"\x9b2J\x85"),
+        ("\u202egnp.exe\u2028", r"\u202egnp.exe\u2028"),
+        ("\udc80", r"\udc80"),
+        ("\U000e0041", r"\U000e0041"),
+        ("", ""),
+    ],
+)
+def test_what_a_terminal_would_obey_is_written_out(text, expected):
+    assert printable(text) == expected
+    assert expected.isprintable()
+
+
 def test_the_nearest_name_is_suggested():
     names = {"beta": 1, "laplace": 2}
     assert suggest("lapace", names) == (
