@@ -1,5 +1,6 @@
 """What the command lines share: flags, settings, and one-line refusals."""
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -16,13 +17,18 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from experiments import data_cache
+from experiments import data_cache, stored
+from experiments.data import ImageData, load_data
 from experiments.data_sources import DataError, expand_user
 from experiments.files import FolderError
+from experiments.fingerprint import fingerprints
+from experiments.grid import Run, expand
 from experiments.interruption import STOPPED, Stopped, leave
 from experiments.launchers import LaunchError
-from experiments.progress import warn
+from experiments.progress import CONSOLE, warn
+from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from experiments.stored import Places
 from experiments.wording import printable, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
@@ -71,6 +77,56 @@ def define_distributed_flags() -> None:
     flags.DEFINE_integer(
         "process_id", None, "Number of this process, from 0.", lower_bound=0
     )
+
+
+def define_data_flags() -> None:
+    """Defines where the images of a stored run are: its own word is not obeyed."""
+    flags.DEFINE_string(
+        Places.flag("path"), "", "The npz file or folder of the run's own images."
+    )
+    flags.DEFINE_string(
+        Places.flag("data_dir"), "", "Prepared data sets; default: $TFDS_DATA_DIR."
+    )
+    flags.DEFINE_string(
+        Places.flag("cache_dir"), "", "Decoded images; default: $VAE_JAX_CACHE."
+    )
+
+
+def _places() -> Places:
+    fields = (field.name for field in dataclasses.fields(Places))
+    return Places(**{f: str(flags.FLAGS[Places.flag(f)].value) for f in fields})
+
+
+def stored_runs(folder: RunFolder) -> tuple[Run, ...]:
+    """The runs of a folder, with the places that the command line gives.
+
+    The folder's parts have to belong to them from here on.
+
+    Raises:
+        SettingsError: a path is missing, or is given for data that have none.
+    """
+    runs = expand(stored.on_this_machine(folder.config(), _places()))
+    folder.bind(fingerprints(runs, folder.images()))
+    return runs
+
+
+def stored_images(folder: RunFolder, run: Run) -> ImageData:
+    """The images of one of the ``stored_runs``; says what was not obeyed.
+
+    Raises:
+        DataError: they cannot be had.
+        FolderError: they are others than those of training.
+    """
+    not_obeyed = stored.not_obeyed(folder.config(), _places())
+    try:
+        data = load_data(run.settings.data)
+        folder.refuse_other_images(data.fingerprint)
+    except (DataError, FolderError) as error:
+        reason = f"{error} ({not_obeyed})" if not_obeyed else str(error)
+        raise type(error)(reason) from error
+    if not_obeyed:
+        CONSOLE.print(not_obeyed)
+    return data
 
 
 def join_processes() -> None:

@@ -5,7 +5,10 @@
 
     python -m experiments.evaluate --workdir=runs/sweep --only=3 --sandwich_images=20
     python -m experiments.evaluate --workdir=runs/sweep --fit_prior=mixture
+    python -m experiments.evaluate --workdir=theirs --data_path=images.npz
 
+The images come from where --data_path, --data_dir and --cache_dir say, or from the
+default places; what the folder says of paths, downloads and devices is not obeyed.
 Writes ``evaluation.csv`` into the run folder, beside the ``results.csv`` of training.
 With --sandwich_images, log p(x) is also bounded from below by annealing, which is
 checked from both sides on images that the model generates, and the ELBO's gap to it
@@ -26,9 +29,8 @@ import numpy as np
 from absl import flags
 
 from experiments import command_line, diagnosis, grid, sandwich
-from experiments.data import ImageData, load_data
+from experiments.data import ImageData
 from experiments.files import FolderError
-from experiments.fingerprint import fingerprints
 from experiments.group_task import (
     TEST_VIEW,
     TRAIN_VIEW,
@@ -119,8 +121,7 @@ def main() -> None:
     runs, trained = _chosen(folder, left_out)
     if _FIT_PRIOR.value:
         _check_fit(runs)
-    data = load_data(runs[0].settings.data)
-    folder.refuse_other_images(data.fingerprint)
+    data = command_line.stored_images(folder, runs[0])
     device_data = DeviceData.put(data)
     groups = grid.group(runs, {name: row["attempt"] for name, row in trained.items()})
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -173,9 +174,7 @@ def _chosen(
     Raises:
         FolderError: there are none.
     """
-    every = grid.expand(folder.config())
-    folder.bind(fingerprints(every, folder.images()))
-    chosen = grid.choose(every, _ONLY.value)
+    chosen = grid.choose(command_line.stored_runs(folder), _ONLY.value)
     rows = folder.members.results([run.name for run in chosen], left_out.append)
     trained = {row["run"]: row for row in rows}
     diverged = [name for name, row in trained.items() if row["status"] == "diverged"]
@@ -235,7 +234,8 @@ def _row(one: _Evaluated, data: ImageData) -> dict[str, Any]:
     """A run's row, with what this evaluation does not measure as it was before."""
     kept = {name: one.trained[name] for name in ("last_gain", "epochs")}
     row = result_row(one.run, one.model, data, one.evaluation, **kept)
-    row = {**one.trained, **row}
+    # Images of one's own are called after their path, which may be another here.
+    row = {**one.trained, **row, "dataset": one.trained["dataset"]}
     return row | diagnosis.judged(row, one.model.latent_dim)
 
 
@@ -347,18 +347,18 @@ def _sandwich_row(
 
 
 def _as_evaluated(run: grid.Run) -> grid.Run:
-    """With the samples asked for, on whatever devices there are."""
+    """With the samples asked for."""
     settings = run.settings
     settings = dataclasses.replace(
         settings,
         evaluation=dataclasses.replace(
             settings.evaluation, num_samples=_NUM_SAMPLES.value
         ),
-        parallel=dataclasses.replace(settings.parallel, members=0, batch=1),
     )
     return dataclasses.replace(run, settings=settings)
 
 
 if __name__ == "__main__":
     command_line.define_flags("runs/sweep")
+    command_line.define_data_flags()
     command_line.run(main)

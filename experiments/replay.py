@@ -2,6 +2,9 @@
 
     python -m experiments.replay --workdir=runs/sweep --run=likelihood=beta,seed=0
 
+The images come from where --data_path, --data_dir and --cache_dir say, as in
+experiments.evaluate.
+
 Prints which images, gradients and parameters are not finite. Ends with status 1 where
 the step is finite this time, as it may be on another device.
 """
@@ -10,10 +13,8 @@ import sys
 
 from absl import flags
 
-from experiments import command_line, failures, grid
-from experiments.data import load_data
+from experiments import command_line, failures
 from experiments.files import FolderError
-from experiments.fingerprint import fingerprints
 from experiments.progress import CONSOLE
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
@@ -28,17 +29,15 @@ def main() -> None:
             f"--run is missing: name a run of {folder.path} that met a value that is "
             f"not finite: {', '.join(folder.failures.runs()) or 'none'}."
         )
-    runs = {run.name: run for run in grid.expand(folder.config())}
+    runs = {run.name: run for run in command_line.stored_runs(folder)}
     if _RUN.value not in runs:
         raise FolderError(
             f"{folder.path} holds no failure of a run {_RUN.value!r}: those that met a "
             f"value that is not finite: {', '.join(folder.failures.runs()) or 'none'}."
         )
     run = runs[_RUN.value]
-    folder.bind(fingerprints(runs.values(), folder.images()))
     facts, arrays = folder.failures.load(run.name)
-    data = load_data(run.settings.data)
-    folder.refuse_other_images(data.fingerprint)
+    data = command_line.stored_images(folder, run)
     try:
         reproduced, lines = failures.replay(facts, arrays, run, data)
     except KeyError as error:
@@ -53,4 +52,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     command_line.define_flags("runs/sweep")
+    command_line.define_data_flags()
     command_line.run(main)

@@ -43,17 +43,6 @@ def suggest(name: object, allowed: Iterable[str]) -> str:
     return f"{hint} the names there are: {', '.join(allowed)}"
 
 
-def printable(text: str) -> str:
-    """Returns a text with what a terminal would obey written out, as in ``\\x1b``.
-
-    Names of files stand in messages, and may hold escape sequences and line breaks.
-    """
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in text
-    )
-
-
 def plain_name(text: str) -> str:
     """Returns a name that means itself wherever it is shown.
 

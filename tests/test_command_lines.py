@@ -833,6 +833,100 @@ def test_a_replay_asks_for_its_run(command, own):
     assert_refused(command("replay", f"--workdir={own}"), "--run is missing", RUNS[3])
 
 
+# --- what a stored configuration says of a machine ------------------------------------
+
+
+def change_stored(folder, section, **fields):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config[section] |= fields
+    path.write_text(json.dumps(config))
+
+
+def test_folders_of_a_stored_configuration_are_left_alone(command, own, tmp_path):
+    outside = tmp_path / "out side"
+    change_stored(own, "data", cache_dir=f"{outside}", data_dir=f"{outside}/tfds")
+    change_stored(own, "data", download=True)
+    change_stored(own, "parallel", members=8, batch=3, memory_gib=1e-6)
+    RunFolder(own).save_failure(RUNS[0], 0, {}, {})
+    options = ("--num_samples=2", f"--only={RUNS[0]}")
+    outcome = command("evaluate", f"--workdir={own}", *options)
+    assert outcome.status == 0, outcome.stderr
+    (line,) = (x for x in outcome.stdout.splitlines() if "not used here" in x)
+    for field in ("data.download=True", "parallel.members=8", "parallel.batch=3"):
+        assert field in line
+    assert f"data.cache_dir='{outside}'" in line
+    replayed = command("replay", f"--workdir={own}", f"--run={RUNS[0]}")
+    assert "lacks" in replayed.stderr  # Of what failed; its images were there.
+    assert line in replayed.stdout
+    assert not outside.exists()
+    # The remedy that is shown works.
+    remedy = shlex.split(line.partition("give ")[2].partition(" to use")[0])
+    outcome = command("evaluate", f"--workdir={own}", *options, *remedy)
+    assert outcome.status == 0, outcome.stderr
+    assert list(outside.iterdir())
+    assert "cache_dir" not in outcome.stdout
+
+
+@pytest.fixture(scope="module")
+def on_own_images(command, small, tmp_path_factory):
+    """A folder that a model was trained in on an npz file, and the file."""
+    folder = tmp_path_factory.mktemp("own images")
+    path = folder / "my  images.npz"
+    npz(path, IMAGES)
+    outcome = command(
+        "train",
+        small,
+        f"--workdir={folder / 'run'}",
+        "--config.data.name=npz",
+        f"--config.data.path={path}",
+        "--config.data.num_validation=-1",
+    )
+    assert outcome.status == 0, outcome.stderr
+    return folder / "run", path
+
+
+def test_images_of_ones_own_are_named_by_who_evaluates(
+    command, on_own_images, tmp_path
+):
+    folder, path = on_own_images
+    RunFolder(folder).save_failure("model", 0, {}, {})
+    evaluate = ("evaluate", f"--workdir={folder}", "--num_samples=2")
+    replay = ("replay", f"--workdir={folder}", "--run=model")
+    for name, *options in (evaluate, replay):
+        outcome = command(name, *options)
+        assert_refused(outcome, f"data.path='{path}'", "not used here")
+        (remedy,) = shlex.split(re.search(r"give (.*) to use", outcome.stderr)[1])
+        assert remedy == f"--data_path={path}"
+    outcome = command(*evaluate, remedy)
+    assert outcome.status == 0, outcome.stderr
+    assert "not used here" not in outcome.stdout
+    moved = tmp_path / "moved.npz"
+    shutil.copy(path, moved)
+    outcome = command(*evaluate, f"--data_path={moved}")
+    assert outcome.status == 0, outcome.stderr
+    (row,), (trained,) = (
+        rows_of(folder / name) for name in ("evaluation.csv", "results.csv")
+    )
+    assert row["dataset"] == trained["dataset"] == "my  images"
+    npz(moved, IMAGES[::-1])
+    for name, *options in (evaluate, replay):
+        outcome = command(name, *options, f"--data_path={moved}")
+        assert_refused(outcome, "other images")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--data_path=x.npz", ["--data_path has no effect", "'digits'"]),
+        ("--cache_dir=~nosuchuser/x", ["'~nosuchuser/x'"]),
+    ],
+)
+def test_places_that_cannot_be_used_are_refused(command, finished, option, words):
+    outcome = command("evaluate", f"--workdir={finished}", option)
+    assert_refused(outcome, *words)
+
+
 @pytest.mark.parametrize("told", ["", "elsewhere"])
 def test_compiled_programs_are_kept_unless_told_where(told, monkeypatch):
     before = jax.config.jax_compilation_cache_dir

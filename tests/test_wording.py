@@ -45,20 +45,6 @@ def test_the_nearest_name_is_suggested():
 
 
 @pytest.mark.parametrize(
-    ("text", "written"),
-    [
-        ("é 日本 'x' \\", "é 日本 'x' \\"),
-        ("\x1b[31m\r\n\t\x00\x7f", r"\x1b[31m\r\n\t\x00\x7f"),
-        ("\x9b\u202e\u2028\udcff", r"\x9b\u202e\u2028\udcff"),
-        ("\U000e0001", r"\U000e0001"),
-    ],
-)
-def test_what_a_terminal_would_obey_is_written_out(text, written):
-    assert printable(text) == written
-    assert printable(written) == written
-
-
-@pytest.mark.parametrize(
     ("text", "plain"),
     [
         ("my-faces_v2.1 (small)", "my-faces_v2.1 (small)"),
