@@ -4,6 +4,7 @@ Each is told commands and asked which of them it still holds; what has become of
 is seen in its folder alone. This module imports nothing heavy, as every job loads it.
 """
 
+import contextlib
 import fcntl
 import functools
 import importlib
@@ -13,9 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
 
@@ -38,15 +39,28 @@ class Command(NamedTuple):
     cwd: str
 
 
-def become(command: Command, environment: Mapping[str, str] | None = None) -> None:
+def become(
+    command: Command,
+    restored: Mapping[str, str | None] = MappingProxyType({}),
+    umask: int | None = None,
+) -> None:
     """Turns this process into a command.
 
     Signals then reach the command once and directly, whoever sends them to whom.
 
     Args:
         command: the command.
-        environment: its environment; None: that of this process.
+        restored: variables that the engine has changed, as they are to be in the
+            command's environment, which is that of this process; None: absent.
+        umask: the command's; None: that of this process.
     """
+    if umask is not None:
+        os.umask(umask)
+    environment = {
+        name: value
+        for name, value in {**os.environ, **restored}.items()
+        if value is not None
+    }
     # While it waits, whatever handler the engine has installed would lose it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     held = _begin(command)
@@ -57,7 +71,7 @@ def become(command: Command, environment: Mapping[str, str] | None = None) -> No
         os.dup2(log, descriptor)
     os.set_inheritable(lock, True)
     os.chdir(command.cwd)
-    os.execve(command.arguments[0], command.arguments, environment or os.environ)
+    os.execve(command.arguments[0], command.arguments, environment)
 
 
 def run(command: Command, environment: Mapping[str, str]) -> None:
@@ -192,20 +206,20 @@ class Local:
         self.most_at_once = max_jobs
 
     def submit(self, commands: Sequence[Command]) -> list[str]:
-        executor = self._submitit.AutoExecutor(self._folder, cluster="local")
-        executor.update_parameters(timeout_min=_TEN_YEARS)
         handles = []
-        for command in commands:
-            # A Ctrl-C at the terminal reaches all processes there. The jobs are told of
-            # it by this one, and a second request would end them at once.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                # submitit would hide the accelerators.
-                job = executor.submit(become, command, dict(os.environ))
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            self._jobs[job.job_id] = job
-            handles.append(job.job_id)
+        with _private(self._folder) as umask:
+            executor = self._submitit.AutoExecutor(self._folder, cluster="local")
+            executor.update_parameters(timeout_min=_TEN_YEARS)
+            for command in commands:
+                # A Ctrl-C at the terminal reaches all processes there. The jobs are
+                # told of it by this one, and a second request would end them at once.
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    job = executor.submit(become, command, _changed_locally(), umask)
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                self._jobs[job.job_id] = job
+                handles.append(job.job_id)
         return handles
 
     def is_running(self, handle: str) -> bool:
@@ -218,6 +232,32 @@ class Local:
 
 
 _TEN_YEARS = 10 * 365 * 24 * 60  # minutes
+
+
+def _changed_locally() -> dict[str, str | None]:
+    """The variables that submitit changes for a job of this machine, as they are.
+
+    Everything else a job inherits: these are written into a file, where a token that
+    the environment holds has no place.
+    """
+    hides_accelerators = "CUDA_VISIBLE_DEVICES"
+    return {hides_accelerators: os.environ.get(hides_accelerators)}
+
+
+@contextlib.contextmanager
+def _private(folder: Path) -> Iterator[int]:
+    """Makes a folder in which nobody else reads the files that are written within.
+
+    Yields:
+        The umask there was: processes that start within do not have it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        yield before
+    finally:
+        os.umask(before)
 
 
 class Slurm:
@@ -244,6 +284,7 @@ class Slurm:
                 f"--launcher=slurm needs {', '.join(missing)}, not found on PATH: give "
                 "the command on a machine that submits to the cluster."
             )
+        self._folder = folder
         self._executor = self._submitit.AutoExecutor(folder, cluster="slurm")
         self._max_jobs = max_jobs
         self._checked = -float("inf")
@@ -275,9 +316,10 @@ class Slurm:
         at_once = min(len(commands), self._max_jobs or len(commands))
         self._executor.update_parameters(slurm_array_parallelism=at_once)
         try:
-            jobs = self._executor.submit_array(
-                [functools.partial(become, command) for command in commands]
-            )
+            with _private(self._folder) as umask:
+                jobs = self._executor.submit_array(
+                    [functools.partial(become, c, umask=umask) for c in commands]
+                )
         except Exception as error:  # Whatever sbatch says.
             raise LaunchError(f"Slurm refuses the jobs: {error}") from error
         return [job.job_id for job in jobs]

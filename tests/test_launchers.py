@@ -173,6 +173,53 @@ def test_jobs_of_this_machine_run_and_stop(submitit, job, tmp_path, monkeypatch)
     assert not engine.is_running("of another process")
 
 
+TOKEN = "a-secret-that-nobody-reads"
+
+
+@pytest.fixture
+def open_umask():
+    before = os.umask(0o000)
+    yield
+    os.umask(before)
+
+
+def assert_private(folder):
+    assert folder.stat().st_mode & 0o777 == 0o700
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert path.stat().st_mode & 0o777 == 0o600, path
+        assert TOKEN.encode() not in path.read_bytes(), path
+
+
+SAY_MORE = (
+    "import os; m = os.umask(0); e = os.environ\n"
+    "print(e['A_TOKEN'], e.get('CUDA_VISIBLE_DEVICES', 'absent'), m)\n"
+)
+
+
+@pytest.mark.parametrize("devices", ["3", "", None])
+def test_a_job_of_this_machine_inherits_what_no_file_holds(
+    submitit, job, tmp_path, monkeypatch, open_umask, devices
+):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if devices is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+    folder = tmp_path / "jobs" / "submitit"
+    folder.mkdir(parents=True)  # As an earlier version left it.
+    engine = launchers.make_launcher("local", folder, 1, {})
+    command = job(SAY_MORE)
+    (handle,) = engine.submit([command])
+    assert_private(folder)
+    wait_for(lambda: not engine.is_running(handle))
+    seen = "absent" if devices is None else devices
+    assert log_of(command) == f"{TOKEN} {seen} 0\n"
+    assert_private(folder)
+    assert os.umask(0o000) == 0o000
+
+
 @pytest.fixture
 def slurm(submitit, tmp_path, monkeypatch):
     """The folder of scripts that a fake Slurm was given."""
@@ -209,6 +256,19 @@ def test_slurm_runs_an_array(slurm, job, tmp_path):
     again = launchers.make_launcher("slurm", tmp_path / "submitit", None, {})
     assert not again.is_running("1_2")
     assert again.submit([job("", "one")]) == ["2"]
+
+
+def test_what_slurm_is_given_nobody_else_reads(
+    slurm, job, tmp_path, monkeypatch, open_umask
+):
+    monkeypatch.setenv("A_TOKEN", TOKEN)
+    folder = tmp_path / "jobs" / "submitit"
+    engine = launchers.make_launcher("slurm", folder, 1, {})
+    commands = [job(SAY_MORE, f"job{i}") for i in range(2)]
+    handles = engine.submit(commands)
+    wait_for(lambda: not any(map(engine.is_running, handles)))
+    assert all(log_of(command).endswith(" 0\n") for command in commands)
+    assert_private(folder)
 
 
 def test_slurm_refuses_in_one_line(slurm, job, tmp_path, monkeypatch):
