@@ -17,13 +17,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from experiments import data_cache, stored
+from experiments import data_cache, guard, stored
 from experiments.data import ImageData, load_data
 from experiments.data_sources import DataError, expand_user
-from experiments.files import FolderError
+from experiments.files import FolderError, read_bytes
 from experiments.fingerprint import fingerprints
 from experiments.grid import Run, expand
-from experiments.interruption import STOPPED, Stopped, leave
+from experiments.interruption import Stopped
 from experiments.launchers import LaunchError
 from experiments.progress import CONSOLE, warn
 from experiments.run_folder import RunFolder
@@ -33,12 +33,13 @@ from experiments.wording import printable, suggest
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
 LEFT_OUT = 3  # of one that did what it could, and names what it left out
-INTERRUPTED = 130  # by Ctrl-C, as shells have it, where nothing is saved
 
 # Flags defined here are those of the command that asks for them: --help shows them.
 flags.disclaim_key_flags()
 
 _REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
+
+_LARGEST_FLAGFILE = 1_000_000  # bytes
 
 # Programs that compile faster are not worth a file.
 _SECONDS_WORTH_KEEPING = 0.1
@@ -50,6 +51,8 @@ def define_flags(workdir: str, config: str | None = None) -> None:
     if not config:
         return
     try:
+        # In place, as config_flags and the jobs of a sweep read them again.
+        sys.argv[1:] = list(_expanded(sys.argv[1:]))
         _check_overrides(sys.argv[1:], config)
     except SettingsError as error:
         _refuse(error)
@@ -200,6 +203,8 @@ def workdir() -> Path:
 def run(main: Callable[..., None], *, positional: bool = False) -> None:
     """Runs a command; bad input ends it with one line and exit status 2.
 
+    Signals and streams that are closed are seen to by ``guard``.
+
     Args:
         main: the command.
         positional: whether it is given the arguments that are no options.
@@ -214,23 +219,32 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         if argv[1:] and not positional:
             _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
-            keep_compiled_programs()
-            main(*[argv[1:]] * positional)
-            sys.stdout.flush()
-        except BrokenPipeError:  # The reader, such as head, has seen enough.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            try:
+                guard.listen_and_unwind()
+                keep_compiled_programs()
+                main(*[argv[1:]] * positional)
+            finally:
+                guard.listen()
         except _REFUSALS as error:
             _refuse(error)
         except Stopped as reason:
-            message = f"{reason}: the same command continues."
+            message = f"{reason}: {guard.CONTINUES}"
             if jax.process_count() == 1:
-                leave(message, STOPPED)  # Whatever is still being compiled.
+                # Whatever is still being compiled.
+                guard.leave(message, guard.STOPPED)
             print(message, file=sys.stderr)
-            sys.exit(STOPPED)
-        except KeyboardInterrupt:
-            print("interrupted: the same command starts again.", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+            sys.exit(guard.STOPPED)
+        except guard.Interrupted as interruption:
+            guard.end(interruption.number)
+        sys.stdout.flush()
+        if guard.unwritten:
+            _refuse(
+                "not all that was printed could be written: "
+                f"{guard.unwritten[0].strerror}. All else was done; send the output "
+                "elsewhere."
+            )
 
+    guard.protect()
     app.run(guarded, flags_parser=_parse_flags)
 
 
@@ -270,9 +284,61 @@ def _refuse(reason: object) -> NoReturn:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS([argv[0], *_expanded(argv[1:])])
+    except SettingsError as error:
+        _refuse(error)
     except (flags.Error, KeyError, TypeError, ValueError) as error:
         _refuse(f"{error}; --help shows what there is.")
+    except SystemExit:  # After --help and its kin, by absl with a status of failure.
+        sys.exit(0)
+
+
+def _expanded(arguments: Iterable[str], inside: Sequence[str] = ()) -> Iterator[str]:
+    """Arguments, with what a file holds in place of ``--flagfile``.
+
+    As absl has it, but that whatever is wrong with a file is refused.
+
+    Args:
+        arguments: of a command line, or lines of a file.
+        inside: the files that these arguments come from, each included by the one
+            before.
+
+    Raises:
+        SettingsError: a file that cannot be read, or that includes itself.
+    """
+    rest = iter(arguments)
+    for argument in rest:
+        match = re.fullmatch(r"--?flagfile(=?)(.*)", argument, re.DOTALL)
+        if argument == "--":  # What follows is no option.
+            yield argument
+            yield from rest
+        elif match and (match[1] or not match[2]):
+            name = match[2].strip() if match[1] else next(rest, "")
+            yield from _expanded(_lines(name, inside), (*inside, _identity(name)))
+        else:
+            yield argument
+
+
+def _lines(name: str, inside: Sequence[str]) -> list[str]:
+    """The lines of a file of options, without blank ones and comments."""
+    try:
+        if _identity(name) in inside:
+            raise ValueError("it includes itself")
+        text = read_bytes(expand_user(name), _LARGEST_FLAGFILE).decode()
+        if "\0" in text:
+            raise ValueError("it is no text")
+    except (DataError, OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(
+            f"--flagfile is {name!r}: {reason}. Name a file of text with one option in "
+            "each line."
+        ) from error
+    lines = map(str.strip, text.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "//"))]
+
+
+def _identity(name: str) -> str:
+    return os.path.realpath(os.path.expanduser(name))
 
 
 # --- Overrides, checked before config_flags meets them with a traceback ---------------

@@ -18,6 +18,10 @@ they are, and ``fitted_prior.csv`` written. A row of these tables stays until th
 run is evaluated again with the same settings.
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

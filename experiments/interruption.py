@@ -12,14 +12,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# Exit status: stopped on request, the same command continues (EX_TEMPFAIL).
-STOPPED = 75
+from experiments import guard
 
 
 class Stopped(Exception):
@@ -45,13 +43,14 @@ class Interruption:
         self._alone = jax.process_count() == 1
         # JAX's own notice of preemption would be asked by Orbax too, with step numbers
         # of its own, and then stops after an epoch that some processes have passed.
+        # The descriptor first, and last when leaving: no signal is lost between.
+        self._previous_fd = signal.set_wakeup_fd(
+            self._writing, warn_on_full_buffer=False
+        )
         self._previous = {
             number: signal.signal(number, lambda *_: None)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
-        self._previous_fd = signal.set_wakeup_fd(
-            self._writing, warn_on_full_buffer=False
-        )
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         return self
@@ -62,23 +61,23 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_fd)
         os.close(self._writing)  # Ends the thread.
         self._thread.join()
         os.close(self._reading)
 
     def _listen(self) -> None:
         while byte := os.read(self._reading, 1):
-            if byte[0] not in self._previous:
+            if byte[0] not in (signal.SIGINT, signal.SIGTERM):
                 continue
             if self._requested.is_set():
-                leave("ended at once: the same command continues.", 128 + byte[0])
+                guard.leave(f"ended at once: {guard.CONTINUES}", 128 + byte[0])
             with self._lock:
                 self._requested.set()
                 if self._alone and not self._deferred:
-                    _leave_stopped()
+                    guard.stop()
             print(
                 "stopping after this epoch; once more to end at once.",
                 file=sys.stderr,
@@ -97,7 +96,7 @@ class Interruption:
                 self._deferred = False
         # It came too late to be asked for, and now everything is saved.
         if self._alone and self._requested.is_set():
-            _leave_stopped()
+            guard.stop()
 
     def requested(self) -> bool:
         """Whether to stop now; all processes ask once after each epoch, and agree."""
@@ -105,14 +104,3 @@ class Interruption:
         if self._alone:
             return own
         return bool(np.any(multihost_utils.process_allgather(np.bool_(own))))
-
-
-def _leave_stopped() -> NoReturn:
-    leave("stopped: the same command continues.", STOPPED)
-
-
-def leave(message: str, status: int) -> NoReturn:
-    """Ends the process from whatever thread: files are whole at any moment."""
-    print(f"\x1b[?25h{message}" if sys.stderr.isatty() else message, file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(status)

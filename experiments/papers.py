@@ -11,6 +11,10 @@ other machines are added. A row of which no record has the present configuration
 that it was not run.
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 import runpy
 import statistics
 from collections.abc import Mapping, Sequence

@@ -13,6 +13,10 @@ TensorFlow, is replaced. So the records, and their order, are those that
 tensorflow-datasets writes, and results do not depend on who prepared the data.
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 import gzip
 import hashlib
 import http.client

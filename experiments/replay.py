@@ -9,6 +9,10 @@ Prints which images, gradients and parameters are not finite. Ends with status 1
 the step is finite this time, as it may be on another device.
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 import sys
 
 from absl import flags

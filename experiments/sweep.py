@@ -11,6 +11,10 @@ r"""The main job: sweeps likelihoods and latent sizes, and shows what it found.
 The same command on the same folder continues; finished runs are not trained again.
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 import sys
 from collections.abc import Iterable
 
@@ -105,7 +109,7 @@ def _launch() -> jobs.Launch | None:
         launchers.make_launcher(engine, folder, _MAX_JOBS.value, options),
         _RETRIES.value,
         _SLICE.value,
-        tuple(flags.FLAGS.read_flags_from_files(sys.argv[1:])),
+        tuple(sys.argv[1:]),  # Files of options are expanded.
     )
 
 

@@ -5,6 +5,10 @@ r"""Trains one model: a sweep of a single run, with the same folder and report.
         --config.model.likelihood=discretized_logistic --workdir=runs/logistic
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 from experiments import command_line, grid, runner
 from experiments.settings import SettingsError
 

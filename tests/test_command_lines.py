@@ -567,20 +567,6 @@ def test_help_shows_every_option_and_commands_as_they_are_typed(command, name):
     assert " \\\n        --config." in shown
 
 
-def test_a_reader_that_stops_is_no_error():
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", "--list"],
-        cwd=ROOT,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    os.close(writer)
-    assert (process.returncode, process.stderr) == (0, b"")
-
-
 # --- bad input ------------------------------------------------------------------------
 
 
@@ -650,6 +636,60 @@ def test_fields_before_their_configuration_are_refused(command):
     for field in ("--config.seed=1", "--noconfig.data.download"):
         outcome = command("sweep", field, TINY, "--list")
         assert_refused(outcome, field[:8], "--config=FILE first")
+
+
+def test_options_may_come_from_files(command, tmp_path):
+    inner, outer = tmp_path / "inner", tmp_path / "outer"
+    inner.write_text(f"// a comment\n{TINY}\n\n# another\n--config.sweep.seed=3\n")
+    outer.write_text(f"--flagfile={inner}\n--list\n--only\n0\n")
+    for options in ([f"--flagfile={outer}"], ["-flagfile", f"{outer}", "--nolist"]):
+        outcome = command("sweep", *options, "--list")
+        assert outcome.status == 0, outcome.stderr
+        (line,) = outcome.stdout.splitlines()
+        assert line.endswith(",seed=3")
+    assert_refused(command("sweep", f"--flagfile={outer}", "--config.s=1"), "'s'")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: None, ["No such file"]),
+        (lambda path: path.mkdir(), ["directory"]),
+        (os.mkfifo, ["no regular file"]),
+        (lambda path: path.symlink_to(path), ["symbolic links"]),
+        (lambda path: path.write_text(f"--list\n--flagfile={path}"), ["itself"]),
+        (lambda path: path.write_text(f"--flagfile={path}/../x"), ["--flagfile"]),
+        (lambda path: path.write_text("--wrkdir=x"), ["'wrkdir'", "workdir"]),
+        (lambda path: path.write_text("--config.model.widhts=8"), ["'widths'"]),
+        (lambda path: path.write_text(f"{TINY}\n--config.seeed=8"), ["'seeed'"]),
+        (lambda path: path.write_text("--only=seed=9"), ["'seed=9'"]),
+        (lambda path: path.write_text("words"), ["'words'", "--name=value"]),
+        (lambda path: path.write_bytes(b"\xff\xfe--list"), ["decode"]),
+        (lambda path: path.write_bytes(b"--workdir=a\0b"), ["no text"]),
+        (lambda path: path.write_text("#" * 1_000_001), ["at most 1,000,000"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["sweep", "papers"])
+def test_bad_files_of_options_are_refused(command, tmp_path, name, write, words):
+    path = tmp_path / "options"
+    write(path)
+    outcome = command(name, f"--flagfile={path}")
+    if name == "sweep":
+        assert_refused(outcome, *words)
+    else:  # It has other options.
+        assert_refused(outcome)
+
+
+def test_a_file_of_options_has_a_name(command):
+    for options in (["--flagfile="], ["--flagfile"], ["--flagfile=~nosuchuser/x"]):
+        assert_refused(command("sweep", "--list", *options), "--flagfile is")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything can be read")
+def test_an_unreadable_file_of_options_is_refused(command, tmp_path):
+    path = tmp_path / "options"
+    path.touch(0o000)
+    assert_refused(command("sweep", f"--flagfile={path}"), "Permission denied")
 
 
 @pytest.mark.parametrize(

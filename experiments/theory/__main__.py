@@ -10,6 +10,10 @@ with --page, docs/theory.md and its figures are written anew from what was measu
 Ends with status 1 where a claim does not hold.
 """
 
+from experiments import guard  # noqa: F401  It listens while the rest is imported.
+
+# isort: split
+
 import importlib
 import sys
 import time

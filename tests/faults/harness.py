@@ -101,6 +101,16 @@ def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[str]") -> 
     return bool(condition())
 
 
+def is_guarded(process: "subprocess.Popen[str]") -> bool:
+    """Whether a command has a handler of SIGTERM, as Python alone has not."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 def rows(folder: Path) -> list[dict[str, Any]]:
     """The metric rows of all runs, those of a run in the order they stand there."""
     return [

@@ -135,6 +135,24 @@ def test_ends_at_once_where_nothing_is_unsaved(group, cache, faults, tmp_path, n
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("module", ["sweep", "train"])
+def test_ends_at_once_from_its_first_line(cache, faults, tmp_path, module, number):
+    for delay in (0.0, 0.05, 0.2, 0.5, 1.0, 2.0):
+        with faults.injected(f"{number.name} as it starts"):
+            own = (f"--workdir={tmp_path / str(delay)}", *harness.NO_DIAGNOSTICS)
+            process = harness.start(harness.command(module, *own), cache)
+            assert harness.wait_for(lambda p=process: harness.is_guarded(p), process)
+            time.sleep(delay)
+            process.send_signal(number)
+            outcome = harness.Outcome(process)
+            assert outcome.status == STOPPED
+            assert outcome.stderr.removeprefix(ANNOUNCED) in (
+                AT_ONCE,
+                *re.findall("stopped after epoch .*\n", outcome.stderr),
+            )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_request_during_the_last_checkpoint_is_heard(
     group, cache, faults, tmp_path, number
 ):
