@@ -255,7 +255,10 @@ def load_arrays(
             facts = parse_json((file.metadata() or {}).get(_SEALED, "{}"))
             if not isinstance(facts, dict):
                 raise ValueError("its description is no object")
-            if any(facts.get(name, value) != value for name, value in expected.items()):
+            sealed = seal({name: facts[name] for name in facts if name != "sha256"})
+            if sealed != facts or not {*expected, "arrays"} <= facts.keys():
+                raise ValueError("its description is not what was saved")
+            if any(facts[name] != value for name, value in expected.items()):
                 owner = Owner(expected.get("name", ""), "")
                 raise AnotherOwnerError(
                     f"{path} belongs to {described(facts.get('name', ''), owner)}: put "
@@ -266,12 +269,16 @@ def load_arrays(
                 if memory_mapped
                 else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             )
-        sealed = seal({name: facts[name] for name in facts if name != "sha256"})
-        if sealed != facts or not {*expected, "arrays"} <= facts.keys():
-            raise ValueError("its description is not what was saved")
         if arrays_digest(arrays) != facts["arrays"]:
             raise ValueError("its content is not what was saved")
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (
+        AttributeError,  # Of a type that NumPy does not have.
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+        safetensors.SafetensorError,
+    ) as error:
         raise FolderError(
             f"cannot read the arrays in {path} ({error}): restore it, or {remedy}."
         ) from error
