@@ -49,7 +49,8 @@ class Checkpoints:
     def epochs(self) -> list[int]:
         """Returns the epochs of the checkpoints that are there, in order."""
         names = (path.stem for path in self.path.glob(f"*{_SUFFIX}"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        # Not 007, which would not be found again.
+        return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
 
     def save(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Begins to write a checkpoint; what was wrong with the last one is raised.
