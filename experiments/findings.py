@@ -223,7 +223,7 @@ def members_of(
         try:
             for name, kind in get_type_hints(Member).items():
                 fields[name] = kind(row.get(name, missing[kind]))
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             report(
                 f"{row.get('run')!r} is left out of the report: its {name!r} is "
                 f"{row.get(name)!r}, where {kind.__name__} is expected; delete its "

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -150,15 +151,20 @@ def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
             is_own = (row.pop("run"), row.pop("fingerprint")) == owner
             if not is_own or type(row["epoch"]) is not int:
                 raise ValueError("it is no row of this run")
-            if any(
-                type(value) not in (int, float, type(None)) for value in row.values()
-            ):
+            if not all(map(_is_number, row.values())):
                 raise ValueError("it holds something else than numbers")
         except (AttributeError, KeyError, TypeError, ValueError):
             others += 1
         else:
             rows.append({"run": owner.name, **with_nan(row)})
     return rows, others
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that a float holds, or stands for none."""
+    if value is None:
+        return True
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def allow_open_files() -> None:
