@@ -138,12 +138,13 @@ class Members:
                     f"restore it, or {self._train_again(run)}."
                 )
         for name, value in row.items():
-            if isinstance(value, str) and value and plain_name(value) != value:
-                raise FolderError(
-                    f"cannot read {path} (its {name!r} is {value!r}, which a terminal, "
-                    "a spreadsheet or a browser could take for a command): "
-                    f"{self._train_again(run)}."
-                )
+            for text in (name, value):  # Names head the columns of tables.
+                if isinstance(text, str) and text and plain_name(text) != text:
+                    raise FolderError(
+                        f"cannot read {path} (its {name!r} is {value!r}, which a "
+                        "terminal, a spreadsheet or a browser could take for a "
+                        f"command): {self._train_again(run)}."
+                    )
         return with_nan(row)
 
     def results(
