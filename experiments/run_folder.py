@@ -68,7 +68,8 @@ def _is_taken(path: Path) -> bool:
         return path.exists()
     # What a kill leaves of a folder that was just begun is no obstacle.
     return any(
-        entry.name not in (_LOCK, _TABLES_LOCK) and not entry.name.endswith(UNFINISHED)
+        entry.is_symlink()
+        or not (entry.name in (_LOCK, _TABLES_LOCK) or entry.name.endswith(UNFINISHED))
         for entry in path.iterdir()
     )
 
@@ -223,7 +224,7 @@ class RunFolder:
             )
 
     def _refuse_another(self, config: Mapping[str, Any]) -> None:
-        old, new = dict(self.config()), dict(config)
+        old, new = self.config(), with_defaults(config)
         # Which runs there are besides is no difference, unless some are left out.
         if not (self.members.finished() | self.groups.runs()) - self.owners.keys():
             old.pop("sweep", None), new.pop("sweep", None)
@@ -270,7 +271,13 @@ class RunFolder:
         """Lets other commands train here too."""
         assert self._lock is not None
         os.close(self._lock)
-        self._lock = locks.take(self.path / _LOCK, shared=True)
+        self._lock = None
+        deadline = time.monotonic() + _SECONDS_TO_BEGIN
+        # Another one that waited may take it alone first, to begin in its turn.
+        while self._lock is None and time.monotonic() < deadline:
+            self._lock = locks.take(self.path / _LOCK, shared=True)
+            if self._lock is None:
+                time.sleep(0.05)
         return self._lock is not None
 
     def _in_use(self) -> FolderError:
