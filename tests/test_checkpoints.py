@@ -1,13 +1,19 @@
 """Tests of experiments.checkpoints; damage of every kind is in tests/faults."""
 
 import contextlib
+import os
 import shutil
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 
 from experiments.checkpoints import Checkpoints
-from experiments.files import FolderError
+from experiments.files import Owner, load_arrays, save_arrays
+from tests.folders import refusal
+
+OWNER = Owner("beta-12", "0123" * 16)
 
 NAN_WITH_PAYLOAD = np.array([0x7FC0BEEF, 0xFF800001], np.uint32).view(np.float32)
 ARRAYS = {
@@ -41,8 +47,8 @@ def open_folder(tmp_path):
     """Returns a function that opens the folder as a new command would."""
     with contextlib.ExitStack() as opened:
 
-        def open_again(keep=3):
-            checkpoints = Checkpoints(tmp_path / "group", keep)
+        def open_again(keep=3, owner=OWNER):
+            checkpoints = Checkpoints(tmp_path / "group", keep, owner)
             opened.callback(checkpoints.close)
             return checkpoints
 
@@ -55,10 +61,14 @@ def save(checkpoints, *epochs):
     checkpoints.wait()
 
 
+def file_of(checkpoints, epoch):
+    return checkpoints.path / f"{epoch}.safetensors"
+
+
 def damage(checkpoints, *epochs):
     for epoch in epochs:
-        path = checkpoints.path / str(epoch) / "manifest" / "metadata"
-        path.write_text(path.read_text().replace("sha256", "sha255", 1))
+        path = file_of(checkpoints, epoch)
+        path.write_bytes(path.read_bytes().replace(b"sha256", b"sha255", 1))
 
 
 def test_there_is_none_at_first(open_folder):
@@ -75,7 +85,11 @@ def test_arrays_come_back_bit_for_bit(open_folder):
 def test_the_latest_comes_back_and_so_many_are_kept(open_folder):
     checkpoints = open_folder(keep=2)
     save(checkpoints, 5, 9, 10, 100)
-    assert {path.name for path in checkpoints.path.iterdir()} == {"10", "100"}
+    assert {path.name for path in checkpoints.path.iterdir()} == {
+        "10.safetensors",
+        "100.safetensors",
+    }
+    assert checkpoints.epochs() == [10, 100]
     epoch, arrays = open_folder().latest(pytest.fail)
     assert epoch == 100
     assert_same(arrays, arrays_of(100))
@@ -103,9 +117,11 @@ def test_a_damaged_one_is_moved_aside_and_the_one_before_used(open_folder):
     assert_same(arrays, arrays_of(1))
     for report, damaged in zip(reports, (3, 2), strict=True):
         assert "\n" not in report
-        assert str(again.path / str(damaged)) in report
-        assert f"group.damaged-{damaged}" in report
-        assert again.path.with_name(f"group.damaged-{damaged}").is_dir()
+        assert str(file_of(again, damaged)) in report
+        assert "its description is not what was saved" in report
+        assert f"moved to {damaged}.damaged, the one before is used" in report
+        assert (again.path / f"{damaged}.damaged").is_file()
+        assert not file_of(again, damaged).exists()
 
 
 def test_epochs_that_were_damaged_are_saved_again(open_folder):
@@ -132,51 +148,135 @@ def test_all_damaged_is_as_good_as_none(open_folder):
     assert open_folder().latest(pytest.fail)[0] == 1
 
 
-def test_another_epochs_checkpoint_is_not_taken_for_it(open_folder):
+def test_another_epochs_checkpoint_is_moved_aside(open_folder):
     checkpoints = open_folder()
     save(checkpoints, 1, 2)
-    shutil.rmtree(checkpoints.path / "2")
-    shutil.copytree(checkpoints.path / "1", checkpoints.path / "2")
+    shutil.copy(file_of(checkpoints, 1), file_of(checkpoints, 2))
     reports = []
     assert open_folder().latest(reports.append)[0] == 1
-    assert len(reports) == 1
+    (report,) = reports
+    assert "it is of epoch 1" in report
+    assert (checkpoints.path / "2.damaged").is_file()
 
 
 @pytest.mark.parametrize("name", ["state/active", "state/empty", "epoch"])
 def test_arrays_other_than_those_described_are_not_taken(open_folder, name):
-    """Whole for Orbax, which knows nothing of digests."""
+    """Whole for safetensors, which knows nothing of digests."""
+    checkpoints = open_folder()
+    save(checkpoints, 1, 2)
+    with safetensors.safe_open(file_of(checkpoints, 2), "numpy") as file:
+        metadata = file.metadata()
+    others = {key: value for key, value in arrays_of(2).items() if key != name}
+    safetensors.numpy.save_file(
+        {key: np.asarray(array, order="C") for key, array in others.items()},
+        file_of(checkpoints, 2),
+        metadata,
+    )
+    reports = []
+    assert open_folder().latest(reports.append)[0] == 1
+    (report,) = reports
+    assert "its content is not what was saved" in report
+
+
+def test_every_bit_that_flips_is_damage_and_no_other_owner(open_folder):
+    """Else what a disk has spoilt would stop a run that has a checkpoint before it."""
     checkpoints = open_folder()
     save(checkpoints, 1)
-    others = {key: value for key, value in arrays_of(2).items() if key != name}
-    checkpoints.save(2, others)
+    checkpoints.save(2, {"epoch": np.int32(2)})
     checkpoints.wait()
-    path = checkpoints.path
-    shutil.copytree(path / "2" / "arrays", path / "3" / "arrays")
-    shutil.copytree(path / "1" / "manifest", path / "3" / "manifest")
-    shutil.copy(path / "1" / "_CHECKPOINT_METADATA", path / "3")
+    path = file_of(checkpoints, 2)
+    content = path.read_bytes()
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        reports = []
+        assert open_folder().latest(reports.append)[0] == 1, at
+        assert len(reports) == 1
+
+
+# --- whose a checkpoint is ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "other", [OWNER._replace(name="beta-34"), OWNER._replace(fingerprint="4567" * 16)]
+)
+def test_checkpoints_of_other_runs_are_refused_and_stay(open_folder, other):
+    checkpoints = open_folder()
+    save(checkpoints, 1)
+    save(open_folder(owner=other), 2)
+    line = refusal(open_folder().latest, pytest.fail)
+    assert str(file_of(checkpoints, 2)) in line
+    what = (
+        "belongs to another run, 'beta-34'"
+        if other.name == "beta-34"
+        else "same name with another configuration or other images"
+    )
+    assert what in line
+    assert f"delete {checkpoints.path} to train these runs again" in line
+    assert checkpoints.epochs() == [1, 2]
+    assert open_folder(owner=other).latest(pytest.fail)[0] == 2
+
+
+def test_a_checkpoint_says_whose_and_of_which_epoch_it_is(open_folder):
+    checkpoints = open_folder()
+    save(checkpoints, 7)
+    _, facts = load_arrays(file_of(checkpoints, 7), {})
+    expected = {**OWNER._asdict(), "epoch": "7"}
+    assert {name: facts[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("epoch", [None, "1", "02", " 2"])
+def test_a_checkpoint_without_its_epoch_is_moved_aside(open_folder, epoch):
+    checkpoints = open_folder()
+    save(checkpoints, 1)
+    facts = OWNER._asdict() | ({} if epoch is None else {"epoch": epoch})
+    save_arrays(file_of(checkpoints, 2), arrays_of(2), facts)
     reports = []
-    assert open_folder().latest(reports.append)[0] == 2
+    assert open_folder().latest(reports.append)[0] == 1
+    assert f"it is of epoch {epoch}" in reports[0]
+
+
+# --- what else may lie there ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "empty"])
+def test_what_is_no_file_of_ours_is_moved_aside(open_folder, kind):
+    checkpoints = open_folder()
+    save(checkpoints, 1)
+    path = file_of(checkpoints, 2)
+    {"folder": os.mkdir, "pipe": os.mkfifo, "empty": path.touch}[kind](
+        *([] if kind == "empty" else [path])
+    )
+    reports = []
+    assert open_folder().latest(reports.append)[0] == 1
     assert len(reports) == 1
+    assert (checkpoints.path / "2.damaged").exists()
+
+
+def test_one_that_cannot_be_moved_is_refused(open_folder):
+    checkpoints = open_folder()
+    save(checkpoints, 1, 2)
+    damage(checkpoints, 2)
+    (checkpoints.path / "2.damaged").mkdir()
+    assert "2.damaged" in refusal(open_folder().latest, str)
+    assert checkpoints.epochs() == [1, 2]
 
 
 def test_what_is_not_a_checkpoint_is_left_alone(open_folder):
     checkpoints = open_folder()
     save(checkpoints, 1)
-    (checkpoints.path / "notes.txt").write_text("precious")
-    assert open_folder().latest(pytest.fail)[0] == 1
-    assert (checkpoints.path / "notes.txt").read_text() == "precious"
-
-
-def refusal(action, *arguments):
-    with pytest.raises(FolderError) as caught:
-        action(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    names = ("notes.txt", "007.safetensors", "-2.safetensors", "٣.safetensors")
+    for name in names:
+        (checkpoints.path / name).write_text("precious")
+    assert checkpoints.epochs() == [1]
+    assert open_folder(keep=1).latest(pytest.fail)[0] == 1
+    save(checkpoints, 2, 3, 4, 5)
+    for name in names:
+        assert (checkpoints.path / name).read_text() == "precious"
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
-    line = refusal(Checkpoints, tmp_path / "file" / "group", 3)
+    line = refusal(Checkpoints, tmp_path / "file" / "group", 3, OWNER)
     assert str(tmp_path / "file" / "group") in line
     assert "make room" in line
 
@@ -185,26 +285,34 @@ def test_a_folder_that_has_vanished_is_refused(open_folder):
     checkpoints = open_folder()
     save(checkpoints, 1)
     shutil.rmtree(checkpoints.path)
-    assert "has vanished" in refusal(checkpoints.save, 2, arrays_of(2))
+    line = refusal(save, checkpoints, 2)
+    assert "the folder is gone" in line
+    assert str(checkpoints.path) in line
     assert not checkpoints.path.exists()
 
 
-@pytest.mark.parametrize("call", ["save", "wait_until_finished", "close"])
-def test_what_orbax_raises_is_told_in_one_line(open_folder, monkeypatch, call):
+@pytest.mark.parametrize("then", ["save", "wait", "close"])
+def test_what_failed_in_the_background_is_told_in_one_line(
+    open_folder, monkeypatch, then
+):
     checkpoints = open_folder()
     save(checkpoints, 1)
 
-    def fail(*arguments, **options):
-        raise ValueError("RESOURCE_EXHAUSTED:\n\n  no space" + 1000 * " left")
-
-    def save_and_close():
-        save(checkpoints, 2)
-        checkpoints.close()
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints._manager, call, fail)
-        line = refusal(save_and_close)
-    assert str(checkpoints.path) in line
-    assert "(RESOURCE_EXHAUSTED: no space left" in line
+        patched.setattr(os, "fsync", fail)
+        checkpoints.save(2, arrays_of(2))
+        calls = {
+            "save": lambda: checkpoints.save(3, arrays_of(3)),
+            "wait": checkpoints.wait,
+            "close": checkpoints.close,
+        }
+        line = refusal(calls[then])
+    assert str(file_of(checkpoints, 2)) in line
+    assert "(No space left on device)" in line
     assert "make room" in line
-    assert len(line) < 600
+    # Told once; what was there before is there still, and nothing half.
+    checkpoints.wait()
+    assert [path.name for path in checkpoints.path.iterdir()] == ["1.safetensors"]

@@ -1,62 +1,53 @@
-"""Tests of experiments.run_folder."""
+"""Tests of experiments.run_folder: whose folder it is, and who writes there."""
 
-import concurrent.futures
 import json
+import multiprocessing
+import os
 import resource
+import threading
+import time
 
 import jax
-import numpy as np
 import pytest
 
-from experiments import files, run_folder
-from experiments.files import FolderError
-from experiments.run_folder import RunFolder
-
-CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
-
-
-IMAGES = "0123456789ab"
-
-
-def create(path, config=CONFIG, images=IMAGES, report=lambda line: None):
-    """Opens a folder and closes it again, so that another test may."""
-    folder = RunFolder.create(path, config, images, report)
-    folder.close()
-    return folder
-
-
-def listing(folder):
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    )
-
-
-def refusal(function, *arguments):
-    """Returns the one line with which a call is refused."""
-    with pytest.raises(FolderError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from experiments import locks, run_folder
+from experiments.group_notes import Note
+from experiments.run_folder import RunFolder, refuse_links
+from tests.folders import (
+    CONFIG,
+    IMAGES,
+    OWNERS,
+    create,
+    listing,
+    opened,
+    owners_of,
+    refusal,
+    save_member,
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = create(tmp_path / "run")
-    folder.restore_metrics([], [])
-    return folder
+    return create(tmp_path / "run")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Has no command wait for another one to begin."""
+    monkeypatch.setattr(run_folder, "_SECONDS_TO_BEGIN", 0.1)
 
 
 # --- whose folder it is ---------------------------------------------------------------
 
 
 def test_a_new_folder_holds_config_and_environment(folder):
-    assert listing(folder.path) == ["config.json", "environment.json", "metrics.jsonl"]
+    assert listing(folder.path) == ["config.json", "environment.json"]
     assert folder.config() == json.loads(json.dumps(CONFIG))
     environment = json.loads((folder.path / "environment.json").read_text())
+    assert environment["format"] == 2
     assert environment["bits_depend_on"]["jax"] == jax.__version__
     assert environment["bits_depend_on"]["backend"] == jax.default_backend()
+    assert folder.bits_depend_on == environment["bits_depend_on"]
 
 
 def test_an_empty_folder_is_taken(tmp_path):
@@ -84,37 +75,66 @@ def test_another_config_is_refused_naming_what_differs(folder):
     assert (folder.path / "environment.json").stat().st_mtime_ns == environment
 
 
-def test_settings_that_no_number_depends_on_may_change(tmp_path):
-    config = {"data": {"data_dir": "a", "name": "x"}, "checkpoint": {"keep": 2}}
-    create(tmp_path / "run", config)
-    moved = {"data": {"data_dir": "b", "name": "x"}, "checkpoint": {"keep": 3}}
-    assert create(tmp_path / "run", moved).config() == config
-    other = {**config, "data": {"data_dir": "a", "name": "y"}}
+PLACES = {
+    "data_dir": "a",
+    "cache_dir": "a",
+    "path": "a",
+    "download": False,
+    "stream": False,
+    "stream_megabytes": 1.0,
+}
+FULL = {
+    **CONFIG,
+    "data": {"name": "x", **PLACES},
+    "checkpoint": {"keep": 2},
+    "parallel": {"members": 0, "batch": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        *(("data", {name: f"other {value}"}) for name, value in PLACES.items()),
+        ("checkpoint", {"keep": 3}),
+        ("parallel", {"members": 4}),
+        ("parallel", {"batch": 2}),
+    ],
+)
+def test_settings_that_no_number_depends_on_may_change(tmp_path, section, changes):
+    create(tmp_path / "run", FULL)
+    moved = {**FULL, section: {**FULL[section], **changes}}
+    again = create(tmp_path / "run", moved)
+    # The folder is still that of the configuration it was begun with.
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == (
+        json.loads(json.dumps(FULL))
+    )
+    assert again.config()[section] == RunFolder.open(tmp_path / "run").config()[section]
+    other = {**FULL, "data": {**FULL["data"], "name": "y"}}
     line = refusal(create, tmp_path / "run", other)
     assert "config.data.name is 'x' there and 'y' here" in line
 
 
+def test_a_field_that_came_later_has_its_default(tmp_path):
+    """A folder that an earlier commit began has no such field in its config.json."""
+    create(tmp_path / "run", FULL)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "split_seed" not in stored["data"]
+    later = {**FULL, "data": {**FULL["data"], "split_seed": 0}}
+    create(tmp_path / "run", later)
+    assert RunFolder.open(tmp_path / "run").config()["data"]["split_seed"] == 0
+    other = {**FULL, "data": {**FULL["data"], "split_seed": 1}}
+    line = refusal(create, tmp_path / "run", other)
+    assert "config.data.split_seed is 0 there and 1 here" in line
+
+
 def test_other_images_are_refused(folder):
-    line = refusal(create, folder.path, CONFIG, "ba9876543210")
+    other = "ba9876543210"
+    line = refusal(create, folder.path, images=other)
     assert "other images" in line
     assert IMAGES in line
     create(folder.path)  # The folder is not left locked.
-    assert refusal(folder.refuse_other_images, "ba9876543210") == line
+    assert refusal(folder.refuse_other_images, other) == line
     folder.refuse_other_images(IMAGES)
-
-
-def test_another_environment_is_told_and_recorded(folder):
-    path = folder.path / "environment.json"
-    before = json.loads(path.read_text())
-    before["bits_depend_on"]["jax"] = "0.0.1"
-    path.write_text(json.dumps(before))
-    told = []
-    create(folder.path, report=told.append)
-    assert len(told) == 1
-    assert f"jax is '0.0.1' there and {jax.__version__!r} here" in told[0]
-    after = json.loads(path.read_text())
-    assert after["bits_depend_on"]["jax"] == "0.0.1"
-    assert after["continued"][0]["bits_depend_on"]["jax"] == jax.__version__
 
 
 def test_as_many_files_may_be_open_as_are_permitted(tmp_path):
@@ -128,19 +148,21 @@ def test_as_many_files_may_be_open_as_are_permitted(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
-def test_a_folder_has_one_writer_at_a_time(tmp_path):
-    first = RunFolder.create(tmp_path / "run", CONFIG, IMAGES, print)
-    assert "another process" in refusal(create, tmp_path / "run")
-    RunFolder.open(tmp_path / "run")  # Reading is free.
-    first.close()
-    create(tmp_path / "run")
-
-
 def test_files_left_half_written_are_cleared_away(folder):
     (folder.path / "members" / "a").mkdir(parents=True)
     (folder.path / "members" / "a" / ".result.json.12.unfinished").write_text("{")
     create(folder.path)
     assert "unfinished" not in " ".join(listing(folder.path))
+
+
+def test_files_that_another_command_is_writing_stay(folder):
+    half = folder.path / "members" / "a" / ".result.json.12.unfinished"
+    half.parent.mkdir(parents=True)
+    first = opened(folder.path)
+    half.write_text("{")
+    create(folder.path)
+    assert half.exists()
+    first.close()
 
 
 def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
@@ -190,267 +212,395 @@ def test_a_damaged_environment_is_refused(folder, text, word):
     assert path.read_text() == text
 
 
-# --- finished and unfinished runs -----------------------------------------------------
-
-
-def row(run, epoch):
-    return {"run": run, "epoch": epoch, "validation/bound": -1.5 * epoch}
-
-
-def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
-    assert folder.finished() == set()
-    folder.save_member("a", {"bias": np.zeros(2)}, {"run": "a"})
-    written = []
-
-    def only_params(path, content):
-        if path.name == "result.json":
-            raise FolderError("disk full")
-        written.append(path.name)
-
-    for module in (files, run_folder):
-        monkeypatch.setattr(module, "write_atomically", only_params)
-    with pytest.raises(FolderError):
-        folder.save_member("b", {"bias": np.zeros(2)}, {"run": "b"})
-    # The result comes last.
-    assert written == ["params.safetensors", "environment.json"]
-    assert folder.finished() == {"a"}
-
-
-def test_results_are_in_the_order_asked_for(folder):
-    for run in ("b", "a", "c"):
-        folder.save_member(run, {}, {"run": run, "score": 1.0})
-    names = [result["run"] for result in folder.results(["c", "missing", "a"])]
-    assert names == ["c", "a"]
-
-
-def test_a_result_that_was_changed_is_refused(folder):
-    folder.save_member("a", {}, {"run": "a", "score": 1.25, "seconds": 2.0})
-    (row,) = folder.results(["a"])
-    assert row == {"run": "a", "score": 1.25, "seconds": 2.0}
-    path = folder.path / "members" / "a" / "result.json"
-    path.write_text(path.read_text().replace("1.25", "1.24"))
-    assert str(path) in refusal(folder.results, ["a"])
-
-
-def test_metrics_of_runs_trained_anew_are_dropped_and_no_others(folder):
-    folder.log([row("a", 1), row("b", 1)])
-    folder.log([row("a", 2)])
-    folder.close_events()
-    path = folder.path / "metrics.jsonl"
-    kept = [line for line in path.read_text().splitlines() if '"a"' in line]
-    with path.open("a") as file:
-        file.write('{"run": "a", "epoch": 3}')  # No end of line: half a row.
-    create(folder.path).restore_metrics(["b"], [])
-    assert path.read_text().splitlines() == kept
-    assert len(kept) == 2
-
-
-@pytest.mark.parametrize(
-    "half", ["", '{"run": "a", "ep', "\0\0", "3\n", "{}\n", '{"run": {}}\n']
-)
-def test_half_a_row_is_dropped(folder, half):
-    folder.log([row("a", 1)])
-    folder.close_events()
-    path = folder.path / "metrics.jsonl"
-    whole = path.read_text()
-    path.write_text(whole + half)
-    create(folder.path).restore_metrics([], [])
-    assert path.read_text() == whole
-
-
-def test_a_run_trained_anew_replaces_its_events(folder):
-    for _ in range(2):
-        fresh = create(folder.path)
-        fresh.restore_metrics(["a"], [])
-        fresh.log([row("a", 1)])
-        fresh.close_events()
-    assert len(list((folder.path / "tensorboard" / "a").iterdir())) == 1
-    assert len((folder.path / "metrics.jsonl").read_text().splitlines()) == 1
-
-
-def test_metrics_that_cannot_be_written_are_refused(folder):
-    (folder.path / "metrics.jsonl").unlink()
-    (folder.path / "metrics.jsonl").mkdir()
-    assert "metrics.jsonl" in refusal(folder.log, [row("a", 1)])
-    assert "metrics.jsonl" in refusal(folder.metrics, ["a"])
-    assert "metrics.jsonl" in refusal(create, folder.path)
-
-
-# --- parameters -----------------------------------------------------------------------
-
-AWKWARD = np.array(
-    [0.0, -0.0, 1e-45, np.finfo(np.float32).max, np.inf, -np.inf, np.nan, 1 / 3],
-    np.float32,
-)
-
-
-def test_parameters_come_back_bit_by_bit(folder, key):
-    params = {
-        "encoder": {"layers_0": {"kernel": jax.random.normal(key, (3, 4))}},
-        "decoder": {"bias": AWKWARD, "transposed": np.asfortranarray(np.eye(2, 3))},
-        "shared": np.zeros((0,), np.float32),
-        "count": np.int32(7),
-        "posterior": {},
-        "prior": {"means": np.ones(2, np.float32)},
-    }
-    folder.save_member("likelihood=beta,seed=0", params, {"run": "x"})
-    loaded = folder.load_params("likelihood=beta,seed=0")
-    assert jax.tree.structure(loaded) == jax.tree.structure(params)
-    for new, old in zip(jax.tree.leaves(loaded), jax.tree.leaves(params), strict=True):
-        old = np.asarray(old)
-        assert new.dtype == old.dtype
-        assert new.shape == old.shape
-        assert new.tobytes() == old.tobytes(order="C")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:-4],
-        lambda content: content[:5],
-        lambda content: b"",
-        lambda content: b"\xff" * len(content),
-        lambda content: content[:8] + b"x" * (len(content) - 8),
-    ],
-    ids=["cut", "header", "empty", "length", "text"],
-)
-def test_damaged_parameters_are_refused(folder, damage):
-    folder.save_member("a", {"kernel": np.ones((4, 4), np.float32)}, {"run": "a"})
-    path = folder.path / "members" / "a" / "params.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
-    line = refusal(folder.load_params, "a")
-    assert str(path) in line
-    assert "delete" in line
-
-
-def test_a_run_that_is_not_there_is_refused(folder):
-    folder.save_member("likelihood=laplace,seed=0", {}, {})
-    line = refusal(folder.load_params, "likelihood=laplac,seed=0")
-    assert "no finished run 'likelihood=laplac,seed=0'" in line
-    assert "did you mean 'likelihood=laplace,seed=0'?" in line
-    assert str(folder.path / "members") in refusal(folder.load_params, "x" * 300)
-
-
-def test_missing_parameters_are_refused(folder):
-    folder.save_member("a", {}, {})
-    path = folder.path / "members" / "a" / "params.safetensors"
-    path.unlink()
-    assert str(path) in refusal(folder.load_params, "a")
-
-
-@pytest.mark.parametrize("at", [0, 20, 90, -1])
-def test_a_flipped_bit_is_never_loaded(folder, at):
-    folder.save_member("a", {"kernel": np.ones((4, 4), np.float32)}, {"run": "a"})
-    path = folder.path / "members" / "a" / "params.safetensors"
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
-    assert str(path) in refusal(folder.load_params, "a")
-
-
-# --- groups that are not finished, and failures ---------------------------------------
-
-
-def test_a_group_is_noted_until_it_ends(folder):
-    path = folder.begin("beta-12", ["a", "b"], 1)
-    (path / "10").mkdir(parents=True)
-    assert folder.begun() == [(("a", "b"), 1)]
-    folder.end("beta-12")
-    assert folder.begun() == []
-    assert list((folder.path / "checkpoints").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"runs": ',
-        '{"runs": ["a"]}',
-        '{"runs": 3, "attempt": 0}',
-        '{"runs": [{}], "attempt": 0}',
-        '{"runs": ["a"], "attempt": "0"}',
-    ],
-)
-def test_a_damaged_note_on_a_group_is_dropped(folder, text):
-    folder.begin("beta-12", ["a"], 0)
-    note = folder.path / "checkpoints" / "beta-12.json"
-    note.write_text(text)
-    assert folder.begun() == []
-    assert not note.exists()
-
-
-def test_a_folder_is_no_note_on_a_group(folder):
-    path = folder.path / "checkpoints" / "beta-12.json"
-    path.mkdir(parents=True)
-    assert folder.begun() == []
-    assert str(path) in refusal(folder.begin, "beta-12", ["a"], 0)
-
-
-def test_failures_come_back_as_they_were_saved(folder):
-    state = {"params/bias": AWKWARD, "count": np.int32(3)}
-    folder.save_failure("a", 0, {"step": 7}, state)
-    facts, loaded = folder.load_failure("a")
-    assert facts == {"step": 7}
-    assert loaded.keys() == state.keys()
-    assert loaded["params/bias"].tobytes() == AWKWARD.tobytes()
-    assert folder.num_failures("a") == 1
-    assert folder.num_failures("b") == 0
-    assert "those that met a value that is not finite: a" in refusal(
-        folder.load_failure, "b"
-    )
-
-
-# --- tables ---------------------------------------------------------------------------
-
-
-def test_tables_have_the_fields_of_all_rows(folder):
-    """A folder that an older version has begun holds results with fewer."""
-    rows = [{"run": "a", "score": 1.5}, {"run": "b", "added": 2, "score": 3}]
-    path = folder.write_table("results.csv", rows)
-    assert path.read_text() == "run,score,added\na,1.5,\nb,3,2\n"
-
-
-def test_tables_quote_what_they_must(folder):
-    rows = [
-        {"run": "likelihood=beta,seed=0", "score": 1.5, "note": None},
-        {"run": 'a "b"', "score": float("nan"), "note": ""},
-    ]
-    path = folder.write_table("results.csv", rows)
-    assert path.read_text() == (
-        'run,score,note\n"likelihood=beta,seed=0",1.5,\n"a ""b""",,\n'
-    )
-
-
-def test_rows_replace_those_that_measured_the_same(folder):
-    identity = ("run", "steps")
-    first = {"run": "a", "steps": 5, "score": 1.0}
-    folder.add_to_table("table.csv", [first, {**first, "run": "b"}], identity)
-    folder.add_to_table(
-        "table.csv",
-        [{**first, "steps": 50}, {**first, "run": "b", "score": 2.0}],
-        identity,
-    )
-    assert (folder.path / "table.csv").read_text() == (
-        "run,steps,score\na,5,1.0\na,50,1.0\nb,5,2.0\n"
-    )
-
-
 def test_a_folder_of_locks_alone_is_taken(tmp_path):
     """All but what is hidden was removed of one that was evaluated."""
     folder = create(tmp_path)
-    folder.add_to_table("table.csv", [{"run": "a"}], ["run"])
+    with folder.writing_tables():
+        pass
+    assert (tmp_path / ".tables.lock").exists()
     for path in tmp_path.glob("[!.]*"):
         path.unlink()
     create(tmp_path)
 
 
-def test_rows_that_several_add_at_once_are_all_kept(folder):
-    """Each through a folder of its own, as processes that evaluate are."""
+# --- formats --------------------------------------------------------------------------
 
-    def add(number):
-        own = RunFolder.open(folder.path)
-        own.add_to_table("table.csv", [{"run": str(number)}], ["run"])
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(add, range(100)))
-    rows = (folder.path / "table.csv").read_text().split()
-    assert sorted(rows) == sorted(["run", *map(str, range(100))])
+def in_format(folder, number):
+    """Has a folder be of another format; None: of the one that did not say so."""
+    path = folder.path / "environment.json"
+    found = json.loads(path.read_text())
+    del found["format"]
+    found |= {} if number is None else {"format": number}
+    found["bits_depend_on"]["commit"] = "abc123"
+    path.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("number", [None, 1, 3, "2"])
+def test_a_folder_of_another_format_is_refused_by_its_name(folder, number):
+    in_format(folder, number)
+    before = listing(folder.path)
+    for refused in (create, RunFolder.open):
+        line = refusal(refused, folder.path)
+        assert str(folder.path) in line
+        assert f"of format {number or 1!r}, where this version reads 2" in line
+        assert "train in another --workdir, or use the version that wrote it" in line
+        assert "commit abc123" in line
+    assert listing(folder.path) == before
+
+
+def test_a_folder_that_was_killed_before_its_environment_continues(folder):
+    path = folder.path / "environment.json"
+    path.unlink()
+    create(folder.path)
+    assert json.loads(path.read_text())["format"] == 2
+
+
+# --- sweeps that grow -----------------------------------------------------------------
+
+
+def sweep(*names):
+    """A configuration and its owners, of runs of these names."""
+    return {**CONFIG, "sweep": {"seed": names}}, owners_of(*names)
+
+
+def test_a_sweep_may_grow(tmp_path):
+    path = tmp_path / "run"
+    folder = create(path, *sweep("a", "b"))
+    save_member(folder, "a")
+    folder.groups.begin(Note("beta-1", ("b",), 0))
+    grown = create(path, *sweep("a", "b", "c"))
+    assert json.loads((path / "config.json").read_text())["sweep"]["seed"] == (
+        ["a", "b", "c"]
+    )
+    assert grown.members.result("a")["run"] == "a"
+    assert grown.groups.begun(set(), pytest.fail) == [Note("beta-1", ("b",), 0)]
+
+
+def test_a_sweep_may_lose_runs_that_were_not_begun(tmp_path):
+    path = tmp_path / "run"
+    save_member(create(path, *sweep("a", "b")), "a")
+    create(path, *sweep("a"))
+    assert json.loads((path / "config.json").read_text())["sweep"]["seed"] == ["a"]
+
+
+@pytest.mark.parametrize("how", ["finished", "begun"])
+def test_a_sweep_that_leaves_out_what_it_has_is_another_config(tmp_path, how):
+    path = tmp_path / "run"
+    folder = create(path, *sweep("a", "b"))
+    if how == "finished":
+        save_member(folder, "b")
+    else:
+        folder.groups.begin(Note("beta-1", ("a", "b"), 0))
+    before = (path / "config.json").read_bytes()
+    line = refusal(create, path, *sweep("a", "c"))
+    assert "holds the run of another config" in line
+    assert "config.sweep.seed is ['a', 'b'] there and ['a', 'c'] here" in line
+    assert (path / "config.json").read_bytes() == before
+
+
+def test_a_sweep_does_not_grow_while_another_command_trains(tmp_path, impatient):
+    path = tmp_path / "run"
+    first = opened(path, *sweep("a"))
+    line = refusal(create, path, *sweep("a", "b"))
+    assert "another process, whose sweep is another" in line
+    assert json.loads((path / "config.json").read_text())["sweep"]["seed"] == ["a"]
+    first.close()
+    create(path, *sweep("a", "b"))
+
+
+# --- what the bits depend on ----------------------------------------------------------
+
+
+def test_another_environment_is_told_and_recorded(folder):
+    path = folder.path / "environment.json"
+    before = json.loads(path.read_text())
+    before["bits_depend_on"]["jax"] = "0.0.1"
+    path.write_text(json.dumps(before))
+    told = []
+    create(folder.path, report=told.append)
+    assert len(told) == 1
+    assert f"jax is '0.0.1' there and {jax.__version__!r} here" in told[0]
+    after = json.loads(path.read_text())
+    assert after["format"] == 2
+    assert after["bits_depend_on"]["jax"] == "0.0.1"
+    assert after["continued"][0]["bits_depend_on"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "told"),
+    [
+        ("parallel", {"members": 4}, "settings.members is 0 there and 4 here"),
+        ("parallel", {"batch": 2}, "settings.batch is 1 there and 2 here"),
+        ("data", {"stream": True}, "settings.stream is False there and True here"),
+    ],
+)
+def test_settings_that_decide_how_numbers_round_are_recorded_and_told(
+    tmp_path, section, changes, told
+):
+    create(tmp_path / "run", FULL, report=pytest.fail)
+    path = tmp_path / "run" / "environment.json"
+    settings = json.loads(path.read_text())["bits_depend_on"]["settings"]
+    assert settings == {"members": 0, "batch": 1, "stream": False}
+    create(tmp_path / "run", FULL, report=pytest.fail)  # Nothing to tell of.
+    lines = []
+    moved = {**FULL, section: {**FULL[section], **changes}}
+    create(tmp_path / "run", moved, report=lines.append)
+    (line,) = lines
+    assert told in line
+    assert "its numbers hold, but its bits may not" in line
+    (continued,) = json.loads(path.read_text())["continued"]
+    assert continued["bits_depend_on"]["settings"] == {**settings, **changes}
+
+
+def test_other_settings_of_checkpoints_and_places_are_not_told(tmp_path):
+    create(tmp_path / "run", FULL, report=pytest.fail)
+    moved = {
+        **FULL,
+        "checkpoint": {"keep": 5},
+        "data": {**FULL["data"], "data_dir": "b", "stream_megabytes": 2.0},
+    }
+    create(tmp_path / "run", moved, report=pytest.fail)
+
+
+def test_what_bits_depend_on_is_told_by_the_first_who_computes(tmp_path):
+    path = tmp_path / "run" / "environment.json"
+    create(tmp_path / "run", computes=False, report=pytest.fail)
+    found = json.loads(path.read_text())
+    assert found["format"] == 2
+    assert found["bits_depend_on"] == {"data": IMAGES}
+    create(tmp_path / "run", report=pytest.fail)
+    computed = json.loads(path.read_text())
+    assert computed["bits_depend_on"]["jax"] == jax.__version__
+    assert computed["command"] == found["command"]
+    create(tmp_path / "run", computes=False, report=pytest.fail)
+    assert json.loads(path.read_text()) == computed
+
+
+# --- several writers ------------------------------------------------------------------
+
+
+def test_several_commands_may_train_in_a_folder(tmp_path):
+    first, second = opened(tmp_path / "run"), opened(tmp_path / "run")
+    RunFolder.open(tmp_path / "run")  # Reading is free.
+    first.close()
+    third = opened(tmp_path / "run")
+    second.close()
+    third.close()
+
+
+def test_who_gathers_has_the_folder_alone(tmp_path, impatient):
+    first = opened(tmp_path / "run", computes=False)
+    for computes in (True, False):
+        line = refusal(create, tmp_path / "run", computes=computes)
+        assert "is being written by another process" in line
+        assert "wait for it to end, or choose another --workdir" in line
+    first.close()
+    second = opened(tmp_path / "run")
+    assert "another process" in refusal(create, tmp_path / "run", computes=False)
+    second.close()
+    create(tmp_path / "run", computes=False)
+
+
+def test_who_comes_while_a_folder_is_begun_waits(tmp_path):
+    (tmp_path / "run").mkdir()
+    lock = locks.take(tmp_path / "run" / ".lock")
+    timer = threading.Timer(0.3, os.close, [lock])
+    timer.start()
+    started = time.monotonic()
+    create(tmp_path / "run")
+    assert time.monotonic() - started >= 0.2
+    timer.join()
+
+
+def test_who_has_begun_a_folder_waits_for_one_that_begins_behind_it(
+    tmp_path, monkeypatch
+):
+    """Between having it alone and sharing it, another may take it alone."""
+    take, lock, timers = locks.take, tmp_path / "run" / ".lock", []
+
+    def late(path, *, shared=False, wait=False):
+        if shared and not timers:
+            other = take(lock)
+            assert other is not None
+            timers.append(threading.Timer(0.3, os.close, [other]))
+            timers[0].start()
+        return take(path, shared=shared, wait=wait)
+
+    monkeypatch.setattr(locks, "take", late)
+    create(tmp_path / "run")
+    (timer,) = timers
+    timer.join()
+
+
+def test_a_refused_command_leaves_no_lock(folder):
+    refusal(create, folder.path, images="ba9876543210")
+    create(folder.path, computes=False)
+
+
+# --- who trains what ------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two commands in one folder: a lock is of an open file, whose ever it is."""
+    folders = [opened(tmp_path / "run") for _ in range(2)]
+    yield folders
+    for folder in folders:
+        folder.close()
+
+
+def test_a_run_is_claimed_by_one_command(two):
+    first, second = two
+    assert first.claim(["a", "b"])
+    assert not second.claim(["a"])
+    assert second.claim(["c"])
+    assert first.claim(["b", "a"])  # It has them already.
+    assert not first.claim(["c"])
+
+
+def test_a_refused_claim_gives_back_all_it_took(two):
+    first, second = two
+    assert first.claim(["b"])
+    assert second.claim(["c"])
+    assert not second.claim(["a", "c", "b"])
+    assert first.claim(["a"])
+    assert not first.claim(["c"])  # That was claimed before.
+
+
+def test_what_is_released_is_claimed_by_another(two):
+    first, second = two
+    assert first.claim(["a", "b"])
+    first.release(["a"])
+    assert second.claim(["a"])
+    assert not second.claim(["b"])
+    first.close()
+    assert second.claim(["b"])
+
+
+CLAIMED, TAKEN = 8, 9  # How a process that claims runs ends.
+
+
+def claim_and_die(path, runs):
+    folder = opened(path)
+    os._exit(CLAIMED if folder.claim(runs) else TAKEN)
+
+
+def test_a_claim_ends_with_the_process_that_holds_it(two):
+    context = multiprocessing.get_context("spawn")
+    first, second = two
+    assert first.claim(["a"])
+    for runs, ends in ((["a", "b"], TAKEN), (["b"], CLAIMED)):
+        other = context.Process(target=claim_and_die, args=(first.path, runs))
+        other.start()
+        other.join(60)
+        assert other.exitcode == ends
+    assert second.claim(["b"])
+
+
+def test_a_claim_that_cannot_be_written_is_refused_and_holds_nothing(two):
+    first, second = two
+    (first.path / "members").mkdir()
+    (first.path / "members" / "b").write_text("a file")
+    line = refusal(first.claim, ["a", "b"])
+    assert str(first.path / "members" / "b") in line
+    assert second.claim(["a"])
+
+
+# --- links ----------------------------------------------------------------------------
+
+
+def assert_link_refused(folder, link):
+    before = listing(folder.path)
+    for refused in (refuse_links, RunFolder.open, create):
+        line = refusal(refused, folder.path)
+        assert line.startswith(f"{os.path.realpath(link.parent)}/{link.name} is a link")
+        assert os.readlink(link) in line
+        assert "remove the link, or put a copy in its place" in line
+    assert listing(folder.path) == before
+
+
+@pytest.mark.parametrize("place", ["link", "members/a/result.json", "jobs/x/members"])
+@pytest.mark.parametrize(
+    "target",
+    ["/etc/passwd", "/", "..", "../../outside", "nowhere", "link"],
+)
+def test_a_link_that_leads_out_or_nowhere_is_refused(folder, place, target):
+    (folder.path.parent / "outside").write_text("precious")
+    link = folder.path / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(link.name if target == "link" else target)
+    if target == ".." and link.parent != folder.path:
+        link.unlink()
+        link.symlink_to(os.path.relpath(folder.path.parent, link.parent))
+    assert_link_refused(folder, link)
+    assert (folder.path.parent / "outside").read_text() == "precious"
+
+
+def test_a_loop_of_links_is_refused(folder):
+    first, second = folder.path / "first", folder.path / "second"
+    first.symlink_to("second")
+    second.symlink_to("first")
+    line = refusal(refuse_links, folder.path)
+    assert "is a link that leads out" in line
+
+
+def test_a_link_to_the_folder_itself_is_refused(folder):
+    (folder.path / "members").mkdir()
+    (folder.path / "members" / "all").symlink_to("..")
+    assert_link_refused(folder, folder.path / "members" / "all")
+
+
+def test_a_folder_whose_name_begins_alike_is_outside(folder):
+    beside = folder.path.with_name(folder.path.name + "-2")
+    beside.mkdir()
+    (folder.path / "figures").symlink_to(beside)
+    assert_link_refused(folder, folder.path / "figures")
+
+
+def test_a_link_that_leads_to_a_link_that_leads_out_is_refused(folder):
+    (folder.path / "a").symlink_to("b")
+    (folder.path / "b").symlink_to("/etc")
+    assert "is a link that leads out" in refusal(refuse_links, folder.path)
+
+
+def test_a_link_within_the_folder_is_permitted(folder):
+    save_member(folder, "a")
+    (folder.path / "newest").symlink_to("members/a")
+    (folder.path / "row.json").symlink_to(folder.path / "members" / "a" / "result.json")
+    refuse_links(folder.path)
+    RunFolder.open(folder.path)
+    create(folder.path)
+
+
+def test_a_folder_that_is_a_link_itself_is_permitted(folder):
+    link = folder.path.with_name("link")
+    link.symlink_to(folder.path)
+    save_member(create(link), "a")
+    (link / "newest").symlink_to("members/a")
+    refuse_links(link)
+    assert RunFolder.open(link).config() == folder.config()
+    assert listing(link) == listing(folder.path)
+
+
+def test_a_folder_that_is_not_there_has_no_links(tmp_path):
+    refuse_links(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", [".lock", ".tables.lock", ".x.1.unfinished"])
+def test_a_folder_that_is_not_begun_is_refused_for_its_links(tmp_path, name):
+    """What is opened to be locked would otherwise be a file outside."""
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    assert "not a run folder" in refusal(create, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_owners_can_be_told_later(tmp_path):
+    save_member(create(tmp_path / "run"), "a")
+    folder = RunFolder.open(tmp_path / "run")
+    assert "no run of config.json" in refusal(folder.members.result, "a")
+    folder.bind(OWNERS)
+    assert folder.members.result("a")["fingerprint"] == OWNERS["a"]

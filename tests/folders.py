@@ -1,0 +1,83 @@
+"""Run folders for tests: made, filled, and refused."""
+
+import hashlib
+
+import pytest
+
+from experiments.files import FolderError, write_record
+from experiments.run_folder import RunFolder
+
+CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
+IMAGES = "0123456789ab"
+
+
+def owners_of(*names):
+    """Fingerprints by name, which need not be those of any configuration."""
+    return {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+
+
+OWNERS = owners_of("a", "b", "c")
+
+
+def opened(
+    path,
+    config=CONFIG,
+    owners=OWNERS,
+    images=IMAGES,
+    report=lambda line: None,
+    **options,
+):
+    """A folder that the caller closes."""
+    return RunFolder.create(path, config, owners, images, report, **options)
+
+
+def create(*arguments, **options):
+    """Opens a folder and closes it again, so that another test may."""
+    folder = opened(*arguments, **options)
+    folder.close()
+    return folder
+
+
+def listing(folder):
+    """The files of a folder but for the locks."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (".lock", ".tables.lock")
+    )
+
+
+def refusal(function, *arguments, **options):
+    """Returns the one line with which a call is refused."""
+    with pytest.raises(FolderError) as caught:
+        function(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+RESULT = {
+    "dataset": "digits",
+    "likelihood": "bernoulli",
+    "latent_dim": 2,
+    "seed": 0,
+    "view": "binary",
+    "unit": "nats",
+    "score": 1.25,
+    "beta": 1.0,
+    "num_test_images": 297,
+    "epochs": 10,
+    "last_gain": 0.5,
+    "status": "settled",
+}
+
+
+def save_member(folder, run, params=None, arrays=None, bits=None, **fields):
+    """Stores a finished run, with a row that has all that rows have."""
+    folder.members.save(
+        run, params or {}, {**RESULT, **fields}, arrays or {}, bits or {}
+    )
+
+
+def reseal(path, facts):
+    """Writes a record as somebody does who knows how records are sealed."""
+    write_record(path, {name: facts[name] for name in facts if name != "sha256"})
