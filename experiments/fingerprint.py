@@ -148,8 +148,9 @@ def _own_modules(settings: Settings) -> dict[str, str]:
     }
     found = {}
     for kind, part in parts.items():
-        module = sys.modules[getattr(part, "func", part).__module__]
-        if module.__name__.partition(".")[0] != "vae_jax":
+        name = getattr(part, "func", part).__module__
+        if name.partition(".")[0] != "vae_jax":
+            module = sys.modules.get(name)  # None if it was run and not imported.
             source = getattr(module, "__file__", None)
             content = Path(source).read_bytes() if source else b""
             found[kind] = hashlib.sha256(content).hexdigest()
