@@ -65,9 +65,11 @@ class History:
             {
                 "run": run,
                 "epoch": int(validation[_EPOCH]),
+                # Sorted, as files give arrays back: a run that is continued writes the
+                # bytes of one that is not.
                 **{
-                    name: float(values[i])
-                    for name, values in validation.items()
+                    name: float(validation[name][i])
+                    for name in sorted(validation)
                     if "/" in name
                 },
             }
