@@ -19,7 +19,7 @@ def test_commands_can_be_pasted_into_a_shell(monkeypatch):
     ):
         monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
         for computes in (False, True):
-            told = environment(IMAGES, computes)["command"]
+            told = environment(IMAGES, {}, computes)["command"]
             assert shlex.split(told) == ["python", *start, "--workdir=my runs/it's"]
     line = failures.replay_command("latent_dim=2,seed=0", Path("my runs/it's"))
     assert shlex.split(line) == [
@@ -30,4 +30,13 @@ def test_commands_can_be_pasted_into_a_shell(monkeypatch):
 
 def test_without_git_the_commit_is_unknown(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert environment(IMAGES)["bits_depend_on"]["commit"] == "unknown"
+    assert environment(IMAGES, {})["bits_depend_on"]["commit"] == "unknown"
+
+
+def test_settings_that_decide_rounding_are_told_by_who_computes():
+    settings = {"members": 2, "stream": True}
+    found = environment(IMAGES, settings)["bits_depend_on"]
+    assert found["settings"] == settings
+    assert found["data"] == IMAGES
+    found = environment(IMAGES, settings, computes=False)["bits_depend_on"]
+    assert found == {"data": IMAGES}

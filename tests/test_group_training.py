@@ -13,11 +13,14 @@ from experiments import grid, runner
 from experiments.checkpoints import Checkpoints
 from experiments.data import DataSettings, load_data
 from experiments.files import FolderError
+from experiments.fingerprint import fingerprints
+from experiments.group_notes import Note
 from experiments.group_task import DeviceData, GroupTask
 from experiments.group_training import GroupTraining
 from experiments.interruption import Stopped
 from experiments.progress import Progress
 from experiments.run_folder import RunFolder
+from tests.folders import save_member
 
 
 class StopAfter:
@@ -61,13 +64,21 @@ def compiled(data):
     return task, task.compile()
 
 
+IMAGES = "0123"
+
+
 @contextlib.contextmanager
 def opened(path, config=CONFIG):
-    folder = RunFolder.create(path, config, "0123", print)
+    owners = fingerprints(grid.expand(config), IMAGES)
+    folder = RunFolder.create(path, config, owners, IMAGES, print)
     try:
         yield folder
     finally:
         folder.close()
+
+
+def begun(folder):
+    return folder.groups.begun(folder.members.finished(), pytest.fail)
 
 
 def train(compiled, folder, epochs=0):
@@ -81,9 +92,15 @@ def outcome(path):
     for result in sorted(path.glob("members/*/result.json")):
         facts = json.loads(result.read_text())
         del facts["seconds"]
-        params = (result.parent / "params.safetensors").read_bytes()
-        members[result.parent.name] = (facts, params)
-    return members, (path / "metrics.jsonl").read_text()
+        parts = [
+            (result.parent / name).read_bytes()
+            for name in ("params.safetensors", "arrays.safetensors")
+        ]
+        members[result.parent.name] = (facts, *parts)
+    metrics = {
+        rows.parent.name: rows.read_text() for rows in path.glob("members/*/*.jsonl")
+    }
+    return members, metrics
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +119,11 @@ def test_a_stopped_group_continues_to_the_same_bits(
     with opened(path) as folder:
         with pytest.raises(Stopped, match=f"after epoch {epochs} of bernoulli-"):
             train(compiled, folder, epochs)
-        assert folder.finished() == set()
-        (begun, _) = folder.begun()[0]
-        assert begun == tuple(run.name for run in compiled[0].group.runs)
+        assert folder.members.finished() == set()
+        assert begun(folder) == [Note.on(compiled[0].group)]
     with opened(path) as folder:
         train(compiled, folder)
-        assert folder.begun() == []
+        assert begun(folder) == []
     assert outcome(path) == undisturbed
 
 
@@ -116,9 +132,11 @@ def test_rows_that_are_lost_or_too_many_are_mended(compiled, undisturbed, tmp_pa
     path = tmp_path / "run"
     with opened(path) as folder, pytest.raises(Stopped):
         train(compiled, folder, 7)
-    rows = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    later = rows[0].replace('"epoch": 3', '"epoch": 9')
-    (path / "metrics.jsonl").write_text(later + rows[1] + '{"run": "late')
+    for metrics in path.glob("members/*/metrics.jsonl"):
+        rows = metrics.read_text().splitlines(keepends=True)
+        assert len(rows) == 2
+        later = rows[0].replace('"epoch": 3', '"epoch": 9')
+        metrics.write_text(later + rows[1] + '{"run": "late')
     with opened(path) as folder:
         train(compiled, folder)
     assert outcome(path) == undisturbed
@@ -130,9 +148,9 @@ def test_a_member_finished_before_keeps_its_files(compiled, undisturbed, tmp_pat
     with opened(path) as folder, pytest.raises(Stopped):
         train(compiled, folder, 12)
     with opened(path) as folder:
-        folder.save_member("latent_dim=2", {"mine": np.ones(1)}, {"seconds": 1.0})
+        save_member(folder, "latent_dim=2", {"mine": np.ones(1)}, seconds=1.0)
         train(compiled, folder)
-        kept = folder.load_params("latent_dim=2")
+        kept = folder.members.params("latent_dim=2")
         assert kept.keys() == {"mine", "posterior", "prior"}
     members, _ = outcome(path)
     assert members["latent_dim=3"] == undisturbed[0]["latent_dim=3"]
@@ -141,8 +159,9 @@ def test_a_member_finished_before_keeps_its_files(compiled, undisturbed, tmp_pat
 def test_checkpoints_of_another_version_are_refused(compiled, tmp_path):
     task, _ = compiled
     with opened(tmp_path / "run") as folder:
-        path = folder.begin(task.group.name, [], 0)
-        checkpoints = Checkpoints(path, 3)
+        note = Note.on(task.group)
+        path = folder.groups.begin(note)
+        checkpoints = Checkpoints(path, 3, folder.groups.owner(note))
         checkpoints.save(2, {"epoch": np.int32(2), "state/other": np.ones(3)})
         checkpoints.wait()
         checkpoints.close()
@@ -154,7 +173,7 @@ def test_no_more_checkpoints_are_kept_than_asked_for(compiled, tmp_path):
     path = tmp_path / "run"
     with opened(path) as folder, pytest.raises(Stopped):
         train(compiled, folder, 11)
-    kept = sorted(int(p.name) for p in path.glob("checkpoints/bernoulli-*/*"))
+    kept = sorted(int(p.stem) for p in path.glob("checkpoints/bernoulli-*/*"))
     assert kept == [8, 10, 11]
 
 
@@ -174,16 +193,18 @@ def test_members_alone_and_in_company_agree(compiled, undisturbed, data, tmp_pat
 # --- the plan -------------------------------------------------------------------------
 
 
+SWEEP = {**CONFIG, "sweep": {"likelihood": "beta,laplace", "seed": (0, 1, 2)}}
+
+
 @pytest.fixture
 def folder(tmp_path):
-    with opened(tmp_path / "run") as folder:
+    with opened(tmp_path / "run", SWEEP) as folder:
         yield folder
 
 
 @pytest.fixture
 def runs():
-    sweep = {"likelihood": "beta,laplace", "seed": (0, 1, 2)}
-    return grid.expand({**CONFIG, "sweep": sweep})
+    return grid.expand(SWEEP)
 
 
 def names(groups):
@@ -198,28 +219,49 @@ def test_runs_are_grouped_by_program(runs, folder):
 
 def test_finished_runs_are_left_out(runs, folder):
     for run in (*runs[:3], runs[4]):
-        folder.save_member(run.name, {}, {})
+        save_member(folder, run.name)
     assert names(runner.plan(runs, folder)) == [[runs[3].name, runs[5].name]]
 
 
 def test_groups_are_continued_as_they_were_begun(runs, folder):
     """Also with a member finished; else its company would change its bits."""
-    begun = [runs[3].name, runs[5].name]
-    folder.begin("laplace-1", begun, 0)
-    folder.save_member(runs[3].name, {}, {})
+    group = grid.Group((runs[3], runs[5]))
+    folder.groups.begin(Note.on(group))
+    save_member(folder, runs[3].name)
     plan = runner.plan(runs, folder)
-    assert names(plan)[0] == begun
+    assert plan[0] == group
     assert sorted(names(plan)[1:]) == [[r.name for r in runs[:3]], [runs[4].name]]
 
 
 def test_groups_begun_with_runs_not_chosen_wait(runs, folder):
-    folder.begin("beta-1", [run.name for run in runs[:3]], 0)
+    folder.groups.begin(Note.on(grid.Group(runs[:3])))
     assert names(runner.plan(runs[:2], folder)) == [[r.name for r in runs[:2]]]
-    assert len(folder.begun()) == 1
+    assert len(begun(folder)) == 1
+
+
+@pytest.mark.parametrize("how", ["attempt", "order", "name", "program"])
+def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, capsys):
+    """As somebody leaves it who knows how notes are sealed."""
+    group = grid.Group(runs[:3] if how != "program" else runs[2:4])
+    note = Note.on(group)
+    if how == "attempt":
+        note = note._replace(attempt=3)
+    elif how == "order":
+        note = note._replace(runs=note.runs[::-1])
+    elif how == "name":
+        note = note._replace(name="beta-1")
+    folder.groups.begin(note)
+    plan = runner.plan(runs, folder)
+    assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]
+    assert {group.attempt for group in plan} == {0}
+    assert begun(folder) == []
+    told = capsys.readouterr().out.replace("\n", "")
+    assert "its runs do not train together" in told
+    assert "grouped again" in told
 
 
 def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
-    folder.save_failure(runs[1].name, 0, {}, {})
+    folder.failures.save(runs[1].name, 0, {}, {})
     assert [group.attempt for group in runner.plan(runs[:3], folder)] == [0]
     training = dataclasses.replace(runs[0].settings.training, on_non_finite="reseed")
     again = [

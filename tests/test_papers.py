@@ -8,9 +8,11 @@ import pytest
 
 from configs.papers import static_mnist
 from experiments import papers
+from experiments.fingerprint import fingerprints
 from experiments.grid import expand
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from tests.folders import save_member
 
 RESULT = {
     "score": 89.5,
@@ -44,13 +46,16 @@ def run(tmp_path):
 
     def put(config, scores):
         path = tmp_path / "runs" / "static_mnist" / "cpu"
-        folder = RunFolder.create(path, config, "0" * 64, print)
         runs = expand(config)
+        owners = fingerprints(runs, "0" * 64)
+        folder = RunFolder.create(path, config, owners, "0" * 64, print)
         for own, score in zip(runs, scores, strict=False):
-            folder.save_member(
+            save_member(
+                folder,
                 own.name,
                 {"w": jnp.zeros(1)},
-                RESULT | {"run": own.name, "score": score},
+                bits=folder.bits_depend_on,
+                **RESULT | {"score": score},
             )
         folder.close()
         papers.keep(tmp_path / "runs", tmp_path / "kept")
@@ -145,7 +150,8 @@ def test_seeds_that_diverged_are_counted():
 def test_a_damaged_run_folder_is_left_out(tmp_path, capsys):
     path = tmp_path / "static_mnist" / "cpu"
     config = static_mnist.get_config("cpu").to_dict()
-    RunFolder.create(path, config, "0" * 64, print).close()
+    owners = fingerprints(expand(config), "0" * 64)
+    RunFolder.create(path, config, owners, "0" * 64, print).close()
     (path / "config.json").write_text("{")
     papers.keep(tmp_path, tmp_path / "kept")
     assert f"{path} is left out: cannot read {path}" in (

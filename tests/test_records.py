@@ -6,24 +6,42 @@ import sys
 
 import pytest
 
-from experiments import environment, records
+from configs import digits
+from experiments import environment, grid, records
 from experiments.files import FolderError
+from experiments.fingerprint import fingerprints
 from experiments.run_folder import RunFolder
+from tests.folders import save_member
 
-CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
+CONFIG = digits.get_config("tiny").to_dict() | {"sweep": {"seed": (0, 1, 2)}}
+IMAGES = "0" * 64
+A, B, C = (f"seed={seed}" for seed in range(3))
+
+
+def changed(config, section, **fields):
+    return config | {section: config[section] | fields}
+
+
+def filled(place, config, scores):
+    """A folder with results."""
+    owners = fingerprints(grid.expand(config), IMAGES)
+    folder = RunFolder.create(place, config, owners, IMAGES, print)
+    for run, score in scores.items():
+        save_member(folder, run, bits=folder.bits_depend_on, score=score)
+    folder.close()
+    return folder
 
 
 @pytest.fixture
 def keep(tmp_path):
     """Keeps results of a configuration, those of a folder of their own; the record."""
 
-    def put(config, **scores):
-        place = tmp_path / f"runs {len(list(tmp_path.iterdir()))}"
-        folder = RunFolder.create(place, config, "0" * 64, print)
-        for run, score in scores.items():
-            folder.save_member(run, {}, {"run": run, "score": score})
-        folder.close()
-        records.keep(*records.finished(folder), tmp_path / "record.json", print)
+    def put(config, scores):
+        folder = filled(
+            tmp_path / f"runs {len(list(tmp_path.iterdir()))}", config, scores
+        )
+        found = records.finished(RunFolder.open(folder.path), pytest.fail)
+        records.keep(*found, tmp_path / "record.json", print)
         return tmp_path / "record.json"
 
     return put
@@ -35,78 +53,122 @@ def scores(path, config=CONFIG):
 
 
 def test_a_record_holds_results_and_what_they_depend_on(keep):
-    path = keep(CONFIG, a=1.5, b=float("nan"))
-    assert scores(path)["a"] == 1.5
-    assert math.isnan(scores(path)["b"])
-    assert records.results(path, CONFIG)["a"]["bits_depend_on"]["backend"] == "cpu"
+    path = keep(CONFIG, {A: 1.5, B: float("nan")})
+    assert scores(path)[A] == 1.5
+    assert math.isnan(scores(path)[B])
+    found = records.results(path, CONFIG)[A]
+    assert found["bits_depend_on"]["backend"] == "cpu"
+    assert found["bits_depend_on"]["settings"]["stream"] is False
+    assert (
+        found["result"]["fingerprint"] == (fingerprints(grid.expand(CONFIG), IMAGES)[A])
+    )
     assert "NaN" not in path.read_text()  # Any JSON reader takes it.
 
 
 def test_no_path_of_the_machine_that_ran_it_is_kept(keep):
     """Records are committed; the folder's environment has the whole command line."""
-    config = CONFIG | {"data": {"data_dir": "/home/me/data", "cache_dir": "/scratch"}}
-    text = keep(config, a=1.5).read_text()
+    config = changed(CONFIG, "data", data_dir="/home/me/data", cache_dir="/scratch")
+    text = keep(config, {A: 1.5}).read_text()
     assert not [path for path in (sys.argv[0], "/home", "/scratch") if path in text]
 
 
 def test_results_are_added_and_replaced(keep):
-    keep(CONFIG, a=1.0, b=2.0)
-    assert scores(keep(CONFIG, b=3.0, c=4.0)) == {"a": 1.0, "b": 3.0, "c": 4.0}
+    keep(CONFIG, {A: 1.0, B: 2.0})
+    assert scores(keep(CONFIG, {B: 3.0, C: 4.0})) == {A: 1.0, B: 3.0, C: 4.0}
 
 
 def test_results_of_another_configuration_are_dropped(keep, capsys):
-    keep(CONFIG, a=1.0)
+    keep(CONFIG, {A: 1.0})
     other = CONFIG | {"seed": 1}
-    path = keep(other, b=2.0)
+    path = keep(other, {B: 2.0})
     assert "dropped: config.seed is 0 there and 1 here" in capsys.readouterr().out
-    assert scores(path, other) == {"b": 2.0}
+    assert scores(path, other) == {B: 2.0}
     with pytest.raises(FolderError, match=r"config\.seed is 1 there and 0 here"):
         scores(path)
 
 
 def test_other_runs_in_the_sweep_are_no_difference(keep):
-    keep(CONFIG, a=1.0)
+    keep(CONFIG, {A: 1.0})
     wider = CONFIG | {"sweep": {"beta": (1.0, 2.0)}}
-    path = keep(wider, b=2.0)
-    assert scores(path) == scores(path, wider) == {"a": 1.0, "b": 2.0}
+    path = keep(wider, {"beta=1.0": 2.0})
+    assert scores(path) == scores(path, wider) == {A: 1.0, "beta=1.0": 2.0}
+
+
+def test_settings_of_the_machine_are_no_difference(keep):
+    keep(CONFIG, {A: 1.0})
+    moved = changed(changed(CONFIG, "parallel", members=2), "data", stream=True)
+    path = keep(moved, {B: 2.0})
+    assert scores(path) == scores(path, moved) == {A: 1.0, B: 2.0}
+
+
+def without(config, section, field):
+    """The configuration as an earlier version had it."""
+    return config | {section: {n: v for n, v in config[section].items() if n != field}}
 
 
 def test_a_field_that_came_later_is_no_difference(keep):
-    path = keep(CONFIG, a=1.0)
-    later = CONFIG | {"model": CONFIG["model"] | {"new": 3}, "more": {"x": 1}}
-    assert scores(path, later) == {"a": 1.0}
-    assert scores(keep(later, b=2.0), later) == {"a": 1.0, "b": 2.0}
-    assert json.loads(path.read_text())["config"]["model"]["new"] == 3
+    path = keep(CONFIG, {A: 1.0})
+    record = json.loads(path.read_text())
+    del record["config"]["model"]["rematerialize"], record["config"]["diagnostics"]
+    path.write_text(json.dumps(record))
+    assert scores(path) == {A: 1.0}
+    assert scores(keep(CONFIG, {B: 2.0})) == {A: 1.0, B: 2.0}
+    config = json.loads(path.read_text())["config"]
+    assert config["model"]["rematerialize"] is False
+    assert config["diagnostics"] == CONFIG["diagnostics"]
 
 
-def test_a_folder_of_an_older_version_adds_what_is_lacking(keep):
-    later = CONFIG | {"more": {"x": 1}}
-    keep(later, a=1.0)
-    path = keep(CONFIG, a=5.0, b=2.0)
-    assert scores(path, later) == {"a": 1.0, "b": 2.0}
+def test_a_folder_of_an_older_version_adds_what_is_lacking(keep, tmp_path):
+    """Its configuration has no field that came later; the record's stands."""
+    keep(CONFIG, {A: 1.0})
+    folder = filled(tmp_path / "old", CONFIG, {A: 5.0, B: 2.0})
+    config, found = records.finished(RunFolder.open(folder.path), pytest.fail)
+    older = without(config, "model", "rematerialize")
+    records.keep(older, found, tmp_path / "record.json", pytest.fail)
+    assert scores(tmp_path / "record.json") == {A: 1.0, B: 2.0}
+
+
+def test_a_stored_configuration_has_its_defaults_in_the_record(tmp_path, keep):
+    folder = filled(tmp_path / "old", CONFIG, {A: 1.0})
+    older = without(CONFIG, "training", "mmd_weight")
+    (folder.path / "config.json").write_text(json.dumps(older))
+    config, found = records.finished(RunFolder.open(folder.path), pytest.fail)
+    assert config["training"]["mmd_weight"] == 0.0
+    assert found[A]["result"]["score"] == 1.0
 
 
 def test_results_name_where_they_were_trained_not_where_the_folder_was_begun(
     keep, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(environment, "_commit", lambda: "first")
-    folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
-    folder.save_member("a", {}, {"run": "a", "score": 1.0})
-    folder.close()
-    monkeypatch.setattr(environment, "_commit", lambda: "second")
-    folder = RunFolder.create(tmp_path / "own", CONFIG, "0" * 64, print)
-    folder.save_member("b", {}, {"run": "b", "score": 2.0})
-    folder.close()
-    records.keep(*records.finished(folder), tmp_path / "record.json", print)
+    for commit, run in (("first", A), ("second", B)):
+        monkeypatch.setattr(environment, "_commit", lambda commit=commit: commit)
+        folder = filled(tmp_path / "own", CONFIG, {run: 1.0})
+    found = records.finished(folder, pytest.fail)
+    records.keep(*found, tmp_path / "record.json", print)
     found = records.results(tmp_path / "record.json", CONFIG)
     commits = {run: each["bits_depend_on"]["commit"] for run, each in found.items()}
-    assert commits == {"a": "first", "b": "second"}
+    assert commits == {A: "first", B: "second"}
+
+
+@pytest.mark.parametrize("name", ["result.json", "environment.json"])
+@pytest.mark.parametrize("how", ["damaged", "of a neighbour"])
+def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path, name, how):
+    folder = filled(tmp_path / "own", CONFIG, {A: 1.0, B: 2.0})
+    path = folder.path / "members" / A / name
+    neighbour = (folder.path / "members" / B / name).read_bytes()
+    path.write_bytes(neighbour if how == "of a neighbour" else b"{")
+    told = []
+    _, found = records.finished(folder, told.append)
+    assert found.keys() == {B}
+    (line,) = told
+    assert str(path) in line
 
 
 def test_a_field_that_is_gone_is_a_difference(keep):
-    path = keep(CONFIG, a=1.0)
+    path = keep(CONFIG, {A: 1.0})
+    gone = {name: CONFIG[name] for name in CONFIG if name != "seed"}
     with pytest.raises(FolderError, match=r"config\.seed is 0 there"):
-        scores(path, {"model": CONFIG["model"], "sweep": {}})
+        scores(path, gone)
 
 
 @pytest.mark.parametrize(
@@ -120,4 +182,4 @@ def test_a_damaged_record_is_refused(tmp_path, content):
 
 
 def test_a_folder_without_results_leaves_no_record(keep):
-    assert not keep(CONFIG).exists()
+    assert not keep(CONFIG, {}).exists()
