@@ -211,8 +211,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
     """
 
     def guarded(argv: list[str]) -> None:
-        # absl lets through JAX's notes on accelerators that the machine does not have,
-        # and all that Orbax does.
+        # absl lets through JAX's notes on accelerators that the machine does not have.
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("jax").setLevel(logging.WARNING)

@@ -41,8 +41,6 @@ class Interruption:
         os.set_blocking(self._writing, False)
         # Else the others would wait in vain for one that leaves.
         self._alone = jax.process_count() == 1
-        # JAX's own notice of preemption would be asked by Orbax too, with step numbers
-        # of its own, and then stops after an epoch that some processes have passed.
         # The descriptor first, and last when leaving: no signal is lost between.
         self._previous_fd = signal.set_wakeup_fd(
             self._writing, warn_on_full_buffer=False

@@ -21,13 +21,13 @@ from typing import Any
 
 import jax
 
-from experiments import failures, runner
+from experiments import failures, locks, runner
 from experiments.data import load_data
 from experiments.files import read_json, write_atomically
 from experiments.fingerprint import fingerprints
 from experiments.grid import Group, Run
 from experiments.interruption import Interruption, Stopped
-from experiments.launchers import Command, Launcher, LaunchError, take_lock
+from experiments.launchers import Command, Launcher, LaunchError
 from experiments.progress import CONSOLE, announce, warn
 from experiments.run_folder import RunFolder
 from experiments.wording import counted
@@ -376,7 +376,7 @@ class Sweep:
     def _gather(self, job: Job) -> None:
         """Gathers and removes a job that is done, unless its process has yet to end."""
         # Whoever waits for the lock finds the job gone, and does not begin it anew.
-        lock = take_lock(str(job.path), wait=False)
+        lock = locks.take(job.beside(".lock"))
         if lock is None:
             return
         try:

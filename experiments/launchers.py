@@ -5,7 +5,6 @@ is seen in its folder alone. This module imports nothing heavy, as every job loa
 """
 
 import contextlib
-import fcntl
 import functools
 import importlib
 import os
@@ -18,6 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, Protocol
+
+from experiments import locks
 
 
 class LaunchError(RuntimeError):
@@ -109,7 +110,7 @@ def _begin(command: Command) -> tuple[int, int] | None:
     job that an engine has lost sight of is waited for, never run twice at once.
     """
     try:
-        lock = take_lock(command.path)
+        lock = locks.take(f"{command.path}.lock", wait=True)
     except FileNotFoundError:  # All jobs are done, and their folder removed.
         return None
     assert lock is not None  # It was waited for.
@@ -118,24 +119,6 @@ def _begin(command: Command) -> tuple[int, int] | None:
         return None
     log = f"{command.path}.log"
     return lock, os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
-
-
-def take_lock(path: str, *, wait: bool = True) -> int | None:
-    """The descriptor of a job's lock, once no other process holds it.
-
-    Args:
-        path: the job's folder.
-        wait: whether to wait for that; else None is returned where one does.
-    """
-    lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException as error:
-        os.close(lock)
-        if isinstance(error, BlockingIOError):
-            return None
-        raise
-    return lock
 
 
 # --- in the command that launches -----------------------------------------------------
@@ -367,7 +350,8 @@ class Ray:
                 "--head, or set RAY_ADDRESS to the address of one."
             ) from error
         # Else its machines would need this package where Ray starts Python.
-        self._ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        for module in (sys.modules[__name__], locks):
+            self._ray.cloudpickle.register_pickle_by_value(module)
         try:
             # How often a job is tried is decided by its progress, not by Ray.
             self._remote = self._ray.remote(**{**options, "max_retries": 0})(run)

@@ -27,8 +27,3 @@ def take(path: Path | str, *, shared: bool = False, wait: bool = False) -> int |
             return None
         raise
     return descriptor
-
-
-def share(descriptor: int) -> None:
-    """Makes a lock that is held alone a shared one."""
-    fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import grid, jobs, launchers
+from experiments import grid, jobs, locks
 from experiments.interruption import Stopped
 from experiments.jobs import Launch, Sweep
 from experiments.launchers import LaunchError
@@ -363,7 +363,7 @@ def test_a_job_of_which_something_damaged_was_deleted_is_launched_again(
 def test_a_job_whose_process_still_ends_is_not_removed(folder):
     """Else it, or a copy that waits for it, would begin everything anew."""
     (job, _) = jobs.plan(RUNS, folder, 0)
-    lock = launchers.take_lock(str(job.path))
+    lock = locks.take(job.beside(".lock"))
 
     seen = []
 

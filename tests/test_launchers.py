@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launchers
+from experiments import launchers, locks
 from experiments.launchers import Command, LaunchError
 from tests import fake_slurm
 
@@ -101,11 +101,11 @@ def test_a_job_is_never_run_twice_at_once(job, start, how):
     wait_for(lambda: os.path.exists(f"{slow.path}.log") and log_of(slow))
     if how == "run":
         first.kill()  # Not its command, which goes on.
-    assert launchers.take_lock(slow.path, wait=False) is None
+    assert locks.take(f"{slow.path}.lock") is None
     second = start(slow._replace(arguments=(sys.executable, "-c", "print('second')")))
     assert second.wait() == 0
     assert log_of(slow) == "first\nend\nsecond\n"
-    lock = launchers.take_lock(slow.path, wait=False)
+    lock = locks.take(f"{slow.path}.lock")
     assert lock is not None
     os.close(lock)
 
