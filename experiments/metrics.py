@@ -53,6 +53,7 @@ class Metrics:
             runs: names of the runs.
             rows: what was logged of them until where they are now continued.
         """
+        self._end(runs)
         for run in runs:
             write_atomically(self.path(run), "")
             for stale in (self._folder / "tensorboard" / run).glob("events.*"):
@@ -131,12 +132,14 @@ class Metrics:
 
     def close(self) -> None:
         """Ends the TensorBoard files written so far."""
-        writers = list(self._events.values())
-        self._events.clear()
-        for writer in writers:
-            # What could not be written was told when it was logged.
-            with contextlib.suppress(OSError):
-                writer.close()
+        self._end(list(self._events))
+
+    def _end(self, runs: Iterable[str]) -> None:
+        for run in runs:
+            if writer := self._events.pop(run, None):
+                # What could not be written was told when it was logged.
+                with contextlib.suppress(OSError):
+                    writer.close()
 
 
 def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
