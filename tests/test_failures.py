@@ -8,6 +8,7 @@ import pytest
 from configs import digits
 from experiments import failures, grid
 from experiments.data import DataSettings, load_data
+from experiments.fingerprint import fingerprints
 from experiments.group_task import DeviceData, GroupTask, member, named_leaves
 from experiments.run_folder import RunFolder
 from vae_jax import training
@@ -112,10 +113,10 @@ def test_its_state_is_whole(failed, recorded, task):
 
 def test_a_replay_meets_it_again(recorded, task, data, tmp_path):
     """From what the folder gives back."""
-    folder = RunFolder(tmp_path / "run")
-    folder.save_failure("latent_dim=2", 0, *recorded)
-    facts, arrays = folder.load_failure("latent_dim=2")
     run = task.group.runs[INDEX]
+    folder = RunFolder(tmp_path / "run", fingerprints([run], data.fingerprint))
+    folder.failures.save("latent_dim=2", 0, *recorded)
+    facts, arrays = folder.failures.load("latent_dim=2")
     reproduced, lines = failures.replay(facts, arrays, run, data)
     assert reproduced
     assert lines[0] == (

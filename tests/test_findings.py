@@ -1,6 +1,5 @@
 """Tests of experiments.findings."""
 
-import csv
 import math
 
 import pytest
@@ -39,17 +38,47 @@ def integers(*members):
     return group
 
 
-def test_rows_are_read_and_missing_numbers_are_nan(tmp_path):
-    path = tmp_path / "results.csv"
-    row = {"run": "a", "likelihood": "laplace", "latent_dim": 4, "seed": 1, "rate": ""}
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        writer.writeheader()
-        writer.writerow(row)
-    (read,) = findings.read_members(path)
+ROW = {"run": "a", "likelihood": "laplace", "latent_dim": 4, "seed": 1}
+
+
+def test_rows_are_read_and_missing_numbers_are_nan():
+    (read,) = findings.members_of([{**ROW, "rate": math.nan}], pytest.fail)
     assert (read.run, read.latent_dim) == ("a", 4)
     assert math.isnan(read.rate)
     assert math.isnan(read.score)
+    assert read.status == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("score", "high"),
+        ("rate", [1.0]),
+        ("active_units", None),
+        ("score", 10**400),
+        ("latent_dim", "four"),
+        ("latent_dim", math.nan),
+        ("latent_dim", math.inf),
+        ("seed", {}),
+    ],
+)
+def test_a_row_with_a_field_of_another_type_is_left_out_and_named(field, value):
+    told = []
+    rows = [ROW, {**ROW, "run": "b", field: value}, {**ROW, "run": "c"}]
+    members = findings.members_of(rows, told.append)
+    assert [member.run for member in members] == ["a", "c"]
+    (line,) = told
+    assert line.startswith("'b' is left out of the report")
+    assert repr(field) in line
+    assert "repeat the command that trained it" in line
+
+
+@pytest.mark.parametrize("field", ["latent_dim", "seed"])
+def test_a_row_without_a_count_is_left_out(field):
+    told = []
+    row = {name: value for name, value in ROW.items() if name != field}
+    assert findings.members_of([row], told.append) == []
+    assert len(told) == 1
 
 
 def test_binary_images_are_a_group_of_their_own():

@@ -10,10 +10,15 @@ import pytest
 
 from configs import digits
 from experiments import grid, jobs, locks
+from experiments.files import FolderError
+from experiments.fingerprint import differences, fingerprints
+from experiments.group_notes import Note
 from experiments.interruption import Stopped
 from experiments.jobs import Launch, Sweep
 from experiments.launchers import LaunchError
+from experiments.members import Members
 from experiments.run_folder import RunFolder
+from tests.folders import save_member
 
 # Two groups of four runs.
 CONFIG = digits.get_config().to_dict() | {
@@ -26,6 +31,7 @@ CONFIG = digits.get_config().to_dict() | {
 RUNS = grid.expand(CONFIG)
 NAMES = [run.name for run in RUNS]
 IMAGES = "0123456789ab"
+OWNERS = fingerprints(RUNS, IMAGES)
 
 
 def ignore(line):
@@ -76,8 +82,10 @@ class Engine:
         if death == "at once":
             return
         if death:
-            RunFolder.create(path, CONFIG, IMAGES, ignore).close()
-            (path / "checkpoints" / "group" / death).mkdir(parents=True)
+            RunFolder.create(path, CONFIG, OWNERS, IMAGES, ignore).close()
+            checkpoint = path / "checkpoints" / "group" / f"{death}.safetensors"
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.touch()
             return
         (only,) = (a for a in command.arguments if a.startswith("--only="))
         train(path, grid.choose(RUNS, only.removeprefix("--only=")))
@@ -91,9 +99,9 @@ class Engine:
 
 def train(path, runs):
     """Leaves what a sweep of these runs leaves, a function of their names."""
-    folder = RunFolder.create(path, CONFIG, IMAGES, ignore)
-    folder.restore_metrics([run.name for run in runs], ())
-    folder.log(
+    folder = RunFolder.create(path, CONFIG, OWNERS, IMAGES, ignore)
+    folder.metrics.restore([run.name for run in runs], ())
+    folder.metrics.log(
         {"run": run.name, "epoch": epoch, "validation/bound": -float(epoch)}
         for epoch in (1, 2)
         for run in runs
@@ -102,13 +110,12 @@ def train(path, runs):
         rng = np.random.default_rng(NAMES.index(run.name))
         if run.settings.seed:
             state = {"state": rng.normal(size=3)}
-            folder.save_failure(run.name, 0, {"replay": f"--workdir={path}"}, state)
-        picture = path / "figures" / run.name / "samples.png"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.write_bytes(rng.bytes(9))
+            folder.failures.save(run.name, 0, {"replay": f"--workdir={path}"}, state)
+        arrays = {"picture/samples": rng.random((2, 8, 8, 1))}
         params = {"decoder": {"bias": rng.normal(size=4).astype(np.float32)}}
-        row = {"run": run.name, "score": rng.normal(), "bits_per_dim": np.nan}
-        folder.save_member(run.name, params, row)
+        row = {"score": rng.normal(), "bits_per_dim": np.nan}
+        bits = folder.bits_depend_on
+        save_member(folder, run.name, params, arrays, bits, **row)
     folder.close()
     (path / "report.html").write_text("everything is done")
 
@@ -116,7 +123,7 @@ def train(path, runs):
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder.create(
-        tmp_path / "sweep", CONFIG, IMAGES, ignore, computes=False
+        tmp_path / "sweep", CONFIG, OWNERS, IMAGES, ignore, computes=False
     )
     yield folder
     folder.close()
@@ -135,20 +142,23 @@ def run_all(folder, engine, chosen=RUNS, after=1000, **options):
 def assert_all_gathered(folder, trained):
     """The folder holds what training in one process leaves, and no job."""
     for run in NAMES:
-        for file in ("params.safetensors", "result.json"):
+        for file in (
+            "params.safetensors",
+            "arrays.safetensors",
+            "result.json",
+            "environment.json",
+            "metrics.jsonl",
+        ):
             path = Path("members") / run / file
             assert (folder.path / path).read_bytes() == (trained / path).read_bytes()
-        path = Path("figures") / run / "samples.png"
-        assert (folder.path / path).read_bytes() == (trained / path).read_bytes()
-        rows = folder.metrics([run])
+        rows = folder.metrics.read(run, pytest.fail)
         assert [row["epoch"] for row in rows] == [1, 2]
-        assert rows == RunFolder.open(trained).metrics([run])
         assert len(list((folder.path / "tensorboard" / run).iterdir())) == 1
-        assert folder.num_failures(run) == int("seed=1" in run)
-        if folder.num_failures(run):
-            facts, state = folder.load_failure(run)
+        assert folder.failures.count(run) == int("seed=1" in run)
+        if folder.failures.count(run):
+            facts, state = folder.failures.load(run)
             assert f"--workdir={folder.path} --run={run}" in facts["replay"]
-            _, expected = RunFolder.open(trained).load_failure(run)
+            _, expected = RunFolder(trained, OWNERS).failures.load(run)
             np.testing.assert_array_equal(state["state"], expected["state"])
     assert not folder.jobs.exists()
 
@@ -226,7 +236,7 @@ def test_a_job_that_was_begun_stays_as_it_is(folder):
 def test_what_is_finished_is_no_job(folder):
     job, other = jobs.plan(RUNS, folder, 0)
     for run in job.runs:
-        folder.save_member(run, {}, {"run": run})
+        save_member(folder, run)
     job.path.mkdir()  # The process was killed before it removed this.
     assert runs_of(jobs.plan(RUNS, folder, 0)) == [other.runs]
     assert not [path for path in folder.jobs.iterdir() if path.name[:9] == job.name[:9]]
@@ -251,20 +261,21 @@ def test_a_folder_in_the_place_of_a_note_is_one_that_is_damaged(folder):
 def test_what_was_begun_without_a_launcher_is_handed_over(folder):
     group, _ = grid.group(RUNS)
     names = [run.name for run in group.runs]
-    checkpoints = folder.begin(group.name, names, 0)
-    (checkpoints / "30").mkdir(parents=True)
-    (checkpoints / "30" / "array").write_text("weights")
-    folder.save_failure(names[0], 0, {"step": 3}, {"x": np.ones(2)})
-    folder.save_member(names[1], {}, {"run": names[1]})
+    checkpoints = folder.groups.begin(Note.on(group))
+    checkpoints.mkdir()
+    (checkpoints / "30.safetensors").write_text("weights")
+    folder.failures.save(names[0], 0, {"step": 3}, {"x": np.ones(2)})
+    save_member(folder, names[1])
     begun, *slices = jobs.plan(RUNS, folder, 2)
     assert (begun.name, list(begun.runs)) == (group.name, names)
     assert [len(job.runs) for job in slices] == [2, 2]
     job = RunFolder.open(begun.path)
-    assert job.differences(CONFIG) == []
-    assert job.begun() == [(tuple(names), 0)]
-    copy = begun.path / "checkpoints" / group.name / "30" / "array"
+    job.bind(OWNERS)
+    assert differences(job.config(), CONFIG) == []
+    assert job.groups.begun(set(), pytest.fail) == [Note.on(group)]
+    copy = begun.path / "checkpoints" / group.name / "30.safetensors"
     assert copy.read_text() == "weights"
-    assert job.load_failure(names[0])[0] == {"step": 3}
+    assert job.failures.load(names[0])[0]["step"] == 3
     assert not list((folder.path / "checkpoints").iterdir())
     assert not any(path.exists() for path in (begun.beside(".new"),))
     # Were the command killed just before the folder's own were deleted:
@@ -313,16 +324,16 @@ def test_a_kill_amid_gathering_loses_and_repeats_nothing(
     class Killed(Exception):
         pass
 
-    save, left = RunFolder.save_member, iter([*range(count)])
+    save, left = Members.save, iter([*range(count)])
 
     def save_or_die(self, *arguments):
-        if self is folder and next(left, None) is None:
+        if self is folder.members and next(left, None) is None:
             raise Killed
         save(self, *arguments)
 
     engine = Engine()
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_member", save_or_die)
+        patch.setattr(Members, "save", save_or_die)
         with pytest.raises(Killed):
             run_all(folder, engine)
     members = sorted((folder.path / "members").glob("*/result.json"))
@@ -332,6 +343,21 @@ def test_a_kill_amid_gathering_loses_and_repeats_nothing(
     assert_all_gathered(folder, trained)
     assert [path.stat().st_mtime_ns for path in members] == times
     assert len(engine.commands) == 2  # What was done is gathered, not trained anew.
+
+
+def test_nothing_of_another_run_is_gathered(folder):
+    class Mixing(Engine):
+        def _run(self, command, death):
+            super()._run(command, death)
+            members = Path(command.path) / "members"
+            shutil.copy(
+                members / NAMES[1] / "arrays.safetensors",
+                members / NAMES[0] / "arrays.safetensors",
+            )
+
+    with pytest.raises(FolderError, match="belongs to another run"):
+        run_all(folder, Mixing())
+    assert NAMES[0] not in folder.members.finished()
 
 
 def test_nothing_damaged_is_gathered(folder):
@@ -344,7 +370,7 @@ def test_nothing_damaged_is_gathered(folder):
 
     with pytest.raises(Exception, match=r"params\.safetensors.*what was saved"):
         run_all(folder, Damaging())
-    assert NAMES[0] not in folder.finished()
+    assert NAMES[0] not in folder.members.finished()
 
 
 def test_a_job_of_which_something_damaged_was_deleted_is_launched_again(
@@ -376,7 +402,7 @@ def test_a_job_whose_process_still_ends_is_not_removed(folder):
 
     Sweep(folder, RUNS, RUNS, launch(Engine())).run(Late())
     assert seen
-    assert len(folder.finished()) == 8
+    assert len(folder.members.finished()) == 8
 
 
 def test_what_is_done_is_gathered_and_the_rest_launched_in_turn(folder, trained):
@@ -407,7 +433,7 @@ def test_a_job_that_gets_no_further_fails_in_the_end(folder, retries):
     engine._dies = ["at once", "", *["at once"] * retries]
     sweep = run_all(folder, engine, retries=retries)
     assert len(engine.commands) == 2 + retries
-    assert folder.finished() == set(NAMES[4:])
+    assert folder.members.finished() == set(NAMES[4:])
     with pytest.raises(LaunchError) as refused:
         sweep.refuse_failed()
     message = str(refused.value)
@@ -416,13 +442,13 @@ def test_a_job_that_gets_no_further_fails_in_the_end(folder, retries):
     assert ".log" in message
     assert "\n" not in message
     run_all(folder, Engine()).refuse_failed()
-    assert folder.finished() == set(NAMES)
+    assert folder.members.finished() == set(NAMES)
 
 
 def test_failures_count_in_a_row(folder):
     deaths = ["at once", "3", "at once", "6", "at once", ""]
     run_all(folder, Engine(*deaths), chosen=RUNS[:4], retries=1).refuse_failed()
-    assert folder.finished() == set(NAMES[:4])
+    assert folder.members.finished() == set(NAMES[:4])
 
 
 # --- requests to stop, and what an earlier command left ------------------------------
@@ -461,7 +487,7 @@ def test_other_jobs_go_on_and_are_found_again(folder):
     later.running = set(handles)
     run_all(folder, later)
     assert later.commands == []
-    assert folder.finished() == set(NAMES)
+    assert folder.members.finished() == set(NAMES)
 
 
 def test_no_job_is_written_to_while_another_begins(folder):
@@ -470,14 +496,17 @@ def test_no_job_is_written_to_while_another_begins(folder):
     unfinished.parent.mkdir(parents=True)
     unfinished.write_text("half")
     folder.close()
-    RunFolder.create(folder.path, CONFIG, IMAGES, ignore, computes=False).close()
+    RunFolder.create(
+        folder.path, CONFIG, OWNERS, IMAGES, ignore, computes=False
+    ).close()
     assert unfinished.exists()
 
 
 def test_folders_that_a_running_job_removes_are_no_error(folder, monkeypatch):
     """Those of checkpoints vanish between the moments they are listed and opened."""
     vanishing = folder.jobs / "job" / "checkpoints" / "group"
-    (vanishing / "10").mkdir(parents=True)
+    vanishing.mkdir(parents=True)
+    (vanishing / "10.safetensors").touch()
     scandir = os.scandir
 
     def vanish(path="."):
@@ -487,5 +516,7 @@ def test_folders_that_a_running_job_removes_are_no_error(folder, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", vanish)
     folder.close()
-    RunFolder.create(folder.path, CONFIG, IMAGES, ignore, computes=False).close()
+    RunFolder.create(
+        folder.path, CONFIG, OWNERS, IMAGES, ignore, computes=False
+    ).close()
     assert not jobs.Job(folder.jobs / "job", ()).has_got_further()

@@ -7,11 +7,13 @@ import pytest
 from configs import digits
 from experiments import grid, memory, runner
 from experiments.data import load_data
+from experiments.fingerprint import fingerprints
 from experiments.group_task import DeviceData, GroupTask
 from experiments.interruption import Interruption
 from experiments.progress import Progress
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from tests.folders import save_member
 
 SEEDS = tuple(range(5))
 
@@ -103,13 +105,17 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
             path.parent.name: path.read_bytes()
             for path in (tmp_path / name).glob("members/*/params.safetensors")
         }
-        epochs = [
-            json.loads(row)["epoch"]
-            for row in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        ]
-        assert sorted(epochs) == sorted([1, 2] * len(SEEDS))
+        for run in runs:
+            path = tmp_path / name / "members" / run.name / "metrics.jsonl"
+            rows = map(json.loads, path.read_text().splitlines())
+            assert [row["epoch"] for row in rows] == [1, 2]
     assert len(kept["whole"]) == len(SEEDS)
     assert kept["whole"] == kept["cut"]
+
+
+def opened(path, config, data):
+    owners = fingerprints(grid.expand(config), data.fingerprint)
+    return RunFolder.create(path, config, owners, data.fingerprint, print)
 
 
 def killed(*_):
@@ -127,7 +133,7 @@ def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypat
     fitting = memory.Fitting(first, found.programs, slices[1:])
     monkeypatch.setattr(memory, "compile_fitting", lambda *_: fitting)
     monkeypatch.setattr(runner.GroupTraining, "run", killed)
-    folder = RunFolder.create(tmp_path, small_config(), data.fingerprint, print)
+    folder = opened(tmp_path, small_config(), data)
     with Progress([group], shown=False) as progress, pytest.raises(KeyboardInterrupt):
         runner.run_groups([group], data, folder, progress, Interruption())
     folder.close()
@@ -138,12 +144,12 @@ def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypat
 def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, noted):
     """Else the slices that are not noted yet would be cut afresh, among themselves."""
     group, data, *_ = whole
-    folder = RunFolder.create(tmp_path, small_config(), data.fingerprint, print)
+    folder = opened(tmp_path, small_config(), data)
     slices = memory.cut(group, 2)
-    parts = iter([folder.begin] * noted + [killed])
+    parts = iter([folder.groups.begin] * noted + [killed])
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "begin", lambda *note: next(parts)(*note))
-        patch.setattr(folder, "end", killed)
+        patch.setattr(folder.groups, "begin", lambda *note: next(parts)(*note))
+        patch.setattr(folder.groups, "end", killed)
         with pytest.raises(KeyboardInterrupt):
             runner._note_slices(slices, folder)
     assert planned(group, folder) == {group.runs}
@@ -158,17 +164,17 @@ def test_runs_are_started_anew_after_the_last_slice(whole, tmp_path):
     config = small_config()
     config["training"]["on_non_finite"] = "reseed"
     runs = grid.expand(config)
-    folder = RunFolder.create(tmp_path, config, data.fingerprint, print)
+    folder = opened(tmp_path, config, data)
     first, *rest = memory.cut(grid.Group(runs), 2)
     runner._note_slices([first, *rest], folder)
-    folder.save_failure(runs[0].name, 0, {}, {})
-    folder.save_member(runs[1].name, {}, {})
-    folder.end(first.name)
+    folder.failures.save(runs[0].name, 0, {}, {})
+    save_member(folder, runs[1].name)
+    folder.groups.end(first.name)
     assert {part.runs for part in runner._plan(runs, folder)} == {
         part.runs for part in rest
     }
     for part in rest:
         for run in part.runs:
-            folder.save_member(run.name, {}, {})
+            save_member(folder, run.name)
     folder.close()
     assert runner._plan(runs, folder) == [grid.Group(runs[:1], attempt=1)]

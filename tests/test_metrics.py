@@ -87,11 +87,13 @@ def test_half_a_row_is_dropped(folder, half):
     assert folder.metrics.path("a").read_text() == text_of(1)
 
 
-def test_a_run_trained_anew_replaces_its_events(folder):
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_run_trained_anew_replaces_its_events(folder, closed):
     for _ in range(2):
         folder.metrics.restore(["a"], [])
         folder.metrics.log([row("a", 1)])
-        folder.metrics.close()
+        if closed:
+            folder.metrics.close()
     assert len(list((folder.path / "tensorboard" / "a").iterdir())) == 1
     assert len(folder.metrics.path("a").read_text().splitlines()) == 1
 

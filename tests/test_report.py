@@ -1,6 +1,5 @@
 """Tests of experiments.report."""
 
-import csv
 import html.parser
 import json
 import math
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import findings, report
-from experiments.image_grids import reconstruction_grid
+from tests.folders import opened, owners_of, reseal, save_member
 
 ROW = {
     "dataset": "digits",
@@ -59,39 +58,56 @@ def sweep():
         for seed in (0, 1)
     ]
     missing = ("score", "score_se", "rate", "distortion", "effective_sample_size")
-    rows[-1] |= dict.fromkeys(missing, "nan") | {"status": "diverged"}
+    rows[-1] |= dict.fromkeys(missing, math.nan) | {"status": "diverged"}
     rows[0]["status"] = "epoch limit"
     rows[1]["active_units"] = 0
     rows[2]["effective_sample_size"] = 3.5
     return rows
 
 
-def write_run(folder, rows, pictures=True):
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    with (folder / "metrics.jsonl").open("w") as file:
-        for row in rows:
-            for epoch in range(1, 6):
-                metrics = {
-                    "run": row["run"],
-                    "epoch": epoch,
-                    "train/bound": -90 / epoch,
-                }
-                if epoch % 2:
-                    metrics["validation/bound"] = -91 / epoch
-                file.write(json.dumps(metrics) + "\n")
-    config = {"data": {"name": "<script>"}, "sweep": {"latent_dim": [2, 4]}}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "environment.json").write_text(json.dumps({"jax": "0.7"}))
+def write_run(path, rows, pictures=True, config=None, **extra):
+    """A folder with what a sweep leaves; the rows that its members give."""
+    owners = owners_of(*(row["run"] for row in rows))
+    config = config or {"data": {"name": "<script>"}, "sweep": {"latent_dim": [2, 4]}}
+    folder = opened(path, config, owners, **extra)
     images = np.random.default_rng(0).random((8, 8, 8, 1))
-    for row in rows if pictures else []:
-        if row["status"] != "diverged":
-            own = folder / "figures" / row["run"]
-            own.mkdir(parents=True)
-            png = reconstruction_grid(images, images)
-            (own / "reconstructions.png").write_bytes(png)
+    for row in rows:
+        folder.metrics.restore([row["run"]], [])
+        for epoch in range(1, 6):
+            metrics = {"run": row["run"], "epoch": epoch, "train/bound": -90 / epoch}
+            if epoch % 2:
+                metrics["validation/bound"] = -91 / epoch
+            folder.metrics.log([metrics])
+        arrays = {}
+        if pictures and row["status"] != "diverged":
+            arrays = {
+                "picture/originals": np.uint8(16 * images),
+                "picture/levels": np.int32(17),
+                "picture/reconstructions": images,
+                "picture/prior_means": images,
+                "picture/samples": images,
+            }
+            if row["latent_dim"] == 2:
+                arrays |= {
+                    "picture/manifold": images,
+                    "test/posterior_mean": np.zeros((8, 2)),
+                }
+        save_member(folder, arrays=arrays, **row)
+    folder.close()
+    return folder
+
+
+def write_report(folder, expected=()):
+    """The page of a folder; whatever is left out is named as expected."""
+    left_out = []
+    rows = folder.members.results(list(folder.owners), left_out.append)
+    page = Page(report.write_report(folder, rows, left_out))
+    assert len(left_out) == len(expected), left_out
+    for line, words in zip(left_out, expected, strict=True):
+        assert "\n" not in line
+        assert all(word in line for word in words), line
+        assert " ".join(line.split()) in page.text
+    return page
 
 
 class Page(html.parser.HTMLParser):
@@ -127,8 +143,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    write_run(folder, sweep())
-    return Page(report.write_report(folder))
+    return write_report(write_run(folder, sweep()))
 
 
 def test_page_is_well_formed_and_needs_nothing_else(page):
@@ -158,9 +173,8 @@ def test_page_tells_where_numbers_come_from(page):
     assert "data.name <script>" in page.text
 
 
-def test_every_column_has_a_heading_of_its_own(tmp_path):
-    write_run(tmp_path, sweep(), pictures=False)
-    members = findings.read_members(tmp_path / "results.csv")
+def test_every_column_has_a_heading_of_its_own():
+    members = findings.members_of(sweep(), pytest.fail)
     for group in findings.group_members(members):
         headers = [column.header for column in report._columns(group)]
         assert len(set(headers)) == len(headers)
@@ -182,16 +196,14 @@ def test_pictures_are_left_out_where_members_are_many(
 ):
     """Tables of two and of four cells, with two seeds each, one of which diverged."""
     monkeypatch.setattr(report, "_MOST_PICTURED", most)
-    write_run(tmp_path, sweep())
-    page = Page(report.write_report(tmp_path))
+    page = write_report(write_run(tmp_path, sweep()))
     assert sum(alt.startswith("Inputs") for alt in page.alts) == pictured
     assert page.text.count("Not shown here: seed") == notes
     assert ("figures/categorical-2-1/" in page.text) == (most < 8)
 
 
 def test_charts_stay_in_the_folder(tmp_path):
-    write_run(tmp_path, sweep(), pictures=False)
-    report.write_report(tmp_path)
+    write_report(write_run(tmp_path, sweep()))
     always = ("latent_sizes", "rate_distortion", "learning_curves")
     names = {
         f"{kind}_{group}.svg" for kind in always for group in ("binary", "integers")
@@ -202,10 +214,10 @@ def test_charts_stay_in_the_folder(tmp_path):
 
 
 def test_one_model_alone_is_reported(tmp_path):
-    write_run(tmp_path, [member("categorical", 8, 0, 2.5)])
-    for name in ("config.json", "environment.json", "metrics.jsonl"):
-        (tmp_path / name).unlink()
-    page = Page(report.write_report(tmp_path))
+    folder = write_run(tmp_path, [member("categorical", 8, 0, 2.5)])
+    for metrics in tmp_path.glob("members/*/metrics.jsonl"):
+        metrics.unlink()
+    page = write_report(folder)
     assert "2.500 ± 0.010 bits/dim categorical with 8 latents" in page.text
     assert "standard error over 297 test images" in page.text
     assert not list((tmp_path / "figures").glob("*.svg"))
@@ -213,8 +225,9 @@ def test_one_model_alone_is_reported(tmp_path):
 
 def test_sweep_in_which_all_diverged_is_reported(tmp_path):
     rows = [member("laplace", size, 0, math.nan, status="diverged") for size in (2, 4)]
-    write_run(tmp_path, [row | {"rate": "", "distortion": ""} for row in rows])
-    page = Page(report.write_report(tmp_path))
+    rows = [row | {"rate": math.nan, "distortion": math.nan} for row in rows]
+    page = write_report(write_run(tmp_path, rows))
+    assert not list(tmp_path.glob("figures/*/*.png"))
     assert "No model has a score." in page.text
 
 
@@ -227,8 +240,7 @@ def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
             ("full_covariance", 2.5, 0.02),
         )
     ]
-    write_run(tmp_path, rows)
-    page = Page(report.write_report(tmp_path))
+    page = write_report(write_run(tmp_path, rows))
     best = "categorical with 4 latents, posterior = full covariance"
     assert f"2.500 ± 0.020 bits/dim {best}" in page.text
     for posterior, score in (("diagonal", "2.600"), ("full covariance", "2.500")):
@@ -240,20 +252,112 @@ def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
     assert (tmp_path / "figures" / "scores_integers.svg").exists()
 
 
-def test_an_empty_table_is_refused(tmp_path):
-    (tmp_path / "results.csv").write_text("run,likelihood\n")
-    with pytest.raises(ValueError, match="no rows"):
-        report.write_report(tmp_path)
+def test_a_folder_without_results_is_refused(tmp_path):
+    folder = write_run(tmp_path, [member("categorical", 8, 0, 2.5)])
+    with pytest.raises(ValueError, match="no results"):
+        report.write_report(folder, [], [])
+    assert not (tmp_path / "report.html").exists()
 
 
-def test_last_of_repeated_epochs_counts(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+def test_last_of_repeated_epochs_counts():
     rows = [
-        {"run": "a", "epoch": 2, "train/bound": -5.0, "validation/bound": None},
+        {"run": "a", "epoch": 2, "train/bound": -5.0, "validation/bound": math.nan},
         {"run": "a", "epoch": 1, "train/bound": -9.0, "validation/bound": -8.0},
         {"run": "a", "epoch": 2, "train/bound": -4.0},
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bounds = report._read_bounds(path)["a"]
+    bounds = report._bounds(rows)
     np.testing.assert_array_equal(bounds["train"], [[1, -9], [2, -4]])
     np.testing.assert_array_equal(bounds["validation"], [[1, -8]])
+
+
+# --- what cannot be read is left out and named ----------------------------------------
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A folder of three runs."""
+    return write_run(
+        tmp_path, [member("categorical", 4, seed, 2.5 + seed / 10) for seed in range(3)]
+    )
+
+
+RUN = "categorical-4-1"
+
+
+def shown(page):
+    return {alt for alt in page.alts if alt.startswith("Inputs")}
+
+
+@pytest.mark.parametrize("how", ["damaged", "of a neighbour", "hostile"])
+def test_a_result_that_cannot_be_read_is_left_out(three, how):
+    path = three.path / "members" / RUN / "result.json"
+    if how == "damaged":
+        path.write_text(path.read_text()[:50])
+    elif how == "of a neighbour":
+        path.write_bytes(
+            (three.path / "members" / "categorical-4-0" / path.name).read_bytes()
+        )
+    else:
+        facts = json.loads(path.read_text())
+        reseal(path, {**facts, "latents": "<script>alert(1)</script>"})
+    page = write_report(three, [(str(path), "delete")])
+    assert "2 models" in page.text
+    assert len(shown(page)) == 2
+    assert "<script>alert" not in (three.path / "report.html").read_text()
+
+
+def test_a_result_with_a_field_of_another_type_is_left_out(three):
+    path = three.path / "members" / RUN / "result.json"
+    reseal(path, {**json.loads(path.read_text()), "rate": "high"})
+    page = write_report(three, [(RUN, "'rate' is 'high'")])
+    assert "2 models" in page.text
+
+
+def test_metric_rows_that_cannot_be_read_are_left_out(three):
+    path = three.metrics.path(RUN)
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text(rows[0] + "{\n" + "".join(rows[1:]))
+    page = write_report(three, [(str(path), "1 row of", "the other 5 are used")])
+    assert "3 models" in page.text
+    path.unlink()
+    path.mkdir()
+    page = write_report(three, [(str(path), "do without its learning curve")])
+    assert "3 models" in page.text
+
+
+def test_pictures_whose_arrays_are_damaged_are_left_out(three):
+    path = three.path / "members" / RUN / "arrays.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    page = write_report(
+        three, [("pictures of categorical-4-1 are left out", str(path))]
+    )
+    assert "3 models" in page.text
+    assert len(shown(page)) == 2
+    assert not (three.path / "figures" / RUN).exists()
+
+
+def test_pictures_whose_arrays_lack_one_are_left_out(three):
+    row = three.members.result(RUN)
+    save_member(three, arrays={"picture/levels": np.int32(17)}, **row)
+    page = write_report(three, [("pictures of categorical-4-1 are left out",)])
+    assert len(shown(page)) == 2
+
+
+def test_pictures_that_are_there_need_no_arrays(three):
+    before = write_report(three)
+    for path in three.path.glob("members/*/arrays.safetensors"):
+        path.unlink()
+    assert write_report(three).links == before.links
+
+
+def test_a_picture_of_a_neighbour_is_not_shown(three):
+    first = write_report(three)
+    figures = three.path / "figures"
+    other = figures / "categorical-4-0" / "samples.png"
+    (figures / RUN / "samples.png").write_bytes(other.read_bytes())
+    assert write_report(three).links == first.links  # It is drawn again.
+    (figures / RUN / "samples.png").write_bytes(other.read_bytes())
+    (three.path / "members" / RUN / "arrays.safetensors").unlink()
+    page = write_report(three, [("pictures of categorical-4-1 are left out",)])
+    assert len(shown(page)) == 3  # Its others are there.
+    assert len(page.alts) == len(first.alts) - 1
