@@ -54,9 +54,9 @@ def _measure(count: int, threads: int, platform: str) -> list[str]:
             platform,
         )
         # Rows of metrics end with training, and the table follows when all is stored.
-        trained, stored = (
-            (folder / name).stat().st_mtime for name in ("metrics.jsonl", "results.csv")
-        )
+        rows = folder.glob("members/*/metrics.jsonl")
+        trained = max(path.stat().st_mtime for path in rows)
+        stored = (folder / "results.csv").stat().st_mtime
         files = [path for path in folder.rglob("*") if path.is_file()]
         seconds = (
             finished.seconds,

@@ -57,9 +57,10 @@ def main(started: float, folder: str, arguments: list[str]) -> None:
     except SystemExit as end:
         if end.code:
             raise
-    metrics = Path(folder) / "metrics.jsonl"
-    if len(metrics.read_text().splitlines()) != 1:
+    found = list(Path(folder).glob("members/*/metrics.jsonl"))
+    if [len(path.read_text().splitlines()) for path in found] != [1]:
         raise ValueError("ask for one model and one epoch")
+    (metrics,) = found
     # The one row was written when the epoch was finished, and nothing since.
     first_epoch = metrics.stat().st_mtime
     moments = Moments(

@@ -66,6 +66,7 @@ RESULT = {
     "beta": 1.0,
     "num_test_images": 297,
     "epochs": 10,
+    "attempt": 0,
     "last_gain": 0.5,
     "status": "settled",
 }

@@ -25,8 +25,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import command_line
+from experiments import command_line, grid
 from experiments.files import write_atomically
+from experiments.fingerprint import fingerprints
 from experiments.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -149,8 +150,25 @@ def rows_of(path):
 
 
 def metrics_of(folder):
-    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {(row["run"], row["epoch"]): row for row in rows}
+    return {
+        (row["run"], row["epoch"]): row
+        for path in folder.glob("members/*/metrics.jsonl")
+        for row in map(json.loads, path.read_text().splitlines())
+    }
+
+
+def bound(folder):
+    """The folder as a command opens it that reads results."""
+    own = RunFolder.open(folder)
+    own.bind(fingerprints(grid.expand(own.config()), own.images()))
+    return own
+
+
+def save_again(folder, run, **fields):
+    """Stores a member with some fields of its result changed."""
+    members = folder.members
+    parts = members.arrays(run), members.bits_depend_on(run)
+    members.save(run, members.params(run), members.result(run) | fields, *parts)
 
 
 # Facts of a result that hold for one machine at one time.
@@ -175,10 +193,11 @@ def assert_same_members(folder, other, names):
 
 def test_a_sweep_leaves_all_it_promises(finished):
     files = contents(finished)
-    for name in ("config.json", "environment.json", "metrics.jsonl", "report.html"):
+    for name in ("config.json", "environment.json", "report.html"):
         assert files[name]
     for run in RUNS:
-        assert files[f"members/{run}/params.safetensors"]
+        for name in ("params.safetensors", "arrays.safetensors", "metrics.jsonl"):
+            assert files[f"members/{run}/{name}"]
         assert json.loads(files[f"members/{run}/result.json"])["run"] == run
         assert any(name.startswith(f"tensorboard/{run}/events.") for name in files)
         for picture in ("reconstructions", "prior_means", "samples"):
@@ -190,7 +209,8 @@ def test_a_sweep_leaves_all_it_promises(finished):
     assert [row["run"] for row in rows_of(finished / "results.csv")] == RUNS
     assert not [name for name in files if name.startswith("checkpoints/")]
     hidden = {name for name in files if Path(name).name.startswith(".")}
-    assert hidden == {".lock"}
+    locks = {".lock", ".tables.lock", *(f"members/{run}/.lock" for run in RUNS)}
+    assert hidden == locks
     assert all(name in files["report.html"] for name in (b"bernoulli", b"laplace"))
 
 
@@ -209,7 +229,9 @@ def test_metrics_have_a_row_per_run_and_validation(finished):
     assert set(metrics) == {(run, epoch) for run in RUNS for epoch in (1, 2)}
     for row in metrics.values():
         assert {"train/bound", "validation/bound", "validation/kl"} <= row.keys()
-        assert all(np.isfinite(v) for k, v in row.items() if k != "run")
+        assert all(
+            np.isfinite(v) for k, v in row.items() if k not in ("run", "fingerprint")
+        )
 
 
 def test_events_hold_the_metrics(finished):
@@ -280,15 +302,23 @@ def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, o
     lost = [run for run in RUNS if "bernoulli" in run]
     for run in lost:
         shutil.rmtree(own / "members" / run)
-    with (own / "metrics.jsonl").open("a") as file:
-        file.write('{"run": "likelihood=bern')  # the process died here
-    times = {path: path.stat().st_mtime_ns for path in (own / "members").rglob("*.*")}
+    half = own / "members" / lost[0] / "metrics.jsonl"
+    half.parent.mkdir()
+    half.write_text('{"run": "likelihood=bern')  # the process died here
+    times = {
+        path: path.stat().st_mtime_ns
+        for run in RUNS
+        if run not in lost
+        for path in (own / "members" / run).iterdir()
+    }
     outcome = command("sweep", small, f"--workdir={own}")
     assert outcome.status == 0, outcome.stderr
     assert "4 finished before; 4 to train in 1 program " in outcome.stdout
     assert_same_members(own, finished, RUNS)
     assert metrics_of(own) == metrics_of(finished)
-    assert len((own / "metrics.jsonl").read_text().splitlines()) == 2 * len(RUNS)
+    for run in RUNS:
+        path = own / "members" / run / "metrics.jsonl"
+        assert len(path.read_text().splitlines()) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
@@ -429,14 +459,14 @@ def test_evaluation_with_more_samples(command, own):
         # More samples tighten the bound, which means a lower score.
         assert 0 < trained["score"] - float(row["score"]) < 0.5
     after = contents(own)
-    del after["evaluation.csv"], after[".tables.lock"]
+    del after["evaluation.csv"]
     assert after == before
 
 
 def test_a_run_begun_anew_is_evaluated_with_the_keys_of_its_attempt(command, own):
-    folder = RunFolder(own)
-    (result,) = folder.results([RUNS[0]])
-    folder.save_member(RUNS[0], folder.load_params(RUNS[0]), {**result, "attempt": 1})
+    folder = bound(own)
+    result = folder.members.result(RUNS[0])
+    save_again(folder, RUNS[0], attempt=1)
     outcome = command(
         "evaluate", f"--workdir={own}", "--num_samples=16", f"--only={RUNS[0]}"
     )
@@ -448,12 +478,8 @@ def test_a_run_begun_anew_is_evaluated_with_the_keys_of_its_attempt(command, own
 
 
 def test_diverged_runs_are_not_evaluated(command, own):
-    folder = RunFolder(own)
     broken, sound = RUNS[0], RUNS[1]
-    (result,) = folder.results([broken])
-    folder.save_member(
-        broken, folder.load_params(broken), {**result, "status": "diverged"}
-    )
+    save_again(bound(own), broken, status="diverged")
     only = f"--only={broken} {sound}"
     outcome = command("evaluate", f"--workdir={own}", "--num_samples=4", only)
     assert outcome.status == 0, outcome.stderr
@@ -843,7 +869,7 @@ def test_other_images_are_neither_evaluated_nor_replayed(command, own):
     fingerprint = environment["bits_depend_on"]["data"]
     environment["bits_depend_on"]["data"] = "0123"
     path.write_text(json.dumps(environment))
-    RunFolder(own).save_failure(RUNS[0], 0, {}, {})
+    bound(own).failures.save(RUNS[0], 0, {}, {})
     before = contents(own)
     for name, *options in (
         ("evaluate", "--num_samples=2"),
@@ -869,7 +895,7 @@ def test_evaluate_refuses_options_without_effect(command, finished, option, need
 
 
 def test_a_replay_asks_for_its_run(command, own):
-    RunFolder(own).save_failure(RUNS[3], 0, {}, {})
+    bound(own).failures.save(RUNS[3], 0, {}, {})
     assert_refused(command("replay", f"--workdir={own}"), "--run is missing", RUNS[3])
 
 
