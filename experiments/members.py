@@ -33,7 +33,9 @@ _OF_A_RESULT: dict[str, tuple[type, ...]] = {
         ("run", "dataset", "likelihood", "view", "unit", "status", "fingerprint"),
         (str,),
     ),
-    **dict.fromkeys(("latent_dim", "seed", "num_test_images", "epochs"), (int,)),
+    **dict.fromkeys(
+        ("latent_dim", "seed", "num_test_images", "epochs", "attempt"), (int,)
+    ),
     **dict.fromkeys(("score", "beta", "last_gain"), (int, float, type(None))),
 }
 
