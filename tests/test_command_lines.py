@@ -918,10 +918,10 @@ def change_stored(folder, section, **fields):
 
 def test_folders_of_a_stored_configuration_are_left_alone(command, own, tmp_path):
     outside = tmp_path / "out side"
+    bound(own).failures.save(RUNS[0], 0, {}, {})
     change_stored(own, "data", cache_dir=f"{outside}", data_dir=f"{outside}/tfds")
     change_stored(own, "data", download=True)
     change_stored(own, "parallel", members=8, batch=3, memory_gib=1e-6)
-    RunFolder(own).save_failure(RUNS[0], 0, {}, {})
     options = ("--num_samples=2", f"--only={RUNS[0]}")
     outcome = command("evaluate", f"--workdir={own}", *options)
     assert outcome.status == 0, outcome.stderr
@@ -963,7 +963,7 @@ def test_images_of_ones_own_are_named_by_who_evaluates(
     command, on_own_images, tmp_path
 ):
     folder, path = on_own_images
-    RunFolder(folder).save_failure("model", 0, {}, {})
+    bound(folder).failures.save("model", 0, {}, {})
     evaluate = ("evaluate", f"--workdir={folder}", "--num_samples=2")
     replay = ("replay", f"--workdir={folder}", "--run=model")
     for name, *options in (evaluate, replay):

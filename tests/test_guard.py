@@ -179,7 +179,10 @@ def test_closed_streams_do_not_end_a_training_nor_become_its_files(tmp_path):
     ended = shell(f"{{python}} -m experiments.train {line} <&- >&- 2>&-")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert (tmp_path / "report.html").exists()
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (
+        len((tmp_path / "members" / "model" / "metrics.jsonl").read_text().splitlines())
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
