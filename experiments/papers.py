@@ -32,6 +32,7 @@ from experiments.progress import CONSOLE, warn
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
 from experiments.templates import templates
+from experiments.wording import plain_name
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
 _RECORDS = flags.DEFINE_string("records", "docs/results", "Folder of the records.")
@@ -236,8 +237,8 @@ def _obtained(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _device(facts: Mapping[str, Any]) -> str:
     if facts["backend"] == "cpu":
-        return f"{facts['num_cpus']} CPU cores"
-    return f"{facts['num_devices']} x {facts['device_kind']}"
+        return plain_name(f"{facts['num_cpus']} CPU cores")
+    return plain_name(f"{facts['num_devices']} x {facts['device_kind']}")
 
 
 if __name__ == "__main__":
