@@ -185,9 +185,11 @@ def load_data(settings: DataSettings) -> ImageData:
     if binarization == "static":
         source = _binarize(source, settings.binarization_seed)
     splits = _partition(source, settings)
-    name = settings.name
-    if name in ("npz", "folder"):
-        name = plain_name(pathlib.Path(settings.path).absolute().stem)
+    own = settings.name in ("npz", "folder")
+    # Versions may be 3.*.* too, and results hold plain names alone.
+    name = plain_name(
+        pathlib.Path(settings.path).absolute().stem if own else settings.name
+    )
     return ImageData(name, source.levels, **splits, binarization=binarization)
 
 

@@ -694,6 +694,12 @@ def prepared(small_mnist, tmp_path, monkeypatch, capfd):
     return DataSettings("mnist", data_dir=str(tmp_path / "tfds"), num_validation=100)
 
 
+def test_a_name_with_a_version_is_plain(prepared):
+    data = load_data(dataclasses.replace(prepared, name="mnist:3.*.*"))
+    assert data.name == "mnist:3._._"
+    assert data.fingerprint == load_data(prepared).fingerprint
+
+
 def test_prepared_images_are_the_published_ones(prepared, small_mnist):
     folder, published = small_mnist
     data = load_data(prepared)
