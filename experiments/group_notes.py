@@ -87,6 +87,8 @@ class GroupNotes:
                     for run, fingerprint in facts["runs"].items()
                     if self._owners.get(run) != fingerprint
                 ]
+            except FileNotFoundError:  # Another command has ended it just now.
+                continue
             except (AttributeError, OSError, KeyError, TypeError, ValueError) as error:
                 self.discard(path.stem, str(error), report)
                 continue
@@ -110,8 +112,8 @@ class GroupNotes:
 
     def end(self, group: str) -> None:
         """Drops the checkpoints of a group whose results are written."""
-        if (folder := self.path / group).is_dir():
-            shutil.rmtree(folder)
+        # Two commands may do so at once; what is left over is in nobody's way.
+        shutil.rmtree(self.path / group, ignore_errors=True)
         (self.path / f"{group}.json").unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:

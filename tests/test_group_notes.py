@@ -1,5 +1,6 @@
 """Tests of experiments.group_notes."""
 
+import concurrent.futures
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 from experiments.files import write_record
 from experiments.fingerprint import group_fingerprint
-from experiments.group_notes import Note
+from experiments.group_notes import GroupNotes, Note
 from tests.folders import OWNERS, create, listing, refusal, reseal
 
 NOTE = Note("beta-12", ("a", "b"), 1)
@@ -48,6 +49,23 @@ def test_a_group_of_finished_runs_ends(folder, path):
     assert path.exists()
     assert begun(folder, {"a", "b", "c"}) == []
     assert list(path.parent.iterdir()) == []
+
+
+def test_several_commands_end_a_group_at_once(folder, path):
+    checkpoints = path.with_suffix("")
+    checkpoints.mkdir()
+    for epoch in range(100):
+        (checkpoints / f"{epoch}.safetensors").touch()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(folder.groups.end, ["beta-12"] * 4))
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_note_that_another_command_has_just_ended_is_none(folder, path, monkeypatch):
+    monkeypatch.setattr(GroupNotes, "_files", lambda self: [path])
+    folder.groups.end("beta-12")
+    assert begun(folder) == []
+    assert folder.groups.runs() == set()
 
 
 def test_checkpoints_belong_to_the_runs_in_their_order(folder):
