@@ -29,8 +29,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from experiments import locks
 from experiments.environment import environment
 from experiments.files import (
@@ -121,8 +119,6 @@ class RunFolder:
         self.bind(owners or {})
         self._lock: int | None = None
         self._run_locks: dict[str, int] = {}
-        # Not the lock of those who train: evaluations may be several, and beside them.
-        self._tables_lock = filelock.FileLock(path / _TABLES_LOCK)
         self.bits_depend_on: dict[str, Any] = {}  # of what this process computes
 
     def bind(self, owners: Mapping[str, str]) -> None:
@@ -334,14 +330,17 @@ class RunFolder:
         Raises:
             FolderError: the folder cannot be written.
         """
+        # Not the lock of those who train: evaluations may be several, and beside them.
+        path = self.path / _TABLES_LOCK
         try:
-            self._tables_lock.acquire()
+            lock = locks.take(path, wait=True)
         except OSError as error:
-            raise cannot_write(self.path / _TABLES_LOCK, error) from error
+            raise cannot_write(path, error) from error
+        assert lock is not None  # It was waited for.
         try:
             yield
         finally:
-            self._tables_lock.release()
+            os.close(lock)
 
     # --- what it is ---
 
