@@ -95,7 +95,7 @@ class Metrics:
             return []
         owner = Owner(run, self._owners[run])
         # A file may come back from an editor in another encoding.
-        encodings = ("utf-8", json.detect_encoding(content))
+        encodings = dict.fromkeys(("utf-8", json.detect_encoding(content)))
         rows, others = max(
             (
                 _parse(content.decode(encoding, "replace"), owner)
