@@ -288,10 +288,6 @@ class Sweep:
         self._running: list[Job] = []
         self._failed: list[Job] = []
         self._num_jobs, self._num_gathered = len(self._waiting), 0
-        # Rows that a job was being gathered with when this command was ended, or that
-        # a checkpoint holds which was handed over.
-        lost = {run for job in self._waiting for run in job.runs} - self._finished
-        folder.metrics.restore(lost, ())
         count = len({run.name for run in chosen} - self._finished)
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
@@ -402,7 +398,9 @@ class Sweep:
             self._environments.append(environment["bits_depend_on"])
             folder.record_environment(environment, warn)
         for run in runs:
-            folder.metrics.log(source.metrics.read(run, warn))
+            # In place of rows from before it was handed over, or from a gathering that
+            # was ended.
+            folder.metrics.restore([run], source.metrics.read(run, warn))
             for attempt in range(source.failures.count(run)):
                 facts, state = source.failures.load(run, attempt)
                 facts["replay"] = failures.replay_command(run, folder.path)
