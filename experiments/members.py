@@ -4,6 +4,7 @@ Every file carries the fingerprint of its run, and is verified when it is read.
 """
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class Members:
             FolderError: there is no such run, or its file is damaged or of another
                 run.
         """
-        if run not in self.finished():
+        if not os.path.exists(self._path / run / "result.json"):
             near = difflib.get_close_matches(run, self.finished(), n=1)
             hint = f", did you mean {near[0]!r}?" if near else ";"
             raise FolderError(
