@@ -108,12 +108,13 @@ def write_report(
             it leaves out itself are appended.
 
     Raises:
-        ValueError: there are no results that can be shown.
-        FolderError: the folder cannot be written.
+        FolderError: there are no results that can be shown, or the folder cannot be
+            written.
     """
     members = findings.members_of(rows, left_out.append)
     if not members:
-        raise ValueError(f"{folder.path} has no results: nothing to report")
+        nothing = f"{folder.path} has no results: train a run first."
+        raise FolderError(left_out[0] if left_out else nothing)
     bounds = {
         member.run: _bounds(folder.metrics.read(member.run, left_out.append))
         for member in members

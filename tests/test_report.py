@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import findings, report
+from experiments.files import FolderError
 from tests.folders import opened, owners_of, reseal, save_member
 
 ROW = {
@@ -254,8 +255,12 @@ def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
 
 def test_a_folder_without_results_is_refused(tmp_path):
     folder = write_run(tmp_path, [member("categorical", 8, 0, 2.5)])
-    with pytest.raises(ValueError, match="no results"):
+    with pytest.raises(FolderError, match="no results"):
         report.write_report(folder, [], [])
+    with pytest.raises(FolderError, match="'rate' is 'fast'"):
+        report.write_report(
+            folder, [member("categorical", 8, 0, 2.5) | {"rate": "fast"}], []
+        )
     assert not (tmp_path / "report.html").exists()
 
 
