@@ -44,10 +44,11 @@ def main() -> None:
     data = command_line.stored_images(folder, run)
     try:
         reproduced, lines = failures.replay(facts, arrays, run, data)
-    except KeyError as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise FolderError(
-            f"{folder.path / 'failures' / run.name} lacks {error}: it is damaged, or "
-            "of another version."
+            f"{folder.path / 'failures' / run.name} cannot be replayed ({error!r}): it "
+            "is damaged, or of another version. Restore it, or use the version that "
+            "wrote it."
         ) from error
     CONSOLE.print("\n".join(lines))
     if not reproduced:

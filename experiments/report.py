@@ -177,8 +177,14 @@ def _draw(folder: RunFolder, member: Member, report: Callable[[str], object]) ->
             folder.owners[member.run],
             lambda: folder.members.arrays(member.run),
         )
-    except (FolderError, KeyError, TypeError, ValueError) as error:
+    except FolderError as error:
         report(f"pictures of {member.run} are left out: {error}")
+    except (LookupError, TypeError, ValueError) as error:
+        report(
+            f"pictures of {member.run} are left out: its arrays cannot be drawn "
+            f"({error!r}); delete its folder in members/ and repeat the command that "
+            "trained it."
+        )
 
 
 def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -930,7 +930,7 @@ def test_folders_of_a_stored_configuration_are_left_alone(command, own, tmp_path
         assert field in line
     assert f"data.cache_dir='{outside}'" in line
     replayed = command("replay", f"--workdir={own}", f"--run={RUNS[0]}")
-    assert "lacks" in replayed.stderr  # Of what failed; its images were there.
+    assert "cannot be replayed" in replayed.stderr  # Its images were there.
     assert line in replayed.stdout
     assert not outside.exists()
     # The remedy that is shown works.

@@ -341,10 +341,24 @@ def test_pictures_whose_arrays_are_damaged_are_left_out(three):
     assert not (three.path / "figures" / RUN).exists()
 
 
-def test_pictures_whose_arrays_lack_one_are_left_out(three):
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"picture/samples": None},
+        {"picture/samples": np.float32(1)},
+        {
+            "picture/manifold": np.zeros((100, 8, 8, 1)),
+            "test/posterior_mean": np.zeros(3),
+        },
+    ],
+    ids=["missing", "without axes", "no plane"],
+)
+def test_pictures_whose_arrays_cannot_be_drawn_are_left_out(three, odd):
     row = three.members.result(RUN)
-    save_member(three, arrays={"picture/levels": np.int32(17)}, **row)
-    page = write_report(three, [("pictures of categorical-4-1 are left out",)])
+    arrays = {**three.members.arrays(RUN), **odd}
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    save_member(three, arrays=arrays, **row)
+    page = write_report(three, [("pictures of categorical-4-1 are left out", "delete")])
     assert len(shown(page)) == 2
 
 
