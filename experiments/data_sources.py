@@ -284,7 +284,7 @@ def tfds_identity(name: str, data_dir: str) -> list[Any]:
         except OSError as error:
             raise DataError(
                 f"cannot read {path} ({error.strerror}): permit reading it, or prepare"
-                f" it anew: {preparation_command(name, tfds_folder(data_dir))}"
+                f" it again: {preparation_command(name, tfds_folder(data_dir))}"
             ) from error
         contents.append([file.name, digest])
     return ["tfds", name, str(folder), version, _digest(contents)]

@@ -276,7 +276,7 @@ def _train(
     while waiting and may_be_more:
         with Progress(waiting, shown=folder is not None) as progress:
             may_be_more = run_groups(waiting, data, folder, progress, interruption)
-        # Runs that are to be started anew with other keys, for example.
+        # Runs that start again with other keys, for example.
         waiting = _plan(chosen, folder)
     if folder and waiting:
         count = sum(len(group.runs) for group in waiting)
