@@ -40,8 +40,57 @@ _OF_A_RESULT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("score", "beta", "last_gain"), (int, float, type(None))),
 }
 
+# What a record says of the run that it belongs to.
+_OWN_FIELDS = ("run", "fingerprint")
 
-class Members:
+
+class _Parts:
+    """Files in a folder for each run, which carry the run's fingerprint."""
+
+    _place: str  # of these folders, in the run folder
+
+    def __init__(self, folder: Path, owners: Mapping[str, str]):
+        self._path = folder / self._place
+        self._owners = owners
+
+    def _load(self, run: str, name: str) -> Arrays:
+        """The arrays in a file, verified to belong to a run."""
+        owner = self._owner(run)._asdict()
+        return load_arrays(self._path / run / name, owner, self._train_again(run))[0]
+
+    def _read(self, run: str, name: str) -> dict[str, Any]:
+        """The record in a file, verified to belong to a run."""
+        path, owner = self._path / run / name, self._owner(run)
+        try:
+            facts = read_record(path)
+        except (OSError, ValueError) as error:
+            raise cannot_read(path, error, self._train_again(run)) from error
+        found = Owner(*(str(facts.get(field)) for field in _OWN_FIELDS))
+        if found != owner:
+            raise AnotherOwnerError(
+                f"{path} belongs to {described(found.name, owner)}: put back its own, "
+                f"or {self._train_again(run)}."
+            )
+        return facts
+
+    def _write(self, run: str, name: str, facts: Mapping[str, Any]) -> None:
+        """Writes a record that belongs to a run."""
+        own = dict(zip(_OWN_FIELDS, self._owner(run), strict=True))
+        write_record(self._path / run / name, {**facts, **own})
+
+    def _owner(self, run: str) -> Owner:
+        if run not in self._owners:
+            raise FolderError(
+                f"{self._path / run} is of no run of config.json: move it out of the "
+                "folder."
+            )
+        return Owner(run, self._owners[run])
+
+    def _train_again(self, run: str) -> str:
+        return f"delete {self._path / run} and repeat the command that trained it"
+
+
+class Members(_Parts):
     """The finished runs.
 
     Args:
@@ -49,9 +98,7 @@ class Members:
         owners: the fingerprint of each run by name.
     """
 
-    def __init__(self, folder: Path, owners: Mapping[str, str]):
-        self._path = folder / "members"
-        self._owners = owners
+    _place = "members"
 
     def finished(self) -> set[str]:
         """Returns the names of the runs whose result is written."""
@@ -78,8 +125,8 @@ class Members:
         flat = flax.traverse_util.flatten_dict(params, sep="/")
         save_arrays(folder / "params.safetensors", flat, owner._asdict())
         save_arrays(folder / "arrays.safetensors", arrays, owner._asdict())
-        _write_own(folder / "environment.json", bits_depend_on, owner)
-        _write_own(folder / "result.json", result, owner)
+        self._write(run, "environment.json", bits_depend_on)
+        self._write(run, "result.json", result)
 
     def bits_depend_on(self, run: str) -> dict[str, Any]:
         """Returns what the bits of a finished run depend on besides its settings."""
@@ -104,7 +151,7 @@ class Members:
                 f"no finished run {run!r} in {self._path.parent}{hint} the finished "
                 f"runs are in {self._path}."
             )
-        flat = self._load_arrays(run, "params.safetensors")
+        flat = self._load(run, "params.safetensors")
         if shapes is not None:
             expected = flax.traverse_util.flatten_dict(shapes, sep="/")
             path = self._path / run / "params.safetensors"
@@ -119,12 +166,7 @@ class Members:
         Raises:
             FolderError: they are damaged, missing or of another run.
         """
-        return self._load_arrays(run, "arrays.safetensors")
-
-    def _load_arrays(self, run: str, name: str) -> Arrays:
-        path = self._path / run / name
-        owner = self._owner(run)._asdict()
-        return load_arrays(path, owner, self._train_again(run))[0]
+        return self._load(run, "arrays.safetensors")
 
     def result(self, run: str) -> dict[str, Any]:
         """Returns the row of a finished run.
@@ -169,23 +211,8 @@ class Members:
                     report(str(error))
         return rows
 
-    def _read(self, run: str, name: str) -> dict[str, Any]:
-        path = self._path / run / name
-        return _read_own(path, self._owner(run), self._train_again(run))
 
-    def _owner(self, run: str) -> Owner:
-        if run not in self._owners:
-            raise FolderError(
-                f"{self._path / run} is of no run of config.json: move it out of the "
-                "folder."
-            )
-        return Owner(run, self._owners[run])
-
-    def _train_again(self, run: str) -> str:
-        return f"delete {self._path / run} and repeat the command that trained it"
-
-
-class Failures:
+class Failures(_Parts):
     """Where runs met a value that is not finite.
 
     Args:
@@ -193,9 +220,7 @@ class Failures:
         owners: the fingerprint of each run by name.
     """
 
-    def __init__(self, folder: Path, owners: Mapping[str, str]):
-        self._path = folder / "failures"
-        self._owners = owners
+    _place = "failures"
 
     def save(
         self,
@@ -206,9 +231,8 @@ class Failures:
     ) -> None:
         """Stores where a run met a value that is not finite, and its state then."""
         path = self._path / run / f"{attempt}.safetensors"
-        owner = Owner(run, self._owners[run])
-        save_arrays(path, state, owner._asdict())
-        _write_own(path.with_suffix(".json"), facts, owner)
+        save_arrays(path, state, self._owner(run)._asdict())
+        self._write(run, f"{attempt}.json", facts)
 
     def runs(self) -> list[str]:
         """Returns the names of the runs that met a value that is not finite."""
@@ -222,7 +246,7 @@ class Failures:
         """
         found = sorted((self._path / run).glob("*.json"))
         for path in found:  # Each begins the run again with other keys.
-            self._facts(run, path)
+            self._read(run, path.name)
         return len(found)
 
     def load(
@@ -243,37 +267,5 @@ class Failures:
                 f"met a value that is not finite: {', '.join(self.runs()) or 'none'}."
             )
         attempt = count - 1 if attempt is None else attempt
-        path = self._path / run / f"{attempt}.safetensors"
-        owner = Owner(run, self._owners[run])
-        arrays, _ = load_arrays(path, owner._asdict(), self._remedy(run))
-        return self._facts(run, path.with_suffix(".json")), arrays
-
-    def _facts(self, run: str, path: Path) -> dict[str, Any]:
-        return _read_own(path, Owner(run, self._owners[run]), self._remedy(run))
-
-    def _remedy(self, run: str) -> str:
-        return f"delete {self._path / run} and repeat the command that trained it"
-
-
-# What a record says of the run that it belongs to.
-_OWN_FIELDS = ("run", "fingerprint")
-
-
-def _write_own(path: Path, facts: Mapping[str, Any], owner: Owner) -> None:
-    """Writes a record that belongs to a run."""
-    write_record(path, {**facts, **dict(zip(_OWN_FIELDS, owner, strict=True))})
-
-
-def _read_own(path: Path, owner: Owner, remedy: str) -> dict[str, Any]:
-    """The record in a file, verified to belong to a run."""
-    try:
-        facts = read_record(path)
-    except (OSError, ValueError) as error:
-        raise cannot_read(path, error, remedy) from error
-    found = Owner(*(str(facts.get(field)) for field in _OWN_FIELDS))
-    if found != owner:
-        raise AnotherOwnerError(
-            f"{path} belongs to {described(found.name, owner)}: put back its own, or "
-            f"{remedy}."
-        )
-    return facts
+        arrays = self._load(run, f"{attempt}.safetensors")
+        return self._read(run, f"{attempt}.json"), arrays

@@ -34,13 +34,8 @@ def main() -> None:
             f"not finite: {', '.join(folder.failures.runs()) or 'none'}."
         )
     runs = {run.name: run for run in command_line.stored_runs(folder)}
-    if _RUN.value not in runs:
-        raise FolderError(
-            f"{folder.path} holds no failure of a run {_RUN.value!r}: those that met a "
-            f"value that is not finite: {', '.join(folder.failures.runs()) or 'none'}."
-        )
+    facts, arrays = folder.failures.load(_RUN.value)
     run = runs[_RUN.value]
-    facts, arrays = folder.failures.load(run.name)
     data = command_line.stored_images(folder, run)
     try:
         reproduced, lines = failures.replay(facts, arrays, run, data)
