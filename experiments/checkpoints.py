@@ -17,6 +17,7 @@ from experiments.files import (
     Owner,
     cannot_write,
     load_arrays,
+    remove,
     save_arrays,
 )
 
@@ -71,7 +72,7 @@ class Checkpoints:
         facts = {**self._owner._asdict(), "epoch": str(epoch)}
         save_arrays(self._file(epoch), arrays, facts)
         for old in self.epochs()[: -self._keep]:
-            self._file(old).unlink(missing_ok=True)
+            remove(self._file(old))
 
     def wait(self) -> None:
         """Returns once everything is on disk.

@@ -81,6 +81,18 @@ def atomically(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there.
+
+    Raises:
+        FolderError: it cannot be removed, or is something else.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that its path holds the old content or the new, never half."""
     data = content.encode() if isinstance(content, str) else content

@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.files import AnotherOwnerError, Owner, read_record, write_record
+from experiments.files import (
+    AnotherOwnerError,
+    Owner,
+    read_record,
+    remove,
+    write_record,
+)
 from experiments.fingerprint import group_fingerprint
 from experiments.grid import Group
 
@@ -108,13 +114,13 @@ class GroupNotes:
         """Removes a note that is damaged, and says so."""
         path = self.path / f"{group}.json"
         report(f"{path} is damaged ({reason}): its runs are grouped again.")
-        path.unlink(missing_ok=True)
+        remove(path)
 
     def end(self, group: str) -> None:
         """Drops the checkpoints of a group whose results are written."""
         # Two commands may do so at once; what is left over is in nobody's way.
         shutil.rmtree(self.path / group, ignore_errors=True)
-        (self.path / f"{group}.json").unlink(missing_ok=True)
+        remove(self.path / f"{group}.json")
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self.path.glob("*.json") if path.is_file())

@@ -20,6 +20,7 @@ from experiments.files import (
     cannot_write,
     parse_json,
     read_bytes,
+    remove,
     with_nan,
     without_nan,
     write_atomically,
@@ -57,7 +58,7 @@ class Metrics:
         for run in runs:
             write_atomically(self.path(run), "")
             for stale in (self._folder / "tensorboard" / run).glob("events.*"):
-                stale.unlink()
+                remove(stale)
         self.log(rows)
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -37,6 +37,7 @@ from experiments.files import (
     cannot_read,
     cannot_write,
     read_json,
+    remove,
     to_json,
     write_atomically,
 )
@@ -242,7 +243,7 @@ class RunFolder:
                 folders.remove(self.jobs.name)  # Folders come and go there.
             for name in files:
                 if re.fullmatch(rf"\..+\.\d+{re.escape(UNFINISHED)}", name):
-                    (Path(place) / name).unlink(missing_ok=True)
+                    remove(Path(place) / name)
 
     def _acquire(self, computes: bool) -> bool:
         """Takes the folder's lock; returns whether no other process has it."""

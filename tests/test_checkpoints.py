@@ -316,3 +316,11 @@ def test_what_failed_in_the_background_is_told_in_one_line(
     # Told once; what was there before is there still, and nothing half.
     checkpoints.wait()
     assert [path.name for path in checkpoints.path.iterdir()] == ["1.safetensors"]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_refused(open_folder, tmp_path):
+    checkpoints = open_folder(keep=1)
+    old = tmp_path / "group" / "1.safetensors"
+    old.mkdir()
+    checkpoints.save(2, arrays_of(2))
+    assert str(old) in refusal(checkpoints.wait)
