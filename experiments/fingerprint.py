@@ -129,11 +129,13 @@ def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
     filled, hints = dict(config), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, default = hints[field.name], field.default
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            if isinstance(inner := filled.get(field.name), Mapping):
-                filled[field.name] = _filled(inner, hint)
-        elif default is not dataclasses.MISSING:
+        if default is not dataclasses.MISSING:
+            if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                default = dataclasses.asdict(default)
             filled.setdefault(field.name, default)
+        inner, is_section = filled.get(field.name), dataclasses.is_dataclass(hint)
+        if is_section and isinstance(hint, type) and isinstance(inner, Mapping):
+            filled[field.name] = _filled(inner, hint)
     return filled
 
 

@@ -10,6 +10,7 @@ import types
 import pytest
 
 from configs import digits
+from experiments import fingerprint as fingerprint_module
 from experiments.fingerprint import (
     comparable,
     differences,
@@ -20,7 +21,7 @@ from experiments.fingerprint import (
     with_defaults,
 )
 from experiments.grid import expand
-from experiments.settings import Settings
+from experiments.settings import CheckpointSettings, Settings
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
@@ -160,6 +161,24 @@ def test_a_field_at_its_default_leaves_a_fingerprint_as_it_was(section, field):
     assert json.dumps(stored) == before
     if (section, field) != ("data", "path"):  # Which digits do not have.
         assert of(filled) == of(config(**{section: {field: default}}))
+
+
+def test_a_section_that_a_later_version_adds_is_filled(monkeypatch):
+    default = CheckpointSettings(every_epochs=0, every_seconds=1.5, keep=2)
+    fields = [("later", CheckpointSettings, default)]
+    later = dataclasses.make_dataclass("Later", fields, bases=(Settings,), frozen=True)
+    monkeypatch.setattr(fingerprint_module, "Settings", later)
+    whole = {**config(), "later": dataclasses.asdict(default)}
+    assert with_defaults(config()) == whole
+    assert with_defaults(whole) == whole
+
+
+def test_defaults_are_values_which_can_be_left_out():
+    """Not made by a factory: such a field would be in every fingerprint."""
+    sections = [each.type for each in dataclasses.fields(Settings)]
+    for cls in (Settings, *filter(dataclasses.is_dataclass, sections)):
+        for field in dataclasses.fields(cls):
+            assert field.default_factory is dataclasses.MISSING
 
 
 def test_what_is_stored_comes_before_its_default():
