@@ -48,12 +48,12 @@ from experiments.results import mean_with_error, result_row
 from experiments.run_folder import RunFolder
 from experiments.sandwich import SandwichSettings
 from experiments.settings import SettingsError
-from experiments.tables import add_to_table
+from experiments.tables import add_to_table, read_table
 from experiments.wording import counted, listed
 from vae_jax import population
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
-from vae_jax.model import VAE
+from vae_jax.model import VAE, Params
 from vae_jax.priors import make_prior
 from vae_jax.training import MemberKeys
 
@@ -115,6 +115,7 @@ class _Evaluated(NamedTuple):
     keys: MemberKeys
     trained: Mapping[str, Any]  # its row of training
     evaluation: Evaluation
+    params: Params
 
 
 def main() -> None:
@@ -129,11 +130,18 @@ def main() -> None:
     device_data = DeviceData.put(data)
     groups = grid.group(runs, {name: row["attempt"] for name, row in trained.items()})
     tables: dict[str, list[dict[str, Any]]] = {}
+    asked = {
+        "evaluation.csv": True,
+        "fitted_prior.csv": _FIT_PRIOR.value,
+        "sandwich.csv": _SANDWICH_IMAGES.value,
+    }
+    for table in filter(asked.get, asked):  # Refused before anything is computed.
+        read_table(folder.path / table, folder.owners)
     looked_at: list[_Evaluated] = []
 
     def add(table: str, rows: list[dict[str, Any]]) -> None:
         # At once: what was measured outlasts a kill.
-        with folder.writing_tables():
+        with folder.writing():
             add_to_table(folder.path / table, rows, _IDENTITY[table])
         tables.setdefault(table, []).extend(rows)
 
@@ -149,10 +157,7 @@ def main() -> None:
         if prior := _FIT_PRIOR.value:
             add(
                 "fitted_prior.csv",
-                [
-                    _fitted_row(prior, one, folder, data, device_data)
-                    for one in evaluated
-                ],
+                [_fitted_row(prior, one, data, device_data) for one in evaluated],
             )
         if _SANDWICH_IMAGES.value:
             looked_at += evaluated
@@ -160,7 +165,7 @@ def main() -> None:
         raise FolderError(left_out[0])
     print_results(tables["evaluation.csv"] + tables.get("fitted_prior.csv", []))
     for one in looked_at:
-        row = _sandwich_row(one, folder, device_data)
+        row = _sandwich_row(one, device_data)
         add("sandwich.csv", [row])
         print_sandwich(row)
     for table in tables:
@@ -226,7 +231,12 @@ def _evaluate_group(
     evaluation = task.evaluate_params(list(params.values()))
     return [
         _Evaluated(
-            run, model, MemberKeys.of(key), trained[run.name], member(evaluation, i)
+            run,
+            model,
+            MemberKeys.of(key),
+            trained[run.name],
+            member(evaluation, i),
+            params[run],
         )
         for i, (run, model, key) in enumerate(
             zip(group.runs, task.models, task.keys, strict=True)
@@ -265,7 +275,6 @@ def _check_fit(runs: Sequence[grid.Run]) -> None:
 def _fitted_row(
     prior: str,
     one: _Evaluated,
-    folder: RunFolder,
     data: ImageData,
     device_data: DeviceData,
 ) -> dict[str, Any]:
@@ -282,7 +291,7 @@ def _fitted_row(
     )
     model, params = fit_prior(
         one.model,
-        folder.members.params(one.run.name),
+        one.params,
         family,
         jax.random.fold_in(one.keys.diagnose, _FIT_KEY),
         device_data.view(view, TRAIN_VIEW),
@@ -321,9 +330,7 @@ def _elbo(evaluation: Evaluation) -> np.ndarray:
     return np.asarray(estimate.reconstruction) - np.asarray(estimate.kl)
 
 
-def _sandwich_row(
-    one: _Evaluated, folder: RunFolder, device_data: DeviceData
-) -> dict[str, Any]:
+def _sandwich_row(one: _Evaluated, device_data: DeviceData) -> dict[str, Any]:
     settings = SandwichSettings(
         num_images=_SANDWICH_IMAGES.value,
         num_samples=_NUM_SAMPLES.value,
@@ -335,7 +342,7 @@ def _sandwich_row(
     measured = _measure_sandwich(
         settings,
         one.model,
-        folder.members.params(one.run.name),
+        one.params,
         jax.random.fold_in(one.keys.diagnose, _SANDWICH_KEY),
         device_data.view(view, TEST_VIEW),
     )

@@ -20,6 +20,7 @@ from experiments.files import to_json
 from experiments.grid import Run
 from experiments.settings import Settings
 from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.networks import ACTIVATIONS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import HIERARCHICAL, POSTERIORS
 from vae_jax.priors import PRIORS
@@ -139,21 +140,37 @@ def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
     return filled
 
 
+# Packages whose versions environment.json holds.
+_LIBRARIES = ("vae_jax", "jax", "jaxlib", "flax")
+
+
 def _own_modules(settings: Settings) -> dict[str, str]:
-    """The digest of the source of each part that is not of this library, by name."""
+    """The digest of the source of each part that is the user's own, by its kind."""
     model = settings.model
     parts = {
         "likelihood": LIKELIHOODS[model.likelihood].cls,
         "posterior": {**POSTERIORS, **HIERARCHICAL}[model.posterior],
         "prior": PRIORS[model.prior],
         "objective": OBJECTIVES[settings.training.objective].terms,
+        "activation": ACTIVATIONS[model.activation],
     }
     found = {}
     for kind, part in parts.items():
-        name = getattr(part, "func", part).__module__
-        if name.partition(".")[0] != "vae_jax":
-            module = sys.modules.get(name)  # None if it was run and not imported.
-            source = getattr(module, "__file__", None)
-            content = Path(source).read_bytes() if source else b""
-            found[kind] = hashlib.sha256(content).hexdigest()
+        part = getattr(part, "func", part)
+        if part.__module__.partition(".")[0] not in _LIBRARIES:
+            found[kind] = hashlib.sha256(_source(part)).hexdigest()
     return found
+
+
+def _source(part: Any) -> bytes:
+    """The file that a class or function stands in, also if it was run, not imported."""
+    module, parts = (
+        sys.modules.get(part.__module__),
+        getattr(part, "__dict__", {}).values(),
+    )
+    code = [getattr(each, "__code__", None) for each in (part, *parts)]
+    files = [getattr(module, "__file__", None), *(c.co_filename for c in code if c)]
+    for file in files:
+        if file and Path(file).is_file():
+            return Path(file).read_bytes()
+    return b""  # Typed into an interpreter.

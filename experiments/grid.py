@@ -16,9 +16,12 @@ from experiments.settings import (
     TrainingSettings,
     shown,
 )
-from experiments.wording import suggest
+from experiments.wording import plain_name, suggest
 
 _LONGEST_NAME = 250  # File systems take 255 bytes.
+
+# So often a run that meets values that are not finite is begun, with other keys.
+MOST_ATTEMPTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,11 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
             raise SettingsError(
                 f"config.sweep holds a value twice: {name} is the run "
                 f"{runs[settings].name} again; give each value once."
+            )
+        if (plain_name(name) != name and name) or "/" in name:
+            raise SettingsError(
+                f"the run's name {name!r} holds characters that have a meaning in file "
+                "names or tables: give the part that it names another name."
             )
         if len(name) > _LONGEST_NAME:
             raise SettingsError(

@@ -17,7 +17,7 @@ from experiments.files import (
     write_record,
 )
 from experiments.fingerprint import group_fingerprint
-from experiments.grid import Group
+from experiments.grid import MOST_ATTEMPTS, Group
 
 
 class Note(NamedTuple):
@@ -86,8 +86,12 @@ class GroupNotes:
             try:
                 facts = read_record(path)
                 note = Note(facts["name"], tuple(facts["runs"]), facts["attempt"])
-                if note.name != path.stem or type(note.attempt) is not int:
+                if note.name != path.stem:
                     raise ValueError("it is of another group")
+                if not (
+                    type(note.attempt) is int and 0 <= note.attempt < MOST_ATTEMPTS
+                ):
+                    raise ValueError(f"its attempt is {note.attempt!r}")
                 others = [
                     run
                     for run, fingerprint in facts["runs"].items()

@@ -9,6 +9,7 @@ import numpy as np
 from experiments import diagnosis, failures, pictures, processes
 from experiments.checkpoints import Checkpoints
 from experiments.files import FolderError
+from experiments.grid import MOST_ATTEMPTS
 from experiments.group_notes import Note
 from experiments.group_task import (
     GroupTask,
@@ -27,9 +28,6 @@ from experiments.run_folder import RunFolder
 from vae_jax import population
 from vae_jax.model import Params
 from vae_jax.training import TrainState
-
-# So often a run that meets values that are not finite is begun, with other keys.
-MOST_ATTEMPTS = 4
 
 
 class GroupTraining:
@@ -122,18 +120,21 @@ class GroupTraining:
             }
 
         state, members = part("state/"), part("members/")
-        if _types(state) != _types(named_leaves(shapes)) or any(
-            not np.array_equal(members.get(name), array)
-            for name, array in self._task.member_arrays.items()
-        ):
+        try:
+            if _types(state) != _types(named_leaves(shapes)) or any(
+                not np.array_equal(members.get(name), array)
+                for name, array in self._task.member_arrays.items()
+            ):
+                raise ValueError("its arrays are others")
+            self._epoch = int(arrays["epoch"])
+            self._seconds_before = float(arrays["seconds"])
+            self._history = History(self._names, part("history/"))
+        except (LookupError, TypeError, ValueError) as error:
             raise FolderError(
                 f"checkpoints/{self._task.group.name} in the run folder is not of this "
-                "version: delete it to begin this group anew, or choose another "
-                "--workdir."
-            )
-        self._epoch = int(arrays["epoch"])
-        self._seconds_before = float(arrays["seconds"])
-        self._history = History(self._names, part("history/"))
+                f"version ({error}): delete it to begin this group again, or choose "
+                "another --workdir."
+            ) from error
         self._set_state(from_named_leaves(state, shapes))
         if self._folder:
             CONSOLE.print(

@@ -26,9 +26,11 @@ from experiments.files import (
     with_nan,
     write_record,
 )
+from experiments.grid import MOST_ATTEMPTS
 from experiments.wording import plain_name
 
-# What each result holds, of which types, for tables and reports to be made of it.
+# What each result holds, of which types, for tables and reports to be made of it. It
+# grows no more: results of before would be refused.
 _OF_A_RESULT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("run", "dataset", "likelihood", "view", "unit", "status", "fingerprint"),
@@ -182,12 +184,17 @@ class Members(_Parts):
                     f"cannot read {path} (its {name!r} is missing or of another type): "
                     f"restore it, or {self._train_again(run)}."
                 )
+        if row["attempt"] not in range(MOST_ATTEMPTS):
+            raise FolderError(
+                f"cannot read {path} (its 'attempt' is {row['attempt']!r}, of at most "
+                f"{MOST_ATTEMPTS - 1}): restore it, or {self._train_again(run)}."
+            )
         for name, value in row.items():
             for text in (name, value):  # Names head the columns of tables.
                 if isinstance(text, str) and text and plain_name(text) != text:
                     raise FolderError(
-                        f"cannot read {path} (its {name!r} is {value!r}, which a "
-                        "terminal, a spreadsheet or a browser could take for a "
+                        f"cannot read {path} (its {name!r} is {value!r:.80}, which "
+                        "a terminal, a spreadsheet or a browser could take for a "
                         f"command): {self._train_again(run)}."
                     )
         return with_nan(row)
@@ -244,10 +251,14 @@ class Failures(_Parts):
         Raises:
             FolderError: a failure is damaged or of another run.
         """
-        found = sorted((self._path / run).glob("*.json"))
-        for path in found:  # Each begins the run again with other keys.
-            self._read(run, path.name)
-        return len(found)
+        attempts = self._attempts(run)
+        for attempt in attempts:  # Each begins the run again with other keys.
+            self._read(run, f"{attempt}.json")
+        return len(attempts)
+
+    def _attempts(self, run: str) -> list[int]:
+        names = (path.stem for path in (self._path / run).glob("*.json"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def load(
         self, run: str, attempt: int | None = None
@@ -261,11 +272,11 @@ class Failures(_Parts):
         Raises:
             FolderError: there is none, or it is damaged or of another run.
         """
-        if run not in self._owners or not (count := self.count(run)):
+        if run not in self._owners or not (attempts := self._attempts(run)):
             raise FolderError(
                 f"{self._path.parent} holds no failure of a run {run!r}; those that "
                 f"met a value that is not finite: {', '.join(self.runs()) or 'none'}."
             )
-        attempt = count - 1 if attempt is None else attempt
+        attempt = attempts[-1] if attempt is None else attempt
         arrays = self._load(run, f"{attempt}.safetensors")
         return self._read(run, f"{attempt}.json"), arrays

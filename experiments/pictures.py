@@ -6,7 +6,7 @@ from there, and drawn again where a file is missing, damaged or of another run.
 
 import io
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,28 +141,37 @@ def ensure(
         name for name in wanted if not is_good(folder / f"{name}.png", fingerprint)
     ]
     if missing:
-        for name, content in _drawn(load()).items():
-            if name in missing:
-                picture = _signed(content, fingerprint)
-                write_atomically(folder / f"{name}.png", picture)
+        for name, content in _drawn(load(), missing).items():
+            write_atomically(folder / f"{name}.png", _signed(content, fingerprint))
 
 
-def _drawn(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """All pictures of a run as PNG files."""
-    originals = arrays["picture/originals"] / (arrays["picture/levels"] - 1)
-    drawn = {
-        "reconstructions": reconstruction_grid(
-            originals, arrays["picture/reconstructions"]
-        ),
-        "prior_means": image_grid(arrays["picture/prior_means"], _COLUMNS),
-        "samples": image_grid(arrays["picture/samples"], _COLUMNS),
+def _drawn(
+    arrays: Mapping[str, np.ndarray], names: Collection[str]
+) -> dict[str, bytes]:
+    """The pictures of these names that a run has, as PNG files."""
+
+    def grid(name: str, columns: int) -> bytes:
+        return image_grid(arrays[f"picture/{name}"], columns)
+
+    def reconstructions() -> bytes:
+        originals = arrays["picture/originals"] / (arrays["picture/levels"] - 1)
+        return reconstruction_grid(originals, arrays["picture/reconstructions"])
+
+    def latents() -> bytes:
+        labels = arrays.get("test/labels")
+        return latent_scatter(arrays["test/posterior_mean"], labels)
+
+    drawings: dict[str, Callable[[], bytes]] = {
+        "reconstructions": reconstructions,
+        "prior_means": lambda: grid("prior_means", _COLUMNS),
+        "samples": lambda: grid("samples", _COLUMNS),
     }
     if "picture/manifold" in arrays:
-        drawn["manifold"] = image_grid(arrays["picture/manifold"], _MANIFOLD_SIDE)
-        drawn["latents"] = latent_scatter(
-            arrays["test/posterior_mean"], arrays.get("test/labels")
-        )
-    return drawn
+        drawings |= {
+            "manifold": lambda: grid("manifold", _MANIFOLD_SIDE),
+            "latents": latents,
+        }
+    return {name: draw() for name, draw in drawings.items() if name in names}
 
 
 # A field of the PNG format for text, and the length of what stands before all fields.

@@ -36,7 +36,11 @@ def finished(
     """
     config = folder.config()
     folder.bind(fingerprints(expand(config), folder.images()))
-    for place in ("data_dir", "cache_dir"):  # Of the machine, not of the result.
+    for place in (
+        "path",
+        "data_dir",
+        "cache_dir",
+    ):  # Of the machine, not of the result.
         if place in config.get("data", {}):
             config["data"][place] = ""
     found = {}

@@ -325,8 +325,8 @@ class RunFolder:
             os.close(self._run_locks.pop(run))
 
     @contextlib.contextmanager
-    def writing_tables(self) -> Iterator[None]:
-        """Within, no other command writes tables or the report.
+    def writing(self) -> Iterator[None]:
+        """Within, no other command writes tables, the report or environment.json.
 
         Raises:
             FolderError: the folder cannot be written.
@@ -354,6 +354,12 @@ class RunFolder:
             now: the environment of a process that writes here, or of a job.
             report: is given a line where it differs from that before.
         """
+        with self.writing():
+            self._record_environment(now, report)
+
+    def _record_environment(
+        self, now: Mapping[str, Any], report: Callable[[str], object]
+    ) -> None:
         path = self.path / "environment.json"
         if not path.exists():
             write_atomically(path, to_json({"format": FORMAT, **now}))

@@ -328,7 +328,7 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
         Lines on what was left out.
     """
     left_out: list[str] = []
-    with folder.writing_tables():
+    with folder.writing():
         rows = folder.members.results([run.name for run in runs], left_out.append)
         strangers = sorted(folder.members.finished() - folder.owners.keys())
         left_out += [

@@ -38,23 +38,7 @@ def add_to_table(
         FolderError: the file cannot be read or written, or holds a row of another
             run of the same name.
     """
-    kept: list[dict[str, Any]] = []
-    if path.exists():
-        try:
-            text = read_bytes(path).decode("utf-8-sig")
-            kept = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-            if any(None in row for row in kept):
-                raise ValueError("a row is longer than the header")
-        except (OSError, ValueError, csv.Error) as error:
-            raise cannot_read(path, error, "delete it") from error
-    own = {row["run"]: row["fingerprint"] for row in rows}
-    for row in kept:
-        run = row.get("run", "")
-        if row.get("fingerprint") != own.get(run, row.get("fingerprint")):
-            raise AnotherOwnerError(
-                f"{path} holds a row of another run that is named {run!r} too: move "
-                "the file out of the folder and repeat the command."
-            )
+    kept = read_table(path, {row["run"]: row["fingerprint"] for row in rows})
     replaced = {tuple(str(row[field]) for field in identity) for row in rows}
     others = [
         other
@@ -62,3 +46,33 @@ def add_to_table(
         if tuple(other.get(field) for field in identity) not in replaced
     ]
     write_table(path, [*others, *rows])
+
+
+def read_table(path: Path, owners: Mapping[str, str]) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file; none where there is no file.
+
+    Args:
+        path: the file.
+        owners: the fingerprint of runs by name, which their rows must have.
+
+    Raises:
+        FolderError: the file cannot be read, or holds a row of another run of the same
+            name.
+    """
+    if not path.exists():
+        return []
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        if any(None in row for row in rows):
+            raise ValueError("a row is longer than the header")
+    except (OSError, ValueError, csv.Error) as error:
+        raise cannot_read(path, error, "delete it") from error
+    for row in rows:
+        run = row.get("run", "")
+        if row.get("fingerprint") != owners.get(run, row.get("fingerprint")):
+            raise AnotherOwnerError(
+                f"{path} holds a row of another run that is named {run!r} too: move "
+                "the file out of the folder and repeat the command."
+            )
+    return rows

@@ -215,7 +215,7 @@ def test_a_damaged_environment_is_refused(folder, text, word):
 def test_a_folder_of_locks_alone_is_taken(tmp_path):
     """All but what is hidden was removed of one that was evaluated."""
     folder = create(tmp_path)
-    with folder.writing_tables():
+    with folder.writing():
         pass
     assert (tmp_path / ".tables.lock").exists()
     for path in tmp_path.glob("[!.]*"):

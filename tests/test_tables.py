@@ -121,7 +121,7 @@ def test_rows_that_several_add_at_once_are_all_kept(tmp_path):
     path = folder.path / "table.csv"
 
     def add(number):
-        with RunFolder.open(folder.path).writing_tables():
+        with RunFolder.open(folder.path).writing():
             add_to_table(path, [row(str(number))], IDENTITY)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
