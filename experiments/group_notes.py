@@ -4,6 +4,7 @@ Beside the checkpoints of a group lies a note on which runs train together, so t
 group is continued as it was begun.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,11 @@ class Note(NamedTuple):
     def on(cls, group: Group) -> "Note":
         """Returns the note on a group."""
         return cls(group.name, tuple(run.name for run in group.runs), group.attempt)
+
+
+def is_group_name(name: str) -> bool:
+    """Whether a name is one that groups have: it leads to no other folder."""
+    return bool(re.fullmatch(r"\w+-\w+", name))
 
 
 class GroupNotes:
@@ -92,6 +98,8 @@ class GroupNotes:
                     type(note.attempt) is int and 0 <= note.attempt < MOST_ATTEMPTS
                 ):
                     raise ValueError(f"its attempt is {note.attempt!r}")
+                if not is_group_name(note.name) or not note.runs:
+                    raise ValueError("it is of no group")  # It may be named '..'.
                 others = [
                     run
                     for run, fingerprint in facts["runs"].items()

@@ -23,9 +23,10 @@ import jax
 
 from experiments import failures, locks, runner
 from experiments.data import load_data
-from experiments.files import read_json, write_atomically
+from experiments.files import FolderError, read_json, write_atomically
 from experiments.fingerprint import fingerprints
 from experiments.grid import Group, Run
+from experiments.group_notes import is_group_name
 from experiments.interruption import Interruption, Stopped
 from experiments.launchers import Command, Launcher, LaunchError
 from experiments.progress import CONSOLE, announce, warn
@@ -148,8 +149,9 @@ def plan(chosen: Sequence[Run], folder: RunFolder, slice_size: int) -> list[Job]
     finished = folder.members.finished()
     waiting = {run.name for run in chosen} - finished
     jobs = []
-    for note in sorted(folder.jobs.glob("*.json")):
-        job = _read_note(note)
+    notes = {path: _read_note(path) for path in sorted(folder.jobs.glob("*.json"))}
+    _refuse_strange([job for job in notes.values() if job], folder)
+    for note, job in notes.items():
         if job is None:
             _remove(note)  # Damaged: its runs are grouped afresh.
         elif finished.issuperset(job.runs):
@@ -176,6 +178,8 @@ def plan(chosen: Sequence[Run], folder: RunFolder, slice_size: int) -> list[Job]
 def _read_note(path: Path) -> Job | None:
     try:
         note = read_json(path)
+        if not (is_group_name(path.stem) and note["runs"]):
+            return None  # It may be named '..'.
         return Job(
             path.with_suffix(""),
             tuple(map(str, note["runs"])),
@@ -184,6 +188,17 @@ def _read_note(path: Path) -> Job | None:
         )
     except (OSError, KeyError, TypeError, ValueError):
         return None
+
+
+def _refuse_strange(jobs: Sequence[Job], folder: RunFolder) -> None:
+    """Refuses notes on runs of another sweep: a run's name is that of folders."""
+    for job in jobs:
+        if strange := set(job.runs) - folder.owners.keys():
+            raise FolderError(
+                f"{job.beside('.json')} belongs to another sweep, which has a run "
+                f"{min(strange)!r}: delete it to train its other runs anew, or give "
+                "the sweep that launched it."
+            )
 
 
 def _remove(path: Path) -> None:

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.files import (
+    FolderError,
     Owner,
     cannot_read,
     cannot_write,
@@ -44,7 +45,13 @@ class Metrics:
         self._events: dict[str, EventsWriter] = {}
 
     def path(self, run: str) -> Path:
-        """Returns the file that holds the rows of a run."""
+        """Returns the file that holds the rows of a run.
+
+        Raises:
+            FolderError: there is no such run.
+        """
+        if run not in self._owners:  # A name from elsewhere may be '../..'.
+            raise FolderError(f"{run!r} is no run of {self._folder / 'config.json'}.")
         return self._folder / "members" / run / "metrics.jsonl"
 
     def restore(self, runs: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -58,7 +65,8 @@ class Metrics:
         for run in runs:
             write_atomically(self.path(run), "")
             for stale in (self._folder / "tensorboard" / run).glob("events.*"):
-                remove(stale)
+                if not stale.is_dir():  # That is none of ours.
+                    remove(stale)
         self.log(rows)
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:

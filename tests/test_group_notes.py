@@ -179,3 +179,28 @@ def test_a_folder_is_no_note_on_a_group(folder):
     path.mkdir(parents=True)
     assert begun(folder) == []
     assert str(path) in refusal(folder.groups.begin, NOTE)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "...", "-"])
+def test_a_note_named_like_another_folder_deletes_nothing(folder, name):
+    precious = folder.path / "checkpoints" / "beta-12" / "10.safetensors"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("weights")
+    path = folder.path / "checkpoints" / f"{name}.json"
+    write_record(path, {"name": name, "runs": {}, "attempt": 0})
+    before, lines = set(listing(folder.path)), []
+    assert folder.groups.begun({"a"}, lines.append) == []
+    assert "it is of no group" in lines[0]
+    assert before - set(listing(folder.path)) == {f"checkpoints/{name}.json"}
+
+
+def test_a_note_on_no_runs_ends_no_group(folder):
+    precious = folder.path / "checkpoints" / "beta-12" / "10.safetensors"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("weights")
+    path = folder.path / "checkpoints" / "beta-12.json"
+    write_record(path, {"name": "beta-12", "runs": {}, "attempt": 0})
+    lines = []
+    assert folder.groups.begun({"a"}, lines.append) == []
+    assert "it is of no group" in lines[0]
+    assert precious.exists()

@@ -1,5 +1,6 @@
 """Tests of experiments.jobs, with a fake engine that writes what training would."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from experiments.jobs import Launch, Sweep
 from experiments.launchers import LaunchError
 from experiments.members import Members
 from experiments.run_folder import RunFolder
-from tests.folders import save_member
+from tests.folders import opened, save_member
 
 # Two groups of four runs.
 CONFIG = digits.get_config().to_dict() | {
@@ -520,3 +521,27 @@ def test_folders_that_a_running_job_removes_are_no_error(folder, monkeypatch):
         folder.path, CONFIG, OWNERS, IMAGES, ignore, computes=False
     ).close()
     assert not jobs.Job(folder.jobs / "job", ()).has_got_further()
+
+
+@pytest.mark.parametrize("name", ["..", "."])
+def test_a_note_named_like_another_folder_deletes_nothing(tmp_path, name):
+    with contextlib.closing(opened(tmp_path / "run", CONFIG, OWNERS, IMAGES)) as folder:
+        folder.jobs.mkdir()
+        note = {"runs": [], "launcher": "fake", "handle": "1"}
+        (folder.jobs / f"{name}.json").write_text(json.dumps(note))
+        jobs.plan(RUNS[:1], folder, 0)
+        assert (folder.path / "config.json").exists()
+        assert not (folder.jobs / f"{name}.json").exists()
+
+
+def test_a_note_on_runs_of_another_sweep_is_refused(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "events.1").write_text("precious")
+    with contextlib.closing(opened(tmp_path / "run", CONFIG, OWNERS, IMAGES)) as folder:
+        folder.jobs.mkdir()
+        note = {"runs": [NAMES[0], "../../outside"], "launcher": "x", "handle": "1"}
+        (folder.jobs / "beta-12.json").write_text(json.dumps(note))
+        with pytest.raises(FolderError, match="belongs to another sweep"):
+            jobs.plan(RUNS, folder, 0)
+    assert [path.name for path in outside.iterdir()] == ["events.1"]

@@ -242,3 +242,21 @@ def test_a_file_too_large_is_not_read(folder):
     assert folder.metrics.read("a", told.append) == []
     (line,) = told
     assert "1,099,511,627,776 bytes" in line
+
+
+def test_rows_of_a_run_that_is_none_are_written_nowhere(folder, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("metrics.jsonl", "events.1"):
+        (outside / name).write_text("precious")
+    run = f"../../{outside.name}"
+    assert "is no run of" in refusal(folder.metrics.restore, [run], [])
+    assert "is no run of" in refusal(folder.metrics.read, run, print)
+    assert [path.read_text() for path in outside.iterdir()] == ["precious"] * 2
+
+
+def test_a_folder_among_events_is_left(folder):
+    place = folder.path / "tensorboard" / "a" / "events.x"
+    place.mkdir(parents=True)
+    folder.metrics.restore(["a"], [])
+    assert place.is_dir()
