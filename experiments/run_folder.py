@@ -319,6 +319,19 @@ class RunFolder:
             taken.append(run)
         return True
 
+    def free(self, runs: Iterable[str]) -> list[str]:
+        """Returns those of some runs, none of them claimed, that no command trains.
+
+        Raises:
+            FolderError: the folder cannot be written.
+        """
+        found = []
+        for run in runs:
+            if self.claim([run]):
+                self.release([run])
+                found.append(run)
+        return found
+
     def release(self, runs: Iterable[str]) -> None:
         """Gives claimed runs back."""
         for run in runs:
@@ -426,20 +439,30 @@ class RunFolder:
     def environment(self) -> dict[str, Any]:
         """Returns what the folder's numbers depend on besides its configuration."""
         path = self.path / "environment.json"
-        return self._read_object(path, command=str, bits_depend_on=dict)
+        return self._read_object(
+            path, {"continued": []}, command=str, bits_depend_on=dict, continued=list
+        )
 
     def images(self) -> str:
         """Returns the fingerprint of the images that the folder was begun with."""
         return str(self.environment()["bits_depend_on"].get("data"))
 
-    def _read_object(self, path: Path, **fields: type) -> dict[str, Any]:
-        """The object in a file, which has these fields, of these types."""
+    def _read_object(
+        self, path: Path, defaults: Mapping[str, Any] = {}, **fields: type
+    ) -> dict[str, Any]:
+        """The object in a file, which has these fields, of these types.
+
+        Args:
+            path: the file.
+            defaults: stand for those that may be missing.
+            fields: their types.
+        """
         try:
             found = read_json(path)
             if not isinstance(found, dict):
                 raise TypeError("it holds no object")
             for name, kind in fields.items():
-                if not isinstance(found.get(name), kind):
+                if not isinstance(found.get(name, defaults.get(name)), kind):
                     raise TypeError(f"its {name!r} is no {kind.__name__}")
         except (OSError, TypeError, ValueError) as error:
             raise cannot_read(path, error) from error

@@ -272,18 +272,28 @@ def _train(
             f"{count} to train in {counted(len(waiting), 'program')} on "
             f"{jax.device_count()} x {jax.devices()[0].device_kind} -> {folder.path}"
         )
-    may_be_more = True
-    while waiting and may_be_more:
+    left: Sequence[Run] = chosen  # Those that this command may still have to train.
+    while waiting:
         with Progress(waiting, shown=folder is not None) as progress:
             may_be_more = run_groups(waiting, data, folder, progress, interruption)
+        if not may_be_more:
+            # Of a group, another command may train some runs and not the rest.
+            left = _free(waiting, folder)
         # Runs that start again with other keys, for example.
-        waiting = _plan(chosen, folder)
-    if folder and waiting:
+        waiting = _plan(left, folder)
+    if folder and (waiting := plan(chosen, folder)):
         count = sum(len(group.runs) for group in waiting)
         CONSOLE.print(
             f"{counted(count, 'run')} left to another command, which trains in "
             f"{folder.path} too and reports on all when it ends"
         )
+
+
+def _free(groups: Sequence[Group], folder: RunFolder | None) -> list[Run]:
+    """The runs of some groups that no other command trains, in every process."""
+    by_name = {run.name: run for group in groups for run in group.runs}
+    names = processes.from_primary(folder.free(by_name) if folder else None)
+    return [by_name[name] for name in names]
 
 
 def _plan(chosen: Sequence[Run], folder: RunFolder | None) -> list[Group]:

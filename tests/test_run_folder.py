@@ -1,5 +1,6 @@
 """Tests of experiments.run_folder: whose folder it is, and who writes there."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -604,3 +605,21 @@ def test_owners_can_be_told_later(tmp_path):
     assert "no run of config.json" in refusal(folder.members.result, "a")
     folder.bind(OWNERS)
     assert folder.members.result("a")["fingerprint"] == OWNERS["a"]
+
+
+def test_runs_that_nobody_trains_are_free(tmp_path):
+    with (
+        contextlib.closing(opened(tmp_path / "run")) as one,
+        contextlib.closing(opened(tmp_path / "run")) as other,
+    ):
+        assert one.claim(["b"])
+        assert other.free(["a", "b", "c"]) == ["a", "c"]
+        assert one.claim(["a", "c"])
+        assert other.free(["a", "b", "c"]) == []
+
+
+def test_an_environment_that_was_continued_by_a_number_is_refused(tmp_path):
+    folder = create(tmp_path / "run")
+    path = folder.path / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "continued": 5}))
+    assert "its 'continued' is no list" in refusal(RunFolder.open, folder.path)
