@@ -30,6 +30,11 @@ UNFINISHED = ".unfinished"
 # Of a record, a table or metric rows; what is larger is none of ours.
 MOST_BYTES = 2**26
 
+# Of the numbers in a record: float32, in which everything is measured, holds no larger
+# ones, and sums and charts of larger ones overflow.
+LARGEST = float(np.finfo(np.float32).max)
+LARGEST_INTEGER = 2**53
+
 # Levels of nesting of a record; what is deeper is none of ours.
 _DEEPEST = 50
 
@@ -95,7 +100,11 @@ def remove(path: Path) -> None:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that its path holds the old content or the new, never half."""
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        # Names of files need not be of any encoding.
+        data = content.encode(errors="backslashreplace")
+    else:
+        data = content
     with atomically(path) as beside:
         beside.write_bytes(data)
 
@@ -261,8 +270,11 @@ def load_arrays(
         FolderError: it is damaged, missing, or something else.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no regular file")
+        if found.st_size > _memory() // 2 and not memory_mapped:
+            raise ValueError(f"it has {found.st_size:,} bytes, which fill the memory")
         with safetensors.safe_open(path, framework="numpy") as file:
             facts = parse_json((file.metadata() or {}).get(_SEALED, "{}"))
             if not isinstance(facts, dict):
@@ -286,6 +298,7 @@ def load_arrays(
     except (
         AttributeError,  # Of a type that NumPy does not have.
         KeyError,
+        MemoryError,
         OSError,
         TypeError,
         ValueError,
@@ -295,6 +308,11 @@ def load_arrays(
             f"cannot read the arrays in {path} ({error}): restore it, or {remedy}."
         ) from error
     return arrays, facts
+
+
+def _memory() -> int:
+    """The bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def described(name: str, owner: Owner) -> str:

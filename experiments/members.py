@@ -13,6 +13,8 @@ import flax.traverse_util
 import numpy as np
 
 from experiments.files import (
+    LARGEST,
+    LARGEST_INTEGER,
     AnotherOwnerError,
     Arrays,
     FolderError,
@@ -190,6 +192,12 @@ class Members(_Parts):
                 f"{MOST_ATTEMPTS - 1}): restore it, or {self._train_again(run)}."
             )
         for name, value in row.items():
+            most = {int: LARGEST_INTEGER, float: LARGEST}.get(type(value))
+            if most and abs(value) > most:
+                raise FolderError(
+                    f"cannot read {path} (its {name!r} is larger than any that is "
+                    f"measured): restore it, or {self._train_again(run)}."
+                )
             for text in (name, value):  # Names head the columns of tables.
                 if isinstance(text, str) and text and plain_name(text) != text:
                     raise FolderError(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments import files
 from experiments.files import (
     AnotherOwnerError,
     FolderError,
@@ -276,3 +277,17 @@ def test_arrays_of_a_type_that_none_of_ours_has_are_refused(
     content = len(header).to_bytes(8, "little") + header + bytes(4 * size)
     place.write_bytes(content)
     assert_arrays_refused(place, memory_mapped=memory_mapped)
+
+
+def test_text_of_any_encoding_is_written(tmp_path):
+    path = tmp_path / "page"
+    files.write_atomically(path, "name \udcff")
+    assert path.read_text() == "name \\udcff"
+
+
+def test_arrays_that_fill_the_memory_are_not_loaded(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    files.save_arrays(path, {"x": np.zeros(99)}, {"name": "a"})
+    monkeypatch.setattr(files, "_memory", lambda: 999)
+    with pytest.raises(files.FolderError, match="fill the memory"):
+        files.load_arrays(path, {"name": "a"})

@@ -442,3 +442,11 @@ def test_nothing_is_left_beside_what_is_stored(folder):
 def test_the_fields_of_a_result_here_are_those_there():
     """So that a field which is asked for of every row has a test above."""
     assert set(members._OF_A_RESULT) == {*RESULT, "run", "fingerprint"}
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 10**300, 2**60])
+def test_a_result_larger_than_any_is_refused(tmp_path, value):
+    folder = create(tmp_path / "run")
+    field = "latent_dim" if isinstance(value, int) else "score"
+    save_member(folder, "a", **{field: value})
+    assert "larger than any" in refusal(folder.members.result, "a")
