@@ -39,6 +39,7 @@ flags.disclaim_key_flags()
 
 _REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
 
+_LONGEST_LINE = 4000  # characters
 _LARGEST_FLAGFILE = 1_000_000  # bytes
 
 # Programs that compile faster are not worth a file.
@@ -276,7 +277,11 @@ def leave_if_left_out(lines: Sequence[str]) -> None:
 
 
 def _refuse(reason: object) -> NoReturn:
-    line = re.sub(r"\s*\n\s*", " ", str(reason).strip())
+    parts = map(str.strip, str(reason).split("\n"))
+    line = " ".join(filter(None, parts))
+    if len(line) > _LONGEST_LINE:  # The value is in front, what to do at the end.
+        half = _LONGEST_LINE // 2
+        line = f"{line[:half]} ... {line[-half:]}"
     print(f"error: {printable(line)}", file=sys.stderr)
     sys.exit(REFUSED)
 

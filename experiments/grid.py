@@ -5,6 +5,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,7 @@ from experiments.settings import (
 )
 from experiments.wording import plain_name, suggest
 
+_MOST_RUNS = 100_000  # More is a slip, and would end in a lack of memory.
 _LONGEST_NAME = 250  # File systems take 255 bytes.
 
 # So often a run that meets values that are not finite is begun, with other keys.
@@ -76,6 +78,11 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
         axis: _values(axis, config["sweep"][axis])
         for axis in sorted(config["sweep"], key=_axis_order)
     }
+    count = math.prod(map(len, sweep.values()))
+    if count > _MOST_RUNS:
+        raise SettingsError(
+            f"config.sweep has {count:,} runs: give at most {_MOST_RUNS:,} at a time."
+        )
     base = {name: value for name, value in config.items() if name != "sweep"}
     runs: dict[Settings, Run] = {}
     # What combinations share is one object, and checked once: that is what takes long.

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 5
+_LONGEST_NAME = 100  # characters of a name that are compared with others
 
 # What has a meaning in HTML, in Markdown or in a table's cell.
 _MARKUP = frozenset("<>&\"'|`\\*[]")
@@ -38,7 +39,8 @@ def printable(text: str) -> str:
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """A suggestion, then the names there are."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(str(name), allowed, n=1)
+    # Of a long text, which is no name, a comparison takes for ever.
+    near = difflib.get_close_matches(str(name)[:_LONGEST_NAME], allowed, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ";"
     return f"{hint} the names there are: {', '.join(allowed)}"
 

@@ -321,3 +321,13 @@ def test_the_setting_of_a_run_is_read_from_its_name():
         {"posterior": "full_covariance", "widths": "8x4"},
     ]
     assert grid.setting("model") == {}
+
+
+def test_more_runs_than_memory_holds_are_refused_at_once():
+    config = digits.get_config().to_dict()
+    config["sweep"] = {
+        "seed": list(range(10_000)),
+        "latent_dim": list(range(1, 10_001)),
+    }
+    with pytest.raises(SettingsError, match="has 100,000,000 runs"):
+        grid.expand(config)

@@ -63,3 +63,7 @@ def test_the_nearest_name_is_suggested():
 def test_a_plain_name_means_itself_everywhere(text, plain):
     assert plain_name(text) == plain
     assert plain_name(plain) == plain
+
+
+def test_a_long_text_is_no_name():
+    assert "the names there are: a" in suggest("x" * 10_000_000, ["a"])
