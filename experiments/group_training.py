@@ -129,6 +129,7 @@ class GroupTraining:
             self._epoch = int(arrays["epoch"])
             self._seconds_before = float(arrays["seconds"])
             self._history = History(self._names, part("history/"))
+            self._history.check()
         except (LookupError, TypeError, ValueError) as error:
             raise FolderError(
                 f"checkpoints/{self._task.group.name} in the run folder is not of this "

@@ -94,6 +94,16 @@ class History:
         with np.errstate(invalid="ignore"):  # -inf where no bound was ever finite.
             return float(bounds[-1] - bounds[len(bounds) * 4 // 5 - 1])
 
+    def check(self) -> None:
+        """Refuses a history that was not continued from one of these runs.
+
+        Raises:
+            IndexError, KeyError, TypeError: its arrays are others.
+        """
+        self.rows()
+        for index in range(len(self.runs)):
+            self.last_gain(index)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, as arrays with a leading axis over validations."""
         if not self._validations:

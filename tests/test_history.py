@@ -128,3 +128,8 @@ def test_no_gain_where_no_bound_was_ever_finite():
         add(history, epoch, best=(-np.inf, 1))
     assert math.isnan(history.last_gain(0))
     assert history.last_gain(1) == 0
+
+
+def test_a_history_of_something_else_is_refused():
+    with pytest.raises(KeyError):
+        History(["a"], {"epoch": np.arange(2)}).check()
