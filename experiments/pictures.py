@@ -5,6 +5,7 @@ from there, and drawn again where a file is missing, damaged or of another run.
 """
 
 import io
+import warnings
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from vae_jax.posteriors import latent_noise
 _SHOWN = 32
 _COLUMNS = 8
 _MANIFOLD_SIDE = 10
+_MOST_IN_A_GRID = max(_SHOWN, _MANIFOLD_SIDE**2)
 # Pictures of every run, and those of a run with two latents.
 _GRIDS = ("reconstructions", "prior_means", "samples")
 _OF_A_PLANE = ("manifold", "latents")
@@ -148,7 +150,17 @@ def ensure(
 def _drawn(
     arrays: Mapping[str, np.ndarray], names: Collection[str]
 ) -> dict[str, bytes]:
-    """The pictures of these names that a run has, as PNG files."""
+    """The pictures of these names that a run has, as PNG files.
+
+    Raises:
+        KeyError, ValueError: the arrays are not as ``to_store`` makes them.
+    """
+    for name, array in arrays.items():
+        # What is drawn is larger, many times; so are arrays that are broadcast.
+        if name.startswith("picture/") and len(np.atleast_1d(array)) > _MOST_IN_A_GRID:
+            raise ValueError(f"{name} holds {len(array)} images")
+    if arrays["picture/levels"].ndim:
+        raise ValueError("picture/levels is no number")
 
     def grid(name: str, columns: int) -> bytes:
         return image_grid(arrays[f"picture/{name}"], columns)
@@ -189,7 +201,10 @@ def _signed(png: bytes, fingerprint: str) -> bytes:
 def is_good(path: Path, fingerprint: str) -> bool:
     """Returns whether a picture is whole and of the run with a fingerprint."""
     try:
-        with Image.open(io.BytesIO(read_bytes(path)), formats=("PNG",)) as image:
+        with (
+            warnings.catch_warnings(action="error"),  # Of images that fill the memory.
+            Image.open(io.BytesIO(read_bytes(path)), formats=("PNG",)) as image,
+        ):
             image.verify()
             return image.info.get(_FIELD) == fingerprint
     except Exception:  # Damage comes as any exception.

@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments import charts, findings, pictures
 from experiments.chart_style import Style, likelihood_styles
-from experiments.files import FolderError, write_atomically
+from experiments.files import write_atomically
 from experiments.findings import Group, Member
 from experiments.run_folder import RunFolder
 from experiments.templates import templates
@@ -179,7 +179,7 @@ def _draw(folder: RunFolder, member: Member, report: Callable[[str], object]) ->
         )
     except FolderError as error:
         report(f"pictures of {member.run} are left out: {error}")
-    except (LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # Arrays of a stranger may be of any kind.
         report(
             f"pictures of {member.run} are left out: its arrays cannot be drawn "
             f"({error!r}); delete its folder in members/ and repeat the command that "
@@ -292,7 +292,7 @@ def _picture(path: Path, subject: str, caption: str, zoom: int) -> Picture:
     """Returns a picture at the width at which it should be shown."""
     is_chart = path.stem == "latents"
     with Image.open(path) as image:
-        native = image.width // (charts.SCATTER_SCALE if is_chart else 1)
+        native = max(1, image.width // (charts.SCATTER_SCALE if is_chart else 1))
     width = zoom * min(native, _MAX_PICTURE_WIDTH)
     # Only whole multiples show all pixels of an enlarged image at one size.
     pixels = "pixels" if width % native == 0 else ""

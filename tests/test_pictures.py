@@ -1,5 +1,6 @@
 """Tests of experiments.pictures: files that are not there as they should be."""
 
+import io
 import os
 
 import numpy as np
@@ -137,3 +138,26 @@ def test_a_picture_that_cannot_be_written_is_told(drawn):
     path.mkdir()
     with pytest.raises(FolderError, match=r"cannot write .*samples\.png"):
         pictures.ensure(drawn, 2, OWN, arrays)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"picture/levels": np.zeros((1, 1, 1, 2_000_000), np.uint8)},
+        {"picture/originals": np.zeros((200_000, 1, 1, 1), np.uint8)},
+    ],
+)
+def test_arrays_that_would_fill_the_memory_are_not_drawn(tmp_path, arrays):
+    images = np.zeros((2, 4, 4, 1), np.float32)
+    own = {f"picture/{n}": images for n in ("originals", *pictures._GRIDS)}
+    own = {**own, "picture/levels": np.int32(2), **arrays}
+    with pytest.raises(ValueError, match="picture/"):
+        pictures.ensure(tmp_path, 3, "0" * 64, lambda: own)
+
+
+def test_a_picture_that_fills_the_memory_is_not_good(tmp_path):
+    file = io.BytesIO()
+    Image.new("1", (12_000, 10_000)).save(file, format="png")
+    path = tmp_path / "samples.png"
+    path.write_bytes(pictures._signed(file.getvalue(), "0" * 64))
+    assert not pictures.is_good(path, "0" * 64)

@@ -377,3 +377,21 @@ def test_a_picture_of_a_neighbour_is_not_shown(three):
     page = write_report(three, [("pictures of categorical-4-1 are left out",)])
     assert len(shown(page)) == 3  # Its others are there.
     assert len(page.alts) == len(first.alts) - 1
+
+
+def test_a_picture_of_one_pixel_is_shown(tmp_path):
+    path = tmp_path / "latents.png"
+    report.Image.new("L", (1, 1)).save(path)
+    assert report._picture(path, "a model", "latents", 1).width == 1
+
+
+def test_arrays_of_other_shapes_are_left_out_of_the_report(tmp_path):
+    rows = sweep()
+    folder = write_run(tmp_path / "run", rows)
+    run = rows[0]["run"]
+    arrays = {**folder.members.arrays(run), "test/posterior_mean": np.zeros(3)}
+    arrays["picture/manifold"] = arrays["picture/samples"]
+    save_member(folder, arrays=arrays, **rows[0])
+    lines = []
+    report.write_report(folder, rows, lines)
+    assert any(f"pictures of {run} are left out" in line for line in lines)
