@@ -155,11 +155,17 @@ def _table(path: Path, kept: Path) -> dict[str, Any]:
     }
     rows = []
     for row in table["rows"]:
-        obtained = [
-            {**row, "variant": variant, **summary(found)}
-            for variant, only in row["runs"]
-            if (found := _chosen(finished[variant], only))
-        ]
+        obtained = []
+        for variant, only in row["runs"]:
+            if found := _chosen(finished[variant], only):
+                try:
+                    obtained.append({**row, "variant": variant, **summary(found)})
+                except (KeyError, OverflowError, TypeError, ValueError) as error:
+                    CONSOLE.print(
+                        f"left out: {kept / variant}.json holds no results of "
+                        f"{row['model']} as they are written here ({error!r}): restore "
+                        "it from the repository, or delete it."
+                    )
         rows += obtained or [{**row, "variant": "", "obtained": ""}]
     return {**table, "path": f"configs/papers/{path.name}", "rows": rows}
 
@@ -202,13 +208,16 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "obtained": _obtained(results),
         "negative_elbo": mean("elbo", sign=-1),
         "rate": mean("rate"),
-        "active_units": ", ".join(row["active_by_layer"] for row in sound) or "–",
-        "num_importance_samples": results[0]["num_importance_samples"],
+        # Texts of a run folder or record, which may be a stranger's, in a page.
+        "active_units": plain_name(", ".join(row["active_by_layer"] for row in sound))
+        if sound
+        else "–",
+        "num_importance_samples": int(results[0]["num_importance_samples"]),
         "effective_samples": mean("effective_sample_size", digits=1),
         "last_gain": mean("last_gain"),
-        "epochs": results[0]["epochs"],
+        "epochs": int(results[0]["epochs"]),
         "minutes": f"{statistics.fmean(row['seconds'] for row in results) / 60:.1f}",
-        "device": ", ".join(devices),
+        "device": plain_name(", ".join(devices)),
     }
 
 

@@ -125,9 +125,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         record = read_json(path)
         parts = [record[name] for name in ("config", "results")]
+        for each in record["results"].values():
+            parts += [each, each["result"], each["bits_depend_on"]]
         if all(isinstance(part, dict) for part in parts):
             return record
-    except (OSError, KeyError, TypeError, ValueError):
+    except (AttributeError, OSError, KeyError, TypeError, ValueError):
         pass
     raise FolderError(
         f"{path} is no record: restore it from the repository, or delete it."
