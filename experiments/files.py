@@ -9,6 +9,7 @@ up to a stated size; and a part of a run says what it belongs to:
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -111,10 +112,22 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 def cannot_write(path: Path, error: Exception) -> FolderError:
     reason = getattr(error, "strerror", None) or error
+    remedy = "make room and permit writing there"
+    if getattr(error, "errno", None) in _IN_ITS_PLACE:
+        remedy = "remove what is in its place"
     return FolderError(
-        f"cannot write {path} ({reason}): make room and permit writing there, or "
-        "choose another place."
+        f"cannot write {path} ({reason}): {remedy}, or choose another place."
     )
+
+
+# Of errors by something of another kind that has the name of a file or folder.
+_IN_ITS_PLACE = (
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.ENOTEMPTY,
+)
 
 
 # --- reading --------------------------------------------------------------------------

@@ -130,8 +130,11 @@ class GroupNotes:
 
     def end(self, group: str) -> None:
         """Drops the checkpoints of a group whose results are written."""
+        folder = self.path / group
+        if folder.is_symlink():
+            remove(folder)
         # Two commands may do so at once; what is left over is in nobody's way.
-        shutil.rmtree(self.path / group, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         remove(self.path / f"{group}.json")
 
     def _files(self) -> list[Path]:

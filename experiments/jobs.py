@@ -202,7 +202,7 @@ def _refuse_strange(jobs: Sequence[Job], folder: RunFolder) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -301,7 +301,7 @@ class Sweep:
         self._environments: list[Any] = []
         self._waiting = plan(chosen, folder, launch.slice_size)
         self._running: list[Job] = []
-        self._failed: list[Job] = []
+        self._failed: list[tuple[Job, str]] = []  # with what was wrong
         self._num_jobs, self._num_gathered = len(self._waiting), 0
         count = len({run.name for run in chosen} - self._finished)
         CONSOLE.print(
@@ -377,12 +377,15 @@ class Sweep:
         elif not is_stopped:
             job.failures += 1
         if job.failures > self._launch.retries:
-            self._failed.append(job)
-            warn(f"{job.name} failed: {_last_words(job)}")
+            self._fail(job, _last_words(job))
             return
         self._waiting.append(job)
         if not is_stopped:
             warn(f"{job.name} ended too early and is launched again.")
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self._failed.append((job, reason))
+        warn(f"{job.name} failed: {reason}")
 
     def _gather(self, job: Job) -> None:
         """Gathers and removes a job that is done, unless its process has yet to end."""
@@ -392,8 +395,14 @@ class Sweep:
             return
         try:
             new = [run for run in job.runs if run not in self._finished]
-            source = RunFolder.open(job.path)
-            source.bind(self._folder.owners)
+            try:
+                source = RunFolder.open(job.path)
+                source.bind(self._folder.owners)
+                _verify(source, new)
+            except FolderError as error:  # The other jobs are gathered.
+                self._running.remove(job)
+                self._fail(job, str(error))
+                return
             self._copy(source, new)
             self._finished.update(new)
             job.remove()
@@ -436,11 +445,27 @@ class Sweep:
             LaunchError: some did.
         """
         if self._failed:
-            job = self._failed[0]
+            job, reason = self._failed[0]
             raise LaunchError(
                 f"{len(self._failed)} of {counted(self._num_jobs, 'job')} failed, as "
-                f"{job.name} did: {_last_words(job)} The same command tries them again."
+                f"{job.name} did: {reason} The same command tries them again."
             )
+
+
+def _verify(source: RunFolder, runs: Sequence[str]) -> None:
+    """Reads all that is gathered of runs.
+
+    Raises:
+        FolderError: some of it is damaged.
+    """
+    source.environment()
+    for run in runs:
+        for attempt in range(source.failures.count(run)):
+            source.failures.load(run, attempt)
+        source.members.params(run)
+        source.members.result(run)
+        source.members.arrays(run)
+        source.members.bits_depend_on(run)
 
 
 def _last_words(job: Job) -> str:

@@ -28,6 +28,9 @@ from experiments.files import (
 )
 from experiments.wording import counted
 
+# No file of rows has so many, at the most bytes that it may have.
+_MOST_LINES = 1_000_000
+
 
 class Metrics:
     """The metric rows in a run folder.
@@ -97,6 +100,8 @@ class Metrics:
         path = self.path(run)
         try:
             content = read_bytes(path)
+            if content.count(b"\n") + content.count(b"\r") > _MOST_LINES:
+                raise ValueError(f"it has more than {_MOST_LINES:,} lines")
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
@@ -154,7 +159,7 @@ class Metrics:
 def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
     """A run's rows in a text, and the number of lines that are none."""
     rows, others = [], 0
-    for line in text.splitlines():
+    for line in text.replace("\r", "\n").split("\n"):
         if not line.strip():
             continue
         try:

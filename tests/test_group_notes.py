@@ -204,3 +204,13 @@ def test_a_note_on_no_runs_ends_no_group(folder):
     assert folder.groups.begun({"a"}, lines.append) == []
     assert "it is of no group" in lines[0]
     assert precious.exists()
+
+
+def test_a_link_in_the_place_of_checkpoints_is_removed_alone(folder, path):
+    target = folder.path / "figures"
+    target.mkdir()
+    (target / "a.svg").write_text("precious")
+    (folder.path / "checkpoints" / "beta-12").symlink_to("../figures")
+    folder.groups.end("beta-12")
+    assert not path.exists()
+    assert [each.name for each in target.iterdir()] == ["a.svg"]

@@ -260,3 +260,11 @@ def test_a_folder_among_events_is_left(folder):
     place.mkdir(parents=True)
     folder.metrics.restore(["a"], [])
     assert place.is_dir()
+
+
+def test_more_lines_than_there_can_be_rows_are_not_parsed(folder):
+    folder.metrics.restore(["a"], [])
+    folder.metrics.path("a").write_bytes(b"\n" * 2_000_000)
+    lines = []
+    assert folder.metrics.read("a", lines.append) == []
+    assert "it has more than 1,000,000 lines" in lines[0]
