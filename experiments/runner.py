@@ -281,8 +281,9 @@ def _train(
             left = _free(waiting, folder)
         # Runs that start again with other keys, for example.
         waiting = _plan(left, folder)
-    if folder and (waiting := plan(chosen, folder)):
-        count = sum(len(group.runs) for group in waiting)
+    if folder and (
+        count := len({run.name for run in chosen} - folder.members.finished())
+    ):
         CONSOLE.print(
             f"{counted(count, 'run')} left to another command, which trains in "
             f"{folder.path} too and reports on all when it ends"
