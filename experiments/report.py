@@ -19,7 +19,7 @@ from PIL import Image
 
 from experiments import charts, findings, pictures
 from experiments.chart_style import Style, likelihood_styles
-from experiments.files import write_atomically
+from experiments.files import FolderError, write_atomically
 from experiments.findings import Group, Member
 from experiments.run_folder import RunFolder
 from experiments.templates import templates
