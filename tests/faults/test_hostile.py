@@ -41,7 +41,7 @@ class Row(NamedTuple):
     change: Callable[
         [Path, Path], None
     ]  # of the folder; beside it lies what is not its
-    command: str  # sweep or evaluate
+    command: str  # sweep, launched (a sweep by jobs) or evaluate
     status: int
     words: tuple[str, ...]  # of what is printed
 
@@ -290,6 +290,35 @@ def note_of(edit, *, sealed):
             path.write_text(json.dumps(facts))
 
     return change
+
+
+def sealed_note(name, **facts):
+    """A note on a group, beside those of its own."""
+
+    def change(folder, outside):
+        del outside
+        write_record(folder / "checkpoints" / name, facts)
+
+    return change
+
+
+def job_note(name, runs):
+    """A note on a job, with something to train for it to be read."""
+
+    def change(folder, outside):
+        del outside
+        shutil.rmtree(folder / "members" / RUN)
+        note = {"runs": runs, "launcher": "local", "handle": "1"}
+        (folder / "jobs").mkdir()
+        (folder / "jobs" / name).write_text(json.dumps(note))
+
+    return change
+
+
+def table_of_another(folder, outside):
+    del outside
+    text = f'run,fingerprint,score\n"{RUN}",{"0" * 64},1.0\n'
+    (folder / "evaluation.csv").write_text(text)
 
 
 def two_likelihoods(note):
@@ -652,6 +681,63 @@ FINISHED = [
     ),
 ]
 
+FINISHED += [
+    # Numbers that are too large for what is done with them.
+    Row(
+        "a score of 1e308",
+        resealed(set_in("score", 1e308)),
+        "sweep",
+        3,
+        ("'score'",),
+    ),
+    Row(
+        "a latent size of 300 digits",
+        resealed(set_in("latent_dim", 10**299)),
+        "sweep",
+        3,
+        ("'latent_dim'",),
+    ),
+    Row(
+        "an attempt beyond 32 bits",
+        resealed(set_in("attempt", 2**40)),
+        "evaluate",
+        3,
+        ("'attempt'",),
+    ),
+    # Notes that lead to other folders.
+    *(
+        Row(
+            f"a note on the group {name!r}",
+            sealed_note(f"{name}.json", name=name, runs={}, attempt=0),
+            "sweep",
+            0,
+            ("is damaged",),
+        )
+        for name in ("..", ".")
+    ),
+    Row(
+        "a job named '..'",
+        job_note("...json", []),
+        "launched",
+        0,
+        ("8 runs, 7 finished before",),
+    ),
+    Row(
+        "a job with runs elsewhere",
+        job_note("x.json", [RUN, "../../outside"]),
+        "launched",
+        2,
+        ("x.json",),
+    ),
+    Row(
+        "a table with a row of another run",
+        table_of_another,
+        "evaluate",
+        2,
+        ("move the file out of the folder",),
+    ),
+]
+
 KILLED = [
     Row(
         "a note with another attempt",
@@ -730,8 +816,12 @@ def assert_as_stated(row, folder, outside, cache):
         (outside / name).write_text(SECRET)
     before = contents(outside)
     row.change(folder, outside)
-    own = {"sweep": harness.SWEEP, "evaluate": ("--num_samples=2",)}
-    command = harness.command(row.command, *own[row.command], f"--workdir={folder}")
+    module, options = {
+        "sweep": ("sweep", harness.SWEEP),
+        "launched": ("sweep", (*harness.SWEEP, "--launcher=local")),
+        "evaluate": ("evaluate", ("--num_samples=2",)),
+    }[row.command]
+    command = harness.command(module, *options, f"--workdir={folder}")
     outcome = harness.Outcome(harness.start(command, cache), timeout=120)
     printed = outcome.stdout + outcome.stderr
     assert "Traceback" not in printed

@@ -44,6 +44,31 @@ def test_a_second_command_trains_what_is_left(
         harness.assert_undisturbed(tmp_path, undisturbed)
 
 
+def test_runs_that_no_command_holds_are_trained(undisturbed, cache, faults, tmp_path):
+    """The first holds one run of a group; the second trains the rest of it."""
+    only = "likelihood=bernoulli,latent_dim=2,seed=0"
+    command = harness.command(
+        "sweep", *harness.SWEEP, f"--workdir={tmp_path}", f"--only={only}"
+    )
+    first = harness.start(command, cache)
+    harness.freeze_while((tmp_path / "members" / only / ".lock").exists, first)
+    with faults.injected("second command, first with one run of a group"):
+        second = harness.Outcome(start_sweep(tmp_path, cache))
+        assert (second.status, second.stderr) == (0, "")
+        assert (trained(second), len(harness.results(tmp_path))) == (7, 7)
+        assert "1 run left to another command" in second.stdout
+        first.send_signal(signal.SIGCONT)
+        outcome = harness.Outcome(first)
+        assert (outcome.status, outcome.stderr) == (0, "")
+        # Company changes no bit of members that are mapped, beyond rounding.
+        found, expected = (
+            harness.outcome_of(folder)["results"] for folder in (tmp_path, undisturbed)
+        )
+        assert found.keys() == expected.keys()
+        for run, (result, *_) in expected.items():
+            assert found[run][0]["score"] == pytest.approx(result["score"], abs=1e-3)
+
+
 def trained(outcome):
     """How many models a command says that it has trained."""
     line = re.compile(r"^\[\d+/\d+\] \w+: (\d+) model", re.MULTILINE)
