@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     line = refusal(Checkpoints, tmp_path / "file" / "group", 3, OWNER)
     assert str(tmp_path / "file" / "group") in line
-    assert "make room" in line
+    assert "remove what is in its place" in line
 
 
 def test_a_folder_that_has_vanished_is_refused(open_folder):
