@@ -378,11 +378,6 @@ OTHER_VALUES = (
         "training.adam_eps": 1e-6,
     },
     {
-        "parallel.members": 1,
-        "parallel.batch": 2,
-        "parallel.memory_gib": 1.0,
-    },
-    {
         "evaluation.num_samples": 10,
         "evaluation.chunk": 10,
         "evaluation.batch_size": 7,
@@ -555,7 +550,9 @@ def test_control_the_same_images_written_anew_are_accepted(copy, cache):
 def test_replays_without_a_failure_are_refused(run, words, copy, faults, tmp_path):
     place = copy("finished")
     before = contents(place)
-    command = harness.command("replay", f"--workdir={place / 'run'}", f"--run={run}")
+    images = f"--data_path={place / 'images.npz'}"
+    own = (f"--workdir={place / 'run'}", f"--run={run}", images)
+    command = harness.command("replay", *own)
     with faults.injected(REPLAY):
         outcome = harness.run(command, tmp_path / "cache")
         assert_refused(outcome, (str(place / "run"), *words), tmp_path / "cache")

@@ -292,12 +292,12 @@ def note_of(edit, *, sealed):
     return change
 
 
-def sealed_note(name, **facts):
+def sealed_note(file, **facts):
     """A note on a group, beside those of its own."""
 
     def change(folder, outside):
         del outside
-        write_record(folder / "checkpoints" / name, facts)
+        write_record(folder / "checkpoints" / file, facts)
 
     return change
 
@@ -724,10 +724,10 @@ FINISHED += [
     ),
     Row(
         "a job with runs elsewhere",
-        job_note("x.json", [RUN, "../../outside"]),
+        job_note("bernoulli-0123456789ab.json", [RUN, "../../outside"]),
         "launched",
         2,
-        ("x.json",),
+        ("bernoulli-0123456789ab.json belongs to another sweep",),
     ),
     Row(
         "a table with a row of another run",

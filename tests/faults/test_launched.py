@@ -106,7 +106,7 @@ def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
         alone = start(tmp_path, cache)
         harness.send_while(harness.checkpointed(tmp_path), alone, signal.SIGKILL)
         harness.Outcome(alone)
-        epoch = max(int(path.name) for path in harness.checkpoints(tmp_path))
+        epoch = max(int(path.stem) for path in harness.checkpoints(tmp_path))
 
         process = local(tmp_path, cache)
         job = freeze_a_job(tmp_path, process, epoch)

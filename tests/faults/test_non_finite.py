@@ -87,8 +87,13 @@ def results_by_run(folder):
     outcome = harness.outcome_of(folder)
     rows = {row["run"]: row for row in outcome["table"]}
     return {
-        run: (rows[run], *result, [r for r in outcome["metrics"] if r["run"] == run])
-        for run, result in outcome["results"].items()
+        run: (
+            rows[run],
+            result,
+            params,
+            [r for r in outcome["metrics"] if r["run"] == run],
+        )
+        for run, (result, params, _) in outcome["results"].items()
     }
 
 

@@ -84,7 +84,7 @@ def assert_continued(outcome, epoch):
 
 
 def latest_epoch(folder):
-    return max((int(path.name) for path in harness.checkpoints(folder)), default=0)
+    return max((int(path.stem) for path in harness.checkpoints(folder)), default=0)
 
 
 # --- one process ----------------------------------------------------------------------
