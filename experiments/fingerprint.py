@@ -169,7 +169,8 @@ def _source(part: Any) -> bytes:
         getattr(part, "__dict__", {}).values(),
     )
     code = [getattr(each, "__code__", None) for each in (part, *parts)]
-    files = [getattr(module, "__file__", None), *(c.co_filename for c in code if c)]
+    # Of the code first: the module may be called '__main__', as others are.
+    files = [*(c.co_filename for c in code if c), getattr(module, "__file__", None)]
     for file in files:
         if file and Path(file).is_file():
             return Path(file).read_bytes()

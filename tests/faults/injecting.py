@@ -11,6 +11,7 @@ Checkpoints are kept beside the run folder, for a test to look into all of them.
 """
 
 import dataclasses
+import functools
 import json
 import runpy
 import shutil
@@ -80,6 +81,7 @@ def install(injections):
     def observe_injected(view, key, k, levels):
         return inject("batch", key, observe(view, key, k, levels))
 
+    @functools.wraps(elbo.terms)  # Else it would be a part of the user's own.
     def elbo_injected(model, params, key, x, **options):
         terms = elbo.terms(model, params, key, x, **options)
         bound = inject("validation", key, inject("bound", key, terms.bound))
