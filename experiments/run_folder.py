@@ -173,7 +173,7 @@ class RunFolder:
             begun = folder._is_begun(config)
             if is_alone:
                 folder._remove_unfinished()
-            if not begun or folder._has_grown(config):
+            if not begun or folder._has_another_sweep(config):
                 if not is_alone:
                     raise FolderError(
                         f"{path} is being written by another process, whose sweep is "
@@ -232,7 +232,7 @@ class RunFolder:
                 "give the same config to continue."
             )
 
-    def _has_grown(self, config: Mapping[str, Any]) -> bool:
+    def _has_another_sweep(self, config: Mapping[str, Any]) -> bool:
         sweeps = ({"sweep": each.get("sweep", {})} for each in (self.config(), config))
         return bool(differences(*sweeps))
 
