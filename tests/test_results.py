@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -345,3 +346,29 @@ def test_a_warm_up_longer_than_the_training_is_told_in_one_line(data, changes, w
     (line,) = others
     assert f"training.kl_warmup_epochs is 40 of num_epochs {warning}" in line
     assert line.endswith("; set it to at most 10.")
+
+
+def photographs(side):
+    """Noise of the mean intensity of a photograph."""
+    images = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
+    split = Split(images, None)
+    return ImageData("noise", 256, split, split, split, "dynamic")
+
+
+def told_of_learning_rate(images, **training):
+    config = digits.get_config().to_dict()
+    config["sweep"] = {"likelihood": ("discretized_logistic",)}
+    config["training"] |= training
+    with progress.CONSOLE.capture() as capture:
+        progress.announce(images, grid.expand(config))
+    return capture.get().splitlines()[1:]
+
+
+def test_a_learning_rate_too_large_for_so_many_pixels_is_told_with_one_that_is_not(
+    data,
+):
+    (line,) = told_of_learning_rate(photographs(64))
+    assert "training.learning_rate is 0.003" in line
+    remedy = re.search(r"Set it to at most ([\d.]+)\.$", line)
+    assert told_of_learning_rate(photographs(64), learning_rate=float(remedy[1])) == []
+    assert told_of_learning_rate(photographs(32)) == told_of_learning_rate(data) == []
