@@ -39,8 +39,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a model on every image given, remainder of the batches included.
 
-    Results do not depend on ``chunk`` nor ``batch_size`` (but for rounding), which
-    bound the memory: that of decoding ``batch_size * chunk`` images.
+    Memory is that of decoding ``batch_size * chunk`` images. Results depend on neither,
+    but for how the networks round in products of another size: in float32 a few units
+    of an estimate's last place (0.0005 nats near -4500).
 
     Args:
         model: the VAE.

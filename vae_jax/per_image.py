@@ -15,7 +15,8 @@ def map_images(
     """Maps ``function(image_key, *rows)`` over images, in batches.
 
     Every image is visited, the remainder of the batches included, and has a key of its
-    own: what is computed of an image does not depend on how images are batched.
+    own: what is computed of an image does not depend on how images are batched, but for
+    how products of another size are rounded.
 
     Args:
         function: takes a typed key and one row of each array.

@@ -79,7 +79,8 @@ def decompose_kl(
         samples: z or whatever stands for it, a tree of ``[samples, N, ...]``; column n
             is drawn from q(z|x_n).
         chunk: samples evaluated together; bounds the memory to that of
-            ``chunk * N * factors`` densities and does not change the result.
+            ``chunk * N * factors`` densities and does not change the result, but for
+            how products of another size are rounded.
         closed_form_kl: KL(q(z|x_n) || p(z)) where a formula gives it, ``[N]``, nats;
             reported beside average_kl, which it does not enter.
     """

@@ -18,16 +18,6 @@ class ImportanceEstimate(NamedTuple):
     largest_weight: jax.Array  # largest normalised weight, between 1/k and 1
 
 
-class _Running(NamedTuple):
-    """Sums over the samples seen so far, weights relative to the largest."""
-
-    log_max: jax.Array
-    weights: jax.Array  # sum exp(log w - log_max)
-    squares: jax.Array  # sum exp(2 (log w - log_max))
-    reconstruction: jax.Array
-    log_ratio: jax.Array  # sum of log q(z|x) - log p(z)
-
-
 def importance_estimate(
     model: VAE,
     params: Params,
@@ -38,10 +28,12 @@ def importance_estimate(
     chunk: int,
     latent_mask: jax.Array | None = None,
 ) -> ImportanceEstimate:
-    """Importance-weighted estimate of one image's log p(x), in constant memory.
+    """Importance-weighted estimate of one image's log p(x). Burda et al. 2016, eq. 8.
 
-    Samples stream through a compiled loop in chunks. Sample i has a key of its own,
-    so the estimate does not depend on the chunk. Burda et al. 2016, eq. 8.
+    Samples stream through a compiled loop in chunks and leave two numbers each, which
+    are averaged once all are there. Sample i has a key of its own, so the estimate
+    depends on the chunk only as far as the networks round in products of another size:
+    in float32 a few units of its last place (0.0005 nats of an estimate near -4500).
 
     Args:
         model: the VAE.
@@ -49,7 +41,8 @@ def importance_estimate(
         key: the image's key.
         x: one image in the likelihood's view, ``[D]``.
         num_samples: k, the number of importance samples.
-        chunk: samples decoded together; what is left over in the last is masked.
+        chunk: samples decoded together; bounds the memory. What is left over in the
+            last is computed, and not used.
         latent_mask: as in ``objectives.posterior_and_noise``.
 
     Returns:
@@ -62,39 +55,30 @@ def importance_estimate(
         noise = jax.random.normal(jax.random.fold_in(key, index), (model.latent_dim,))
         return noise if latent_mask is None else noise * latent_mask
 
-    def add_chunk(index, running):
-        samples = index * chunk + jnp.arange(chunk)
-        used = samples < num_samples
+    def one_chunk(samples):
         noise = jax.vmap(sample_noise)(samples)[:, None]
         z, log_q = posterior.sample_and_log_prob(noise)  # [S, 1, L], [S, 1]
-        log_px_z = model.log_likelihood(params, x[None], z)[:, 0]  # [S]
-        log_ratio = (log_q - prior.log_prob(z))[:, 0]
-        log_weight = jnp.where(used, log_px_z - log_ratio, -jnp.inf)
-        log_max = jnp.maximum(running.log_max, log_weight.max())
-        rescale = jnp.exp(running.log_max - log_max)
-        weight = jnp.exp(log_weight - log_max)
-        return _Running(
-            log_max,
-            running.weights * rescale + weight.sum(),
-            running.squares * rescale**2 + (weight**2).sum(),
-            running.reconstruction + jnp.where(used, log_px_z, 0.0).sum(),
-            running.log_ratio + jnp.where(used, log_ratio, 0.0).sum(),
-        )
+        log_px_z = model.log_likelihood(params, x[None], z)  # [S, 1]
+        return log_px_z[:, 0], (log_q - prior.log_prob(z))[:, 0]
 
-    zero = jnp.float32(0.0)
-    running = jax.lax.fori_loop(
-        0,
-        -(-num_samples // chunk),
-        add_chunk,
-        _Running(jnp.float32(-jnp.inf), zero, zero, zero, zero),
+    samples = jnp.arange(-(-num_samples // chunk) * chunk).reshape(-1, chunk)
+    log_px_z, log_ratio = (
+        values.reshape(-1)[:num_samples] for values in jax.lax.map(one_chunk, samples)
     )
-    kl = running.log_ratio / num_samples
+    log_weight = log_px_z - log_ratio
+    kl = _mean(log_ratio)
     if model.has_closed_form_kl:
         kl = model.closed_form_kl(params, posterior).sum()
+    share = jax.nn.softmax(log_weight)
     return ImportanceEstimate(
-        log_px=running.log_max + jnp.log(running.weights) - jnp.log(num_samples),
-        reconstruction=running.reconstruction / num_samples,
+        log_px=jax.nn.logsumexp(log_weight) - jnp.log(num_samples),
+        reconstruction=_mean(log_px_z),
         kl=kl,
-        effective_sample_size=running.weights**2 / running.squares,
-        largest_weight=1 / running.weights,
+        effective_sample_size=1 / (share**2).sum(),
+        largest_weight=share.max(),
     )
+
+
+def _mean(values: jax.Array) -> jax.Array:
+    """Rounded as the distances between the values are, and not as their sum is."""
+    return values[0] + (values - values[0]).mean()
