@@ -39,6 +39,8 @@ class Member:
     num_importance_samples: float
     effective_sample_size: float
     largest_weight: float
+    importance_bias: float
+    log_px_se: float
     mean_squared_error: float
     active_units: float
     mutual_information: float
@@ -77,7 +79,7 @@ class Member:
     @property
     def is_weak(self) -> bool:
         """Whether the estimate of its log-likelihood rests on few weights."""
-        return rests_on_few_weights(self.effective_sample_size, self.largest_weight)
+        return rests_on_few_weights(vars(self))
 
     @property
     def doubts(self) -> list[str]:
@@ -234,11 +236,19 @@ def members_of(
     return members
 
 
-def rests_on_few_weights(effective_sample_size: float, largest_weight: float) -> bool:
-    """Whether importance weights are too uneven for their estimate to be trusted."""
+def rests_on_few_weights(row: Mapping[str, Any]) -> bool:
+    """Whether importance weights are too uneven for their estimate to be trusted.
+
+    So it is where the bias that they show exceeds the standard error over images, and
+    where so few of them count that they cannot show it.
+
+    Args:
+        row: a row of results; those of earlier versions have no bias.
+    """
     return (
-        effective_sample_size < _MIN_EFFECTIVE_SAMPLE_SIZE
-        or largest_weight > _MAX_LARGEST_WEIGHT
+        row["effective_sample_size"] < _MIN_EFFECTIVE_SAMPLE_SIZE
+        or row["largest_weight"] > _MAX_LARGEST_WEIGHT
+        or row.get("importance_bias", math.nan) > row["log_px_se"]
     )
 
 
@@ -364,8 +374,8 @@ def warn(members: Sequence[Member]) -> list[str]:
             member for member in members if member.latents == "collapsed"
         ],
         "got a score that rests on few importance weights (effective sample size"
-        f" below {_MIN_EFFECTIVE_SAMPLE_SIZE} or a weight above {_MAX_LARGEST_WEIGHT})"
-        " and may be better than it says": [
+        f" below {_MIN_EFFECTIVE_SAMPLE_SIZE}, a weight above {_MAX_LARGEST_WEIGHT} or"
+        " a bias above the standard error) and may be better than it says": [
             member for member in members if member.is_weak
         ],
     }

@@ -233,10 +233,7 @@ def _obtained(results: Sequence[Mapping[str, Any]]) -> str:
         for name in ("score", "score_se")
     )
     obtained = f"{score:.2f} ± {error:.2f}"
-    if any(
-        rests_on_few_weights(result["effective_sample_size"], result["largest_weight"])
-        for result in results
-    ):
+    if any(map(rests_on_few_weights, results)):
         obtained += " ‡"
     if len(results) > 1:
         spread = statistics.stdev(result["score"] for result in results)

@@ -12,6 +12,7 @@ from experiments.grid import Run
 from vae_jax import views
 from vae_jax.diagnostics import active_units
 from vae_jax.evaluation import Evaluation
+from vae_jax.evidence import importance_bias
 from vae_jax.model import VAE
 
 
@@ -60,6 +61,7 @@ def result_row(
     active = [int(active_units(jnp.asarray(layer))) for layer in layers]
     binary = view == "binary"
     bound = mean_with_error("elbo", elbo)
+    bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
     score = -estimate.log_px if binary else bits
     return {
         "run": run.name,
@@ -86,6 +88,8 @@ def result_row(
         "num_importance_samples": settings.evaluation.num_samples,
         "effective_sample_size": float(np.median(estimate.effective_sample_size)),
         "largest_weight": float(np.median(estimate.largest_weight)),
+        "importance_bias": bias,
+        "importance_bias_se": bias_se,
         "mean_squared_error": float(np.mean(evaluation.squared_error)),
         "active_units": sum(active) if active else math.nan,
         "active_by_layer": "+".join(map(str, active)),

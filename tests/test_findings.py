@@ -205,6 +205,7 @@ def test_overview_counts_what_was_varied_and_what_settled():
         ({"status": "epoch limit"}, "stopped at the epoch limit"),
         ({"latents": "collapsed"}, "collapsed"),
         ({"effective_sample_size": 3.5}, "few importance weights"),
+        ({"importance_bias": 0.3, "log_px_se": 0.2}, "few importance weights"),
     ],
 )
 def test_trouble_is_told(trouble, text):

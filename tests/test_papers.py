@@ -26,6 +26,8 @@ RESULT = {
     "status": "settled",
     "effective_sample_size": 30.5,
     "largest_weight": 0.25,
+    "importance_bias": 0.125,
+    "log_px_se": 0.25,
     "last_gain": 0.125,
 }
 
@@ -123,8 +125,12 @@ def test_seeds_are_averaged_with_their_spread():
     assert row["device"] == "2 CPU cores, 1 x H100"
 
 
-def test_a_number_that_rests_on_few_weights_is_marked():
-    few = RESULT | {"effective_sample_size": 9.5}
+@pytest.mark.parametrize(
+    "sign",
+    [{"effective_sample_size": 9.5}, {"largest_weight": 0.6}, {"importance_bias": 0.3}],
+)
+def test_a_number_that_rests_on_few_weights_is_marked(sign):
+    few = RESULT | sign
     recorded = {"result": few, "bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
     assert papers.summary([recorded])["obtained"] == "89.50 ± 0.25 ‡"
 

@@ -20,6 +20,8 @@ ROW = {
     "num_importance_samples": 256,
     "effective_sample_size": 40.0,
     "largest_weight": 0.1,
+    "importance_bias": 0.1,
+    "log_px_se": 0.2,
     "mean_squared_error": 0.02,
     "active_units": 2,
     "best_epoch": 90,

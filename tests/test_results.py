@@ -40,6 +40,8 @@ COLUMNS = [
     "num_importance_samples",
     "effective_sample_size",
     "largest_weight",
+    "importance_bias",
+    "importance_bias_se",
     "mean_squared_error",
     "active_units",
     "active_by_layer",
@@ -77,6 +79,8 @@ def evaluation():
         -draw(NUM_IMAGES) / 10,
         9 * weight,
         weight,
+        last_doubling=weight / 8,
+        doubling_before=weight / 5,
     )
     return Evaluation(estimate, weight / 10, latents)
 

@@ -13,7 +13,11 @@ from vae_jax.evidence.annealing import (
     sigmoid_schedule,
 )
 from vae_jax.evidence.gap import InferenceGap, inference_gap
-from vae_jax.evidence.importance import ImportanceEstimate, importance_estimate
+from vae_jax.evidence.importance import (
+    ImportanceEstimate,
+    importance_bias,
+    importance_estimate,
+)
 from vae_jax.evidence.linear_gaussian import (
     LinearGaussian,
     PrincipalComponents,
@@ -30,6 +34,7 @@ __all__ = [
     "PrincipalComponents",
     "annealed_estimate",
     "bidirectional_estimate",
+    "importance_bias",
     "importance_estimate",
     "inference_gap",
     "linear_schedule",
