@@ -23,6 +23,7 @@ from experiments.data_sources import DataError, expand_user
 from experiments.files import FolderError, read_bytes
 from experiments.fingerprint import fingerprints
 from experiments.grid import Run, expand
+from experiments.guard import REFUSED
 from experiments.interruption import Stopped
 from experiments.launchers import LaunchError
 from experiments.progress import CONSOLE, warn
@@ -31,7 +32,6 @@ from experiments.settings import SettingsError
 from experiments.stored import Places
 from experiments.wording import printable, suggest
 
-REFUSED = 2  # exit status of a command that was refused before it did anything
 LEFT_OUT = 3  # of one that did what it could, and names what it left out
 
 # Flags defined here are those of the command that asks for them: --help shows them.
@@ -239,6 +239,9 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         sys.stdout.flush()
         if guard.unwritten:
             _refuse(
+        except (AssertionError, RuntimeError):
+            _refuse_missing_platforms()
+            raise
                 "not all that was printed could be written: "
                 f"{guard.unwritten[0].strerror}. All else was done; send the output "
                 "elsewhere."
@@ -250,6 +253,18 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
 
 def keep_compiled_programs() -> None:
     """A second start finds its programs compiled, unless JAX is told of another place.
+
+def _refuse_missing_platforms() -> None:
+    """Ends the command if JAX finds none of the devices that it is told to use."""
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError):
+        _refuse(
+            f"JAX_PLATFORMS is {jax.config.values['jax_platforms']!r}, of which JAX "
+            "finds nothing here: unset JAX_PLATFORMS to use what there is, or install "
+            "JAX for it, as in pip install 'jax[cuda13]'."
+        )
+
 
     JAX_COMPILATION_CACHE_DIR is that place; JAX_ENABLE_COMPILATION_CACHE=false keeps
     nothing. An entry is found by all that compilation depends on, and (compressed by

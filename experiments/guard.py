@@ -1,4 +1,4 @@
-"""Signals and streams of a command, from its first line to its end.
+"""Signals, streams and environment of a command, from its first line to its end.
 
 Every command imports this module first, before what takes seconds to import. Until its
 work begins, and again when that is over, SIGINT (Ctrl-C) and SIGTERM end it at once,
@@ -8,6 +8,9 @@ unwind, so that no file is left half-written.
 
 A reader that goes away, such as head, ends no command: what it prints is not what it
 is run for.
+
+What is computed is said by the configuration: the environment may say where it is
+computed, and what is told of it.
 """
 
 import atexit
@@ -16,9 +19,11 @@ import errno
 import functools
 import io
 import os
+import re
 import signal
 import sys
 import threading
+import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -29,6 +34,22 @@ CONTINUES = "the same command continues."
 # Those that save their work; of others the same command starts again.
 _CONTINUING = ("experiments.sweep", "experiments.train")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+REFUSED = 2  # exit status of a command that was refused before it did anything
+
+# The options of JAX that may come from the environment: devices, processes, caches and
+# messages; and the precision, which a run folder keeps among what its bits depend on.
+# Others would give other numbers or other noise, or end a program that does what it
+# should, as where it looks itself for values that are not finite.
+_OBEYED = re.compile(
+    "JAX_("
+    "PLATFORM|BACKEND_TARGET|(CUDA|ROCM|ONEAPI)_VISIBLE_DEVICES|NUM_CPU_DEVICES|"
+    "LOCAL_DEVICE_IDS|CPU_|PJRT_|FORCE_TPU_INIT|"
+    "COORDINATOR_|PARTITION_|SLICE_|CROSS_HOST_|DISTRIBUTED_|MTLS_|CHECK_PROXY_ENVS|"
+    "(ENABLE_)?COMPILATION_CACHE|(RAISE_)?PERSISTENT_CACHE_|SHARE_BINARY_|"
+    "LOG_|LOGGING_|DEBUG_LOG_|EXPLAIN_|COMPILER_DETAILED_LOGGING_|DUMP_|INCLUDE_|"
+    "TRACEBACK_|TRACER_ERROR_|DEFAULT_MATMUL_PRECISION$)"
+)
 
 # Why what was printed is lost, other than by a reader that went away.
 unwritten: list[OSError] = []
@@ -156,5 +177,34 @@ def _output(descriptor: int, stream: Any) -> io.TextIOWrapper:
     )
 
 
+def _import_jax() -> None:
+    """Imports JAX, without what the environment has no say in.
+
+    Processes that are started below this one inherit what is left.
+    """
+    for name in [name for name in os.environ if name.startswith("JAX_")]:
+        if not _OBEYED.match(name):
+            print(
+                f"warning: {name}={os.environ.pop(name)!r} has no effect: what is "
+                "computed is said by the configuration.",
+                file=sys.stderr,
+            )
+    # All figures are files; a notebook's backend is not known outside it.
+    os.environ["MPLBACKEND"] = "agg"
+    if os.environ.get("COLUMNS") == "0":  # No terminal; of no width, none is printed.
+        del os.environ["COLUMNS"]
+    if any(option.startswith("e") for option in sys.warnoptions):
+        warnings.simplefilter("default")  # Packages warn: no command ends with that.
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        print(
+            f"error: {error}: unset that variable, or give it another value.",
+            file=sys.stderr,
+        )
+        sys.exit(REFUSED)
+
+
 if _program().startswith("experiments."):
     protect()
+    _import_jax()
