@@ -37,6 +37,8 @@ LEFT_OUT = 3  # of one that did what it could, and names what it left out
 # Flags defined here are those of the command that asks for them: --help shows them.
 flags.disclaim_key_flags()
 
+_ROOT = Path(__file__).parents[1]
+
 _REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
 
 _LONGEST_LINE = 4000  # characters
@@ -51,9 +53,10 @@ def define_flags(workdir: str, config: str | None = None) -> None:
     flags.DEFINE_string("workdir", workdir, "Folder of the run.")
     if not config:
         return
+    config = str(_ROOT / config)  # Not one of another project, where the user stands.
     try:
         # In place, as config_flags and the jobs of a sweep read them again.
-        sys.argv[1:] = list(_expanded(sys.argv[1:]))
+        sys.argv[1:] = _found(list(_expanded(sys.argv[1:])))
         _check_overrides(sys.argv[1:], config)
     except SettingsError as error:
         _refuse(error)
@@ -236,12 +239,12 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             sys.exit(guard.STOPPED)
         except guard.Interrupted as interruption:
             guard.end(interruption.number)
-        sys.stdout.flush()
-        if guard.unwritten:
-            _refuse(
         except (AssertionError, RuntimeError):
             _refuse_missing_platforms()
             raise
+        sys.stdout.flush()
+        if guard.unwritten:
+            _refuse(
                 "not all that was printed could be written: "
                 f"{guard.unwritten[0].strerror}. All else was done; send the output "
                 "elsewhere."
@@ -250,9 +253,6 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
     guard.protect()
     app.run(guarded, flags_parser=_parse_flags)
 
-
-def keep_compiled_programs() -> None:
-    """A second start finds its programs compiled, unless JAX is told of another place.
 
 def _refuse_missing_platforms() -> None:
     """Ends the command if JAX finds none of the devices that it is told to use."""
@@ -265,6 +265,9 @@ def _refuse_missing_platforms() -> None:
             "JAX for it, as in pip install 'jax[cuda13]'."
         )
 
+
+def keep_compiled_programs() -> None:
+    """A second start finds its programs compiled, unless JAX is told of another place.
 
     JAX_COMPILATION_CACHE_DIR is that place; JAX_ENABLE_COMPILATION_CACHE=false keeps
     nothing. An entry is found by all that compilation depends on, and (compressed by
@@ -358,6 +361,26 @@ def _lines(name: str, inside: Sequence[str]) -> list[str]:
 
 def _identity(name: str) -> str:
     return os.path.realpath(os.path.expanduser(name))
+
+
+def _found(arguments: Sequence[str]) -> list[str]:
+    """Arguments, with configurations that come with this package where they lie.
+
+    ``--config=configs/mnist.py`` so works in any folder that has no such file.
+    """
+    found = []
+    for before, argument in itertools.pairwise(["", *arguments]):
+        parts = argument.partition("=") if argument[:1] == "-" else ("", "", argument)
+        option, equals, value = parts
+        path, colon, variant = value.partition(":")
+        if (
+            (option if equals else before) in ("--config", "-config")
+            and not os.path.exists(path)
+            and os.path.isfile(_ROOT / path)
+        ):
+            argument = f"{option}{equals}{_ROOT / path}{colon}{variant}"
+        found.append(argument)
+    return found
 
 
 # --- Overrides, checked before config_flags meets them with a traceback ---------------

@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 
+from experiments.guard import lies_here
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def shell_command(module: str, *arguments: str) -> str:
-    """The line for a shell that runs a module of Python."""
-    return shlex.join(["python", "-m", module, *arguments])
+    """The line for a shell that runs a module of this package."""
+    return shlex.join(["python", *["-P"] * (not lies_here()), "-m", module, *arguments])
 
 
 def _own_command() -> str:

@@ -24,6 +24,7 @@ import signal
 import sys
 import threading
 import warnings
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -177,6 +178,14 @@ def _output(descriptor: int, stream: Any) -> io.TextIOWrapper:
     )
 
 
+def lies_here() -> bool:
+    """Whether this package lies where the command is given.
+
+    Else Python is not to look for it there (-P): a folder of the same name may be.
+    """
+    return os.path.samefile(Path(__file__).parents[1], os.curdir)
+
+
 def _import_jax() -> None:
     """Imports JAX, without what the environment has no say in.
 
@@ -189,6 +198,8 @@ def _import_jax() -> None:
                 "computed is said by the configuration.",
                 file=sys.stderr,
             )
+    if not lies_here():
+        os.environ["PYTHONSAFEPATH"] = "1"
     # All figures are files; a notebook's backend is not known outside it.
     os.environ["MPLBACKEND"] = "agg"
     if os.environ.get("COLUMNS") == "0":  # No terminal; of no width, none is printed.

@@ -28,6 +28,12 @@ def test_commands_can_be_pasted_into_a_shell(monkeypatch):
     ]
 
 
+def test_elsewhere_a_command_does_not_load_what_lies_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line = failures.replay_command("model", tmp_path)
+    assert line.startswith("python -P -m experiments.replay ")
+
+
 def test_without_git_the_commit_is_unknown(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert environment(IMAGES, {})["bits_depend_on"]["commit"] == "unknown"
