@@ -1,0 +1,128 @@
+"""Tests of experiments.leads: how often a lead is called that is none, or is one."""
+
+import numpy as np
+import pytest
+
+from experiments import leads
+
+# Standard deviations over seeds, over images, and over both, of a cell's scores.
+CASES = {
+    "seeds": (1.0, 0.0, 0.1),
+    "both": (1.0, 1.0, 0.5),
+    "images": (0.1, 5.0, 1.0),
+}
+NUM_IMAGES = 20
+
+
+def table(rng, shape, case, *, unequal=False, heavy=False):
+    """Scores of equally good kinds of models, ``[reports, rivals, choices, S, N]``."""
+    *kinds, seeds, images = shape
+
+    def draw(*shape):
+        if heavy:
+            return (rng.standard_t(3, shape) / 3**0.5).astype(np.float32)
+        return rng.standard_normal(shape, np.float32)
+
+    scale = np.ones((*kinds[1:], 1, 1), np.float32)
+    if unequal:
+        scale *= np.exp(1.5 * rng.standard_normal(scale.shape, np.float32))
+    of_seeds, of_images, of_both = CASES[case]
+    return scale * (
+        of_seeds * draw(*kinds, seeds, 1)
+        + of_images * draw(*kinds, 1, images)
+        + of_both * draw(*kinds, seeds, images)
+    )
+
+
+def called(scores, tests=1):
+    """Whether the best rival of a report, at its best, is called better than the next.
+
+    Args:
+        scores: ``[reports, rivals, choices, seeds, images]``.
+    """
+    means = scores.mean((-2, -1))
+    order = np.argsort(means.min(-1), axis=-1)
+    report = np.arange(len(scores))
+    leader, other = (
+        scores[report, rival, means[report, rival].argmin(-1)]
+        for rival in (order[:, 0], order[:, 1])
+    )
+    return leads.compare(leader, other, choices=scores.shape[2], tests=tests).is_clear
+
+
+@pytest.mark.parametrize("num_rivals", [2, 3, 6, 12])
+@pytest.mark.parametrize("num_seeds", [1, 2, 3, 5, 10])
+def test_at_most_five_percent_of_reports_call_a_false_lead(num_rivals, num_seeds):
+    """Of rivals that are equally good, each the best of some cells."""
+    rng = np.random.default_rng(0)
+    for num_choices in (1, 4):
+        for case in CASES:
+            for odd in ({}, {"unequal": True}, {"heavy": True}):
+                shape = (300, num_rivals, num_choices, num_seeds, NUM_IMAGES)
+                rate = called(table(rng, shape, case, **odd)).mean()
+                # Five percent, and 2.6 standard errors of so many reports.
+                assert rate <= 0.05 + 0.033, (num_choices, case, odd)
+
+
+def test_most_of_the_level_is_used_where_seeds_differ_most():
+    """The rate of false leads is small as the test is honest, not as it is blind."""
+    rng = np.random.default_rng(1)
+    for num_seeds in (2, 3, 5, 10):
+        scores = table(rng, (3000, 2, 1, num_seeds, NUM_IMAGES), "seeds")
+        assert 0.03 < called(scores).mean() < 0.06
+
+
+def test_the_best_of_many_cells_does_not_lead_a_rival_that_has_one_good_cell():
+    """The case that the correction for choices is made for."""
+    rng = np.random.default_rng(2)
+    scores = table(rng, (2000, 2, 8, 5, NUM_IMAGES), "seeds")
+    scores[:, 1, 1:] += 100
+    assert called(scores).mean() <= 0.05
+    best = scores[np.arange(2000), 0, scores[:, 0].mean((-2, -1)).argmin(-1)]
+    uncorrected = leads.compare(best, scores[:, 1, 0], choices=1)
+    assert uncorrected.is_clear.mean() > 0.1
+
+
+def test_a_report_of_several_groups_calls_no_more_false_leads():
+    rng = np.random.default_rng(3)
+    groups = [table(rng, (3000, 2, 1, 3, NUM_IMAGES), "seeds") for _ in range(2)]
+    false = np.logical_or(*(called(scores, tests=2) for scores in groups))
+    assert 0.03 < false.mean() < 0.06
+
+
+def test_one_seed_calls_no_lead_and_tells_the_paired_error():
+    """Images differ more than models do: unpaired errors would miss a clear one."""
+    rng = np.random.default_rng(4)
+    images = rng.normal(0, 10, (1, 300))
+    leader, other = (images + rng.normal(shift, 1, (1, 300)) for shift in (0, 1))
+    lead = leads.compare(leader, other, choices=1)
+    assert not lead.is_clear
+    assert np.isnan(lead.detectable)
+    assert lead.difference == pytest.approx(1, abs=0.3)
+    assert lead.error == pytest.approx(2**0.5 / 300**0.5, rel=0.1)
+
+
+def test_identical_models_do_not_lead_and_one_image_tells_nothing():
+    scores = np.random.default_rng(5).normal(size=(3, 20))
+    assert not leads.compare(scores, scores, choices=1).is_clear
+    assert not leads.compare(scores[:, :1], scores[:, :1] + 9, choices=1).is_clear
+    assert leads.compare(scores, scores + 1e-3, choices=1).is_clear  # For sure.
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5, 10])
+@pytest.mark.parametrize("choices", [1, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_a_difference_that_is_called_detectable_is_called(num_seeds, choices, case):
+    """In 80 % of reports; in more, where images leave less doubt than seeds would."""
+    rng = np.random.default_rng(6)
+    shape = (2000, 2, 1, num_seeds, NUM_IMAGES)
+    noise = table(rng, shape, case)[:, :, 0]
+    # What the error is on average, and so much of it as the test says it takes.
+    error = np.diff(noise.mean((-2, -1))).std()
+    first = leads.compare(noise[0, 0], noise[0, 1], choices=choices)
+    shift = error * first.detectable / first.error
+    found = leads.compare(noise[:, 0], noise[:, 1] + shift, choices=choices)
+    power = found.is_clear.mean()
+    assert power > 0.77
+    if case == "seeds":
+        assert power < 0.83
