@@ -139,8 +139,9 @@ def score_heat_map(
     """Returns an SVG table of scores, likelihood by latent size; smaller is better.
 
     All panels share one scale of colours, which saturates at scores far worse than
-    most. The best cell of each panel is outlined. A cell with fewer seeds than others
-    shows their number in parentheses.
+    most. The lowest mean of each panel is outlined, where no seed is missing in it. A
+    cell with fewer seeds than others shows their number in parentheses, and how many
+    failed or diverged.
 
     Args:
         panels: one table each, of scores in one unit.
@@ -204,7 +205,7 @@ def score_heat_map(
                 )
         shown = {(cell.likelihood, cell.latent_dim): cell for cell in panel.cells}
         leader = min(
-            (cell for cell in panel.cells if math.isfinite(cell.mean)),
+            (c for c in panel.cells if math.isfinite(c.mean) and c.is_whole),
             key=lambda cell: cell.mean,
             default=None,
         )
@@ -216,7 +217,8 @@ def score_heat_map(
                 continue
             if not math.isfinite(cell.mean):
                 axes.add_patch(_box(x, y, facecolor="none", edgecolor=GRID))
-                axes.text(x, y, "no score", fontsize=8, color=FAINT, **_CENTER)
+                note = cell.losses or "no score"
+                axes.text(x, y, note, fontsize=8, color=FAINT, **_CENTER)
                 continue
             # The root spreads the colours of the best, who are often close.
             excess = (cell.mean - best) / max(worst - best, 1e-12)
@@ -234,7 +236,9 @@ def score_heat_map(
                 **_CENTER,
             )
             note = f"± {cell.spread:.{decimals}f}" if math.isfinite(cell.spread) else ""
-            if cell.num_seeds < num_seeds:
+            if cell.losses:
+                note = f"({cell.num_seeds}; {cell.losses})"
+            elif cell.num_seeds < num_seeds:
                 note += f" ({cell.num_seeds})"
             axes.text(x, y + 0.23, note.strip(), color=ink, fontsize=7.5, **_CENTER)
             if cell is leader:

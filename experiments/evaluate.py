@@ -48,6 +48,7 @@ from experiments.results import mean_with_error, result_row
 from experiments.run_folder import RunFolder
 from experiments.sandwich import SandwichSettings
 from experiments.settings import SettingsError
+from experiments.status import DIVERGED, FAILED
 from experiments.tables import add_to_table, read_table
 from experiments.wording import counted, listed
 from vae_jax import population
@@ -116,6 +117,7 @@ class _Evaluated(NamedTuple):
     trained: Mapping[str, Any]  # its row of training
     evaluation: Evaluation
     params: Params
+    floor: np.ndarray  # -log p(x) of the test images without latents, nats, [M]
 
 
 def main() -> None:
@@ -186,7 +188,7 @@ def _chosen(
     chosen = grid.choose(command_line.stored_runs(folder), _ONLY.value)
     rows = folder.members.results([run.name for run in chosen], left_out.append)
     trained = {row["run"]: row for row in rows}
-    diverged = [name for name, row in trained.items() if row["status"] == "diverged"]
+    diverged = [name for name, row in trained.items() if row["status"] == DIVERGED]
     runs = [
         _as_evaluated(run)
         for run in chosen
@@ -199,7 +201,7 @@ def _chosen(
             f"{folder.path} holds no finished run of the {len(chosen)} chosen that has "
             "not diverged: train first, with the command in its environment.json."
         )
-    _warn_of("diverged", diverged, len(chosen))
+    _warn_of(DIVERGED, diverged, len(chosen))
     finished = folder.members.finished()
     unfinished = [run.name for run in chosen if run.name not in finished]
     _warn_of("not finished", unfinished, len(chosen))
@@ -215,13 +217,14 @@ def _evaluate_group(
     left_out: list[str],
 ) -> list[_Evaluated]:
     """Evaluates those runs of a group whose parameters can be read."""
-    params = {}
+    params, floors = {}, {}
     for run in group.runs:
         shapes = population.param_shapes(
             build_model(run.settings, data), data.num_pixels
         )
         try:
             params[run] = folder.members.params(run.name, shapes)
+            floors[run] = _floor(folder, run.name, len(data.test.images))
         except FolderError as error:
             left_out.append(str(error))
     if not params:
@@ -237,6 +240,7 @@ def _evaluate_group(
             trained[run.name],
             member(evaluation, i),
             params[run],
+            floors[run],
         )
         for i, (run, model, key) in enumerate(
             zip(group.runs, task.models, task.keys, strict=True)
@@ -244,10 +248,24 @@ def _evaluate_group(
     ]
 
 
+def _floor(folder: RunFolder, run: str, num_images: int) -> np.ndarray:
+    """What a run's test images reach without latents, NaN where it is not stored."""
+    try:
+        floor = folder.members.arrays(run).get("test/floor")
+    except FolderError as error:
+        warn(str(error))
+        floor = None
+    if floor is None or floor.shape != (num_images,):
+        return np.full(num_images, math.nan)
+    return floor
+
+
 def _row(one: _Evaluated, data: ImageData) -> dict[str, Any]:
     """A run's row, with what this evaluation does not measure as it was before."""
     kept = {name: one.trained[name] for name in ("last_gain", "epochs")}
-    row = result_row(one.run, one.model, data, one.evaluation, **kept)
+    row = result_row(one.run, one.model, data, one.evaluation, floor=one.floor, **kept)
+    if one.trained["status"] == FAILED and np.isnan(one.floor).any():
+        row["status"] = FAILED  # By what cannot be compared again.
     # Images of one's own are called after their path, which may be another here.
     row = {**one.trained, **row, "dataset": one.trained["dataset"]}
     return row | diagnosis.judged(row, one.model.latent_dim)

@@ -12,12 +12,21 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
-from experiments import grid
-from experiments.wording import counted
+import numpy as np
+
+from experiments import grid, leads
+from experiments.status import LOST
+from experiments.wording import counted, listed
 
 _MIN_EFFECTIVE_SAMPLE_SIZE = 10
 _MAX_LARGEST_WEIGHT = 0.5
 _MAX_NAMED = 3
+# By field of a cell, what cells that differ in it are called.
+_RIVALS = {
+    "likelihood": "likelihood",
+    "setting": "setting",
+    "latent_dim": "latent size",
+}
 _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 
 
@@ -77,6 +86,11 @@ class Member:
         return ", ".join(filter(None, [kind, self.setting]))
 
     @property
+    def is_lost(self) -> bool:
+        """Whether it diverged or failed: it enters no mean, and leads nothing."""
+        return self.status in LOST
+
+    @property
     def is_weak(self) -> bool:
         """Whether the estimate of its log-likelihood rests on few weights."""
         return rests_on_few_weights(vars(self))
@@ -84,7 +98,7 @@ class Member:
     @property
     def doubts(self) -> list[str]:
         """What should make a reader doubt its score, in a few words each."""
-        doubts = [] if self.status == "settled" else [self.status]
+        doubts = [self.status] if self.is_lost else []
         return doubts + ["few importance weights"] * self.is_weak
 
 
@@ -96,9 +110,10 @@ class Cell(NamedTuple):
         latent_dim: number of latent variables.
         setting: what else the members share, in words.
         members: at least one, by seed.
-        mean: mean over the members with a finite value; NaN if there is none.
+        mean: mean over the members with a finite value that did not fail; NaN if there
+            is none.
         spread: half-width of the error bar, in the unit of mean; NaN if unknown.
-        num_seeds: number of members with a finite value.
+        num_seeds: number of members that it is a mean over.
     """
 
     likelihood: str
@@ -108,6 +123,19 @@ class Cell(NamedTuple):
     mean: float
     spread: float
     num_seeds: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no seed is missing in the mean: else it is one of survivors."""
+        return self.num_seeds >= len(self.members)
+
+    @property
+    def losses(self) -> str:
+        """How many of its members failed or diverged, in words; '' where none did."""
+        counts = collections.Counter(m.status for m in self.members if m.is_lost)
+        if len(self.members) == 1:
+            return "".join(counts)
+        return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +182,9 @@ class Group:
         return {m.likelihood for m in self.members if m.view == "continuous"}
 
     @property
-    def lacks_scores(self) -> bool:
-        """Whether some members have no score."""
-        return any(math.isnan(member.score) for member in self.members)
+    def has_losses(self) -> bool:
+        """Whether some members diverged or failed."""
+        return any(member.is_lost for member in self.members)
 
     @property
     def spread(self) -> str:
@@ -178,7 +206,7 @@ class Group:
                 by_kind[member.likelihood, member.latent_dim].append(member)
         cells = []
         for (likelihood, latent_dim), members in by_kind.items():
-            values = [getattr(member, field) for member in members]
+            values = [getattr(m, field) for m in members if not m.is_lost]
             finite = [value for value in values if math.isfinite(value)]
             mean = statistics.fmean(finite) if finite else math.nan
             spread = math.nan
@@ -194,18 +222,54 @@ class Group:
         return cells
 
     def ranking(self) -> list[Cell]:
-        """Returns the scores of all settings, best first, those without one last."""
+        """Returns the scores of all settings, lowest first.
+
+        Cells of which a seed is missing come after those of which none is, and cells
+        without a score last.
+        """
         return sorted(
             (cell for setting in self.settings for cell in self.cells(setting)),
-            key=lambda cell: (math.isnan(cell.mean), cell.mean),
+            key=lambda cell: (math.isnan(cell.mean), not cell.is_whole, cell.mean),
         )
 
     def number(self, cell: Cell) -> str:
         """Returns the score of a cell with its spread, without the unit."""
         if math.isnan(cell.mean):
-            return "–"
+            return cell.losses or "–"
         values = [cell.mean] if math.isnan(cell.spread) else [cell.mean, cell.spread]
-        return " ± ".join(f"{value:.{self.decimals}f}" for value in values)
+        number = " ± ".join(f"{value:.{self.decimals}f}" for value in values)
+        return f"{number} ({cell.losses})" if cell.losses else number
+
+    def contest(self) -> "Contest":
+        """Returns what is compared first: likelihoods, else settings, else sizes."""
+        ranking = self.ranking()
+        field = next(
+            (f for f in _RIVALS if len({getattr(cell, f) for cell in ranking}) > 1),
+            "likelihood",
+        )
+        by_rival = collections.defaultdict(list)
+        for cell in ranking:
+            by_rival[getattr(cell, field)].append(cell)
+        best = [cells[0] for cells in by_rival.values()]
+        return Contest(
+            _RIVALS[field],
+            [cell for cell in best if cell.is_whole],
+            max(map(len, by_rival.values())),
+        )
+
+
+class Contest(NamedTuple):
+    """What is compared with each other.
+
+    Attributes:
+        noun: what the rivals are.
+        rivals: the lowest cell of each, lowest first, where no seed is missing in it.
+        choices: of so many cells each is the lowest, at most.
+    """
+
+    noun: str
+    rivals: Sequence[Cell]
+    choices: int
 
 
 def members_of(
@@ -297,79 +361,157 @@ def overview(members: Sequence[Member]) -> list[str]:
     ):
         text = ", ".join(map(str, values))
         axes.append(f"{counted(len(values), noun)} ({text})")
-    total = len(members)
-    settled = sum(member.status == "settled" for member in members)
+    counts = collections.Counter(member.status for member in members)
+    endings = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     return [
-        f"{total} models: {' × '.join(axes)}.",
-        "Settled (in the last fifth of its epochs, the best validation bound rose by"
-        " less than the standard error of the ELBO over test images; or patience ran"
-        " out):"
-        f" {settled} of {total}.",
+        f"{len(members)} models: {' × '.join(axes)}.",
+        f"How training ended: {endings}. Whether more epochs would gain anything cannot"
+        " be told from a run that has ended: sweep num_epochs with one likelihood, and"
+        " see which leads.",
     ]
 
 
-def find(group: Group) -> list[str]:
-    """Returns sentences on which likelihood and which latent size model images best."""
+# Scores of test images by member, smaller is better; None where they cannot be read.
+Scores = Callable[[Member], np.ndarray | None]
+
+
+def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
+    """Returns sentences on which likelihood and which latent size model images best.
+
+    Args:
+        group: the members.
+        scores: gives those of the test images, in their order.
+        tests: in so many groups a lead is looked for.
+    """
     ranking = [cell for cell in group.ranking() if math.isfinite(cell.mean)]
-    if not ranking:
-        return ["No model has a score."]
-    by_likelihood: dict[str, Cell] = {}
-    by_line = collections.defaultdict(list)
-    for cell in ranking:
-        by_likelihood.setdefault(cell.likelihood, cell)
-        by_line[cell.likelihood, cell.setting].append(cell)
-    leader, *others = by_likelihood.values()
+    whole = [cell for cell in ranking if cell.is_whole]
+    if not whole:
+        return ["No lead: of every kind of model, a seed failed or has no score."]
     sentences = []
+    leader = whole[0]
     if len(group.members) > 1 and any(member.is_weak for member in leader.members):
         sentences.append("Its estimate rests on few importance weights.")
-    if others:
+    contest = group.contest()
+    if len(contest.rivals) > 1:
+        sentences.append(_lead(group, contest, scores, tests))
+    if lower := [cell for cell in ranking if cell.mean < leader.mean]:
+        names = [f"{cell.members[0].kind} ({group.number(cell)})" for cell in lower]
         sentences.append(
-            f"The next likelihood is {others[0].members[0].kind}, at"
-            f" {group.number(others[0])} {group.unit}"
-            f"{_doubt_of_lead(group, leader, others[0])}."
+            "Lower means do not lead where a seed failed or diverged:"
+            f" {listed(names, '; ')}."
         )
+    if described := _described(group, whole):
+        sentences.append(f"Not tested, and part of it chance: {'; '.join(described)}.")
+    return sentences
+
+
+def _described(group: Group, cells: Sequence[Cell]) -> list[str]:
+    """Clauses on cells, lowest mean first, that claim no lead."""
+    by_line, by_likelihood = (collections.defaultdict(list) for _ in range(2))
+    for cell in cells:
+        by_line[cell.likelihood, cell.setting].append(cell)
+        by_likelihood[cell.likelihood].append(cell)
+    clauses = []
     lines = [cells for cells in by_line.values() if len(cells) > 1]
     if lines:
         favourites = collections.Counter(cells[0].latent_dim for cells in lines)
         favourite, count = favourites.most_common(1)[0]
-        gain = statistics.median(cells[-1].mean - cells[0].mean for cells in lines)
+        fall = statistics.median(cells[-1].mean - cells[0].mean for cells in lines)
+        falls = f"{fall:.{group.decimals}f} {group.unit}"
         lines_are = "likelihoods" if len(group.settings) == 1 else "rows of the tables"
-        sentences.append(
-            f"Latent size {favourite} is the best for {count} of {len(lines)}"
-            f" {lines_are}; from the worst to the best latent size, the score falls by"
-            f" {gain:.{group.decimals}f} {group.unit} (median)."
+        clauses.append(
+            f"latent size {favourite} has the lowest mean for {count} of {len(lines)}"
+            f" {lines_are}, {falls} below the highest (median)"
             if len(lines) > 1
-            else f"The score falls by {gain:.{group.decimals}f} {group.unit} from the"
-            f" worst latent size ({lines[0][-1].latent_dim}) to the best ({favourite})."
+            else f"the mean falls by {falls} from latent size {lines[0][-1].latent_dim}"
+            f" to {favourite}"
         )
-    if len(others) > 1:
-        sentences.append(
-            "Each at its best, the likelihoods differ by"
-            f" {others[-1].mean - leader.mean:.{group.decimals}f} {group.unit} from"
-            f" {likelihood_label(leader.likelihood)} to"
-            f" {likelihood_label(others[-1].likelihood)}."
+    if len(by_likelihood) > 2:
+        lowest, *_, highest = (cells[0] for cells in by_likelihood.values())
+        clauses.append(
+            f"each at its lowest, the likelihoods' means differ by"
+            f" {highest.mean - lowest.mean:.{group.decimals}f} {group.unit} from"
+            f" {likelihood_label(lowest.likelihood)} to"
+            f" {likelihood_label(highest.likelihood)}"
         )
-    return sentences
+    return clauses
 
 
-def _doubt_of_lead(group: Group, leader: Cell, other: Cell) -> str:
-    spread = math.hypot(leader.spread, other.spread)
-    if math.isnan(spread):
-        return "; without a spread over seeds, whether they differ is not known"
-    if other.mean - leader.mean <= spread:
-        return f": no clear difference, given the {group.spread}"
-    return ""
+def _lead(group: Group, contest: Contest, scores: Scores, tests: int) -> str:
+    """A sentence on how far the best is ahead of the next one, and on the doubt."""
+    leader, other = contest.rivals[:2]
+    next_one = (
+        f"The next {contest.noun} is {other.members[0].kind}, at"
+        f" {group.number(other)} {group.unit}"
+    )
+    pairs = _paired(leader, other, scores)
+    if pairs is None:
+        return (
+            f"{next_one}; whether they differ is not known, as their scores of the same"
+            " test images and seeds cannot be read."
+        )
+    found = leads.compare(*pairs, choices=contest.choices, tests=tests)
+    num_seeds, num_images = pairs[0].shape
+    decimals = group.decimals
+    if found.error > 0:  # Two digits of the error.
+        decimals = max(decimals, 1 - math.floor(math.log10(found.error)))
+    difference, error, detectable = (
+        f"{value:.{decimals}f}"
+        for value in (found.difference, found.error, found.detectable)
+    )
+    behind = (
+        f"{difference} ± {error} {group.unit} (standard error, paired over"
+        f" {counted(num_images, 'test image')} and {counted(num_seeds, 'seed')})"
+    )
+    if num_seeds == 1:
+        return (
+            f"{next_one}: these two trained models differ by {behind}, which says"
+            f" nothing of the {contest.noun}s: another seed may change their order."
+        )
+    verdict = (
+        f"a lead (at most {leads.LEVEL:.0%} of reports call a false one)"
+        if found.is_clear
+        else "no clear lead"
+    )
+    return (
+        f"{next_one}, behind by {behind}: {verdict}. A true difference of"
+        f" {detectable} {group.unit} would be called in {leads.POWER:.0%} of such"
+        " sweeps."
+    )
+
+
+def _paired(
+    leader: Cell, other: Cell, scores: Scores
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Scores of two cells, ``[seeds, images]``, of the seeds that both have."""
+    by_seed = [{m.seed: m for m in cell.members} for cell in (leader, other)]
+    seeds = sorted(set.intersection(*map(set, by_seed)))
+    pair = []
+    for members in by_seed:
+        rows = [row for seed in seeds if (row := scores(members[seed])) is not None]
+        if len(rows) < len(seeds):
+            return None
+        pair.append(rows)
+    sizes = {len(row) for rows in pair for row in rows}
+    if len(sizes) != 1 or sizes == {1}:
+        return None
+    return np.stack(pair[0]), np.stack(pair[1])
+
+
+def lost(members: Sequence[Member]) -> list[str]:
+    """Returns sentences on models whose training came to nothing."""
+    return _told(
+        {
+            f"{status} ({meaning})": [m for m in members if m.status == status]
+            for status, meaning in LOST.items()
+        },
+        len(members),
+    )
 
 
 def warn(members: Sequence[Member]) -> list[str]:
     """Returns sentences on what should make a reader doubt some of the numbers."""
     doubts = {
-        "diverged; means over seeds leave out what has no score": [
-            member for member in members if member.status == "diverged"
-        ],
-        "stopped at the epoch limit and may have improved further": [
-            member for member in members if member.status == "epoch limit"
-        ],
         "collapsed (less than one bit about an image in the latents)": [
             member for member in members if member.latents == "collapsed"
         ],
@@ -379,10 +521,15 @@ def warn(members: Sequence[Member]) -> list[str]:
             member for member in members if member.is_weak
         ],
     }
+    return _told(doubts, len(members))
+
+
+def _told(doubts: Mapping[str, Sequence[Member]], total: int) -> list[str]:
+    """Sentences on what happened to some of the members."""
     return [
         f"The model {happened}."
-        if len(members) == 1
-        else f"{len(some)} of {len(members)} models {happened}: {_which(some)}."
+        if total == 1
+        else f"{len(some)} of {total} models {happened}: {_which(some)}."
         for happened, some in doubts.items()
         if some
     ]

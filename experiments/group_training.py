@@ -262,7 +262,11 @@ class GroupTraining:
                 arrays = {}
             else:
                 arrays = pictures.to_store(
-                    run, task.data, found.evaluation, found.pictures
+                    run,
+                    task.data,
+                    found.evaluation,
+                    found.pictures,
+                    self._programs.floor,
                 )
             shapes = population.param_shapes(task.models[i], task.data.num_pixels)
             params = population.unpad(own.best_params, shapes)
@@ -284,6 +288,7 @@ class GroupTraining:
             model,
             task.data,
             found.evaluation,
+            floor=self._programs.floor,
             best_epoch=int(state.best_epoch),
             epochs=int(state.epoch),
             last_gain=self._history.last_gain(index),

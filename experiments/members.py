@@ -29,6 +29,7 @@ from experiments.files import (
     write_record,
 )
 from experiments.grid import MOST_ATTEMPTS
+from experiments.status import in_present_words
 from experiments.wording import plain_name
 
 # What each result holds, of which types, for tables and reports to be made of it. It
@@ -205,7 +206,7 @@ class Members(_Parts):
                         "a terminal, a spreadsheet or a browser could take for a "
                         f"command): {self._train_again(run)}."
                     )
-        return with_nan(row)
+        return with_nan({**row, "status": in_present_words(row["status"])})
 
     def results(
         self, order: Sequence[str], report: Callable[[str], object]

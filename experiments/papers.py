@@ -31,6 +31,7 @@ from experiments.grid import Run, choose, expand
 from experiments.progress import CONSOLE, warn
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
+from experiments.status import LOST
 from experiments.templates import templates
 from experiments.wording import plain_name
 
@@ -196,7 +197,7 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         recorded: of each seed, its ``result`` and what its ``bits_depend_on``.
     """
     results = [each["result"] for each in recorded]
-    sound = [result for result in results if result["status"] != "diverged"]
+    sound = [result for result in results if result["status"] not in LOST]
 
     def mean(name: str, sign: int = 1, digits: int = 2) -> str:
         if not sound:
@@ -223,11 +224,14 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _obtained(results: Sequence[Mapping[str, Any]]) -> str:
     """The score of a row, its errors and what there is to say against it."""
-    diverged = sum(result["status"] == "diverged" for result in results)
-    if diverged and len(results) == 1:
-        return "diverged"
-    if diverged:
-        return f"diverged ({diverged} of {len(results)} seeds)"
+    statuses = [result["status"] for result in results]
+    if lost := [status for status in LOST if status in statuses]:
+        if len(results) == 1:
+            return lost[0]
+        return ", ".join(
+            f"{status} ({statuses.count(status)} of {len(results)} seeds)"
+            for status in lost
+        )
     score, error = (
         statistics.fmean(result[name] for result in results)
         for name in ("score", "score_se")

@@ -82,7 +82,11 @@ def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Array
 
 
 def to_store(
-    run: Run, data: ImageData, evaluation: Evaluation, arrays: Arrays
+    run: Run,
+    data: ImageData,
+    evaluation: Evaluation,
+    arrays: Arrays,
+    floor: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Returns what is stored of a run, for pictures and comparisons to need no model.
 
@@ -91,10 +95,11 @@ def to_store(
         data: the data set the model was trained on.
         evaluation: arrays over the test images.
         arrays: what ``draw`` computed.
+        floor: -log p(x) of the test images without latents, nats.
 
     Returns:
-        By name, over the test images in their order: ``test/log_px``, ``test/elbo``
-        (nats in the likelihood's view), ``test/effective_sample_size``,
+        By name, over the test images in their order: ``test/log_px``, ``test/elbo``,
+        ``test/floor`` (nats in the likelihood's view), ``test/effective_sample_size``,
         ``test/posterior_mean``, and ``test/labels`` where there are any; of pictures,
         ``picture/originals`` (integers below ``picture/levels``) and the intensities
         of ``Arrays``.
@@ -110,6 +115,7 @@ def to_store(
     stored = {
         "test/log_px": estimate.log_px,
         "test/elbo": estimate.reconstruction - estimate.kl,
+        "test/floor": floor,
         "test/effective_sample_size": estimate.effective_sample_size,
         "test/posterior_mean": evaluation.posterior_mean,
         "picture/originals": data.test.images[:_SHOWN],

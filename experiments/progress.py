@@ -24,7 +24,8 @@ from rich.text import Text
 
 from experiments.data import ImageData
 from experiments.grid import Group, Run, setting
-from experiments.wording import counted, printable
+from experiments.status import LOST
+from experiments.wording import counted, listed, printable
 from vae_jax.networks import CONVOLUTIONAL
 
 _WIDEST = 1000  # characters of a line
@@ -187,18 +188,37 @@ class Progress:
                 "begun anew"
             )
             return
-        best = min(rows, key=lambda row: (np.isnan(row["score"]), row["score"]))
         epochs = [row["epochs"] for row in rows]
         least, most = min(epochs), max(epochs)
         span = f"{least}-{most} epochs" if least < most else counted(most, "epoch")
+        words = [f"{len(runs)} {word}" for word, runs in _lost(rows).items()]
+        if sound := [row for row in rows if row["status"] not in LOST]:
+            lowest = min(sound, key=lambda row: row["score"])
+            words.append(
+                f"lowest score {lowest['score']:.3f} {lowest['unit']} ({lowest['run']})"
+            )
         CONSOLE.print(
             f"{begin} {counted(len(rows), 'model')}, {span}, {seconds:.1f} s; "
-            f"best {best['score']:.3f} {best['unit']} ({best['run']})"
+            f"{', '.join(words)}"
         )
+
+
+def _lost(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The names of the runs that failed or diverged, by which of these."""
+    by_status = {
+        status: [row["run"] for row in rows if row["status"] == status]
+        for status in LOST
+    }
+    return {status: runs for status, runs in by_status.items() if runs}
 
 
 def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints likelihood x latent size, one table per unit: units are never mixed."""
+    for status, runs in _lost(rows).items():
+        warn(
+            f"{len(runs)} of {counted(len(rows), 'model')} {status} ({LOST[status]}): "
+            f"{listed(runs, ' ')}"
+        )
     for unit in sorted({row["unit"] for row in rows}):
         table = _score_table(unit, [row for row in rows if row["unit"] == unit])
         # As wide as it is: a narrow terminal wraps lines, but no digit is cut off.
@@ -211,19 +231,16 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     sizes = sorted({row["latent_dim"] for row in rows})
     cells = {
         name: [
-            [
-                row["score"]
-                for row in rows
-                if (_label(row), row["latent_dim"]) == (name, size)
-            ]
+            [row for row in rows if (_label(row), row["latent_dim"]) == (name, size)]
             for size in sizes
         ]
         for name in {_label(row) for row in rows}
     }
-    has_spread = any(len(scores) > 1 for own in cells.values() for scores in own)
+    has_spread = any(len(_scores(seeds)) > 1 for own in cells.values() for seeds in own)
     notes = [
         *["mean over seeds ± their standard deviation"] * has_spread,
         *["† upper bound, from a density"] * any("†" in name for name in cells),
+        *["means leave out what failed or diverged"] * bool(_lost(rows)),
     ]
     table = Table(
         title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
@@ -237,12 +254,8 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("likelihood", no_wrap=True)
     for size in sizes:
         table.add_column(f"latent {size}", justify="right", no_wrap=True)
-    best = {
-        name: min(map(np.mean, filter(None, map(_finite, own))), default=math.inf)
-        for name, own in cells.items()
-    }
-    for name in sorted(cells, key=lambda name: (best[name], name)):
-        table.add_row(name, *(_cell(scores) for scores in cells[name]))
+    for name in sorted(cells, key=lambda name: (*_lowest(cells[name]), name)):
+        table.add_row(name, *map(_cell, cells[name]))
     return table
 
 
@@ -253,17 +266,30 @@ def _label(row: Mapping[str, Any]) -> str:
     return " ".join([row["likelihood"], *marks, *others])
 
 
-def _cell(scores: Sequence[float]) -> str:
-    if scores and not _finite(scores):
-        return "diverged"
-    scores = _finite(scores)
+def _cell(seeds: Sequence[Mapping[str, Any]]) -> str:
+    """What stands of some runs in a table: as in the report, a mean leaves out lost."""
+    scores, lost = _scores(seeds), _lost(seeds)
+    if not scores:
+        return " ".join(lost)
     spread = f" ±{np.std(scores, ddof=1):.3f}" if len(scores) > 1 else ""
-    return f"{np.mean(scores):.3f}{spread}" if scores else ""
+    marks = [f" ({len(runs)} {status})" for status, runs in lost.items()]
+    return "".join([f"{np.mean(scores):.3f}{spread}", *marks])
 
 
-def _finite(scores: Sequence[float]) -> list[float]:
-    """Those that are a score: as in the report, means leave out what diverged."""
-    return [score for score in scores if math.isfinite(score)]
+def _lowest(cells: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[bool, float]:
+    """What sorts a line of a table: its lowest mean that no seed is missing in."""
+    return min(
+        (
+            (len(scores) < len(seeds), float(np.mean(scores)))
+            for seeds in cells
+            if (scores := _scores(seeds))
+        ),
+        default=(True, math.inf),
+    )
+
+
+def _scores(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["score"] for row in seeds if row["status"] not in LOST]
 
 
 def print_sandwich(row: Mapping[str, Any]) -> None:

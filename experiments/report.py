@@ -9,6 +9,7 @@ named, and the rest is there.
 """
 
 import base64
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from experiments import charts, findings, pictures
+from experiments import charts, findings, pictures, results
 from experiments.chart_style import Style, likelihood_styles
 from experiments.files import FolderError, write_atomically
 from experiments.findings import Group, Member
@@ -122,8 +123,10 @@ def write_report(
     figures = folder.path / "figures"
     for member in members:
         _draw(folder, member, left_out.append)
+    groups = findings.group_members(members)
+    tests = sum(len(group.contest().rivals) > 1 for group in groups)
     sections = []
-    for group in findings.group_members(members):
+    for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
         styles = likelihood_styles(
             {
@@ -139,7 +142,9 @@ def write_report(
             {
                 "group": group,
                 "styles": styles,
-                "findings": findings.find(group),
+                "findings": findings.find(
+                    group, functools.partial(_scores, folder), tests
+                ),
                 "charts": {
                     kind: _data_uri(svg, "image/svg+xml") for kind, svg in svgs.items()
                 },
@@ -152,6 +157,7 @@ def write_report(
     page = pages.get_template("report.html.jinja").render(
         title=f"Variational autoencoders on {_distinct(m.dataset for m in members)}",
         overview=findings.overview(members),
+        lost=findings.lost(members),
         warnings=[*findings.warn(members), *left_out],
         sections=sections,
         provenance={
@@ -187,6 +193,21 @@ def _draw(folder: RunFolder, member: Member, report: Callable[[str], object]) ->
         )
 
 
+def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
+    """Scores of a member's test images, [M]; None where they cannot be read."""
+    try:
+        arrays = folder.members.arrays(member.run)
+        scores = results.scores(
+            member.view,
+            arrays["test/log_px"],
+            arrays["picture/originals"][0].size,
+            int(arrays["picture/levels"]),
+        )
+    except Exception:  # Arrays of a stranger may be of any kind.
+        return None
+    return scores if scores.shape == (member.num_test_images,) else None
+
+
 def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Returns the bounds of a run by split, [T, 2]: epoch and nats per image."""
     # An epoch that was run again after an interruption counts once, as it was last.
@@ -215,7 +236,11 @@ def _draw_charts(
         ]
         for field in ("score", "active_units")
     )
-    points = [m for m in group.members if math.isfinite(m.rate + m.distortion)]
+    points = [
+        member
+        for member in group.members
+        if math.isfinite(member.rate + member.distortion) and not member.is_lost
+    ]
     curves = [
         charts.Curve(
             member.likelihood, member.latent_dim, member.setting, **bounds[member.run]

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.data import ImageData
 from experiments.grid import Run
+from experiments.status import status
 from vae_jax import views
 from vae_jax.diagnostics import active_units
 from vae_jax.evaluation import Evaluation
@@ -22,6 +23,7 @@ def result_row(
     data: ImageData,
     evaluation: Evaluation,
     *,
+    floor: np.ndarray,
     last_gain: float,
     epochs: int,
     **facts: Any,
@@ -38,11 +40,11 @@ def result_row(
         model: its model, unpadded.
         data: the data set.
         evaluation: arrays over the test images.
+        floor: -log p(x) of the test images without latents, nats in the likelihood's
+            view, ``[M]``; NaN where it is not known.
         last_gain: nats that the best validation bound rose by in the last fifth of
-            training. Where that is less than the standard error of the ELBO, longer
-            training would not show in the number reported: the run has settled.
-        epochs: that were trained; where they are fewer than were allowed, patience ran
-            out, and the run has settled too.
+            training.
+        epochs: that were trained.
         **facts: what else training knows: best_epoch, seconds, ...
     """
     settings, view = run.settings, model.likelihood.view
@@ -54,7 +56,6 @@ def result_row(
             view, np.asarray(nats, np.float64), data.num_pixels, data.levels
         )
 
-    bits = views.bits_per_dim(comparable(estimate.log_px), data.num_pixels)
     ends = np.cumsum(model.layer_dims)[:-1]
     means = np.asarray(evaluation.posterior_mean)
     layers = np.split(means, ends, axis=1) if np.isfinite(means).all() else []
@@ -62,7 +63,10 @@ def result_row(
     binary = view == "binary"
     bound = mean_with_error("elbo", elbo)
     bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
-    score = -estimate.log_px if binary else bits
+    score = scores(view, estimate.log_px, data.num_pixels, data.levels)
+    reached = mean_with_error("score", score)
+    # Of a guess that takes all images for equally probable.
+    guess = data.num_pixels * np.log(2) if binary else np.log2(data.levels)
     return {
         "run": run.name,
         "dataset": data.name,
@@ -73,7 +77,7 @@ def result_row(
         "seed": settings.seed,
         "view": view,
         "unit": "nats" if binary else "bits/dim",
-        **mean_with_error("score", score),
+        **reached,
         **bound,
         **mean_with_error("log_px", estimate.log_px),
         "reconstruction": float(np.mean(estimate.reconstruction)),
@@ -83,7 +87,7 @@ def result_row(
         **(
             {"bits_per_dim": None, "bits_per_dim_se": None}
             if binary
-            else mean_with_error("bits_per_dim", bits)
+            else mean_with_error("bits_per_dim", score)
         ),
         "num_importance_samples": settings.evaluation.num_samples,
         "effective_sample_size": float(np.median(estimate.effective_sample_size)),
@@ -102,24 +106,33 @@ def result_row(
         ),
         "last_gain": last_gain,
         "epochs": epochs,
-        "status": _status(
-            last_gain,
-            bound["elbo"],
-            bound["elbo_se"],
-            ran_out_of_patience=epochs < settings.training.num_epochs,
+        "status": status(
+            score=reached["score"],
+            elbo=bound["elbo"],
+            over_guess=score - guess,
+            over_constant=-np.asarray(estimate.log_px, float) - floor,
+            epochs=epochs,
+            num_epochs=settings.training.num_epochs,
         ),
         **facts,
     }
 
 
-def _status(
-    last_gain: float, elbo: float, elbo_se: float, *, ran_out_of_patience: bool
-) -> str:
-    if not np.isfinite(elbo):
-        return "diverged"
-    if ran_out_of_patience or last_gain < elbo_se:
-        return "settled"
-    return "epoch limit"
+def scores(
+    view: str, log_px: jax.Array | np.ndarray, num_pixels: int, levels: int
+) -> np.ndarray:
+    """The score of each image: nats of a binary one, else bits/dim of the integers.
+
+    Args:
+        view: which random variable is modelled.
+        log_px: log p(x) in that view, nats, ``[M]``.
+        num_pixels: D, the number of values of an image.
+        levels: number of intensity levels.
+    """
+    log_mass = views.log_mass_bound(
+        view, np.asarray(log_px, np.float64), num_pixels, levels
+    )
+    return -log_mass if view == "binary" else views.bits_per_dim(log_mass, num_pixels)
 
 
 def mean_with_error(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:

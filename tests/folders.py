@@ -68,7 +68,7 @@ RESULT = {
     "epochs": 10,
     "attempt": 0,
     "last_gain": 0.5,
-    "status": "settled",
+    "status": "schedule ended",
 }
 
 

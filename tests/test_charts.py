@@ -100,6 +100,27 @@ def test_settings_have_panels_of_their_own(monkeypatch, name, titles):
     assert sorted(axes.get_title("left") for axes in figure.axes) == sorted(titles)
 
 
+def test_no_mean_of_survivors_is_outlined_and_failures_are_named(monkeypatch):
+    def seeds(*statuses):
+        return [
+            types.SimpleNamespace(status=status, is_lost=status == "failed")
+            for status in statuses
+        ]
+
+    cells = [
+        cell("categorical", 2, 2.3, num_seeds=2)._replace(members=seeds("", "")),
+        cell("laplace", 2, 2.1, num_seeds=1)._replace(members=seeds("", "failed")),
+        cell("laplace", 8, math.nan, math.nan, 0)._replace(
+            members=seeds("failed", "failed")
+        ),
+    ]
+    panel = charts.Panel("", cells)
+    (axes,) = drawn(monkeypatch, charts.score_heat_map, [panel], STYLES, 3).axes
+    texts = {text.get_text(): text.get_fontweight() for text in axes.texts}
+    assert (texts["2.300"], texts["2.100"]) == ("bold", "normal")
+    assert {"(1; 1 failed)", "2 failed"} <= texts.keys()
+
+
 def test_error_bars_of_active_units_end_at_zero(monkeypatch):
     scores = charts.Panel("", [cell("laplace", 2, -0.1, 0.5)])
     units = charts.Panel("", [cell("laplace", 2, 0.5, 0.7), cell("laplace", 4, 3, 1)])

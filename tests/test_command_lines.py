@@ -29,6 +29,7 @@ from experiments import command_line, grid
 from experiments.files import write_atomically
 from experiments.fingerprint import fingerprints
 from experiments.run_folder import RunFolder
+from experiments.status import LOST
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/digits.py:tiny"
@@ -164,10 +165,10 @@ def bound(folder):
     return own
 
 
-def save_again(folder, run, **fields):
-    """Stores a member with some fields of its result changed."""
+def save_again(folder, run, arrays=None, **fields):
+    """Stores a member with other arrays, or some fields of its result changed."""
     members = folder.members
-    parts = members.arrays(run), members.bits_depend_on(run)
+    parts = arrays or members.arrays(run), members.bits_depend_on(run)
     members.save(run, members.params(run), members.result(run) | fields, *parts)
 
 
@@ -492,6 +493,42 @@ def test_diverged_runs_are_not_evaluated(command, own):
     )
     assert outcome.status != 0
     assert "no finished run of the 1 chosen that has not diverged" in outcome.stderr
+
+
+def test_what_two_epochs_leave_worse_than_a_guess_is_called_failed(finished):
+    """A density that describes images worse than the uniform one, whose bits are 0."""
+    folder, page = bound(finished), (finished / "report.html").read_text()
+    rows = rows_of(finished / "results.csv")
+    for row in rows:
+        arrays = folder.members.arrays(row["run"])
+        log_px = arrays["test/log_px"].astype(float)
+        error = log_px.std(ddof=1) / len(log_px) ** 0.5
+        failed = row["likelihood"] == "laplace" and log_px.mean() < -2 * error
+        assert row["status"] == ("failed" if failed else "schedule ended")
+        assert arrays["test/floor"].mean() == pytest.approx(float(row["floor"]))
+    count = [row["status"] for row in rows].count("failed")
+    assert f"{count} of {len(rows)} models failed" in page
+    assert count > 0
+
+
+def test_an_evaluation_says_what_failed(command, own):
+    """Both are compared with a constant output, of which one has no trace."""
+    folder = bound(own)
+    worse, before = RUNS[:2]
+    arrays = folder.members.arrays(worse)
+    floor = np.full_like(arrays["test/log_px"], -1e4)
+    save_again(folder, worse, arrays={**arrays, "test/floor": floor})
+    del arrays["test/floor"]
+    save_again(folder, before, arrays=arrays, status="failed")
+    outcome = command(
+        "evaluate", f"--workdir={own}", "--num_samples=4", f"--only={worse} {before}"
+    )
+    assert outcome.status == 0, outcome.stderr
+    rows = rows_of(own / "evaluation.csv")
+    assert [row["status"] for row in rows] == ["failed", "failed"]
+    assert f"2 of 2 models failed ({LOST['failed']}): {worse} {before}" in (
+        outcome.stdout.replace("\n", " ")
+    )
 
 
 def test_rows_of_other_evaluations_stay(command, own):

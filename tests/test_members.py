@@ -197,7 +197,7 @@ def test_a_name_of_a_column_that_may_act_is_refused(folder):
 def test_texts_that_results_have_are_no_commands(folder):
     texts = {
         "unit": "bits/dim",
-        "status": "epoch limit",
+        "status": "schedule ended",
         "dataset": "Größen (8x8), v1.0",
         "setting": "a=1,b=2e-05",
         "binarization": "",
@@ -205,6 +205,20 @@ def test_texts_that_results_have_are_no_commands(folder):
     save_member(folder, "a", **texts)
     row = folder.members.result("a")
     assert {name: row[name] for name in texts} == texts
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("settled", "training ended"),
+        ("epoch limit", "schedule ended"),
+        ("diverged", "diverged"),
+        ("patience ended", "patience ended"),
+    ],
+)
+def test_what_an_earlier_version_claimed_is_read_as_what_was_known(folder, before, now):
+    save_member(folder, "a", status=before)
+    assert folder.members.result("a")["status"] == now
 
 
 # --- whose a part is ------------------------------------------------------------------

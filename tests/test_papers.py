@@ -23,7 +23,7 @@ RESULT = {
     "num_importance_samples": 1000,
     "epochs": 60,
     "seconds": 90.0,
-    "status": "settled",
+    "status": "schedule ended",
     "effective_sample_size": 30.5,
     "largest_weight": 0.25,
     "importance_bias": 0.125,
@@ -135,21 +135,26 @@ def test_a_number_that_rests_on_few_weights_is_marked(sign):
     assert papers.summary([recorded])["obtained"] == "89.50 ± 0.25 ‡"
 
 
-def test_a_run_that_diverged_has_no_number():
-    result = RESULT | {"status": "diverged", "score": float("nan")}
+@pytest.mark.parametrize(
+    ("status", "score"), [("diverged", float("nan")), ("failed", 999.0)]
+)
+def test_a_run_that_came_to_nothing_has_no_number(status, score):
+    result = RESULT | {"status": status, "score": score}
     recorded = {"result": result, "bits_depend_on": {"backend": "cpu", "num_cpus": 2}}
     row = papers.summary([recorded])
-    assert (row["obtained"], row["rate"], row["active_units"]) == ("diverged", "–", "–")
+    assert (row["obtained"], row["rate"], row["active_units"]) == (status, "–", "–")
 
 
-def test_seeds_that_diverged_are_counted():
+def test_seeds_that_came_to_nothing_are_counted():
     lost = RESULT | {"status": "diverged", "score": float("nan")}
+    failed = RESULT | {"status": "failed", "score": 999.0}
     facts = {"backend": "cpu", "num_cpus": 2}
     recorded = [
-        {"result": result, "bits_depend_on": facts} for result in (RESULT, lost, RESULT)
+        {"result": result, "bits_depend_on": facts}
+        for result in (RESULT, lost, RESULT, failed)
     ]
     row = papers.summary(recorded)
-    assert row["obtained"] == "diverged (1 of 3 seeds)"
+    assert row["obtained"] == "failed (1 of 4 seeds), diverged (1 of 4 seeds)"
     assert (row["negative_elbo"], row["active_units"]) == ("95.12", "17, 17")
 
 

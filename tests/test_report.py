@@ -26,18 +26,18 @@ ROW = {
     "active_units": 2,
     "best_epoch": 90,
     "epochs": 100,
-    "status": "settled",
+    "status": "schedule ended",
     "num_parameters": 1000,
     "num_test_images": 297,
     "binarization": "",
     "binarization_seed": "",
     "seconds": 1.5,
 }
-VIEWS = {"bernoulli": "binary", "categorical": "levels", "laplace": "continuous"}
+VIEWS = {"bernoulli": "binary", "laplace": "continuous"}
 
 
 def member(likelihood, latent_dim, seed, score, **others):
-    view = VIEWS[likelihood]
+    view = VIEWS.get(likelihood, "levels")
     return ROW | {
         "run": f"{likelihood}-{latent_dim}-{seed}",
         "likelihood": likelihood,
@@ -62,7 +62,7 @@ def sweep():
     ]
     missing = ("score", "score_se", "rate", "distortion", "effective_sample_size")
     rows[-1] |= dict.fromkeys(missing, math.nan) | {"status": "diverged"}
-    rows[0]["status"] = "epoch limit"
+    rows[0] |= {"status": "failed", "score": 999.0}
     rows[1]["active_units"] = 0
     rows[2]["effective_sample_size"] = 3.5
     return rows
@@ -158,10 +158,42 @@ def test_page_is_well_formed_and_needs_nothing_else(page):
 def test_best_member_of_each_group_comes_first(page):
     assert "20.60 ± 0.00 nats Bernoulli with 4 latents" in page.text
     assert "2.601 ± 0.001 bits/dim categorical with 4 latents" in page.text
-    runner_up = "The next likelihood is Laplace with 4 latents, at 3.600 bits/dim; with"
-    assert runner_up in page.text
-    assert "Latent size 4 is the best for 2 of 2 likelihoods" in page.text
+    assert "Integer images: lowest mean score of 8 models 2.601" in page.text
+    # Of Laplace with 4 latents, whose mean is lower, a seed has diverged.
+    runner_up = "The next likelihood is Laplace with 2 latents, at 3.801 ± 0.001 bits"
+    assert f"{runner_up}/dim; whether they differ is not known" in page.text
     assert "cannot be compared" in page.text
+
+
+def test_page_begins_with_what_failed_and_marks_it(page):
+    failed = "1 of 12 models failed (worse by more than two standard errors than"
+    assert page.text.index(failed) < page.text.index("lowest mean score")
+    assert "Bernoulli failed 2 0 999.00" in page.text  # A row of the table.
+    assert "2 latents · 20.80 (1 failed)" in page.text  # The gallery.
+    assert "score 999.00 nats" in page.text
+    assert page.text.count("999.00") == 2
+
+
+def test_page_tells_a_lead_from_scores_of_test_images(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        member(likelihood, 4, seed, 3.0)
+        for likelihood in ("categorical", "beta_binomial")
+        for seed in range(5)
+    ]
+    folder = write_run(tmp_path, rows)
+    for row in rows:
+        bits = 3 + (row["likelihood"] == "categorical") + rng.normal(0, 0.1, 297)
+        row["score"] = float(bits.mean())
+        arrays = folder.members.arrays(row["run"])
+        arrays["test/log_px"] = -bits * 64 * np.log(2)
+        save_member(folder, arrays=arrays, **row)
+    page = write_report(folder)
+    assert "next likelihood is categorical with 4 latents" in page.text
+    assert "paired over 297 test images and 5 seeds): a lead (" in page.text
+    save_member(folder, arrays={}, **rows[0])
+    page = write_report(folder)
+    assert "whether they differ is not known" in page.text
 
 
 def test_page_warns_of_what_makes_numbers_doubtful(page):
@@ -231,7 +263,8 @@ def test_sweep_in_which_all_diverged_is_reported(tmp_path):
     rows = [row | {"rate": math.nan, "distortion": math.nan} for row in rows]
     page = write_report(write_run(tmp_path, rows))
     assert not list(tmp_path.glob("figures/*/*.png"))
-    assert "No model has a score." in page.text
+    assert "2 of 2 models diverged (no finite score)" in page.text
+    assert "No lead: of every kind of model, a seed failed" in page.text
 
 
 def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):

@@ -85,14 +85,17 @@ def evaluation():
     return Evaluation(estimate, weight / 10, latents)
 
 
-def row_of(likelihood, data, evaluation, last_gain=0.0, epochs=None, **facts):
+UNKNOWN = np.full(NUM_IMAGES, np.nan, np.float32)
+
+
+def row_of(likelihood, data, evaluation, epochs=None, floor=UNKNOWN, **facts):
     config = digits.get_config().to_dict()
     config["data"] |= {"binarization_seed": 7}
     config["evaluation"] |= {"num_samples": 9}
     config["sweep"] = {"likelihood": likelihood, "latent_dim": 3, "seed": 5}
     (run,) = grid.expand(config)
     model = build_model(run.settings, data)
-    trained = {"last_gain": last_gain, "epochs": epochs}
+    trained = {"last_gain": 0.5, "epochs": epochs, "floor": floor}
     if epochs is None:
         trained["epochs"] = run.settings.training.num_epochs
     return result_row(run, model, data, evaluation, **trained, **facts)
@@ -165,17 +168,80 @@ def test_one_test_image_has_no_standard_error(data, evaluation):
     assert np.isfinite(row["score"])
 
 
-@pytest.mark.parametrize(
-    ("gain", "status"),
-    [(0.0, "settled"), (1e6, "epoch limit"), (np.nan, "epoch limit")],
-)
-def test_a_run_settles_when_longer_training_would_not_show(
-    data, evaluation, gain, status
-):
-    assert row_of("laplace", data, evaluation, last_gain=gain)["status"] == status
+def test_a_status_says_what_ended_the_training_and_no_more(data, evaluation):
+    assert row_of("categorical", data, evaluation)["status"] == "schedule ended"
     # Before the last epoch, only patience ends a run that is finite.
-    stopped = row_of("laplace", data, evaluation, last_gain=gain, epochs=7)
-    assert (stopped["status"], stopped["epochs"]) == ("settled", 7)
+    stopped = row_of("categorical", data, evaluation, epochs=7)
+    assert (stopped["status"], stopped["epochs"]) == ("patience ended", 7)
+
+
+def described(evaluation, log_px):
+    """The evaluation of a model that gives the test images these log p(x), nats."""
+    log_px = np.asarray(log_px, np.float32)
+    return evaluation._replace(estimate=evaluation.estimate._replace(log_px=log_px))
+
+
+# Of NUM_IMAGES: mean 0, and a standard error of 1.
+NOISE = np.random.default_rng(2).normal(size=NUM_IMAGES)
+NOISE = (NOISE - NOISE.mean()) / NOISE.std(ddof=1) * np.sqrt(NUM_IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("excess", "status"),
+    [
+        (-5.0, "schedule ended"),
+        (0.0, "schedule ended"),
+        (1.9, "schedule ended"),
+        (2.1, "failed"),
+        (500.0, "failed"),
+    ],
+)
+@pytest.mark.parametrize("likelihood", VIEWS)
+@pytest.mark.parametrize("guess", ["constant output", "uniform"])
+def test_a_model_worse_than_one_that_learned_nothing_failed(
+    likelihood, guess, excess, status, data, evaluation
+):
+    """By more than two standard errors, which are paired over images."""
+    if guess == "uniform":
+        values = {"binary": 2, "levels": LEVELS, "continuous": 1}[VIEWS[likelihood]]
+        reached, floor = np.full(NUM_IMAGES, NUM_PIXELS * np.log(values)), UNKNOWN
+    else:  # Images differ far more than the two models do on them.
+        floor = reached = np.linspace(-20, 10, NUM_IMAGES).astype(np.float32)
+    found = described(evaluation, -(reached + NOISE + excess))
+    row = row_of(likelihood, data, found, floor=floor, epochs=None)
+    assert row["status"] == status
+    # What is worse than nothing learned says so, whatever ended its training.
+    stopped = row_of(likelihood, data, found, floor=floor, epochs=7)
+    assert (stopped["status"] == "failed") == (status == "failed")
+
+
+@pytest.mark.parametrize(
+    ("excess", "status"),
+    [
+        (-0.6, "schedule ended"),
+        (0.003, "schedule ended"),
+        (0.6, "schedule ended"),
+        (0.8, "failed"),
+    ],
+)
+@pytest.mark.parametrize("floor", [30.0, 90.0], ids=["useful", "worse than a guess"])
+def test_a_model_that_equals_its_constant_output_collapsed_and_did_not_fail(
+    floor, excess, status, data, evaluation
+):
+    """Within a bit, which the verdict on collapse resolves, however small the error."""
+    floor = np.linspace(floor, floor + 10, NUM_IMAGES).astype(np.float32)
+    found = described(evaluation, -(floor + NOISE / 1000 + excess))
+    assert row_of("categorical", data, found, floor=floor)["status"] == status
+
+
+def test_a_failure_is_not_told_from_one_test_image(data, evaluation):
+    one = Evaluation(
+        ImportanceEstimate(*(field[:1] for field in evaluation.estimate)),
+        evaluation.squared_error[:1],
+        evaluation.posterior_mean[:1],
+    )
+    row = row_of("categorical", data, described(one, [-1e4]), floor=np.zeros(1))
+    assert row["status"] == "schedule ended"
 
 
 def test_a_run_without_parameters_has_no_active_units(data, evaluation):
@@ -189,9 +255,10 @@ def test_a_run_without_parameters_has_no_active_units(data, evaluation):
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_a_diverged_run_is_called_so(data, evaluation, value):
+@pytest.mark.parametrize("part", ["reconstruction", "log_px"])
+def test_a_diverged_run_is_called_so(data, evaluation, part, value):
     broken = evaluation.estimate._replace(
-        reconstruction=np.full(NUM_IMAGES, value, np.float32)
+        **{part: np.full(NUM_IMAGES, value, np.float32)}
     )
     with np.errstate(invalid="ignore"):
         row = row_of("laplace", data, evaluation._replace(estimate=broken))
@@ -215,16 +282,21 @@ def test_means_leave_out_what_diverged():
     rows = [row for row in table_rows() if row["likelihood"] != "bernoulli"]
     for row in rows:
         if (row["likelihood"], row["latent_dim"]) == ("beta", 2):
-            row["score"] = float("nan")
+            row |= {"score": float("nan"), "status": "diverged"}
         if row["run"] == "likelihood=beta,latent_dim=10,seed=0":
-            row["score"] = float("nan")
-    lines = printed(rows).splitlines()
+            row |= {"score": 80.0, "status": "failed"}
+    first, second, *lines = printed(rows).splitlines()
+    meaning = "(worse by more than two standard errors than a constant output, or than"
+    assert first.startswith(f"warning: 1 of 8 models failed {meaning}")
+    assert first.endswith(": likelihood=beta,latent_dim=10,seed=0")
+    assert second.startswith("warning: 2 of 8 models diverged (no finite score): ")
     beta, laplace = (
         next(i for i, line in enumerate(lines) if name in line)
         for name in ("beta", "laplace")
     )
-    assert lines[beta].split() == ["beta", "diverged", "2.200"]
-    assert beta < laplace  # 2.2 is better than 3.15.
+    assert lines[beta].split() == ["beta", "diverged", "2.200", "(1", "failed)"]
+    assert laplace < beta  # No mean of survivors is first, as 2.2 is one.
+    assert "means leave out what failed or diverged" in lines[-1]
 
 
 def table_rows():
@@ -247,6 +319,7 @@ def table_rows():
                         "view": "continuous" if likelihood == "laplace" else "levels",
                         "score": best + 1 / latent_dim + seed / 10,
                         "num_test_images": NUM_IMAGES,
+                        "status": "schedule ended",
                     }
                 )
     return rows
@@ -289,12 +362,13 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
     rows = table_rows()[4:8] + table_rows()[10:]
     rows += [
         {**row, "likelihood": "gauss", "run": "model", "score": np.nan}
+        | {"status": "diverged"}
         for row in rows[-1:]
     ]
     text = printed(rows)
     (missing,) = lines_with(text, "beta")
     assert missing.split() == ["beta", "2.150", "±0.071"]
-    (diverged,) = lines_with(text, "gauss")
+    (diverged,) = lines_with(text, "gauss ")
     assert "diverged" in diverged
     assert text.index("beta") < text.index("gauss")
 
@@ -312,16 +386,20 @@ def told(rows):
 
 def test_a_finished_group_is_told_in_one_line():
     rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
-    assert lines_with(told(rows), "[1/1]", "2 models, 10 epochs", "best 2.500")
+    assert lines_with(told(rows), "[1/1]", "2 models, 10 epochs", "lowest score 2.500")
     rows[0]["epochs"] = 5
     assert lines_with(told(rows), "2 models, 5-10 epochs")
     assert lines_with(told(rows[1:]), "1 model, 10 epochs")
 
 
-def test_a_model_without_a_score_is_not_the_best():
+@pytest.mark.parametrize(("status", "score"), [("diverged", np.nan), ("failed", 1.0)])
+def test_a_model_that_came_to_nothing_is_named_and_not_the_lowest(status, score):
     rows = [{**row, "epochs": 10} for row in table_rows()[8:10]]
-    rows[0]["score"] = np.nan
-    assert "best 2.600" in told(rows)
+    rows[0] |= {"score": score, "status": status}
+    assert f"; 1 {status}, lowest score 2.600" in told(rows)
+    rows[1] |= {"score": score, "status": status}
+    (line,) = lines_with(told(rows), "[1/1]")
+    assert line.endswith(f"; 2 {status}")
 
 
 def test_a_group_of_which_every_run_failed_is_told():

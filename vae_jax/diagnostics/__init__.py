@@ -13,7 +13,7 @@ from vae_jax.diagnostics.aggregated_posterior import (
     decompose_gaussian_kl,
     decompose_kl,
 )
-from vae_jax.diagnostics.collapse import judge_collapse
+from vae_jax.diagnostics.collapse import ONE_BIT, judge_collapse
 from vae_jax.diagnostics.constant_output import (
     ConstantFit,
     bernoulli_floor,
@@ -26,6 +26,7 @@ from vae_jax.diagnostics.two_samples import (
 )
 
 __all__ = [
+    "ONE_BIT",
     "ConstantFit",
     "KLDecomposition",
     "KLParts",

@@ -1,0 +1,66 @@
+"""How the training of a run ended, in a word: the column ``status``."""
+
+import numpy as np
+
+from vae_jax.diagnostics import ONE_BIT
+
+DIVERGED, FAILED = "diverged", "failed"
+# Of runs whose score says nothing of their likelihood: they enter no mean, and lead
+# nothing.
+LOST = {
+    FAILED: "worse by more than two standard errors than a constant output, or than a "
+    "guess that calls all images equally probable",
+    DIVERGED: "no finite score",
+}
+
+# What runs of earlier versions say claims more than they knew.
+_BEFORE = {"settled": "training ended", "epoch limit": "schedule ended"}
+
+
+def status(
+    *,
+    score: float,
+    elbo: float,
+    over_guess: np.ndarray,
+    over_constant: np.ndarray,
+    epochs: int,
+    num_epochs: int,
+) -> str:
+    """Returns what is known of a run.
+
+    ``diverged``: score or ELBO is not finite. ``failed``: the model is worse than one
+    that has learned nothing, by more than two standard errors, which are paired over
+    test images. One that equals the best constant output, within a bit an image, has
+    collapsed, and did not fail: not even where that output is no better than a guess.
+    Else why training ended: ``patience ended``, or ``schedule ended`` after all epochs.
+    Whether more epochs would gain anything cannot be told from the run: with a learning
+    rate that decays, every curve ends flat.
+
+    Args:
+        score: mean over test images.
+        elbo: the same of the ELBO.
+        over_guess: by how much the score of each test image exceeds that of a guess
+            that calls all images equally probable, in any unit.
+        over_constant: the same of the best constant output, nats; NaN where it is not
+            known.
+        epochs: that were trained.
+        num_epochs: that were allowed.
+    """
+    if not np.isfinite([score, elbo]).all():
+        return DIVERGED
+    has_collapsed = abs(over_constant.mean()) <= ONE_BIT
+    if not has_collapsed and (_exceeds(over_constant) or _exceeds(over_guess)):
+        return FAILED
+    return "patience ended" if epochs < num_epochs else "schedule ended"
+
+
+def _exceeds(excess: np.ndarray) -> bool:
+    """Whether a mean exceeds 0 by more than two standard errors."""
+    if excess.size < 2:
+        return False
+    return bool(excess.mean() > 2 * excess.std(ddof=1) / np.sqrt(excess.size))
+
+
+def in_present_words(word: str) -> str:
+    """Returns a status of this or an earlier version as this one says it."""
+    return _BEFORE.get(word, word)
