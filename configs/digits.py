@@ -23,6 +23,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         {
             "name": "digits",
             "path": "",
+            "black": 0.0,
+            "white": 0.0,
+            "background": "",
             "data_dir": "",
             "download": False,
             "binarization": "dynamic",

@@ -21,6 +21,7 @@ training images stands behind all results on it.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ import numpy as np
 from experiments import data_cache, data_sources, prepare
 from experiments.data_sources import SPLITS, DataError, Source, Split
 from experiments.digests import array_digest
+from experiments.image_values import BACKGROUNDS, Meaning
 from experiments.wording import plain_name
 
 _BINARIZATIONS = ("dynamic", "static")
@@ -51,6 +53,10 @@ class DataSettings:
             'name[/config][:version]', such as 'mnist', 'fashion_mnist',
             'binarized_mnist'.
         path: the npz file or the folder of the user's own images.
+        black: the value in the files that is black.
+        white: the value in the files that is white; where black and white are both 0,
+            files hold levels as they are.
+        background: 'black' or 'white' lies behind what is not opaque; '' where all is.
         data_dir: folder of prepared tensorflow-datasets; '' stands for $TFDS_DATA_DIR,
             else ~/tensorflow_datasets.
         download: whether to fetch and prepare MNIST, Fashion-MNIST or binarized MNIST
@@ -76,6 +82,9 @@ class DataSettings:
 
     name: str
     path: str = ""
+    black: float = 0.0
+    white: float = 0.0
+    background: str = ""
     data_dir: str = ""
     download: bool = False
     binarization: str = "dynamic"
@@ -107,6 +116,21 @@ class DataSettings:
                     f"data.{field} is {getattr(self, field)}: use a number of images of"
                     " 1 or more, or -1 for the standard choice"
                 )
+        if self.background not in BACKGROUNDS:
+            raise DataError(
+                f"unknown data.background {self.background!r}: allowed are 'black',"
+                " 'white' and '', for images that are opaque"
+            )
+        if self.black == self.white != 0:
+            raise DataError(
+                f"data.black and data.white are both {self.white}: give two values, or"
+                " 0 for both, if files hold levels as they are"
+            )
+        if self.name == "digits" and self.meaning != Meaning():
+            raise DataError(
+                "data.black, data.white and data.background have no meaning for"
+                " 'digits', whose values are known: leave them out"
+            )
         if self.stream_megabytes <= 0:
             raise DataError(
                 f"data.stream_megabytes is {self.stream_megabytes}: it must be above 0"
@@ -122,6 +146,11 @@ class DataSettings:
                 " set data.name to 'npz' or 'folder'"
             )
 
+    @property
+    def meaning(self) -> Meaning:
+        """What is said of the values in the files."""
+        return Meaning(self.black, self.white, self.background)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
@@ -136,6 +165,8 @@ class ImageData:
         binarization: how they become black and white for a model of binary images:
             'dynamic', by a fresh draw at each access; 'static', as they were drawn
             once, here; 'published', as they came.
+        class_names: of the labels 0, 1, ...; empty where they have none.
+        notes: sentences on these images that a person should know.
     """
 
     name: str
@@ -144,6 +175,8 @@ class ImageData:
     validation: Split
     test: Split
     binarization: str
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -181,16 +214,56 @@ def load_data(settings: DataSettings) -> ImageData:
         DataError: if they cannot be had; the message names value and remedy.
     """
     source = _read(settings)
+    splits = _partition(source, settings)
+    notes = (*source.notes, *_notes_on_equal_images(splits))
     binarization = "published" if source.levels == 2 else settings.binarization
     if binarization == "static":
         source = _binarize(source, settings.binarization_seed)
-    splits = _partition(source, settings)
+        splits = _partition(source, settings)
     own = settings.name in ("npz", "folder")
     # Versions may be 3.*.* too, and results hold plain names alone.
     name = plain_name(
         pathlib.Path(settings.path).absolute().stem if own else settings.name
     )
-    return ImageData(name, source.levels, **splits, binarization=binarization)
+    return ImageData(
+        name,
+        source.levels,
+        **splits,
+        binarization=binarization,
+        class_names=source.class_names,
+        notes=notes,
+    )
+
+
+def _notes_on_equal_images(splits: Mapping[str, Split]) -> list[str]:
+    """Returns sentences on images that are equal, pixel by pixel, where it matters."""
+    # Of 64 bits: that two images are equal by chance is as good as impossible.
+    hashes = {
+        split: np.fromiter(
+            (hash(image.tobytes()) for image in splits[split].images), np.int64
+        )
+        for split in SPLITS
+    }
+    notes, copies = [], []
+    if len(splits["train"].images) > 1 and np.ptp(hashes["train"]) == 0:
+        notes.append(
+            f"all {len(hashes['train'])} training images are the same one, from which"
+            " there is nothing to learn: see how they were written"
+        )
+    for first, second in itertools.combinations(SPLITS, 2):
+        equal = int(np.isin(hashes[second], hashes[first]).sum())
+        if equal:
+            known = "training" if first == "train" else first
+            copies.append(
+                f"{equal} of {len(hashes[second])} {second} images are {known} images"
+                " too, pixel by pixel"
+            )
+    if copies:
+        notes.append(
+            f"{', '.join(copies)}: remove the copies, for numbers on images that were"
+            " trained on look better than those on new ones"
+        )
+    return notes
 
 
 def pixel_statistics(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
@@ -216,22 +289,25 @@ def pixel_statistics(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
 
 def _read(settings: DataSettings) -> Source:
     """Returns all images of the data set, from the cache where that is faster."""
-    name, data_dir = settings.name, settings.data_dir
+    name, data_dir, meaning = settings.name, settings.data_dir, settings.meaning
     if name == "npz":
-        return data_sources.read_npz(settings.path)
+        return data_sources.read_npz(settings.path, meaning)
     if name == "digits":
         read = data_sources.read_digits
         identity = data_sources.digits_identity
     elif name == "folder":
-        read = functools.partial(data_sources.read_folder, settings.path)
+        read = functools.partial(data_sources.read_folder, settings.path, meaning)
         identity = functools.partial(data_sources.folder_identity, settings.path)
     else:
-        read = functools.partial(data_sources.read_tfds, name, data_dir)
+        read = functools.partial(data_sources.read_tfds, name, data_dir, meaning)
         identity = functools.partial(data_sources.tfds_identity, name, data_dir)
         if settings.download and not data_sources.is_on_disk(name, data_dir):
             prepare.prepare(name.split(":")[0], data_dir)
     return data_cache.cached(
-        read, identity(), settings.cache_dir, memory_mapped=settings.stream
+        read,
+        [*identity(), *dataclasses.astuple(meaning)],
+        settings.cache_dir,
+        memory_mapped=settings.stream,
     )
 
 
@@ -248,7 +324,7 @@ def _binarize(source: Source, seed: int) -> Source:
         # stays white. No float can round it.
         u = generator.integers(source.levels - 1, size=images.shape, dtype=np.uint8)
         splits[split] = Split((u < images).astype(np.uint8), labels)
-    return Source(2, splits)
+    return dataclasses.replace(source, levels=2, splits=splits)
 
 
 def _partition(source: Source, settings: DataSettings) -> dict[str, Split]:

@@ -20,8 +20,10 @@ from absl import logging
 from experiments.data_sources import Source, Split, expand_user
 from experiments.files import UNFINISHED, FolderError, load_arrays, save_arrays
 
-# Part of every key: raise it whenever the content or layout of entries changes.
-_FORMAT = 3
+# Part of every key: raised whenever the content or layout of entries changes, also
+# where files are read otherwise than before. 4: classes are in their natural order,
+# photographs are turned upright, and entries hold the names of classes.
+FORMAT = 4
 _LOCK = ".lock"
 
 
@@ -43,7 +45,7 @@ def cached(
             operating system reads what is asked for.
     """
     folder = expand_user(cache_dir) if cache_dir else default_folder()
-    text = json.dumps([_FORMAT, identity])
+    text = json.dumps([FORMAT, identity])
     key = hashlib.sha256(text.encode()).hexdigest()
     entry = folder / f"{identity[0]}-{key[:32]}.safetensors"
     if os.path.lexists(entry):
@@ -85,7 +87,8 @@ def _load(entry: pathlib.Path, identity: str, memory_mapped: bool) -> Source:
     for images, _ in splits.values():
         if images.dtype != np.uint8 or images.ndim != 4:
             raise ValueError(f"it holds images of {images.dtype} {images.shape}")
-    return Source(int(facts["levels"]), splits)
+    class_names, notes = (json.loads(facts[name]) for name in ("class_names", "notes"))
+    return Source(int(facts["levels"]), splits, tuple(class_names), tuple(notes))
 
 
 def _save(source: Source, entry: pathlib.Path, identity: str) -> None:
@@ -110,5 +113,7 @@ def _save(source: Source, entry: pathlib.Path, identity: str) -> None:
             "identity": identity,
             "levels": str(source.levels),
             "splits": json.dumps(list(source.splits)),
+            "class_names": json.dumps(source.class_names),
+            "notes": json.dumps(source.notes),
         }
         save_arrays(entry, arrays, facts)

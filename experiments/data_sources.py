@@ -31,22 +31,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from experiments.data_errors import DataError, one_line
+from experiments.data_names import (
+    SPLITS,
+    in_natural_order,
+    meant_array,
+    split_of,
+)
 from experiments.files import MOST_BYTES, parse_json, read_json
-from experiments.wording import printable
-
-SPLITS = ("train", "validation", "test")
-MAX_LEVELS = 256
+from experiments.image_values import (
+    MAX_LEVELS,
+    UNSTATED,
+    Meaning,
+    ValueRange,
+    range_remedy,
+    to_levels,
+    with_channels,
+    without_opacity,
+)
+from experiments.wording import counted, listed, plain_name
 
 # The tensorflow-datasets which `experiments.prepare` can write without TensorFlow.
 PREPARABLE = ("mnist", "fashion_mnist", "binarized_mnist")
 KNOWN_NAMES = ("digits", *PREPARABLE, "npz", "folder")
-
-
-class DataError(ValueError):
-    """Images that cannot be used; the message says in one line what to do about it."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message))  # It quotes names of a stranger's files.
 
 
 def expand_user(path: str) -> pathlib.Path:
@@ -78,10 +85,19 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """All images of a data set in its own splits; 'train' is always one of them."""
+    """All images of a data set in its own splits; 'train' is always one of them.
+
+    Attributes:
+        levels: number of intensities.
+        splits: by the names in ``SPLITS``.
+        class_names: of the labels 0, 1, ...; empty where they have none.
+        notes: sentences on how the images were read, for a person to know.
+    """
 
     levels: int
     splits: Mapping[str, Split]
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_digits() -> Source:
@@ -165,12 +181,13 @@ def preparation_command(name: str, folder: pathlib.Path) -> str:
     )
 
 
-def read_tfds(name: str, data_dir: str) -> Source:
+def read_tfds(name: str, data_dir: str, meaning: Meaning = UNSTATED) -> Source:
     """Returns a data set prepared by tensorflow-datasets, without using TensorFlow.
 
     Args:
         name: 'name[/config][:version]'.
         data_dir: see `tfds_folder`.
+        meaning: what the user says of its values.
 
     Raises:
         DataError: if the data set is unknown, not prepared, damaged, or not one of
@@ -188,7 +205,7 @@ def read_tfds(name: str, data_dir: str) -> Source:
     image, label = kinds.get("image"), kinds.get("label")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
         raise DataError(
-            f"{name} has no 8-bit feature 'image' (its features: {_line(features)}):"
+            f"{name} has no 8-bit feature 'image' (its features: {one_line(features)}):"
             " choose an image data set"
         )
     if "train" not in builder.info.splits:
@@ -220,10 +237,12 @@ def read_tfds(name: str, data_dir: str) -> Source:
             except Exception as error:
                 # Damaged files and those of another format, in the words of tfds.
                 raise DataError(
-                    f"cannot read {builder.data_path} ({_line(error)}): delete it and"
-                    f" run {command}"
+                    f"cannot read {builder.data_path} ({one_line(error)}): delete it"
+                    f" and run {command}"
                 ) from error
-    return Source(_default_levels(splits), splits)
+    names = {split: f"the {split} split of {name}" for split in splits}
+    class_names = label.names if isinstance(label, tfds.features.ClassLabel) else ()
+    return _source(splits, names, meaning, class_names)
 
 
 def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]:
@@ -249,7 +268,7 @@ def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]
     except Exception as error:
         # An unknown version or config, or damage, which comes as any exception; what is
         # wrong follows a list of arguments.
-        reason = _line(str(error).split('}": ')[-1]).rstrip(".")
+        reason = one_line(str(error).split('}": ')[-1]).rstrip(".")
         raise DataError(
             f"cannot open {name!r} in {folder} ({reason}): correct the name, or delete"
             f" what is damaged and run {preparation_command(name, folder)}"
@@ -357,15 +376,15 @@ def _check_descriptions(name: str, folder: pathlib.Path) -> None:
             continue
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise DataError(
-                f"cannot read {path} ({_line(error)}): delete what is damaged and run"
-                f" {command}"
+                f"cannot read {path} ({one_line(error)}): delete what is damaged and"
+                f" run {command}"
             ) from error
         if found is not None:
             remedy = "save its images in an npz file and set data.name to 'npz'"
             if name.split(":")[0] in PREPARABLE:
                 remedy = f"delete {root} and run {command}"
             raise DataError(
-                f"{path} names {_line(found)}, which is neither run nor read, for it"
+                f"{path} names {one_line(found)}, which is neither run nor read, for it"
                 f" may be a stranger's: {remedy}"
             )
 
@@ -439,7 +458,7 @@ def _decode_records(records: Any, where: str, has_labels: bool) -> Split:
     if not len(records):
         raise DataError(f"{where} is empty: choose another data set")
     first = records[0]["image"].shape
-    _refuse_channels(first, where)
+    with_channels(np.empty((1, *first), np.uint8), where)
     _refuse_too_large(len(records) * math.prod(first), where)
     images = np.empty((len(records), *first), np.uint8)
     labels = np.empty(len(records), np.int32) if has_labels else None
@@ -464,24 +483,29 @@ def _decode_records(records: Any, where: str, has_labels: bool) -> Split:
 
 _NPZ_FORMAT = (
     "'train_images' (or 'images'), and optionally 'train_labels' (or 'labels'),"
-    " 'validation_images', 'validation_labels', 'test_images', 'test_labels', 'levels'"
+    " 'validation_images', 'validation_labels', 'test_images', 'test_labels',"
+    " 'class_names', 'levels'"
 )
 
 
-def read_npz(path: str) -> Source:
+def read_npz(path: str, meaning: Meaning = UNSTATED) -> Source:
     """Returns the user's own images from an npz file.
 
     The file holds `train_images`, or `images`, of shape [N, H, W] or [N, H, W, C] with
     integers in {0, ..., levels - 1}, and if wanted `validation_images`, `test_images`,
     labels by the same names, and the scalar `levels`. Without it images have 256
-    levels, or 2 where every pixel is 0 or 1.
+    levels, or 2 where every pixel is 0 or 1. Other numbers need black and white stated.
+
+    Labels are classes: integers, or names, which are numbered in their natural order.
+    They may stand in a column or be one-hot; `class_names` names the integers.
 
     Raises:
         DataError: if the file is not like that.
     """
     file = expand_user(path)
     if not os.path.isfile(file):
-        raise DataError(f"no file {path!r}: data.path must name an npz file")
+        hint = ", or set data.name='folder'" if os.path.isdir(file) else ""
+        raise DataError(f"no file {path!r}: data.path must name an npz file{hint}")
     if file.stat().st_size == 0:
         raise DataError(f"{path} is empty: write it with np.savez_compressed")
     if not zipfile.is_zipfile(file):
@@ -492,16 +516,11 @@ def read_npz(path: str) -> Source:
     except DataError:
         raise
     except Exception as error:  # Damage comes as any exception.
-        if "Object arrays" in str(error):
-            raise DataError(
-                f"{path} holds object arrays, which can run code when read: save arrays"
-                " of integers (all images of one shape)"
-            ) from error
         raise DataError(
-            f"{path} is damaged ({_line(error)}): write it again with"
+            f"{path} is damaged ({one_line(error)}): write it again with"
             " np.savez_compressed"
         ) from error
-    return parse_arrays(arrays, path)
+    return parse_arrays(arrays, path, meaning)
 
 
 def _read_members(archive: zipfile.ZipFile, where: str) -> dict[str, np.ndarray]:
@@ -515,12 +534,14 @@ def _read_members(archive: zipfile.ZipFile, where: str) -> dict[str, np.ndarray]
     _refuse_names(names, where)
     _refuse_too_large(sum(member.file_size for member in members), where)
     return {
-        name: _read_member(archive, member)
+        name: _read_member(archive, member, f"{name} of {where}")
         for name, member in zip(names, members, strict=True)
     }
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+def _read_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str
+) -> np.ndarray:
     """Returns one array of an npz file, whose header must be true."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         # Those that NumPy writes; others may ask for any amount of memory.
@@ -529,11 +550,19 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
         shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(content)](content)
         said = math.prod(shape) * dtype.itemsize
         held = member.file_size - content.tell()
-    if said > held and not dtype.hasobject:
+    if dtype.hasobject:
+        part = "labels" if "labels" in member.filename else "images"
+        raise DataError(
+            f"{where} is one of the object arrays, which can run code when read: make"
+            f" it one of numbers or text, as in np.array(list({part})), or leave it out"
+        )
+    if said > held:
         raise ValueError(f"{member.filename} must hold {said} bytes, but holds {held}")
     with archive.open(member) as content:
         return np.lib.format.read_array(content, allow_pickle=False)
 
+
+_LONGEST_NAME = 100  # characters of an array's name that are looked at
 
 # The third version is for names of fields, which images have none of.
 _NPY_HEADERS = {
@@ -542,12 +571,15 @@ _NPY_HEADERS = {
 }
 
 
-def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
+def parse_arrays(
+    arrays: Mapping[str, np.ndarray], where: str, meaning: Meaning = UNSTATED
+) -> Source:
     """Returns the source that the named arrays of an npz file describe.
 
     Args:
         arrays: arrays named as `read_npz` says.
         where: what error messages call the file.
+        meaning: what the user says of their values.
 
     Raises:
         DataError: if names, types, shapes or values are not as `read_npz` says.
@@ -555,13 +587,12 @@ def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
     _refuse_names(list(arrays), where)
     renamed = {_full_name(key): array for key, array in arrays.items()}
     levels = _parse_levels(renamed["levels"], where) if "levels" in renamed else None
-    splits = {}
+    splits, names = {}, {}
     for split in SPLITS:
         images_key, labels_key = f"{split}_images", f"{split}_labels"
         if images_key in renamed:
-            images = _parse_images(
-                renamed[images_key], levels or MAX_LEVELS, f"{images_key} of {where}"
-            )
+            names[split] = f"{images_key} of {where}"
+            images = with_channels(renamed[images_key], names[split])
             labels = None
             if labels_key in renamed:
                 labels = _parse_labels(
@@ -575,25 +606,33 @@ def parse_arrays(arrays: Mapping[str, np.ndarray], where: str) -> Source:
             )
     shapes = {split: images.shape[1:] for split, (images, _) in splits.items()}
     if len(set(shapes.values())) > 1:
-        raise DataError(f"{where} has splits of different image shapes: {shapes}")
-    return Source(levels or _default_levels(splits), splits)
+        raise DataError(
+            f"{where} has splits of different image shapes: {shapes}: bring all images"
+            " to one shape"
+        )
+    splits, class_names = _numbered(splits, renamed.get("class_names"), where)
+    return _source(splits, names, meaning, class_names, levels=levels)
 
 
 def _refuse_names(names: Sequence[str], where: str) -> None:
     """Refuses names of arrays that are not as `read_npz` says."""
-    allowed = {"images", "labels", "levels"}
+    allowed = {"images", "labels", "levels", "class_names"}
     allowed |= {f"{split}_{part}" for split in SPLITS for part in ("images", "labels")}
     for name in names:
         if name not in allowed:
             # Ignored, a misspelt 'test_images' would silently change the test set.
+            short = name[:_LONGEST_NAME]
+            near = [meant_array(short), *difflib.get_close_matches(short, allowed, 1)]
+            meant = next(filter(None, near), None)
+            hint = f" did you mean {meant!r}?" if meant else ""
             raise DataError(
-                f"{where} holds an unknown array {_line(name)!r}: allowed are"
+                f"{where} holds an unknown array {one_line(name)!r}:{hint} allowed are"
                 f" {_NPZ_FORMAT}"
             )
     renamed = {_full_name(name) for name in names}
     if "train_images" not in renamed or len(renamed) != len(names):
         raise DataError(
-            f"{where} holds {_line(sorted(names))}: it must hold images for training"
+            f"{where} holds {one_line(sorted(names))}: it must hold images for training"
             f" once, named {_NPZ_FORMAT}"
         )
 
@@ -610,51 +649,45 @@ def _parse_levels(array: np.ndarray, where: str) -> int:
         )
     if not 2 <= int(array) <= MAX_LEVELS:
         raise DataError(
-            f"levels of {where} is {int(array)}: allowed are 2 to {MAX_LEVELS};"
-            " requantise the images"
+            f"levels of {where} is {int(array)}: allowed are 2 to {MAX_LEVELS}; leave"
+            f" it out, and set data.white={int(array) - 1} if that is white"
         )
     return int(array)
 
 
-def _parse_images(array: np.ndarray, levels: int, where: str) -> np.ndarray:
-    """Returns uint8 [N, H, W, C] with the values of `array`, or refuses it."""
-    if array.ndim not in (3, 4) or 0 in array.shape:
-        raise DataError(
-            f"{where} has shape {array.shape}: allowed are [N, H, W] and [N, H, W, C]"
-            " with no size of 0"
-        )
-    images = array[..., np.newaxis] if array.ndim == 3 else array
-    _refuse_channels(images.shape, where)
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{where} is {array.dtype}: convert it with .astype(np.uint8)")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise DataError(f"{where} holds NaN or infinity: remove those images")
-        if (array != np.floor(array)).any():
-            raise DataError(
-                f"{where} is {array.dtype} with fractions, but pixels are integers in"
-                f" 0..{levels - 1}: if 1.0 is white, convert it with"
-                f" np.round({levels - 1} * images).astype(np.uint8)"
-            )
-    low, high = array.min(), array.max()
-    if low < 0 or high > levels - 1:
-        raise DataError(
-            f"{where} has values in {low}..{high}: allowed are 0..{levels - 1};"
-            " shift or requantise the images, or state levels"
-        )
-    return images.astype(np.uint8)
-
-
 def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
-    """Returns int32 [count] with the values of `array`, or refuses it."""
-    if array.dtype.kind not in "iu" or array.ndim != 1:
+    """Returns the labels [count] of an array, int32 or text, or refuses it."""
+    kind = array.dtype.kind
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim == 2 and kind in "biuf" and _is_one_hot(array):
+        array = array.argmax(axis=1)
+    if array.ndim == 2 and array.shape[1]:
         raise DataError(
-            f"{where} is {array.dtype} of shape {array.shape}: labels are integers [N]"
+            f"{where} is {array.dtype} of shape {array.shape}: labels are integers [N],"
+            f" one for each image; use one column, such as labels[:, 0]"
+        )
+    if array.ndim != 1:
+        raise DataError(
+            f"{where} is {array.dtype} of shape {array.shape}: labels are integers [N];"
+            " leave these out"
         )
     if len(array) != count:
         raise DataError(
             f"{where} has {len(array)} labels for {count} images: give one label for"
             " each image, or none"
+        )
+    if kind == "S":
+        return np.char.decode(array, "utf-8", "replace")
+    if kind == "U":
+        return array
+    is_whole = kind in "biu" or (
+        kind == "f" and np.isfinite(array).all() and (array == np.floor(array)).all()
+    )
+    if not is_whole:
+        raise DataError(
+            f"{where} is {array.dtype} with other values than integers: labels are"
+            " classes, integers or names; leave out what are no classes"
         )
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
@@ -662,76 +695,343 @@ def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     return array.astype(np.int32)
 
 
+def _is_one_hot(array: np.ndarray) -> bool:
+    """Whether each row is 1 in one place and 0 elsewhere."""
+    return bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
+
+
+def _numbered(
+    splits: Mapping[str, Split], names: np.ndarray | None, where: str
+) -> tuple[dict[str, Split], Sequence[str]]:
+    """Returns splits with labels that are all integers, and the names of classes.
+
+    Args:
+        splits: splits with labels that are integers or text.
+        names: the array `class_names` of the file, if there is one.
+        where: what error messages call the file.
+    """
+    labels = {s: each.labels for s, each in splits.items() if each.labels is not None}
+    is_text = {split: array.dtype.kind == "U" for split, array in labels.items()}
+    if not any(is_text.values()):
+        return dict(splits), _parse_class_names(names, labels, where)
+    if not all(is_text.values()) or names is not None:
+        raise DataError(
+            f"{where} has names and numbers of classes: give labels of one kind, and"
+            " 'class_names' only beside numbers"
+        )
+    found = in_natural_order({str(x) for array in labels.values() for x in array})
+    number = {name: i for i, name in enumerate(found)}
+    return {
+        split: Split(
+            images,
+            None
+            if text is None
+            else np.array([number[str(x)] for x in text], np.int32),
+        )
+        for split, (images, text) in splits.items()
+    }, found
+
+
+def _parse_class_names(
+    names: np.ndarray | None, labels: Mapping[str, np.ndarray], where: str
+) -> Sequence[str]:
+    """Returns the names of the classes 0, 1, ..., of which there must be enough."""
+    if names is None:
+        return ()
+    low = min((array.min() for array in labels.values()), default=0)
+    high = max((array.max() for array in labels.values()), default=0)
+    if (
+        names.ndim != 1
+        or names.dtype.kind not in "US"
+        or not 0 <= low <= high < len(names)
+    ):
+        raise DataError(
+            f"class_names of {where} is {names.dtype} of shape {names.shape}, for"
+            f" labels in {low}..{high}: give one text for each class from 0 on"
+        )
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "replace")
+    return [str(name) for name in names]
+
+
 # --- folders --------------------------------------------------------------------------
 
 # Formats of pixels; not those that are programs, such as EPS.
 _IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# What the pixels of Pillow's modes are, apart from opacity; of all others 'RGB'.
+_KINDS = {
+    **dict.fromkeys(("L", "LA", "La"), "L"),
+    **dict.fromkeys(("P", "PA"), "palette"),  # Of greys or of colours.
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "I;16"),
+    **{mode: mode for mode in ("1", "I", "F")},
+}
+_DTYPES = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+_WITH_OPACITY = ("LA", "La", "PA", "RGBA", "RGBa")
+_WITH_A_PROFILE = ("CMYK", "YCbCr", "LAB", "HSV")
+
+_SPLIT_PAGES = (
+    'python -c "import sys; from PIL import Image, ImageSequence;'
+    " [page.save(f'{{file}}-{{i:04}}{suffix}') for file in sys.argv[1:] for i, page in"
+    ' enumerate(ImageSequence.Iterator(Image.open(file)))]" {file}'
+)
 
 
-def read_folder(path: str) -> Source:
+def read_folder(path: str, meaning: Meaning = UNSTATED) -> Source:
     """Returns the user's own images from a folder of image files.
 
     The images lie in the folder itself, or in subfolders of it, one for each class;
-    classes are numbered in the order of their names. They are all of one size and one
-    mode: grey ('L'), colour ('RGB'), or black and white ('1', of 2 levels).
+    classes are numbered in the natural order of their names. Or the subfolders are
+    splits, such as `train`, `val` and `Test_Set`, and hold images or classes.
+
+    Images are all of one size and one kind: grey, in colour, black and white (of 2
+    levels), or numbers of which black and white are stated. They are turned upright as
+    their EXIF data say. Palettes are read as the greys or colours in them. Hidden files
+    are no images; that other files are none is noted.
+
+    Args:
+        path: the folder.
+        meaning: what the user says of the values.
 
     Raises:
         DataError: if they are not like that.
     """
+    names, notes = _image_names(path)
+    layout = _folder_layout(path, names)
+    classes = in_natural_order(
+        {name for of in layout.values() for name in of.values() if name is not None}
+    )
+    number = {name: i for i, name in enumerate(classes)}
+    images, more = _read_images(
+        path, [n for of in layout.values() for n in of], meaning
+    )
+    notes += more
+
+    splits: dict[str, Split] = {}
+    start = 0
+    for split, class_of in layout.items():
+        known = [number[name] for name in class_of.values() if name is not None]
+        labels = np.array(known, np.int32) if known else None
+        splits[split] = Split(images[start : start + len(class_of)], labels)
+        start += len(class_of)
+        trained = splits["train"].labels
+        if labels is not None and trained is not None:
+            new = [classes[i] for i in np.setdiff1d(labels, trained)]
+            if new:
+                notes.append(
+                    f"{path} has {split} images of classes that no training image is"
+                    f" of: {listed(new, ', ')}"
+                )
+    shown = {s: path if len(splits) == 1 else f"{path} ({s} images)" for s in splits}
+    return _source(splits, shown, meaning, classes, notes=notes)
+
+
+def _folder_layout(path: str, names: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """Returns the class of each image, or None, by its name, for each split.
+
+    Raises:
+        DataError: it is not clear which subfolders are splits or classes.
+    """
+    tops = dict.fromkeys(name.split("/")[0] for name in names if "/" in name)
+    meant = {top: split_of(top, within=True) for top in tops}
+    found = {split for split in meant.values() if split}
+    # 'train' among others may be a class, and one word of many is no split, but not
+    # where there are a train and a test.
+    if not any(map(split_of, tops)) and not {"train"} < found:
+        return {"train": _classes(path, "", names)}
+    _refuse_unclear_splits(path, meant)
+    layout = {}
+    for split in SPLITS:
+        for top in (top for top in tops if meant[top] == split):
+            own = [name for name in names if name.startswith(top + "/")]
+            layout[split] = _classes(path, top + "/", own)
+    loose = [name for name in names if "/" not in name]
+    if loose:
+        raise _beside_subfolders(path, loose[0])
+    return layout
+
+
+def _refuse_unclear_splits(path: str, meant: Mapping[str, str | None]) -> None:
+    """Refuses subfolders of which some are splits, and not each another one.
+
+    Taken for classes, these would mix the test images into the training images.
+    """
+    by_split: dict[str | None, list[str]] = {}
+    for top, split in meant.items():
+        by_split.setdefault(split, []).append(top)
+    named = [top for top, split in meant.items() if split]
+    splits = listed([repr(top) for top in named], ", ")
+    if None in by_split:
+        raise DataError(
+            f"{path} has a subfolder {by_split[None][0]!r} beside {splits}, named like"
+            f" splits: if these are splits, move the others out of {path}; if they are"
+            f" classes, rename them, as in {named[0] + 's'!r}"
+        )
+    for split, same in by_split.items():
+        if len(same) > 1:
+            raise DataError(
+                f"{path} has the subfolders {same[0]!r} and {same[1]!r}, both of them"
+                f" named like the {split} split: put their images into one"
+            )
+    if "train" not in by_split:
+        raise DataError(
+            f"{path} has a subfolder {splits}, but none named 'train': name the"
+            " subfolder of the training images so"
+        )
+
+
+def _classes(path: str, prefix: str, names: Sequence[str]) -> dict[str, str | None]:
+    """Returns the class of each image below a prefix, or None, by its name."""
+    parts = {name: name.removeprefix(prefix).split("/") for name in names}
+    loose = [name for name in names if len(parts[name]) == 1]
+    if loose and len(loose) < len(names):
+        raise _beside_subfolders(path, loose[0])
+    inner: dict[str, set[str]] = {}
+    for own in parts.values():
+        inner.setdefault(own[0], set()).update(own[1:-1][:1])
+    for top, below in inner.items():
+        if len(below) > 1:
+            first, second = sorted(below)[:2]
+            raise DataError(
+                f"{path} has images in {prefix}{top}/{first} and in"
+                f" {prefix}{top}/{second}, and it is not clear which subfolders are the"
+                " classes: move all images of a class into one folder, and put splits"
+                " above classes, as in train/cat; or name the folder of the classes as"
+                " data.path"
+            )
+    return {name: None if name in loose else own[0] for name, own in parts.items()}
+
+
+def _beside_subfolders(path: str, loose: str) -> DataError:
+    return DataError(
+        f"{path} holds images beside subfolders of images ({loose!r}): move all of them"
+        " into subfolders, one for each class"
+    )
+
+
+def _read_images(
+    path: str, names: Sequence[str], meaning: Meaning
+) -> tuple[np.ndarray, list[str]]:
+    """Returns the images [N, H, W, C] of files of one size and kind, and notes."""
+    folder = expand_user(path)
+    kinds, with_a_profile = set(), []
+    for name in names:
+        with _opened(folder / name) as image:
+            kinds.add(_kind(image))
+            if image.mode in _WITH_A_PROFILE:
+                with_a_profile.append(name)
+    # Palettes are brought to the kind of the others.
+    kind = min(kinds - {"palette"}, default="RGB")
+    images: np.ndarray = np.empty(0)
+    first = ""
+    for index, name in enumerate(names):
+        file = folder / name
+        with _opened(file) as image:
+            own = _kind(image)
+            pixels = _pixels(image, kind, file, meaning)
+        height, width, channels = pixels.shape
+        if own == "palette":
+            own = "L" if channels == 1 else "RGB"
+        if index == 0:
+            first = f"{width}x{height} {own}"
+            dtype = np.dtype(_DTYPES.get(kind, np.uint8))
+            _refuse_too_large(len(names) * pixels.size * dtype.itemsize, path)
+            images = np.empty((len(names), *pixels.shape), dtype)
+        if f"{width}x{height} {own}" != first:
+            raise DataError(
+                f"{folder / names[0]} is {first} but {file} is {width}x{height} {own}:"
+                f" bring all images to one size and mode{_as_in(first, own)}"
+            )
+        images[index] = pixels
+    if kinds == {"palette"} and bool((images == images[..., :1]).all()):
+        images = np.ascontiguousarray(images[..., :1])
+    if kind == "I;16" and not meaning.states_a_range:
+        found = ValueRange.of(images, path)
+        raise DataError(
+            f"{path} holds images of 16 bits, with values in {found}, which become"
+            f" {MAX_LEVELS} levels: {range_remedy(found, images.dtype)}"
+        )
+    if not with_a_profile:
+        return images, []
+    files = counted(len(with_a_profile), "file")
+    return images, [
+        f"{path}: the colours of {files} ({with_a_profile[0]!r}, for one) are not RGB,"
+        " and were converted without a colour profile"
+    ]
+
+
+def _kind(image: Any) -> str:
+    """Returns what the pixels of an opened image are, apart from opacity."""
+    if image.mode == "1" and "transparency" in image.info:
+        return "L"
+    return _KINDS.get(image.mode, "RGB")
+
+
+def _as_in(first: str, own: str) -> str:
+    """Returns the end of a message that says how to bring images to one kind."""
+    size, wanted = first.split(" ")
+    if own == wanted:
+        width, height = size.split("x")
+        return f", as in image.resize(({width}, {height}))"
+    if {own, wanted} & _DTYPES.keys():
+        return ""  # Pillow would cut their values off.
+    return f", as in image.convert({'RGB' if 'RGB' in (own, wanted) else 'L'!r})"
+
+
+@contextlib.contextmanager
+def _opened(file: pathlib.Path) -> Iterator[Any]:
+    """Opens an image file; what cannot be read within is refused."""
     from PIL import Image
 
-    folder = expand_user(path)
-    files = [folder / name for name in _image_names(path)]
-    classes = [file.relative_to(folder).parts[0] for file in files]
-    in_subfolder = [file.parent != folder for file in files]
-    if any(in_subfolder) and not all(in_subfolder):
-        loose = files[in_subfolder.index(False)].name
+    try:
+        # Of a path, Pillow maps the file into memory, and mixes up the rows of grey
+        # TIFF files that are to be turned.
+        with (
+            open(file, "rb") as content,
+            Image.open(content, formats=_IMAGE_FORMATS) as image,
+        ):
+            yield image
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Damage comes as any exception.
         raise DataError(
-            f"{path} holds images beside subfolders of images ({loose!r}): move all of"
-            " them into subfolders, one for each class"
-        )
-    # Taken for classes, these would mix the test images into the training images.
-    clashes = (
-        sorted(set(classes) & {*SPLITS, "valid", "val"}) if in_subfolder[0] else []
-    )
-    if clashes:
-        raise DataError(
-            f"{path} has a subfolder {clashes[0]!r}, but subfolders are classes, not"
-            " splits: name one folder of classes, or write the splits to an npz file"
-        )
+            f"cannot read {file} ({one_line(error)}): repair or remove it"
+        ) from error
 
-    images = np.empty(0, np.uint8)
-    kinds = []
-    for index, file in enumerate(files):
-        try:
-            with Image.open(file, formats=_IMAGE_FORMATS) as image:
-                kinds.append((image.size, image.mode))
-                if image.mode not in ("L", "RGB", "1"):
-                    raise DataError(
-                        f"{file} has mode {image.mode!r}: convert it to grey or RGB"
-                        " (Pillow's image.convert('L') or 'RGB')"
-                    )
-                if kinds[-1] != kinds[0]:
-                    raise DataError(
-                        f"{files[0]} is {_kind(kinds[0])} but {file} is"
-                        f" {_kind(kinds[-1])}: bring all images to one size and mode"
-                    )
-                if index == 0:
-                    shape = (len(files), *image.size[::-1], len(image.getbands()))
-                    _refuse_too_large(math.prod(shape), path)
-                    images = np.empty(shape, np.uint8)
-                images[index] = np.asarray(image, np.uint8).reshape(images.shape[1:])
-        except (DataError, MemoryError):
-            raise
-        except Exception as error:  # Damage comes as any exception.
-            raise DataError(
-                f"cannot read {file} ({_line(error)}): repair or remove it"
-            ) from error
-    labels = None
-    if in_subfolder[0]:
-        labels = np.unique(classes, return_inverse=True)[1].astype(np.int32)
-    splits = {"train": Split(images, labels)}
-    return Source(_default_levels(splits), splits)
+
+def _pixels(image: Any, kind: str, file: pathlib.Path, meaning: Meaning) -> np.ndarray:
+    """Returns the pixels [H, W, C] of an opened image, upright and opaque.
+
+    Args:
+        image: of Pillow.
+        kind: of all images, to which a palette is brought where it can be.
+        file: where it is read from.
+        meaning: what the user says of it.
+    """
+    from PIL import ImageOps
+
+    # But of a photograph with its preview or depth (MPO), the first is what it shows.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        suffix = ".tif" if image.format == "TIFF" else ".png"
+        command = _SPLIT_PAGES.format(suffix=suffix, file=shlex.quote(str(file)))
+        raise DataError(
+            f"{file} holds {image.n_frames} pages or frames, and it is not said which"
+            f" of them are images: write each to a file, as by `{command}`, and move"
+            " this one out of the folder"
+        )
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    is_palette = _kind(image) == "palette"
+    has_opacity = "transparency" in image.info or image.mode in _WITH_OPACITY
+    if has_opacity:
+        image = image.convert("LA" if _kind(image) == "L" else "RGBA")
+    elif is_palette or (image.mode not in _KINDS and image.mode != "RGB"):
+        image = image.convert("RGB")
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    if has_opacity:
+        pixels = without_opacity(pixels[None], 255, meaning.background, str(file))[0]
+    if is_palette and kind == "L" and bool((pixels == pixels[..., :1]).all()):
+        pixels = pixels[..., :1]
+    return pixels
 
 
 def folder_identity(path: str) -> list[Any]:
@@ -751,20 +1051,23 @@ def folder_identity(path: str) -> list[Any]:
     return ["folder", str(folder), _digest(changes)]
 
 
-def _image_names(path: str) -> list[str]:
-    """Returns the sorted names of the image files in a folder, relative to it."""
+def _image_names(path: str) -> tuple[list[str], list[str]]:
+    """Returns the sorted names of the image files in a folder, and notes on others."""
     from PIL import Image
 
     folder = expand_user(path)
     if not os.path.isdir(folder):
-        raise DataError(f"no folder {path!r}: data.path must name a folder of images")
+        hint = ", or set data.name='npz'" if path.endswith(".npz") else ""
+        raise DataError(
+            f"no folder {path!r}: data.path must name a folder of images{hint}"
+        )
     known = Image.registered_extensions().items()
     suffixes = {suffix for suffix, kind in known if kind in _IMAGE_FORMATS}
-    images = [
-        file
-        for file in _walk(folder)
-        if pathlib.PurePath(file.name).suffix.lower() in suffixes
-    ]
+    images: list[_File] = []
+    others: list[_File] = []
+    for file in _walk(folder):
+        suffix = pathlib.PurePath(file.name).suffix.lower()
+        (images if suffix in suffixes else others).append(file)
     if not images:
         raise DataError(f"{path} holds no images: add png, jpg or similar files")
     for file in images:
@@ -773,12 +1076,26 @@ def _image_names(path: str) -> list[str]:
                 f"{folder / file.name} is named as an image, but is no regular file"
                 " that is there: remove it"
             )
-    return [file.name for file in images]
-
-
-def _kind(kind: tuple[tuple[int, int], str]) -> str:
-    (width, height), mode = kind
-    return f"{width}x{height} {mode}"
+    names = [file.name for file in images]
+    notes = []
+    if others:
+        shown = listed([repr(file.name) for file in others], ", ")
+        notes.append(f"{path} holds files that are no images by their names: {shown}")
+    stems: dict[str, str] = {}
+    same = [
+        (stems[stem], name)
+        for name in names
+        if stems.setdefault(stem := str(pathlib.PurePath(name).with_suffix("")), name)
+        != name
+    ]
+    if same:
+        first, second = same[0]
+        notes.append(
+            f"{path} holds {counted(len(same), 'file')} named like another but for the"
+            f" suffix ({first!r} and {second!r}): if they are the same pictures, remove"
+            " one of each, or test images may be training images too"
+        )
+    return names, notes
 
 
 # --- common ---------------------------------------------------------------------------
@@ -786,10 +1103,13 @@ def _kind(kind: tuple[tuple[int, int], str]) -> str:
 
 def unknown_name(name: str, known: list[str]) -> DataError:
     """Returns the error that says which data set `name` may have been meant."""
+    # In small letters, as all names are, so that one data set has one name: the sizes
+    # of its splits and its place in the cache go by it.
+    small = name[:_LONGEST_NAME].lower().replace("-", "_")
     # The data sets this project names come first, for a tie goes to the first.
     close = difflib.get_close_matches(
-        name, KNOWN_NAMES, 1
-    ) or difflib.get_close_matches(name, known, 1)
+        small, KNOWN_NAMES, 1
+    ) or difflib.get_close_matches(small, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return DataError(
         f"data.name {name!r} is an unknown data set: {hint}known are"
@@ -797,19 +1117,36 @@ def unknown_name(name: str, known: list[str]) -> DataError:
     )
 
 
-def _refuse_channels(shape: tuple[int, ...], where: str) -> None:
-    """Refuses images that are neither grey nor in colour: they could not be drawn."""
-    if shape[-1] not in (1, 3):
-        raise DataError(
-            f"{where} has shape {shape}: allowed are 1 or 3 channels, on the last axis"
-            " (see np.moveaxis); leave opacity out, as in images[..., :3]"
-        )
+def _source(
+    splits: Mapping[str, Split],
+    names: Mapping[str, str],
+    meaning: Meaning,
+    class_names: Sequence[str] = (),
+    *,
+    levels: int | None = None,
+    notes: Sequence[str] = (),
+) -> Source:
+    """Returns the source of images whose values may be any numbers.
 
-
-def _default_levels(splits: Mapping[str, Split]) -> int:
-    """Returns 2 for images of zeros and ones, else 256."""
-    highest = max(int(images.max()) for images, _ in splits.values())
-    return 2 if highest <= 1 else MAX_LEVELS
+    Args:
+        splits: images [N, H, W, C] of any type, and labels.
+        names: what messages call the images of each split.
+        meaning: what the user says of the values.
+        class_names: as files have them; numbers that are the labels are left out.
+        levels: number of intensities, where the file says it.
+        notes: as in `Source`.
+    """
+    arrays = {split: images for split, (images, _) in splits.items()}
+    levels, read = to_levels(arrays, names, meaning, levels)
+    shown = tuple(plain_name(one_line(name)) for name in class_names)
+    if shown == tuple(map(str, range(len(shown)))):
+        shown = ()
+    return Source(
+        levels,
+        {split: Split(read[split], labels) for split, (_, labels) in splits.items()},
+        shown,
+        tuple(notes),
+    )
 
 
 def _refuse_too_large(num_bytes: int, where: str) -> None:
@@ -903,9 +1240,3 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
 def _digest(value: Any) -> str:
     """Returns the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _line(value: object) -> str:
-    """Returns the text of a value on one short line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 160 else text[:160] + "..."

@@ -17,6 +17,7 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 # isort: split
 
+import difflib
 import gzip
 import hashlib
 import http.client
@@ -161,10 +162,12 @@ def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
             or are not the published ones.
     """
     if name not in PUBLISHED:
+        near = difflib.get_close_matches(name.lower().replace("-", "_"), PREPARABLE, 1)
+        hint = f"did you mean {near[0]!r}? Else, " if near else ""
         raise DataError(
             f"cannot prepare {name!r} without TensorFlow (only"
-            f" {', '.join(PREPARABLE)}): where TensorFlow is installed, run `tfds build"
-            f" {name} --file_format=array_record`"
+            f" {', '.join(PREPARABLE)}): {hint}where TensorFlow is installed,"
+            f" run `tfds build {name} --file_format=array_record`"
         )
     tfds = import_tfds()
     folder = tfds_folder(data_dir)

@@ -50,11 +50,11 @@ def warn(line: str) -> None:
 
 
 def announce(data: ImageData, runs: Sequence[Run]) -> None:
-    """Says what is trained on, and warns of settings that training suffers from."""
+    """Says what is trained on, and warns of what a person should know of it."""
     CONSOLE.print(data.describe())
-    for doubt in (_doubt_of_warmup(runs), _doubt_of_learning_rate(data, runs)):
-        if doubt:
-            warn(doubt)
+    doubts = [_doubt_of_warmup(runs), _doubt_of_learning_rate(data, runs)]
+    for doubt in filter(None, [*data.notes, *doubts]):
+        warn(doubt)
 
 
 def _doubt_of_warmup(runs: Sequence[Run]) -> str:

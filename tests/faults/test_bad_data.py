@@ -119,10 +119,10 @@ NPZ = {
     "above 255": (arrays(images=IMAGES.astype(int) * 2), ("allowed are 0..255",)),
     "floats in [0, 1]": (
         arrays(images=(IMAGES / 255).astype(np.float32)),
-        ("float32 with fractions", "np.round(255 * images)"),
+        ("float32 with fractions", "data.white=1"),
     ),
-    "floats in [-1, 1]": (arrays(images=IMAGES / 127.5 - 1), ("with fractions",)),
-    "floats up to 65535": (arrays(images=IMAGES * 257.0), ("allowed are 0..255",)),
+    "floats in [-1, 1]": (arrays(images=IMAGES / 127.5 - 1), ("data.black=-1",)),
+    "floats up to 65535": (arrays(images=IMAGES * 257.0), ("data.white=65535",)),
     "above the levels": (arrays(images=IMAGES, levels=17), ("allowed are 0..16",)),
     # types
     "complex": (arrays(images=IMAGES.astype(complex)), ("complex128", "uint8")),
@@ -130,8 +130,8 @@ NPZ = {
     "times": (arrays(images=IMAGES.astype("datetime64[s]")), ("datetime64[s]",)),
     "records": (arrays(images=IMAGES.view([("red", "u1")])), ("red",)),
     "float labels": (
-        arrays(images=IMAGES, labels=np.ones(150)),
-        ("float64", "labels are integers"),
+        arrays(images=IMAGES, labels=np.full(150, 0.5)),
+        ("float64", "labels are classes"),
     ),
     # shapes
     "flat images": (arrays(images=IMAGES[:, 0]), ("(150, 4)", "[N, H, W]")),
@@ -284,10 +284,10 @@ def empty(folder):
 
 
 def into_splits(folder):
-    for split in ("train", "test"):
+    for split in ("train", "Training"):
         (folder / split).mkdir()
     for i, path in enumerate(sorted(folder.glob("*.*"))):
-        path.rename(folder / ("train", "test")[i % 2] / path.name)
+        path.rename(folder / ("train", "Training")[i % 2] / path.name)
 
 
 READ = ("cannot read", "repair or remove it")
@@ -313,14 +313,17 @@ FOLDERS = {
         add("02.png", Image.new("RGB", (4, 4))),
         ("4x4 L", "02.png is 4x4 RGB", "one size and mode"),
     ),
-    "transparency": (add("00.png", Image.new("RGBA", (4, 4))), ("'RGBA'", "convert")),
-    "palette": (add("00.png", Image.new("P", (4, 4))), ("'P'", "convert")),
-    "16 bits": (add("00.png", Image.new("I;16", (4, 4))), ("'I;16'", "convert")),
+    "transparency": (add("00.png", Image.new("RGBA", (4, 4))), ("opaque",)),
+    "palette of colours": (
+        add("00.png", Image.new("RGB", (4, 4), "red").convert("P")),
+        ("4x4 RGB", "4x4 L"),
+    ),
+    "16 bits": (add("00.png", Image.new("I;16", (4, 4))), ("4x4 I;16", "4x4 L")),
     "image beside classes": (
         add("cat/02.png", Image.new("L", (4, 4))),
         ("beside subfolders", "'00.png'"),
     ),
-    "splits for classes": (into_splits, ("subfolder 'test'", "npz file")),
+    "splits by one name": (into_splits, ("both of them", "put their images")),
     "no images": (empty, ("holds no images", "png, jpg")),
     "missing": (shutil.rmtree, ("no folder", "data.path")),
 }

@@ -1,0 +1,77 @@
+"""Names that people give to splits, classes and arrays, and what is meant by them."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+SPLITS = ("train", "validation", "test")
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
+    **dict.fromkeys(
+        ("validation", "valid", "validate", "val", "dev", "devel", "development"),
+        "validation",
+    ),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+_IMAGE_WORDS = ("image", "images", "img", "imgs", "picture", "pictures", "x", "data")
+_LABEL_WORDS = ("label", "labels", "y", "target", "targets", "class", "classes")
+# They stand beside the word for a split and say nothing.
+_FILLERS = {*_IMAGE_WORDS, *_LABEL_WORDS, "set", "dataset", "split", "samples", "files"}
+
+
+def split_of(name: str, *, within: bool = False) -> str | None:
+    """Returns the split that a name stands for, such as 'test' for 'Test_Set'.
+
+    Args:
+        name: of a folder or an array.
+        within: whether other words may stand beside, as in 'dogs_test'.
+    """
+    words = _words(name)
+    splits = dict.fromkeys(split for word in words if (split := _split_of_word(word)))
+    if list(splits) == ["train", "validation"]:  # What is fitted before a test.
+        splits = {"train": None}
+    others = {word for word in words if not _split_of_word(word)} - _FILLERS
+    return next(iter(splits)) if len(splits) == 1 and (within or not others) else None
+
+
+def meant_array(name: str) -> str | None:
+    """Returns the name that an array of images or labels has here, or None.
+
+    'x_train' is 'train_images', and 'y' is 'labels'.
+    """
+    words = [word for word in _words(name) if not _split_of_word(word)]
+    split = split_of(name)
+    if split is None and len(words) < len(_words(name)):
+        return None
+    if name == "arr_0" or set(words) & set(_IMAGE_WORDS):
+        part = "images"
+    elif set(words) & set(_LABEL_WORDS):
+        part = "labels"
+    else:
+        return f"{split}_images" if split and not words else None
+    return f"{split}_{part}" if split else part
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Returns names as a person sorts them: numbers in them by their size."""
+    return sorted(names, key=lambda name: (_natural_key(name), name))
+
+
+def _natural_key(name: str) -> Sequence[str | int]:
+    # Text and numbers take turns, so that like is compared with like.
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words of a name, in small letters: 'XTrain_2' has 'x' and 'train'."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return [word.casefold() for word in re.findall(r"[^\W\d_]+", parted)]
+
+
+def _split_of_word(word: str) -> str | None:
+    """Returns the split of a word, which a filler may end, as in 'testset'."""
+    if word in _SPLIT_WORDS:
+        return _SPLIT_WORDS[word]
+    stems = [word.removesuffix(filler) for filler in _FILLERS if word.endswith(filler)]
+    return next((_SPLIT_WORDS[stem] for stem in stems if stem in _SPLIT_WORDS), None)

@@ -1,0 +1,366 @@
+"""What the numbers of images mean: which is black, which is white, what is opaque.
+
+Files hold intensities in many ranges, and models integers in {0, ..., levels - 1}. What
+has one meaning is read; what could mean two things is refused with the setting that
+says which, for a guess would train a model of other images without a word.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.data_errors import DataError
+
+MAX_LEVELS = 256
+BACKGROUNDS = ("", "black", "white")
+
+_CHUNK = 1000  # images that are converted together
+# From so many levels on, a split of zeros and ones beside others is another range.
+_MANY_LEVELS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What the user says of the values in files.
+
+    Attributes:
+        black: the value that is black.
+        white: the value that is white; if both are 0, black is 0 and white is 1 in
+            images of zeros and ones, else 255.
+        background: what lies behind what is not opaque: 'black', 'white', or '' for
+            images that are opaque everywhere.
+    """
+
+    black: float = 0.0
+    white: float = 0.0
+    background: str = ""
+
+    @property
+    def states_a_range(self) -> bool:
+        """Whether black and white are given."""
+        return self.black != self.white
+
+
+UNSTATED = Meaning()
+
+
+def with_channels(array: np.ndarray, where: str) -> np.ndarray:
+    """Returns images as [N, H, W, C], with C of 1 to 4.
+
+    Args:
+        array: [N, H, W] or [N, H, W, C].
+        where: what messages call it.
+
+    Raises:
+        DataError: it has another shape, or its axes seem to be in another order.
+    """
+    shape = array.shape
+    if array.ndim not in (3, 4) or 0 in shape:
+        raise DataError(
+            f"{where} has shape {shape}: allowed are [N, H, W] and [N, H, W, C]"
+            f" with no size of 0{_reshaped(shape)}"
+        )
+    if array.ndim == 3:
+        _refuse_unlikely_axes(shape, where)
+        return array[..., np.newaxis]
+    if shape[-1] not in (1, 2, 3, 4):
+        raise DataError(
+            f"{where} has shape {shape}: allowed are 1 or 3 channels, on the last axis:"
+            f" {_moved(shape)}"
+        )
+    return array
+
+
+def _reshaped(shape: tuple[int, ...]) -> str:
+    """Returns the end of a message that says how to give flat images their shape."""
+    if len(shape) != 2 or 0 in shape:
+        return ""
+    side = round(shape[1] ** 0.5)
+    if side**2 != shape[1]:
+        return (
+            "; give flat images their height and width, as in images.reshape(N, H, W)"
+        )
+    return f": if each image is {side}x{side}, use images.reshape(-1, {side}, {side})"
+
+
+def _refuse_unlikely_axes(shape: tuple[int, ...], where: str) -> None:
+    """Refuses [H, W, N] and one [H, W, C], which look like [N, H, W]."""
+    first, second, last = shape
+    if last > first and (last >= 2 * second or first == second) and last > 4:
+        raise DataError(
+            f"{where} has shape {shape}, which would be {first} images of"
+            f" {second}x{last}: if there are {last} images of {first}x{second}, use"
+            " np.moveaxis(images, -1, 0); if not, say so by a last axis of one channel,"
+            " images[..., np.newaxis]"
+        )
+    if last in (3, 4) and second > 4 * last:
+        raise DataError(
+            f"{where} has shape {shape}, which would be {first} images of"
+            f" {second}x{last}: if it is one image in colour, use images[np.newaxis]"
+            " and give more images; if not, say so by a last axis of one channel,"
+            " images[..., np.newaxis]"
+        )
+
+
+def _moved(shape: tuple[int, ...]) -> str:
+    """Returns how to bring the axes of images into order."""
+    few = [axis for axis in (1, 0, 2) if shape[axis] in (1, 3)]
+    if not few:
+        return "leave others out, as in images[..., :3]"
+    if few[0] == 1:
+        return "use np.moveaxis(images, 1, -1)"
+    if few[0] == 2:
+        return "use np.moveaxis(images, -1, 0)"
+    # [C, H, W, N] or [C, N, H, W]: there are more images than pixels on a side.
+    last = shape[-1] == max(shape)
+    return f"use images.transpose({'3, 1, 2, 0' if last else '1, 2, 3, 0'})"
+
+
+def to_levels(
+    arrays: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    meaning: Meaning,
+    levels: int | None = None,
+) -> tuple[int, dict[str, np.ndarray]]:
+    """Returns the number of levels, and images of integers below it.
+
+    Without black and white, integers stay as they are. With them, they are counted from
+    black; what has fractions, or more than 256 levels, is brought to 256.
+
+    Args:
+        arrays: numbers [N, H, W, C] of each split, of which 2 or 4 channels hold
+            opacity in the last.
+        names: what messages call the images of each split.
+        meaning: what the user says of them.
+        levels: the number of levels, where the file says it.
+
+    Raises:
+        DataError: they have no meaning here, or more than one.
+    """
+    ranges = {split: ValueRange.of(arrays[split], names[split]) for split in arrays}
+    whole = ValueRange(
+        min(each.low for each in ranges.values()),
+        max(each.high for each in ranges.values()),
+        all(each.is_whole for each in ranges.values()),
+    )
+    if meaning.states_a_range:
+        levels = levels or _stated_levels(meaning, whole)
+        read = {s: _scaled(arrays[s], meaning, levels, names[s]) for s in arrays}
+    else:
+        if levels is None:
+            _refuse_different_ranges(ranges, names)
+        for split, array in arrays.items():
+            _refuse_range(ranges[split], array.dtype, names[split], levels)
+        if levels is None:
+            _refuse_few_values(whole, names["train"])
+            levels = 2 if whole.high <= 1 else MAX_LEVELS
+        read = {s: array.astype(np.uint8, copy=False) for s, array in arrays.items()}
+    _refuse_ones_beside_more(read, levels, names)
+    return levels, {
+        split: without_opacity(images, levels - 1, meaning.background, names[split])
+        for split, images in read.items()
+    }
+
+
+class ValueRange(NamedTuple):
+    """The smallest and the largest value, and whether all are whole numbers."""
+
+    low: float
+    high: float
+    is_whole: bool
+
+    @classmethod
+    def of(cls, array: np.ndarray, where: str) -> "ValueRange":
+        """Returns the range of an array of finite numbers; refuses another one."""
+        if array.dtype.kind not in "biuf":
+            raise DataError(
+                f"{where} is {array.dtype}: convert it with .astype(np.uint8)"
+            )
+        is_float = array.dtype.kind == "f"
+        if is_float and not np.isfinite(array).all():
+            raise DataError(f"{where} holds NaN or infinity: remove those images")
+        is_whole = not (is_float and bool((array != np.floor(array)).any()))
+        low, high = array.min().item(), array.max().item()
+        if is_whole:
+            return cls(int(low), int(high), is_whole)
+        return cls(low, high, is_whole)
+
+    def __str__(self) -> str:
+        return f"{self.low}..{self.high}"
+
+    def common(self) -> tuple[float, float] | None:
+        """Returns black and white of the common range that this fills, if one is."""
+        for black, white in _COMMON:
+            # What is beyond by less rounds to black, or to white.
+            below, above = (self.high - black) / 512, (white - black) / 512
+            is_within = black - below <= self.low and self.high <= white + above
+            if is_within and (black == 0 or self.low <= black / 2):
+                return black, white
+        return None
+
+
+# Pairs of black and white.
+_COMMON = (
+    (0, 1),
+    (-0.5, 0.5),
+    (-1, 1),
+    (-128, 127),
+    *((0, 2**bits - 1) for bits in (8, 10, 12, 14, 16)),
+)
+
+
+def _refuse_range(
+    found: ValueRange, dtype: np.dtype, where: str, levels: int | None
+) -> None:
+    """Refuses values that are no levels as they are."""
+    limit = (levels or MAX_LEVELS) - 1
+    if found.is_whole and found.low >= 0 and found.high <= limit:
+        return
+    fractions = "" if found.is_whole else " with fractions"
+    raise DataError(
+        f"{where} is {dtype}{fractions} in {found}: allowed are 0..{limit}, in"
+        f" integers; {range_remedy(found, dtype)}"
+    )
+
+
+def range_remedy(found: ValueRange, dtype: np.dtype) -> str:
+    """Returns what to do about values whose black and white are not known."""
+    if dtype.kind == "u" and dtype.itemsize == 2:
+        return (
+            "set data.white=65535 if that is white, as in files of 16 bits, or to the"
+            f" value that is (the largest is {found.high})"
+        )
+    common = found.common()
+    if common is None and -0.5 < found.low < 0 and found.high < 1.5:
+        return "set data.white=1 after np.clip(images, 0, 1) if 0 is black and 1 white"
+    black, white = common or (found.low, found.high)
+    remedy = f"set {_settings(black, white)} if these are black and white"
+    return remedy if common else remedy + "; if a mean was subtracted, undo that first"
+
+
+def _settings(black: float, white: float) -> str:
+    """Returns the settings that state a range."""
+    return (f"data.black={black} " if black else "") + f"data.white={white}"
+
+
+def _refuse_few_values(found: ValueRange, where: str) -> None:
+    """Refuses integers that are much below 255, which may not be white in them."""
+    if 1 < found.high < MAX_LEVELS // 2:
+        raise DataError(
+            f"{where} has no value above {found.high}, and it is not said which is"
+            f" white: set data.white={found.high} for {found.high + 1} levels, or"
+            " data.white=255 if all images are dark"
+        )
+
+
+def _refuse_different_ranges(
+    ranges: Mapping[str, ValueRange], names: Mapping[str, str]
+) -> None:
+    """Refuses splits in which black and white seem to be other values."""
+    widest = max(ranges, key=lambda split: ranges[split].high)
+    for split, found in ranges.items():
+        other = ranges[widest]
+        is_darker = other.high > 1 and 2 * found.high < other.high
+        if is_darker or (found.low < 0) != (other.low < 0):
+            error = _different(names[split], found, names[widest], other)
+            stated = _settings(*(other.common() or (other.low, other.high)))
+            raise DataError(f"{error}; set {stated} if it is one range already")
+
+
+def _different(
+    where: str, found: ValueRange, whose: str, other: ValueRange
+) -> DataError:
+    """Returns the error of a split in another range than another split."""
+    black, white = found.common() or (found.low, found.high)
+    if found.is_whole and 1 < found.high < MAX_LEVELS // 2 and found.low >= 0:
+        white = found.high
+    other_black, other_white = other.common() or (other.low, other.high)
+    factor = (other_white - other_black) / (white - black)
+    moved = f"(images - {black})" if black else "images"
+    code = f"{moved} * {factor}" + (f" + {other_black}" if other_black else "")
+    return DataError(
+        f"{where} has values in {found}, but {whose} in {other}: bring them to one"
+        f" range, as in {f'np.round({code})' if other.is_whole else code}"
+    )
+
+
+def _refuse_ones_beside_more(
+    images: Mapping[str, np.ndarray], levels: int, names: Mapping[str, str]
+) -> None:
+    """Refuses a split of zeros and ones where others have many levels."""
+    if levels < _MANY_LEVELS:
+        return
+    highest = {split: int(array.max()) for split, array in images.items()}
+    top = max(highest, key=lambda split: highest[split])
+    for split, high in highest.items():
+        if high <= 1 and highest[top] >= _MANY_LEVELS:
+            found, other = ValueRange(0, high, True), ValueRange(0, levels - 1, True)
+            raise _different(names[split], found, names[top], other)
+
+
+def _stated_levels(meaning: Meaning, found: ValueRange) -> int:
+    """Returns the number of levels from black to white, as far as it is at most 256."""
+    black, span = float(meaning.black), abs(float(meaning.white - meaning.black))
+    exact = found.is_whole and black.is_integer() and span.is_integer()
+    return int(span) + 1 if exact and span < MAX_LEVELS else MAX_LEVELS
+
+
+def _scaled(array: np.ndarray, meaning: Meaning, levels: int, where: str) -> np.ndarray:
+    """Returns uint8 images: 0 where a value is black, levels - 1 where it is white."""
+    factor = (levels - 1) / (meaning.white - meaning.black)
+    scaled = np.empty(array.shape, np.uint8)
+    for part in _parts(len(array)):
+        values = np.rint((array[part].astype(np.float64) - meaning.black) * factor)
+        if values.min() < 0 or values.max() > levels - 1:
+            raise DataError(
+                f"{where} has values in {array.min()}..{array.max()}, beyond data.black"
+                f" {meaning.black} and data.white {meaning.white}: correct these, or"
+                " clip the images"
+            )
+        scaled[part] = values
+    return scaled
+
+
+def without_opacity(
+    images: np.ndarray, full: int, background: str, where: str
+) -> np.ndarray:
+    """Returns images as they look before a background.
+
+    Args:
+        images: uint8 [N, H, W, C]; the last of 2 or 4 channels is opacity, of 1 or 3
+            none is.
+        full: the value that is white, or opaque.
+        background: 'black', 'white' or ''.
+        where: what messages call them.
+
+    Raises:
+        DataError: they are not opaque everywhere, and the background is ''.
+    """
+    if images.shape[-1] in (1, 3):
+        return images
+    colours, opacity = images[..., :-1], images[..., -1:]
+    if bool((opacity == full).all()):
+        return np.ascontiguousarray(colours)
+    if not background:
+        # What is drawn in black is not drawn on black.
+        drawn = colours[opacity[..., 0] > full // 2]
+        is_dark = drawn.size > 0 and drawn.mean() < full / 2
+        first, second = ("white", "black") if is_dark else ("black", "white")
+        raise DataError(
+            f"{where} is not opaque everywhere, and what is behind it is not said: set"
+            f" data.background={first}, or data.background={second}"
+        )
+    behind = full if background == "white" else 0
+    seen = np.empty(colours.shape, np.uint8)
+    for part in _parts(len(images)):
+        weight = opacity[part].astype(np.float32) / full
+        seen[part] = np.rint(colours[part] * weight + behind * (1 - weight))
+    return seen
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Yields slices of images that are converted together."""
+    for start in range(0, count, _CHUNK):
+        yield slice(start, start + _CHUNK)
