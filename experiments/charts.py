@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from PIL import Image
 
@@ -35,10 +36,12 @@ from experiments.chart_style import (
     svg,
 )
 from experiments.findings import Cell, Member, described
+from experiments.wording import printable
 
 SCATTER_SCALE = 2  # Pixels of a scatter for each at which it should be shown.
 _MAX_SCATTER_POINTS = 4000
 _MAX_SCATTER_LABELS = 20
+_LONGEST_CLASS_NAME = 16
 _MOST_MARKED = 3  # Points of a learning curve that has markers.
 _CENTER: dict[str, Any] = {"ha": "center", "va": "center"}
 
@@ -74,7 +77,9 @@ class Curve(NamedTuple):
 
 
 @matplotlib.rc_context(MATPLOTLIB)
-def latent_scatter(means: np.ndarray, labels: np.ndarray | None) -> bytes:
+def latent_scatter(
+    means: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str] = ()
+) -> bytes:
     """Returns a PNG of posterior means, with circles at 1 and 2 sigma of the prior.
 
     Of many images, 4,000 are drawn, spread evenly over the order given. Labels of more
@@ -83,14 +88,19 @@ def latent_scatter(means: np.ndarray, labels: np.ndarray | None) -> bytes:
     Args:
         means: [N, 2] posterior means of two latent variables.
         labels: [N] label of each image, or None.
+        class_names: of the labels 0, 1, ...; others are shown as they are.
     """
     stride = math.ceil(len(means) / _MAX_SCATTER_POINTS) or 1
     means = means[::stride]
     kinds, kind_of = np.array([]), np.zeros(len(means), int)
     if labels is not None and len(np.unique(labels)) <= _MAX_SCATTER_LABELS:
         kinds, kind_of = np.unique(labels[::stride], return_inverse=True)
-    figure = Figure(figsize=(3.2, 2.75), dpi=96 * SCATTER_SCALE)
-    axes = figure.add_axes((0.15, 0.14, 0.71, 0.84), aspect="equal", anchor="W")
+    shown = [_legend_text(kind, class_names) for kind in kinds]
+    # The legend takes more room for names, and the axes the same.
+    width = 3.2 + 0.065 * max(0, max(map(len, shown), default=0) - 3)
+    figure = Figure(figsize=(width, 2.75), dpi=96 * SCATTER_SCALE)
+    place = (0.15 * 3.2 / width, 0.14, 0.71 * 3.2 / width, 0.84)
+    axes = figure.add_axes(place, aspect="equal", anchor="W")
     for radius in (1, 2):
         axes.add_patch(
             patches.Circle((0, 0), radius, fill=False, color=FAINT, lw=0.8, alpha=0.6)
@@ -113,16 +123,19 @@ def latent_scatter(means: np.ndarray, labels: np.ndarray | None) -> bytes:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.MaxNLocator(5, integer=True, symmetric=True))
     axes.tick_params(labelsize=7.5, pad=2)
-    figure.legend(
-        handles=[
-            Line2D([], [], ls="", marker="o", ms=5, mew=0, color=color, label=str(kind))
-            for kind, color in zip(kinds, colors, strict=False)
-        ],
-        loc="center right",
-        fontsize=8.5 if len(kinds) <= 12 else 6,
-        handletextpad=0,
-        borderpad=0,
-    )
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=5, mew=0, color=color)
+        for color in colors[: len(kinds)]
+    ]
+    if handles:
+        figure.legend(
+            handles=handles,
+            labels=[text.replace("$", r"\$") for text in shown],
+            loc="center right",
+            fontsize=8.5 if len(kinds) <= 12 else 6,
+            handletextpad=0,
+            borderpad=0,
+        )
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     # A palette halves the file, and with it a report of many members.
@@ -130,6 +143,19 @@ def latent_scatter(means: np.ndarray, labels: np.ndarray | None) -> bytes:
     file = io.BytesIO()
     pixels.quantize(128).save(file, format="png")
     return file.getvalue()
+
+
+def _legend_text(kind: Any, class_names: Sequence[str]) -> str:
+    """Returns the name of a class as far as the font can write it, or its number."""
+    if not (isinstance(kind, np.integer) and 0 <= kind < len(class_names)):
+        return str(kind)
+    name = printable(class_names[int(kind)])
+    if len(name) > _LONGEST_CLASS_NAME:
+        name = name[: _LONGEST_CLASS_NAME - 1] + "…"
+    font = get_font(findfont(FontProperties()))
+    known = all(font.get_char_index(ord(character)) for character in name)
+    # matplotlib takes a label in front of which is an underscore for none.
+    return name if known and not name.startswith("_") else str(kind)
 
 
 @matplotlib.rc_context(MATPLOTLIB)

@@ -5,6 +5,7 @@ from there, and drawn again where a file is missing, damaged or of another run.
 """
 
 import io
+import json
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -18,7 +19,7 @@ from PIL import Image
 
 from experiments.charts import latent_scatter
 from experiments.data import ImageData
-from experiments.files import read_bytes, write_atomically
+from experiments.files import parse_json, read_bytes, write_atomically
 from experiments.grid import Run
 from experiments.image_grids import image_grid, reconstruction_grid
 from vae_jax import views
@@ -35,6 +36,7 @@ _GRIDS = ("reconstructions", "prior_means", "samples")
 _OF_A_PLANE = ("manifold", "latents")
 # For E_q[z|x] where it has no closed form.
 _MEAN_SAMPLES = 100
+_CLASS_NAMES = "class_names"
 
 
 class Arrays(NamedTuple):
@@ -100,7 +102,8 @@ def to_store(
     Returns:
         By name, over the test images in their order: ``test/log_px``, ``test/elbo``,
         ``test/floor`` (nats in the likelihood's view), ``test/effective_sample_size``,
-        ``test/posterior_mean``, and ``test/labels`` where there are any; of pictures,
+        ``test/posterior_mean``, and ``test/labels`` where there are any, with
+        ``class_names`` (their names, as JSON in UTF-8) if they have some; of pictures,
         ``picture/originals`` (integers below ``picture/levels``) and the intensities
         of ``Arrays``.
     """
@@ -124,6 +127,9 @@ def to_store(
     }
     if data.test.labels is not None:
         stored["test/labels"] = data.test.labels
+        if data.class_names:
+            names = json.dumps(data.class_names).encode()
+            stored[_CLASS_NAMES] = np.frombuffer(names, np.uint8)
     return {name: np.asarray(array) for name, array in stored.items()}
 
 
@@ -177,7 +183,8 @@ def _drawn(
 
     def latents() -> bytes:
         labels = arrays.get("test/labels")
-        return latent_scatter(arrays["test/posterior_mean"], labels)
+        names = _class_names(arrays)
+        return latent_scatter(arrays["test/posterior_mean"], labels, names)
 
     drawings: dict[str, Callable[[], bytes]] = {
         "reconstructions": reconstructions,
@@ -190,6 +197,16 @@ def _drawn(
             "latents": latents,
         }
     return {name: draw() for name, draw in drawings.items() if name in names}
+
+
+def _class_names(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the labels 0, 1, ...; none in folders of before."""
+    if _CLASS_NAMES not in arrays:
+        return []
+    names = parse_json(arrays[_CLASS_NAMES].tobytes().decode())
+    if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+        raise ValueError(f"{_CLASS_NAMES} holds no list of names")
+    return names
 
 
 # A field of the PNG format for text, and the length of what stands before all fields.

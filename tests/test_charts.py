@@ -39,6 +39,28 @@ def test_latent_scatter_is_a_picture(labels):
     assert pixels.std() > 0
 
 
+def test_classes_are_named_in_the_legend_as_far_as_they_can_be():
+    means = np.random.default_rng(0).normal(size=(50, 2))
+    labels = np.arange(50) % 2
+
+    def drawn(*names):
+        with Image.open(io.BytesIO(charts.latent_scatter(means, labels, names))) as png:
+            return np.asarray(png.convert("RGB"))
+
+    numbers = drawn()
+    named = drawn("ankle boot", "bag")
+    assert named.shape[1] > numbers.shape[1]  # More room, for the same axes.
+    left = numbers.shape[1] * 85 // 100
+    difference = np.abs(named[:, :left].astype(int) - numbers[:, :left])
+    assert (difference > 64).mean() < 0.01
+    # No name of a class 1; not in the font; a name that would hide the entry.
+    for names in (("0",), ("猫", "1"), ("_a", "1")):
+        np.testing.assert_array_equal(drawn(*names), numbers)
+    # Neither a formula nor what a terminal obeys; a long name is cut.
+    drawn("$x^$", "\x1b[2J")
+    assert drawn("x" * 1000, "y").shape == drawn("x" * 16, "y").shape
+
+
 def test_likelihoods_differ_in_colour_or_marker():
     styles = likelihood_styles({f"family_{i}": "" for i in range(91)})
     assert len({(style.color, style.marker) for style in styles.values()}) == 91

@@ -1,13 +1,16 @@
 """Tests of experiments.pictures: files that are not there as they should be."""
 
 import io
+import json
 import os
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import pictures
+from experiments.data import ImageData, Split
 from experiments.files import FolderError
 
 OWN, OTHER = "0" * 64, "1" * 64
@@ -36,6 +39,44 @@ def not_needed():
 def pixels(path):
     with Image.open(path) as image:
         return np.asarray(image.convert("RGBA"))
+
+
+def named(names):
+    """Arrays with names of classes, as they are stored."""
+    content = np.frombuffer(json.dumps(names).encode(), np.uint8)
+    return {**arrays(), "class_names": content}
+
+
+def test_names_of_classes_are_stored_and_drawn():
+    """Folders of before have none, and show the numbers."""
+    stored = to_store(("ant", "bee", "cat"))
+    assert json.loads(stored["class_names"].tobytes()) == ["ant", "bee", "cat"]
+    assert "class_names" not in to_store(())
+    before = pictures._drawn(arrays(), ["latents"])
+    assert pictures._drawn(named(["0", "1", "2"]), ["latents"]) == before
+    assert pictures._drawn({**arrays(), **stored}, ["latents"]) != before
+
+
+def to_store(names):
+    """What is stored of a run on images of such classes."""
+    split = Split(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2, dtype=np.int32))
+    images = ImageData("x", 17, split, split, split, "dynamic", names)
+    numbers = np.zeros(2)
+    estimate = types.SimpleNamespace(
+        log_px=numbers, reconstruction=numbers, kl=0, effective_sample_size=numbers
+    )
+    evaluation = types.SimpleNamespace(estimate=estimate, posterior_mean=numbers)
+    model = types.SimpleNamespace(latent_dim=3, can_be_padded=True)
+    run = types.SimpleNamespace(settings=types.SimpleNamespace(model=model))
+    drawn = pictures.Arrays(*(np.zeros((2, 16)) for _ in pictures.Arrays._fields))
+    stored = pictures.to_store(run, images, evaluation, drawn)
+    return {name: stored[name] for name in stored if name == "class_names"}
+
+
+@pytest.mark.parametrize("names", ["abc", {"a": 1}, [1, 2, 3], [["a"]]])
+def test_names_of_another_kind_are_refused(names):
+    with pytest.raises(ValueError, match="class_names"):
+        pictures._drawn(named(names), ["latents"])
 
 
 @pytest.fixture
