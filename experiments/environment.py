@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from experiments import data_cache
 from experiments.guard import lies_here
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -59,11 +60,13 @@ def environment(
     if not computes:
         return {
             "command": _own_command(),
+            "images_format": data_cache.FORMAT,
             "bits_depend_on": {"data": data_fingerprint},
         }
     devices = jax.devices()
     return {
         "command": _own_command(),
+        "images_format": data_cache.FORMAT,
         "platform": platform.platform(),
         "devices": [str(device) for device in devices],
         "bits_depend_on": {

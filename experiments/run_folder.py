@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import locks
+from experiments import data_cache, locks
 from experiments.environment import environment
 from experiments.files import (
     UNFINISHED,
@@ -54,6 +54,8 @@ from experiments.wording import listed
 
 # Of what is in a folder; raised if folders of before can no longer be read.
 FORMAT = 2
+# Of images in folders that do not say it; see ``data_cache.FORMAT``.
+_FIRST_IMAGES_FORMAT = 3
 
 _LOCK = ".lock"
 _TABLES_LOCK = ".tables.lock"
@@ -403,11 +405,23 @@ class RunFolder:
             fingerprint: of the images (``ImageData.fingerprint``).
         """
         earlier = self.images()
-        if earlier != fingerprint:
+        if earlier == fingerprint:
+            return
+        told = (
+            f"{self.path} was begun with other images (fingerprint {earlier} there and "
+            f"{fingerprint} here)"
+        )
+        found = self.environment()
+        read_as = found.get("images_format", _FIRST_IMAGES_FORMAT)
+        if read_as != data_cache.FORMAT:
+            commit = found["bits_depend_on"].get("commit", "unknown")
             raise FolderError(
-                f"{self.path} was begun with other images (fingerprint {earlier} there "
-                f"and {fingerprint} here): restore them, or choose another --workdir."
+                f"{told}, or its version read them otherwise (format {read_as!r} of "
+                f"images there and {data_cache.FORMAT} here: since 4, classes of a "
+                "folder are in natural order, and photographs upright): choose another "
+                f"--workdir, or use the version that wrote it (commit {commit})."
             )
+        raise FolderError(f"{told}: restore them, or choose another --workdir.")
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -11,7 +11,7 @@ import time
 import jax
 import pytest
 
-from experiments import locks, run_folder
+from experiments import data_cache, locks, run_folder
 from experiments.group_notes import Note
 from experiments.run_folder import RunFolder, refuse_links
 from tests.folders import (
@@ -136,6 +136,24 @@ def test_other_images_are_refused(folder):
     create(folder.path)  # The folder is not left locked.
     assert refusal(folder.refuse_other_images, other) == line
     folder.refuse_other_images(IMAGES)
+
+
+@pytest.mark.parametrize("number", [None, 3])
+def test_images_that_were_read_otherwise_are_told_from_others(folder, number):
+    """Where reading them changed nothing, a folder of before goes on."""
+    path = folder.path / "environment.json"
+    found = json.loads(path.read_text())
+    assert found.pop("images_format") == data_cache.FORMAT
+    found |= {} if number is None else {"images_format": number}
+    found["bits_depend_on"]["commit"] = "abc123"
+    path.write_text(json.dumps(found))
+    line = refusal(create, folder.path, images="ba9876543210")
+    assert "other images" in line
+    assert f"format 3 of images there and {data_cache.FORMAT} here" in line
+    assert "natural order" in line
+    assert "choose another --workdir, or use the version that wrote it" in line
+    assert "commit abc123" in line
+    create(folder.path)
 
 
 def test_as_many_files_may_be_open_as_are_permitted(tmp_path):
