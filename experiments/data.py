@@ -35,6 +35,7 @@ from experiments.digests import array_digest
 from experiments.image_values import BACKGROUNDS, Meaning
 from experiments.wording import plain_name
 
+_NAME = r"[a-z][a-z0-9_]*(/\w[\w.\-]*)?(:[\d.*]+)?"
 _BINARIZATIONS = ("dynamic", "static")
 _STANDARD_SIZES = {
     ("digits", "test"): 297,
@@ -98,8 +99,10 @@ class DataSettings:
     stream_megabytes: float = 256.0
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*(/\w[\w.\-]*)?(:[\d.*]+)?", self.name):
-            raise data_sources.unknown_name(self.name, [])
+        if not re.fullmatch(_NAME, self.name):
+            small = self.name.lower()
+            known = [small] if re.fullmatch(_NAME, small) else []
+            raise data_sources.unknown_name(self.name, known)
         if self.binarization not in _BINARIZATIONS:
             raise DataError(
                 f"unknown data.binarization {self.binarization!r}: allowed are"

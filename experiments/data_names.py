@@ -48,7 +48,7 @@ def meant_array(name: str) -> str | None:
     elif set(words) & set(_LABEL_WORDS):
         part = "labels"
     else:
-        return f"{split}_images" if split and not words else None
+        return f"{split}_images" if split and not set(words) - _FILLERS else None
     return f"{split}_{part}" if split else part
 
 

@@ -242,7 +242,10 @@ def read_tfds(name: str, data_dir: str, meaning: Meaning = UNSTATED) -> Source:
                 ) from error
     names = {split: f"the {split} split of {name}" for split in splits}
     class_names = label.names if isinstance(label, tfds.features.ClassLabel) else ()
-    return _source(splits, names, meaning, class_names)
+    notes = []
+    if others := [repr(x) for x in builder.info.splits if x not in SPLITS]:
+        notes.append(f"{name} has splits that are not used: {listed(others, ', ')}")
+    return _source(splits, names, meaning, class_names, notes=notes)
 
 
 def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]:
@@ -658,8 +661,8 @@ def _parse_levels(array: np.ndarray, where: str) -> int:
 def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     """Returns the labels [count] of an array, int32 or text, or refuses it."""
     kind = array.dtype.kind
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
+    if array.ndim == 2 and 1 in array.shape:  # A column or a row.
+        array = array.ravel()
     if array.ndim == 2 and kind in "biuf" and _is_one_hot(array):
         array = array.argmax(axis=1)
     if array.ndim == 2 and array.shape[1]:
@@ -768,6 +771,8 @@ _KINDS = {
 _DTYPES = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
 _WITH_OPACITY = ("LA", "La", "PA", "RGBA", "RGBa")
 _WITH_A_PROFILE = ("CMYK", "YCbCr", "LAB", "HSV")
+_FROM_A_PROFILE = "had other colours than RGB, converted without a colour profile"
+_FROM_16_BITS = "had 16 bits a channel, of which the upper 8 were read"
 
 _SPLIT_PAGES = (
     'python -c "import sys; from PIL import Image, ImageSequence;'
@@ -863,8 +868,9 @@ def _refuse_unclear_splits(path: str, meant: Mapping[str, str | None]) -> None:
     if None in by_split:
         raise DataError(
             f"{path} has a subfolder {by_split[None][0]!r} beside {splits}, named like"
-            f" splits: if these are splits, move the others out of {path}; if they are"
-            f" classes, rename them, as in {named[0] + 's'!r}"
+            " splits: if these are splits, name each 'train', 'validation' or 'test',"
+            f" and move others out of {path}; if they are classes, rename them, as in"
+            f" {named[0] + 's'!r}"
         )
     for split, same in by_split.items():
         if len(same) > 1:
@@ -913,12 +919,15 @@ def _read_images(
 ) -> tuple[np.ndarray, list[str]]:
     """Returns the images [N, H, W, C] of files of one size and kind, and notes."""
     folder = expand_user(path)
-    kinds, with_a_profile = set(), []
+    kinds: set[str] = set()
+    converted: dict[str, list[str]] = {}
     for name in names:
         with _opened(folder / name) as image:
             kinds.add(_kind(image))
             if image.mode in _WITH_A_PROFILE:
-                with_a_profile.append(name)
+                converted.setdefault(_FROM_A_PROFILE, []).append(name)
+            elif image.mode != "I;16" and ";16" in str(image.tile):
+                converted.setdefault(_FROM_16_BITS, []).append(name)
     # Palettes are brought to the kind of the others.
     kind = min(kinds - {"palette"}, default="RGB")
     images: np.ndarray = np.empty(0)
@@ -950,12 +959,9 @@ def _read_images(
             f"{path} holds images of 16 bits, with values in {found}, which become"
             f" {MAX_LEVELS} levels: {range_remedy(found, images.dtype)}"
         )
-    if not with_a_profile:
-        return images, []
-    files = counted(len(with_a_profile), "file")
     return images, [
-        f"{path}: the colours of {files} ({with_a_profile[0]!r}, for one) are not RGB,"
-        " and were converted without a colour profile"
+        f"{path}: {counted(len(of), 'file')} ({of[0]!r}, for one) {how}"
+        for how, of in converted.items()
     ]
 
 
@@ -972,6 +978,9 @@ def _as_in(first: str, own: str) -> str:
     if own == wanted:
         width, height = size.split("x")
         return f", as in image.resize(({width}, {height}))"
+    if {own, wanted} == {"I;16", "L"}:
+        code = "Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))"
+        return f", as in {code} if 65535 is white in those of 16 bits"
     if {own, wanted} & _DTYPES.keys():
         return ""  # Pillow would cut their values off.
     return f", as in image.convert({'RGB' if 'RGB' in (own, wanted) else 'L'!r})"
@@ -1070,6 +1079,15 @@ def _image_names(path: str) -> tuple[list[str], list[str]]:
         (images if suffix in suffixes else others).append(file)
     if not images:
         raise DataError(f"{path} holds no images: add png, jpg or similar files")
+    tops = {file.name.split("/")[0] for file in images}
+    with os.scandir(folder) as entries:
+        bare = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    for top in sorted(bare - tops):
+        if split_of(top):
+            raise DataError(
+                f"{folder / top} is named like a split and holds no images: add them,"
+                " or remove it"
+            )
     for file in images:
         if not file.is_regular:
             raise DataError(
@@ -1078,9 +1096,11 @@ def _image_names(path: str) -> tuple[list[str], list[str]]:
             )
     names = [file.name for file in images]
     notes = []
-    if others:
-        shown = listed([repr(file.name) for file in others], ", ")
-        notes.append(f"{path} holds files that are no images by their names: {shown}")
+    left_out = [file.name for file in others]
+    left_out += sorted(bare - tops - {name.split("/")[0] for name in left_out})
+    if left_out:
+        shown = listed([repr(name) for name in left_out], ", ")
+        notes.append(f"{path} holds what is no image by its name: {shown}")
     stems: dict[str, str] = {}
     same = [
         (stems[stem], name)

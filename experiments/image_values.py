@@ -59,8 +59,8 @@ def with_channels(array: np.ndarray, where: str) -> np.ndarray:
     shape = array.shape
     if array.ndim not in (3, 4) or 0 in shape:
         raise DataError(
-            f"{where} has shape {shape}: allowed are [N, H, W] and [N, H, W, C]"
-            f" with no size of 0{_reshaped(shape)}"
+            f"{where} has shape {shape}: allowed are [N, H, W] and [N, H, W, C] with"
+            f" no size of 0{_reshaped(shape)}"
         )
     if array.ndim == 3:
         _refuse_unlikely_axes(shape, where)
@@ -75,7 +75,9 @@ def with_channels(array: np.ndarray, where: str) -> np.ndarray:
 
 def _reshaped(shape: tuple[int, ...]) -> str:
     """Returns the end of a message that says how to give flat images their shape."""
-    if len(shape) != 2 or 0 in shape:
+    if 0 in shape:
+        return "; leave out a split that has no images"
+    if len(shape) != 2:
         return ""
     side = round(shape[1] ** 0.5)
     if side**2 != shape[1]:
@@ -87,26 +89,38 @@ def _reshaped(shape: tuple[int, ...]) -> str:
 
 def _refuse_unlikely_axes(shape: tuple[int, ...], where: str) -> None:
     """Refuses [H, W, N] and one [H, W, C], which look like [N, H, W]."""
-    first, second, last = shape
-    if last > first and (last >= 2 * second or first == second) and last > 4:
+    would_be = f"{where} has shape {shape}, which would be {shape[0]} images of"
+    would_be += f" {shape[1]}x{shape[2]}"
+    otherwise = "if not, say so by a last axis of one channel, images[..., np.newaxis]"
+    axis = _axis_of_images(shape)
+    if axis:
+        size = "x".join(str(n) for i, n in enumerate(shape) if i != axis)
         raise DataError(
-            f"{where} has shape {shape}, which would be {first} images of"
-            f" {second}x{last}: if there are {last} images of {first}x{second}, use"
-            " np.moveaxis(images, -1, 0); if not, say so by a last axis of one channel,"
-            " images[..., np.newaxis]"
+            f"{would_be}: if there are {shape[axis]} images of {size}, use"
+            f" np.moveaxis(images, {axis}, 0); {otherwise}"
         )
-    if last in (3, 4) and second > 4 * last:
+    if shape[2] in (3, 4) and shape[1] > 4 * shape[2]:
         raise DataError(
-            f"{where} has shape {shape}, which would be {first} images of"
-            f" {second}x{last}: if it is one image in colour, use images[np.newaxis]"
-            " and give more images; if not, say so by a last axis of one channel,"
-            " images[..., np.newaxis]"
+            f"{would_be}: if it is one image in colour, use images[np.newaxis] and give"
+            f" more images; {otherwise}"
         )
+
+
+def _axis_of_images(shape: tuple[int, ...]) -> int:
+    """Returns the axis of [N, H, W] which seems to count the images."""
+    if min(shape) <= 4:
+        return 0
+    for axis in (2, 1):
+        others = [size for i, size in enumerate(shape) if i != axis]
+        is_square = others[0] == others[1] != shape[axis]
+        if is_square or (shape[axis] == max(shape) and shape[axis] >= 2 * others[1]):
+            return axis
+    return 0
 
 
 def _moved(shape: tuple[int, ...]) -> str:
     """Returns how to bring the axes of images into order."""
-    few = [axis for axis in (1, 0, 2) if shape[axis] in (1, 3)]
+    few = [axis for axis in (1, 0, 2) if shape[axis] <= 4]
     if not few:
         return "leave others out, as in images[..., :3]"
     if few[0] == 1:

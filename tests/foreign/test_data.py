@@ -9,8 +9,10 @@ import ast
 import dataclasses
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +166,9 @@ def objects(images):
 
 def code_in(message):
     """Returns the first expression of Python on images or labels in a message."""
-    for start in re.finditer(r"np\.|images[.\[]|labels[.\[]|image\.|\(images", message):
+    for start in re.finditer(
+        r"np\.|Image\.|images[.\[]|labels[.\[]|image\.|\(images", message
+    ):
         for end in range(len(message), start.start() + 5, -1):
             text = message[start.start() : end]
             try:
@@ -308,6 +312,11 @@ READ = {
     ),
     "labels in a column": (
         npz(images=GREY, labels=LABELS[:, None]),
+        GREY,
+        {"labels": LABELS},
+    ),
+    "labels in a row": (
+        npz(images=GREY, labels=LABELS[None]),
         GREY,
         {"labels": LABELS},
     ),
@@ -481,6 +490,24 @@ REFUSED = {
         TALL[..., None],
         {},
     ),
+    "images last, fewer": (
+        npz(images=np.moveaxis(TALL[:5, :, :5].repeat(2, axis=2)[..., :6], 0, -1)),
+        ["5 images of 6x6"],
+        TALL[:5, :, :5].repeat(2, axis=2)[..., :6, None],
+        {},
+    ),
+    "images in the middle": (
+        npz(images=np.moveaxis(TALL, 0, 1)),
+        ["40 images of 6x5"],
+        TALL[..., None],
+        {},
+    ),
+    "opacity first": (
+        npz(images=np.moveaxis(BLACK_GLYPHS, -1, 1)),
+        ["(12, 4, 6, 5)"],
+        ON_WHITE,
+        {},
+    ),
     "images last, in colour": (
         npz(images=np.moveaxis(COLOUR, 0, -1)),
         ["(6, 5, 3, 12)"],
@@ -497,6 +524,12 @@ REFUSED = {
         npz(images=np.moveaxis(GREY, -1, 1)),
         ["(12, 1, 6, 5)"],
         GREY,
+        {},
+    ),
+    "channels, images, rows, columns": (
+        npz(images=np.moveaxis(COLOUR, -1, 0)),
+        ["(3, 12, 6, 5)"],
+        COLOUR,
         {},
     ),
     "channels, rows, columns, images": (
@@ -531,6 +564,12 @@ REFUSED = {
     ),
     "x_train": (npz(x_train=GREY), ["did you mean 'train_images'?"], GREY, {}),
     "XTrain": (npz(XTrain=GREY), ["did you mean 'train_images'?"], GREY, {}),
+    "a split without a part": (
+        npz(train=GREY[:4], valid_set=GREY[4:8], test=GREY[8:]),
+        ["did you mean 'train_images'?"],
+        THIRDS,
+        {},
+    ),
     "y": (
         npz(images=GREY, y=LABELS),
         ["did you mean 'labels'?"],
@@ -630,7 +669,7 @@ UNCLEAR = {
     ),
     "a split beside others": (
         ["seg_pred/0", "seg_train/1", "seg_test/2"],
-        "if these are splits, move the others",
+        "if these are splits, name each 'train', 'validation' or 'test', and move",
         {"seg_pred/0": "../seg_pred/0"},
         (["train", "test"], ()),
     ),
@@ -686,10 +725,35 @@ def test_folders_whose_subfolders_are_unclear_are_refused(name, tmp_path):
     for old, new in renamed.items():
         target = Path(settings.path) / f"{new}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
-        (Path(settings.path) / f"{old}.png").rename(target)
+        source = Path(settings.path) / f"{old}.png"
+        source.rename(target)
+        for path in source.relative_to(settings.path).parents:
+            if not any((Path(settings.path) / path).iterdir()):
+                (Path(settings.path) / path).rmdir()
     source = data._read(settings)
     assert list(source.splits) == splits
     assert source.class_names == class_names
+
+
+def test_a_split_without_images_is_refused(tmp_path):
+    """Test images drawn from those of training would stand in for it."""
+    settings = with_folder(in_splits("train", "val")(tmp_path), "Test")
+    with pytest.raises(DataError, match=r"Test is named like a split .* remove it"):
+        load_data(settings)
+    (Path(settings.path) / "Test").rmdir()
+    assert len(load_data(dataclasses.replace(settings, num_test=1)).test.images) == 1
+
+
+def test_16_bits_beside_8_are_brought_to_8_as_the_message_says(tmp_path):
+    folder(GREY)(tmp_path)
+    settings = folder(GREY[:1] * np.uint16(257), names=["12"])(tmp_path)
+    with pytest.raises(DataError, match=r"5x6 L but .* is 5x6 I;16") as refused:
+        load_data(settings)
+    code = code_in(str(refused.value))
+    with Image.open(tmp_path / "mine" / "12.png") as image:
+        changed = eval(code, {"image": image, "np": np, "Image": Image})
+    changed.save(tmp_path / "mine" / "12.png")
+    assert_read(settings, np.concatenate([GREY, GREY[:1]]))
 
 
 def test_a_folder_around_the_classes_is_told_from_a_class(tmp_path):
@@ -710,6 +774,8 @@ def test_a_folder_around_the_classes_is_told_from_a_class(tmp_path):
         ("Fashion-MNIST", "fashion_mnist"),
         ("FASHION_MNIST", "fashion_mnist"),
         ("Binarized_MNIST", "binarized_mnist"),
+        ("CIFAR10", "cifar10"),
+        ("NPZ", "npz"),
         ("Digits", "digits"),
     ],
 )
@@ -717,7 +783,8 @@ def test_a_data_set_has_one_name(name, right):
     """Its splits and its place in the cache go by it."""
     with pytest.raises(DataError, match=f"did you mean '{right}'"):
         DataSettings(name)
-    assert DataSettings(right).name == right
+    path = "x" if right == "npz" else ""
+    assert DataSettings(right, path=path).name == right
 
 
 @pytest.mark.parametrize(
@@ -762,6 +829,32 @@ def beside(settings, **files):
     return settings
 
 
+def with_folder(settings, name):
+    """Puts an empty folder beside the images."""
+    (Path(settings.path) / name).mkdir()
+    return settings
+
+
+def with_deep_colours(tmp_path):
+    """Writes pictures in colour, of which one has 16 bits a channel."""
+    settings = folder(COLOUR)(tmp_path)
+    rows = (GENERATOR.integers(256, size=(6, 5, 3)) * 257).astype(">u2")
+    content = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(content)), (b"IEND", b""))
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data))
+        + kind
+        + data
+        + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    (tmp_path / "mine" / "12.png").write_bytes(png)
+    read = data._read(settings).splits["train"].images
+    np.testing.assert_array_equal(read[-1], rows // 257)
+    return settings
+
+
 # A row: how it is written, and what is said.
 NOTED = {
     "test images among those of training": (
@@ -789,7 +882,15 @@ NOTED = {
     "one image many times": (npz(images=GREY[:1].repeat(9, axis=0)), ["the same one"]),
     "files of other kinds": (
         lambda path: beside(folder(GREY)(path), IMG__heic=b"x", notes__txt=b"y"),
-        ["no images by their names: 'IMG.heic', 'notes.txt'"],
+        ["no image by its name: 'IMG.heic', 'notes.txt'"],
+    ),
+    "a folder without images": (
+        lambda path: with_folder(folder(GREY, names=classes("a", "b"))(path), "c"),
+        ["no image by its name: 'c'"],
+    ),
+    "colours of 16 bits": (
+        with_deep_colours,
+        ["1 file ('12.png', for one) had 16 bits"],
     ),
     "a class of test images alone": (
         folder(GREY[:3], names=["train/a/0", "train/b/1", "test/c/2"]),
@@ -797,7 +898,7 @@ NOTED = {
     ),
     "colours of a press": (
         folder(COLOUR, ".tif", mode="CMYK"),
-        ["12 files", "not RGB"],
+        ["12 files ('00.tif', for one) had other colours than RGB"],
     ),
 }
 
