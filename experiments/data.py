@@ -259,12 +259,12 @@ def _notes_on_equal_images(splits: Mapping[str, Split]) -> list[str]:
             known = "training" if first == "train" else first
             copies.append(
                 f"{equal} of {len(hashes[second])} {second} images are {known} images"
-                " too, pixel by pixel"
+                " too"
             )
     if copies:
         notes.append(
-            f"{', '.join(copies)}: remove the copies, for numbers on images that were"
-            " trained on look better than those on new ones"
+            f"{', '.join(copies)}, pixel by pixel: remove the copies, for numbers on"
+            " images that were trained on look better than those on new ones"
         )
     return notes
 

@@ -897,12 +897,16 @@ def _classes(path: str, prefix: str, names: Sequence[str]) -> dict[str, str | No
     for top, below in inner.items():
         if len(below) > 1:
             first, second = sorted(below)[:2]
+            remedy = "move all images of a class into one folder"
+            if any(map(split_of, below)):
+                remedy = "put splits above classes, as in train/cat"
+            if len(inner) == 1:
+                inside = shlex.quote(f"{path}/{prefix}{top}")
+                remedy = f"set data.path={inside} if these are, else {remedy}"
             raise DataError(
                 f"{path} has images in {prefix}{top}/{first} and in"
                 f" {prefix}{top}/{second}, and it is not clear which subfolders are the"
-                " classes: move all images of a class into one folder, and put splits"
-                " above classes, as in train/cat; or name the folder of the classes as"
-                " data.path"
+                f" classes: {remedy}"
             )
     return {name: None if name in loose else own[0] for name, own in parts.items()}
 

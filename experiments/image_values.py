@@ -18,7 +18,7 @@ BACKGROUNDS = ("", "black", "white")
 
 _CHUNK = 1000  # images that are converted together
 # From so many levels on, a split of zeros and ones beside others is another range.
-_MANY_LEVELS = 16
+_MANY_LEVELS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,22 +154,23 @@ def to_levels(
         DataError: they have no meaning here, or more than one.
     """
     ranges = {split: ValueRange.of(arrays[split], names[split]) for split in arrays}
-    whole = ValueRange(
+    together = ValueRange(
         min(each.low for each in ranges.values()),
         max(each.high for each in ranges.values()),
         all(each.is_whole for each in ranges.values()),
     )
     if meaning.states_a_range:
-        levels = levels or _stated_levels(meaning, whole)
+        levels = levels or _stated_levels(meaning, together)
         read = {s: _scaled(arrays[s], meaning, levels, names[s]) for s in arrays}
     else:
         if levels is None:
             _refuse_different_ranges(ranges, names)
         for split, array in arrays.items():
-            _refuse_range(ranges[split], array.dtype, names[split], levels)
+            if not ranges[split].is_of_levels(levels or MAX_LEVELS):
+                raise _no_levels(array.dtype, together, names[split], levels)
         if levels is None:
-            _refuse_few_values(whole, names["train"])
-            levels = 2 if whole.high <= 1 else MAX_LEVELS
+            _refuse_few_values(together, names["train"])
+            levels = 2 if together.high <= 1 else MAX_LEVELS
         read = {s: array.astype(np.uint8, copy=False) for s, array in arrays.items()}
     _refuse_ones_beside_more(read, levels, names)
     return levels, {
@@ -202,7 +203,13 @@ class ValueRange(NamedTuple):
         return cls(low, high, is_whole)
 
     def __str__(self) -> str:
-        return f"{self.low}..{self.high}"
+        if self.is_whole:
+            return f"{self.low}..{self.high}"
+        return f"{self.low:.6g}..{self.high:.6g}"
+
+    def is_of_levels(self, levels: int) -> bool:
+        """Whether all values are in {0, ..., levels - 1}."""
+        return self.is_whole and self.low >= 0 and self.high < levels
 
     def common(self) -> tuple[float, float] | None:
         """Returns black and white of the common range that this fills, if one is."""
@@ -225,17 +232,14 @@ _COMMON = (
 )
 
 
-def _refuse_range(
-    found: ValueRange, dtype: np.dtype, where: str, levels: int | None
-) -> None:
-    """Refuses values that are no levels as they are."""
-    limit = (levels or MAX_LEVELS) - 1
-    if found.is_whole and found.low >= 0 and found.high <= limit:
-        return
+def _no_levels(
+    dtype: np.dtype, found: ValueRange, where: str, levels: int | None
+) -> DataError:
+    """Returns the error of values that are no levels as they are."""
     fractions = "" if found.is_whole else " with fractions"
-    raise DataError(
-        f"{where} is {dtype}{fractions} in {found}: allowed are 0..{limit}, in"
-        f" integers; {range_remedy(found, dtype)}"
+    return DataError(
+        f"{where} is {dtype}{fractions} in {found}: allowed are integers in"
+        f" 0..{(levels or MAX_LEVELS) - 1}; {range_remedy(found, dtype)}"
     )
 
 
@@ -246,12 +250,14 @@ def range_remedy(found: ValueRange, dtype: np.dtype) -> str:
             "set data.white=65535 if that is white, as in files of 16 bits, or to the"
             f" value that is (the largest is {found.high})"
         )
-    common = found.common()
-    if common is None and -0.5 < found.low < 0 and found.high < 1.5:
-        return "set data.white=1 after np.clip(images, 0, 1) if 0 is black and 1 white"
-    black, white = common or (found.low, found.high)
-    remedy = f"set {_settings(black, white)} if these are black and white"
-    return remedy if common else remedy + "; if a mean was subtracted, undo that first"
+    if common := found.common():
+        return f"set {_settings(*common)} if these are black and white"
+    if -0.5 < found.low < 0 and found.high < 1.5:
+        return "use np.clip(images, 0, 1), with data.white=1, if 0 is black and 1 white"
+    return (
+        "undo what brought them there, as in images * std + mean, or state the values"
+        " that are black and white by data.black and data.white"
+    )
 
 
 def _settings(black: float, white: float) -> str:
@@ -273,24 +279,30 @@ def _refuse_different_ranges(
     ranges: Mapping[str, ValueRange], names: Mapping[str, str]
 ) -> None:
     """Refuses splits in which black and white seem to be other values."""
-    widest = max(ranges, key=lambda split: ranges[split].high)
+    widest = max(ranges, key=lambda split: ranges[split].high - ranges[split].low)
+    other = ranges[widest]
     for split, found in ranges.items():
-        other = ranges[widest]
-        is_darker = other.high > 1 and 2 * found.high < other.high
-        if is_darker or (found.low < 0) != (other.low < 0):
+        is_darker = 2 * found.high < other.high
+        is_other = is_darker or (found.low < 0) != (other.low < 0)
+        if is_other and _assumed(found) != _assumed(other):
             error = _different(names[split], found, names[widest], other)
-            stated = _settings(*(other.common() or (other.low, other.high)))
+            stated = _settings(*_assumed(other))
             raise DataError(f"{error}; set {stated} if it is one range already")
+
+
+def _assumed(found: ValueRange) -> tuple[float, float]:
+    """Returns what black and white seem to be, of values that may be in any range."""
+    if found.is_whole and found.low >= 0 and found.high < MAX_LEVELS // 2:
+        return 0, max(found.high, 1)
+    return found.common() or (found.low, max(found.high, found.low + 1))
 
 
 def _different(
     where: str, found: ValueRange, whose: str, other: ValueRange
 ) -> DataError:
     """Returns the error of a split in another range than another split."""
-    black, white = found.common() or (found.low, found.high)
-    if found.is_whole and 1 < found.high < MAX_LEVELS // 2 and found.low >= 0:
-        white = found.high
-    other_black, other_white = other.common() or (other.low, other.high)
+    black, white = _assumed(found)
+    other_black, other_white = _assumed(other)
     factor = (other_white - other_black) / (white - black)
     moved = f"(images - {black})" if black else "images"
     code = f"{moved} * {factor}" + (f" + {other_black}" if other_black else "")
@@ -309,7 +321,7 @@ def _refuse_ones_beside_more(
     highest = {split: int(array.max()) for split, array in images.items()}
     top = max(highest, key=lambda split: highest[split])
     for split, high in highest.items():
-        if high <= 1 and highest[top] >= _MANY_LEVELS:
+        if high <= 1 and highest[top] >= _MANY_LEVELS - 1:
             found, other = ValueRange(0, high, True), ValueRange(0, levels - 1, True)
             raise _different(names[split], found, names[top], other)
 
@@ -324,6 +336,7 @@ def _stated_levels(meaning: Meaning, found: ValueRange) -> int:
 def _scaled(array: np.ndarray, meaning: Meaning, levels: int, where: str) -> np.ndarray:
     """Returns uint8 images: 0 where a value is black, levels - 1 where it is white."""
     factor = (levels - 1) / (meaning.white - meaning.black)
+    low, high = sorted((meaning.black, meaning.white))
     scaled = np.empty(array.shape, np.uint8)
     for part in _parts(len(array)):
         values = np.rint((array[part].astype(np.float64) - meaning.black) * factor)
@@ -331,7 +344,7 @@ def _scaled(array: np.ndarray, meaning: Meaning, levels: int, where: str) -> np.
             raise DataError(
                 f"{where} has values in {array.min()}..{array.max()}, beyond data.black"
                 f" {meaning.black} and data.white {meaning.white}: correct these, or"
-                " clip the images"
+                f" use np.clip(images, {low}, {high})"
             )
         scaled[part] = values
     return scaled
@@ -363,7 +376,8 @@ def without_opacity(
         is_dark = drawn.size > 0 and drawn.mean() < full / 2
         first, second = ("white", "black") if is_dark else ("black", "white")
         raise DataError(
-            f"{where} is not opaque everywhere, and what is behind it is not said: set"
+            f"{where} is not opaque everywhere (by the last of {images.shape[-1]}"
+            " channels), and it is not said what is behind: set"
             f" data.background={first}, or data.background={second}"
         )
     behind = full if background == "white" else 0

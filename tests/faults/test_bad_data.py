@@ -116,14 +116,14 @@ NPZ = {
     "NaN": (arrays(images=np.where(IMAGES > 9, IMAGES, np.nan)), ("NaN", "remove")),
     "infinity": (arrays(images=np.where(IMAGES > 9, IMAGES, np.inf)), ("infinity",)),
     "negative": (arrays(images=IMAGES.astype(int) - 1), ("-1..", "0..255")),
-    "above 255": (arrays(images=IMAGES.astype(int) * 2), ("allowed are 0..255",)),
+    "above 255": (arrays(images=IMAGES.astype(int) * 2), ("integers in 0..255",)),
     "floats in [0, 1]": (
         arrays(images=(IMAGES / 255).astype(np.float32)),
         ("float32 with fractions", "data.white=1"),
     ),
     "floats in [-1, 1]": (arrays(images=IMAGES / 127.5 - 1), ("data.black=-1",)),
     "floats up to 65535": (arrays(images=IMAGES * 257.0), ("data.white=65535",)),
-    "above the levels": (arrays(images=IMAGES, levels=17), ("allowed are 0..16",)),
+    "above the levels": (arrays(images=IMAGES, levels=17), ("integers in 0..16",)),
     # types
     "complex": (arrays(images=IMAGES.astype(complex)), ("complex128", "uint8")),
     "text": (arrays(images=IMAGES.astype(str)), ("<U", "uint8")),

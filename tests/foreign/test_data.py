@@ -167,7 +167,7 @@ def objects(images):
 def code_in(message):
     """Returns the first expression of Python on images or labels in a message."""
     for start in re.finditer(
-        r"np\.|Image\.|images[.\[]|labels[.\[]|image\.|\(images", message
+        r"np\.|Image\.|images[.\[ ]|labels[.\[]|image\.|\(images", message
     ):
         for end in range(len(message), start.start() + 5, -1):
             text = message[start.start() : end]
@@ -212,6 +212,7 @@ def follow(message, settings, tmp_path):
         name = re.search(r"((?:\w+_)?(images|labels)) of", message)
         name = name[1] if name[1] in arrays else name[2]
         given = {"images": arrays[name], "labels": arrays[name], "np": np}
+        given |= {"mean": 0.4, "std": 0.3}  # Of what was normalised, in 0..1.
         arrays[name] = eval(code, given)
         np.savez(path, **arrays)
         return settings
@@ -414,13 +415,19 @@ REFUSED = {
     ),
     "floats to 1": (npz(images=FLOATS), ["float32 with fractions"], GREY, {}),
     "half floats": (npz(images=FLOATS.astype(np.float16)), ["float16"], GREY, {}),
-    "floats from -1": (npz(images=FLOATS * 2 - 1), ["-1.0..1.0"], GREY, {}),
+    "floats from -1": (npz(images=FLOATS * 2 - 1), ["-1..1"], GREY, {}),
     "floats from -0.5": (npz(images=FLOATS - 0.5), ["-0.5..0.5"], GREY, {}),
     "floats to 255": (npz(images=GREY + 0.25 * (GREY < 9)), ["fractions"], GREY, {}),
     "floats to 65535": (npz(images=FLOATS * 65535 * 0.9999), ["65535"], GREY, {}),
     "floats of another scale": (
-        npz(images=(FLOATS - 0.1307) / 0.3081),
-        ["mean"],
+        npz(images=(GREY - 102.0) / 76.5),
+        ["undo"],
+        GREY,
+        {},
+    ),
+    "floats beyond 0 and 1": (
+        npz(images=FLOATS + 0.02 * np.sign(FLOATS - 0.5) * (FLOATS % 1 == 0)),
+        ["-0.02..1.02"],
         GREY,
         {},
     ),
@@ -436,6 +443,21 @@ REFUSED = {
         npz(images=GREY, test_images=FLOATS),
         ["0..255", "test_images", "one range"],
         {"train": GREY, "test": GREY},
+        {},
+    ),
+    "bright training images, from -1": (
+        npz(
+            train_images=(np.maximum(GREY, 90) / 127.5 - 1),
+            test_images=GREY / 127.5 - 1,
+        ),
+        ["fractions in -1..1"],
+        {"train": np.maximum(GREY, 90), "test": GREY},
+        {},
+    ),
+    "dark training images, with fractions": (
+        npz(train_images=GREY * 0.25, test_images=GREY * 1.0 + 0.25 * (GREY < 9)),
+        ["fractions in 0..255"],
+        {"train": np.rint(GREY * 0.25).astype(np.uint8), "test": GREY},
         {},
     ),
     "test images of 0 and 1": (
@@ -648,7 +670,7 @@ def test_a_range_that_is_stated_is_a_range(tmp_path):
         settings = dataclasses.replace(settings, black=black, white=white)
         assert_read(settings, images, levels=levels)
     beyond = dataclasses.replace(npz(images=GREY)(tmp_path), white=100.0)
-    with pytest.raises(DataError, match=r"0\.\.255, beyond data\.black .* clip"):
+    with pytest.raises(DataError, match=r"0\.\.255, beyond data\.black .* np\.clip"):
         load_data(beyond)
 
 
@@ -758,11 +780,9 @@ def test_16_bits_beside_8_are_brought_to_8_as_the_message_says(tmp_path):
 
 def test_a_folder_around_the_classes_is_told_from_a_class(tmp_path):
     settings = folder(GREY, names=classes("data/a", "data/b", "data/c"))(tmp_path)
-    with pytest.raises(
-        DataError, match=r"name the folder of the classes as data\.path"
-    ):
+    with pytest.raises(DataError, match="data/a and in data/b") as refused:
         load_data(settings)
-    inner = dataclasses.replace(settings, path=f"{settings.path}/data")
+    inner = follow(str(refused.value), settings, tmp_path)
     assert_read(inner, GREY[IN_CLASSES], **ABC)
 
 
