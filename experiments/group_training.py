@@ -163,7 +163,7 @@ class GroupTraining:
             with jax.transfer_guard("disallow"):  # Nothing is sent unasked.
                 self._state, metrics = train_epoch(self._state)
             self._epoch += 1
-            if self._epoch % task.recipe.validate_every == 0:
+            if task.recipe.validates_after(self._epoch):
                 self._state, validation = programs.validate(
                     self._state, members, validation_x
                 )

@@ -671,7 +671,6 @@ def assert_refused(outcome, *words):
         (["--config.training.batch_size=1301"], ["1301", "1300"]),
         (["--config.data.num_train=5000"], ["5000", "1300"]),
         (["--config.data.num_validation=1800"], ["1800", "1797"]),
-        (["--config.training.validate_every=7"], ["validate_every=7", "num_epochs=10"]),
         (["--workdir=~nosuchuser/x"], ["'~nosuchuser/x'", "write it out"]),
         (["--config.data.cache_dir=~nosuchuser/x"], ["'~nosuchuser/x'"]),
         (["--only=seed=9"], ["'seed=9'", "--list"]),

@@ -127,6 +127,45 @@ def test_a_stopped_group_continues_to_the_same_bits(
     assert outcome(path) == undisturbed
 
 
+def validating(compiled, every):
+    """The same group and programs, validated after so many epochs each and the last."""
+    task, programs = compiled
+    config = small_config(validate_every=every)
+    (group,) = grid.group(grid.expand(config))
+    return config, (GroupTask(group, task.data, task.device_data), programs)
+
+
+@pytest.mark.parametrize(
+    ("every", "validated"), [(5, [5, 10, 12]), (11, [11, 12]), (20, [12])]
+)
+def test_the_last_epoch_is_validated_wherever_a_group_was_stopped(
+    compiled, undisturbed, tmp_path, every, validated
+):
+    config, group = validating(compiled, every)
+    with opened(tmp_path / "whole", config) as folder:
+        train(group, folder)
+    whole, stopped = outcome(tmp_path / "whole"), tmp_path / "stopped"
+    for name, text in whole[1].items():
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert [row["epoch"] for row in rows] == validated, name
+        often = [json.loads(line) for line in undisturbed[1][name].splitlines()]
+        for row in (rows[-1], often[-1]):
+            del row["fingerprint"]
+        assert rows[-1] == often[-1]  # Validations move nothing.
+    for epoch in range(1, 13):
+        with (
+            opened(stopped, config) as folder,
+            pytest.raises(Stopped, match=f"after epoch {epoch} of"),
+        ):
+            train(group, folder, 1)
+        assert folder.members.finished() == set()
+    # As a kill in the last epoch leaves it, whose validation is then another time.
+    max(stopped.glob("checkpoints/*/*.safetensors")).unlink()
+    with opened(stopped, config) as folder:
+        train(group, folder)
+    assert outcome(stopped) == whole
+
+
 def test_rows_that_are_lost_or_too_many_are_mended(compiled, undisturbed, tmp_path):
     """As after a kill behind the last checkpoint, or a damaged file."""
     path = tmp_path / "run"

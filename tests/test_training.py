@@ -456,12 +456,27 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
             {"microbatches": 2, "objective": "mmd"},
             "microbatches=2 would cut the batch .* 'mmd'.*: set microbatches=1",
         ),
-        ({"validate_every": 3}, "num_epochs=8 is not a multiple of validate_every=3"),
     ],
 )
 def test_recipes_that_cannot_be_followed_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RECIPE, **change)
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "validate_every", "validated"),
+    [
+        (8, 2, [2, 4, 6, 8]),
+        (25, 10, [10, 20, 25]),
+        (2, 10, [2]),
+        (1, 1, [1]),
+        (11, 10, [10, 11]),
+    ],
+)
+def test_the_last_epoch_is_always_validated(num_epochs, validate_every, validated):
+    recipe = Recipe(num_epochs=num_epochs, validate_every=validate_every)
+    epochs = range(1, num_epochs + 1)
+    assert list(filter(recipe.validates_after, epochs)) == validated
 
 
 def test_fewer_images_than_a_batch_are_refused():

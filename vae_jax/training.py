@@ -135,7 +135,7 @@ class Recipe:
     batch_size: int = 64
     microbatches: int = 1  # parts of a batch whose gradients are taken one by one
     num_epochs: int = 100  # the schedule's length, and the most that is trained
-    validate_every: int = 5  # epochs between validations
+    validate_every: int = 5  # epochs between validations; the last has one, too
     patience: int = 0  # epochs without a better validation bound; 0: never stop
     schedule: str = "constant"  # of the learning rate: one of SCHEDULES
     kl_warmup_epochs: int = 0  # beta, or capacity, rises linearly from 0 over these
@@ -228,11 +228,10 @@ class Recipe:
                 f"capacity={self.capacity} and free_bits={self.free_bits} both set how "
                 "much KL there is: set one of them to 0."
             )
-        if self.num_epochs % self.validate_every:
-            raise ValueError(
-                f"num_epochs={self.num_epochs} is not a multiple of "
-                f"validate_every={self.validate_every}: change one of them."
-            )
+
+    def validates_after(self, epoch: int) -> bool:
+        """Returns whether a validation follows when so many epochs are finished."""
+        return epoch % self.validate_every == 0 or epoch == self.num_epochs
 
     def check_likelihood(self, likelihood: Likelihood) -> None:
         """Refuses a closed-form scale where samples do not count equally.

@@ -91,7 +91,7 @@ REFUSED = [
         "--config.training.microbatches=3",
         ("batch_size=100", "microbatches=3", "change one of them"),
     ),
-    Case(RANGE, "--config.training.validate_every=7", ("validate_every=7", "150")),
+    Case(RANGE, "--config.training.validate_every=0", ("validate_every is 0",)),
     Case(RANGE, "--config.training.patience=-1", ("patience is -1", "at least 0")),
     Case(
         RANGE,
