@@ -81,18 +81,20 @@ class History:
     def last_gain(self, index: int) -> float:
         """Nats by which a run's best validation bound rose in its last fifth of epochs.
 
-        Its own last: others may train on where it was stopped. NaN where there are
-        less than two validations to compare.
+        Its own last: others may train on where it was stopped. NaN where no validation
+        came before, to compare with.
         """
-        bounds = [
-            validation[_BEST][index]
+        bounds = {
+            int(validation[_EPOCH]): validation[_BEST][index]
             for validation in self._validations
             if validation[_LOGGED][index]
-        ]
-        if len(bounds) < 2:
+        }
+        last = max(bounds, default=0)
+        before = [epoch for epoch in bounds if 5 * epoch <= 4 * last]
+        if len(bounds) < 2 or not before:
             return float("nan")
         with np.errstate(invalid="ignore"):  # -inf where no bound was ever finite.
-            return float(bounds[-1] - bounds[len(bounds) * 4 // 5 - 1])
+            return float(bounds[last] - bounds[max(before)])
 
     def check(self) -> None:
         """Refuses a history that was not continued from one of these runs.

@@ -122,6 +122,22 @@ def test_a_gain_needs_two_validations():
     assert history.last_gain(0) == 5
 
 
+@pytest.mark.parametrize(
+    ("epochs", "gain"),
+    [
+        ((10, 20, 25), 5),
+        ((10, 20, 30, 33), 13),  # From the epoch 20: 26.4 are four fifths.
+        ((10, 11), math.nan),  # Both lie in the last fifth.
+        ((2,), math.nan),
+    ],
+)
+def test_the_last_gain_counts_epochs_where_validations_are_not_even(epochs, gain):
+    history = History(RUNS)
+    for epoch in epochs:
+        add(history, epoch, best=(epoch, 0))
+    assert history.last_gain(0) == pytest.approx(gain, nan_ok=True)
+
+
 def test_no_gain_where_no_bound_was_ever_finite():
     history = History(RUNS)
     for epoch in (0, 5):
