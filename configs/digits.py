@@ -118,7 +118,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             ),
             "latent_dim": (2, 4, 8, 16),
             "seed": (0, 1, 2),
-        }
+        },
+        type_safe=False,  # One value or several, a tuple, a range or an array.
     )
     if variant == "tiny":
         config.training.num_epochs = 10

@@ -8,16 +8,18 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_origin
 
 from experiments.settings import (
     ModelSettings,
     Settings,
     SettingsError,
     TrainingSettings,
-    shown,
+    field_types,
+    plain,
+    refuse_unknown,
 )
-from experiments.wording import plain_name, suggest
+from experiments.wording import plain_name
 
 _MOST_RUNS = 100_000  # More is a slip, and would end in a lack of memory.
 _LONGEST_NAME = 250  # File systems take 255 bytes.
@@ -129,6 +131,10 @@ _SECTION_OF = {
 }
 
 
+# Of a sweep.
+AXES = ("seed", *_SECTION_OF)
+
+
 def setting(name: str) -> dict[str, str]:
     """What a run's name says besides likelihood, latent size and seed.
 
@@ -150,12 +156,9 @@ def _axis_order(axis: str) -> tuple[int, str]:
 
 
 def _values(axis: str, values: Any) -> tuple[Any, ...]:
-    axes = ("seed", *_SECTION_OF)
-    if axis not in axes:
-        raise SettingsError(
-            f"config.sweep.{shown(axis)} is unknown{suggest(axis, axes)}."
-        )
-    if not isinstance(values, (tuple, list)):
+    refuse_unknown([axis], AXES, "config.sweep.")
+    values = plain(values, f"config.sweep.{axis}")
+    if not isinstance(values, tuple):
         values = (values,)
     # On a command line, names come as one string: config.sweep.likelihood=beta,laplace
     values = tuple(
@@ -169,7 +172,27 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
         raise SettingsError(
             f"config.sweep.{axis} is empty: give at least one value, as in (1, 2)."
         )
+    if _is_tuple(axis) and not all(isinstance(value, tuple) for value in values):
+        if any(isinstance(value, tuple) for value in values):
+            meant = (
+                *(each if isinstance(each, tuple) else (each,) for each in values),
+            )
+        else:  # One value, without the brackets around it.
+            meant = (values,)
+        raise SettingsError(
+            f"config.sweep.{axis} is {values}: each of its values is a tuple itself. "
+            f"Give {meant}, or others, as in ((64, 64), (128,))."
+        )
     return values
+
+
+def _is_tuple(axis: str) -> bool:
+    """Whether each value of an axis is one of several numbers."""
+    sections = {"model": ModelSettings, "training": TrainingSettings}
+    if axis not in _SECTION_OF:
+        return False  # The seed.
+    hints = field_types(sections[_SECTION_OF[axis]])
+    return get_origin(hints[axis]) is tuple
 
 
 def _text(settings: Settings, axis: str) -> str:

@@ -7,7 +7,7 @@ ConfigDict, and nothing is computed before every value has passed.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -250,7 +250,7 @@ def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     """The types of a class's fields, in their order."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -259,12 +259,8 @@ def _hints(cls: type) -> dict[str, Any]:
 def _build(
     cls: type, mapping: Mapping[str, Any], path: str, checked: MutableMapping[int, Any]
 ) -> Any:
-    hints = _hints(cls)
-    for name in mapping:
-        if name not in hints:
-            raise SettingsError(
-                f"config.{path}{shown(name)} is unknown{suggest(name, hints)}."
-            )
+    hints = field_types(cls)
+    refuse_unknown(mapping, hints, f"config.{path}")
     values = {}
     for name, hint in hints.items():
         if name not in mapping:
@@ -281,16 +277,53 @@ def _build(
     return cls(**values)
 
 
+def plain(value: Any, name: str) -> Any:
+    """Returns a value without what only Python files can give: it is as JSON has it.
+
+    Arrays (all that have a ``tolist()``), lists and ranges become tuples, numbers of
+    NumPy those of Python, at any depth of groups of fields and of tuples.
+
+    Args:
+        value: of a configuration, or a whole one.
+        name: of its field, for messages.
+
+    Raises:
+        SettingsError: several values that have no order, or can be read but once.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(value[key], f"{name}.{shown(key)}") for key in value}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if value[_LARGEST_COUNT:]:
+            raise SettingsError(
+                f"{name} has too many values: give at most {_LARGEST_COUNT}."
+            )
+        return tuple(plain(item, name) for item in value)
+    if isinstance(value, Set):
+        raise SettingsError(
+            f"{name} is {value!r}, which has no order: write sorted(...) around it."
+        )
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        raise SettingsError(
+            f"{name} is {value!r}, of type {type(value).__name__}: write list(...) "
+            "around it."
+        )
+    return value
+
+
 def convert(value: Any, hint: Any, name: str) -> Any:
     """The value as the type a field declares.
 
-    An int passes for a float and a list for a tuple; nothing else is converted.
+    An int passes for a float, and what is ``plain`` for a tuple; nothing else is
+    converted.
 
     Raises:
         SettingsError: another type, or a float that is not finite.
     """
+    value = plain(value, name)
     if get_origin(hint) is tuple:
-        if not isinstance(value, (tuple, list)):
+        if not isinstance(value, tuple):
             raise SettingsError(f"{name} is {value!r}: give a tuple, as in (64, 64).")
         return tuple(convert(item, get_args(hint)[0], name) for item in value)
     if hint is float and type(value) in (int, float):
@@ -306,6 +339,25 @@ def convert(value: Any, hint: Any, name: str) -> Any:
             f"it must be of type {hint.__name__}."
         )
     return value
+
+
+def refuse_unknown(names: Iterable[Any], allowed: Iterable[str], path: str) -> None:
+    """Refuses names that are not allowed.
+
+    Args:
+        names: of fields.
+        allowed: those that there are.
+        path: what stands before a name, in messages.
+
+    Raises:
+        SettingsError: naming the first unknown one, and the nearest.
+    """
+    allowed = set(allowed)
+    for name in names:
+        if name not in allowed:
+            raise SettingsError(
+                f"{path}{shown(name)} is unknown{suggest(name, allowed)}."
+            )
 
 
 def shown(name: Any) -> str:

@@ -34,7 +34,7 @@ def finish(
     config: ml_collections.ConfigDict, **sweep: tuple[Any, ...]
 ) -> ml_collections.ConfigDict:
     """The configuration with its sweep, locked but for that."""
-    config.sweep = ml_collections.ConfigDict(sweep)
+    config.sweep = ml_collections.ConfigDict(sweep, type_safe=False)
     config.lock()
     config.sweep.unlock()  # A command line may add axes.
     return config
