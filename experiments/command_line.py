@@ -1,26 +1,21 @@
 """What the command lines share: flags, settings, and one-line refusals."""
 
-import dataclasses
-import itertools
+import functools
 import logging
-import os
-import re
-import runpy
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
-from experiments import data_cache, guard, stored
+from experiments import configuration, data_cache, guard, processes, stored
+from experiments.arguments import Argument, expanded
 from experiments.data import ImageData, load_data
 from experiments.data_sources import DataError, expand_user
-from experiments.files import FolderError, read_bytes
+from experiments.files import FolderError
 from experiments.fingerprint import fingerprints
 from experiments.grid import Run, expand
 from experiments.guard import REFUSED
@@ -29,20 +24,16 @@ from experiments.launchers import LaunchError
 from experiments.progress import CONSOLE, warn
 from experiments.run_folder import RunFolder
 from experiments.settings import SettingsError
-from experiments.stored import Places
-from experiments.wording import printable, suggest
+from experiments.wording import printable
 
 LEFT_OUT = 3  # of one that did what it could, and names what it left out
 
 # Flags defined here are those of the command that asks for them: --help shows them.
 flags.disclaim_key_flags()
 
-_ROOT = Path(__file__).parents[1]
-
 _REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
 
 _LONGEST_LINE = 4000  # characters
-_LARGEST_FLAGFILE = 1_000_000  # bytes
 
 # Programs that compile faster are not worth a file.
 _SECONDS_WORTH_KEEPING = 0.1
@@ -51,23 +42,15 @@ _SECONDS_WORTH_KEEPING = 0.1
 def define_flags(workdir: str, config: str | None = None) -> None:
     """Defines --workdir and, with a default config file, --config."""
     flags.DEFINE_string("workdir", workdir, "Folder of the run.")
-    if not config:
-        return
-    config = str(_ROOT / config)  # Not one of another project, where the user stands.
-    try:
-        # In place, as config_flags and the jobs of a sweep read them again.
-        sys.argv[1:] = _found(list(_expanded(sys.argv[1:])))
-        _check_overrides(sys.argv[1:], config)
-    except SettingsError as error:
-        _refuse(error)
-    config_flags.DEFINE_config_file(
-        "config",
-        config,
-        "Configuration file, as in configs/mnist.py:fashion_mnist. Its fields are "
-        "overridden as in --config.model.latent_dim=8.",
-        lock_config=False,  # The file locks what it wants locked.
-        accept_new_attributes=True,
-    )
+    if config:
+        # Not one of another project, where the user stands.
+        flags.DEFINE_string(
+            "config",
+            str(configuration.ROOT / config),
+            "Configuration file, as in configs/mnist.py:fashion_mnist, or config.json "
+            "of a run folder. Its fields are overridden as in "
+            "--config.model.latent_dim=8; the last of the same counts.",
+        )
 
 
 def define_distributed_flags() -> None:
@@ -88,20 +71,18 @@ def define_distributed_flags() -> None:
 
 def define_data_flags() -> None:
     """Defines where the images of a stored run are: its own word is not obeyed."""
-    flags.DEFINE_string(
-        Places.flag("path"), "", "The npz file or folder of the run's own images."
-    )
-    flags.DEFINE_string(
-        Places.flag("data_dir"), "", "Prepared data sets; default: $TFDS_DATA_DIR."
-    )
-    flags.DEFINE_string(
-        Places.flag("cache_dir"), "", "Decoded images; default: $VAE_JAX_CACHE."
-    )
+    for field, meaning in {
+        "data.path": "The npz file or folder of the run's own images.",
+        "data.data_dir": "Prepared data sets; default: $TFDS_DATA_DIR.",
+        "data.cache_dir": "Decoded images; default: $VAE_JAX_CACHE.",
+    }.items():
+        flags.DEFINE_string(stored.PLACES[field], "", meaning)
 
 
-def _places() -> Places:
-    fields = (field.name for field in dataclasses.fields(Places))
-    return Places(**{f: str(flags.FLAGS[Places.flag(f)].value) for f in fields})
+def _places() -> dict[str, str]:
+    """Those that are given, by the field of the configuration."""
+    values = {field: flags.FLAGS[flag].value for field, flag in stored.PLACES.items()}
+    return {field: value for field, value in values.items() if value}
 
 
 def stored_runs(folder: RunFolder) -> tuple[Run, ...]:
@@ -124,7 +105,7 @@ def stored_images(folder: RunFolder, run: Run) -> ImageData:
         DataError: they cannot be had.
         FolderError: they are others than those of training.
     """
-    not_obeyed = stored.not_obeyed(folder.config(), _places())
+    not_obeyed = stored.not_obeyed(folder.config(), _places(), stored.PLACES)
     try:
         data = load_data(run.settings.data)
         folder.refuse_other_images(data.fingerprint)
@@ -184,12 +165,18 @@ def _check_coordinator(address: str) -> None:
 
 def config() -> dict[str, Any]:
     """The configuration as a plain dictionary, overrides applied."""
-    return flags.FLAGS.config.to_dict()
+    return flags.FLAGS.config.fields
 
 
-def overridden() -> set[str]:
+def overridden() -> frozenset[str]:
     """Names of the configuration's fields that the command line sets."""
-    return set(config_flags.get_override_values(flags.FLAGS["config"]))
+    return flags.FLAGS.config.overridden
+
+
+def show_what_is_not_obeyed() -> None:
+    """Says what of a stored configuration is not, in the first process."""
+    if flags.FLAGS.config.not_obeyed and processes.is_primary():
+        CONSOLE.print(flags.FLAGS.config.not_obeyed)
 
 
 def workdir() -> Path:
@@ -219,8 +206,6 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("jax").setLevel(logging.WARNING)
-        if argv[1:] and not positional:
-            _refuse(f"{argv[1]!r} is not understood: write options as --name=value.")
         try:
             try:
                 guard.listen_and_unwind()
@@ -251,7 +236,8 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             )
 
     guard.protect()
-    app.run(guarded, flags_parser=_parse_flags)
+    parse = functools.partial(_parse_flags, positional=positional)
+    app.run(guarded, flags_parser=parse)
 
 
 def _refuse_missing_platforms() -> None:
@@ -304,190 +290,49 @@ def _refuse(reason: object) -> NoReturn:
     sys.exit(REFUSED)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     try:
-        return flags.FLAGS([argv[0], *_expanded(argv[1:])])
-    except SettingsError as error:
+        given = expanded(argv[1:])
+        # As it is recorded, and given to jobs: a file may change.
+        sys.argv[1:] = [argument.text for argument in given]
+        has_config = "config" in flags.FLAGS
+        own, others = configuration.split(given) if has_config else ([], given)
+        left = _parse(argv[0], others)
+        if left[1:] and not positional:
+            (place, *_) = [a.place for a in others if a.text == left[1]]
+            raise SettingsError(
+                f"{place}{left[1]!r} is not understood: write options as --name=value."
+            )
+        if has_config:
+            flag = flags.FLAGS["config"]
+            flag.value = configuration.read(own, str(flag.default))
+        return left
+    except (DataError, SettingsError) as error:
         _refuse(error)
-    except (flags.Error, KeyError, TypeError, ValueError) as error:
-        _refuse(f"{error}; --help shows what there is.")
     except SystemExit:  # After --help and its kin, by absl with a status of failure.
         sys.exit(0)
 
 
-def _expanded(arguments: Iterable[str], inside: Sequence[str] = ()) -> Iterator[str]:
-    """Arguments, with what a file holds in place of ``--flagfile``.
-
-    As absl has it, but that whatever is wrong with a file is refused.
-
-    Args:
-        arguments: of a command line, or lines of a file.
-        inside: the files that these arguments come from, each included by the one
-            before.
-
-    Raises:
-        SettingsError: a file that cannot be read, or that includes itself.
-    """
-    rest = iter(arguments)
-    for argument in rest:
-        match = re.fullmatch(r"--?flagfile(=?)(.*)", argument, re.DOTALL)
-        if argument == "--":  # What follows is no option.
-            yield argument
-            yield from rest
-        elif match and (match[1] or not match[2]):
-            name = match[2].strip() if match[1] else next(rest, "")
-            yield from _expanded(_lines(name, inside), (*inside, _identity(name)))
-        else:
-            yield argument
-
-
-def _lines(name: str, inside: Sequence[str]) -> list[str]:
-    """The lines of a file of options, without blank ones and comments."""
+def _parse(command: str, arguments: Sequence[Argument]) -> list[str]:
+    """Has absl parse arguments; returns the command, and those that are no options."""
+    argv = [command, *(argument.text for argument in arguments)]
     try:
-        if _identity(name) in inside:
-            raise ValueError("it includes itself")
-        text = read_bytes(expand_user(name), _LARGEST_FLAGFILE).decode()
-        if "\0" in text:
-            raise ValueError("it is no text")
-    except (DataError, OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        # It is the last of the fewest arguments that are refused in the same way.
+        places = (
+            argument.place
+            for count, argument in enumerate(arguments, 2)
+            if _refusal(argv[:count]) == str(error)
+        )
         raise SettingsError(
-            f"--flagfile is {name!r}: {reason}. Name a file of text with one option in "
-            "each line."
+            f"{next(places, '')}{error}; --help shows what there is."
         ) from error
-    lines = map(str.strip, text.splitlines())
-    return [line for line in lines if line and not line.startswith(("#", "//"))]
 
 
-def _identity(name: str) -> str:
-    return os.path.realpath(os.path.expanduser(name))
-
-
-def _found(arguments: Sequence[str]) -> list[str]:
-    """Arguments, with configurations that come with this package where they lie.
-
-    ``--config=configs/mnist.py`` so works in any folder that has no such file.
-    """
-    found = []
-    for before, argument in itertools.pairwise(["", *arguments]):
-        parts = argument.partition("=") if argument[:1] == "-" else ("", "", argument)
-        option, equals, value = parts
-        path, colon, variant = value.partition(":")
-        if (
-            (option if equals else before) in ("--config", "-config")
-            and not os.path.exists(path)
-            and os.path.isfile(_ROOT / path)
-        ):
-            argument = f"{option}{equals}{_ROOT / path}{colon}{variant}"
-        found.append(argument)
-    return found
-
-
-# --- Overrides, checked before config_flags meets them with a traceback ---------------
-
-
-def _check_overrides(arguments: Sequence[str], default: str) -> None:
-    """Refuses a configuration that cannot be loaded, and overrides it has no field for.
-
-    Raises:
-        SettingsError: naming the value, what is allowed, and the nearest name.
-    """
-    options = list(_options(arguments))
-    paths = [value for name, value in options if name == "config"]
-    loaded = load_config(paths[-1] if paths else default)
-    is_named = not paths
-    for name, value in options:
-        is_named = is_named or name == "config"
-        if not is_named and name.startswith(("config.", "noconfig.")):
-            raise SettingsError(
-                f"--{name} stands before --config: give --config=FILE first, then "
-                "--config.FIELD=VALUE."
-            )
-        if name.startswith("config."):
-            _check_override(loaded, name, value)
-        elif name.startswith("noconfig."):
-            _check_override(loaded, name.removeprefix("no"), "false")
-
-
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Names and values of options, given as ``--name=value`` or ``--name value``."""
-    for argument, following in itertools.pairwise([*arguments, ""]):
-        if argument == "--":
-            return
-        if match := re.match(r"--?([A-Za-z][^=]*)(=?)(.*)", argument, re.DOTALL):
-            name, equals, value = match.groups()
-            yield name, value if equals else following
-
-
-def load_config(argument: str) -> ml_collections.ConfigDict:
-    """The configuration that ``path.py`` or ``path.py:variant`` describes.
-
-    Raises:
-        SettingsError: no such file, no configuration in it, or no such variant.
-    """
-    path, colon, variant = argument.partition(":")
-    advice = "give a file such as configs/digits.py or configs/digits.py:tiny."
-    if not Path(path).is_file():
-        raise SettingsError(
-            f"--config is {argument!r}: no such configuration file; {advice}"
-        )
+def _refusal(argv: list[str]) -> str:
     try:
-        get_config = runpy.run_path(path)["get_config"]
-    except (KeyError, SyntaxError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"--config is {argument!r}: this file defines no get_config(); {advice}"
-        ) from error
-    try:
-        loaded = get_config(variant) if colon else get_config()
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"--config is {argument!r}: {error}") from error
-    if not isinstance(loaded, ml_collections.ConfigDict):
-        raise SettingsError(
-            f"--config is {argument!r}: its get_config() returns a "
-            f"{type(loaded).__name__}; let it return a ml_collections.ConfigDict."
-        )
-    return loaded
-
-
-_WORDS = {int: "an integer", float: "a number", bool: "true or false"}
-_PARSERS: dict[type, Callable[[str], Any]] = {
-    int: flags.IntegerParser().parse,
-    float: flags.FloatParser().parse,
-    bool: flags.BooleanParser().parse,
-}
-
-
-def _check_override(config: ml_collections.ConfigDict, option: str, text: str) -> None:
-    value: Any = config
-    path = "config"
-    for name in option.split(".")[1:]:
-        if not isinstance(value, ml_collections.ConfigDict):
-            raise SettingsError(f"--{option}: {path} is one value, without fields.")
-        if name not in value and not value.is_locked:
-            whole = f"{path}.{name.partition('[')[0]}"
-            if option != whole:
-                raise SettingsError(
-                    f"--{option}: parts of {whole} cannot be set one by one: give all "
-                    f"of it, as in --{whole}=1,2."
-                )
-            return  # A new field, such as another axis of the sweep.
-        if name not in value:
-            raise SettingsError(
-                f"--{option}: {name!r} is unknown{suggest(name, value)}."
-            )
-        value, path = value[name], f"{path}.{name}"
-    if isinstance(value, ml_collections.ConfigDict):
-        raise SettingsError(
-            f"--{option} is a group: set one of its fields, as in "
-            f"--{option}.{next(iter(value), 'name')}=value; the names there are: "
-            f"{', '.join(sorted(value))}."
-        )
-    if type(value) is bool and (not text or text.startswith("-")):
-        return  # A bare name sets it.
-    try:
-        _PARSERS.get(type(value), str)(text)
-    except (TypeError, ValueError):
-        raise SettingsError(
-            f"--{option} is {text!r}: give {_WORDS[type(value)]}, as in "
-            f"--{option}={value}."
-        ) from None
+        flags.FLAGS(argv)
+    except flags.Error as error:
+        return str(error)
+    return ""

@@ -2,10 +2,10 @@
 
 A run folder may be a stranger's. What its configuration says of the machine it was
 trained on (paths, downloads, devices) is shown, and never obeyed: it comes from who
-reads the folder, or is the default.
+reads the folder, or is the default. That is so for commands that read the folder, and
+where its ``config.json`` is the configuration of another run.
 """
 
-import dataclasses
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -22,70 +22,101 @@ _NEUTRAL: Mapping[str, Mapping[str, Any]] = {
         "memory_gib": 0.0,
     },
 }
+
+# Flags that give a field, of commands that read a run folder.
+PLACES: Mapping[str, str] = {
+    "data.path": "data_path",
+    "data.data_dir": "data_dir",
+    "data.cache_dir": "cache_dir",
+}
+# Of those that train what a configuration says.
+OVERRIDES: Mapping[str, str] = {
+    f"{section}.{field}": f"config.{section}.{field}"
+    for section, fields in _NEUTRAL.items()
+    for field in fields
+}
+
 _WITH_A_PATH = ("npz", "folder")  # Data sets that are the user's own images.
 _LONGEST = 300  # characters of a value that are shown
 
 
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where the images are here; '': the default, as in ``DataSettings``."""
-
-    path: str = ""
-    data_dir: str = ""
-    cache_dir: str = ""
-
-    @staticmethod
-    def flag(field: str) -> str:
-        """Returns the name of the command-line flag that gives a place."""
-        return "data_path" if field == "path" else field
+def neutral(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration without what it says of its machine."""
+    own = {
+        section: {**config[section], **fields}
+        for section, fields in _NEUTRAL.items()
+        if isinstance(config.get(section), Mapping)  # Else it is refused as a whole.
+    }
+    return {**config, **own}
 
 
-def on_this_machine(config: Mapping[str, Any], places: Places) -> dict[str, Any]:
+def on_this_machine(
+    config: Mapping[str, Any], places: Mapping[str, str]
+) -> dict[str, Any]:
     """Returns a stored configuration that obeys the machine at hand.
 
     Args:
         config: a whole configuration, as it was stored by anybody.
-        places: where the images are.
+        places: where the images are: those of the fields ``PLACES`` that are given.
 
     Raises:
         SettingsError: a path is missing, or is given for data that have none.
     """
-    given = {"data": dataclasses.asdict(places), "parallel": {}}
-    own = {
-        section: {**config[section], **neutral, **given[section]}
-        for section, neutral in _NEUTRAL.items()
-        if isinstance(config.get(section), Mapping)  # Else it is refused as a whole.
-    }
-    name = own.get("data", {}).get("name")
-    if name in _WITH_A_PATH and not places.path:
-        remedy = _remedy("path", config["data"].get("path"))
+    own = neutral(config)
+    if isinstance(own.get("data"), dict):
+        own["data"] |= {name.partition(".")[2]: place for name, place in places.items()}
+        refuse_without_images(config, own, PLACES)
+        name = own["data"].get("name")
+        if name not in _WITH_A_PATH and "data.path" in places:
+            raise SettingsError(
+                "--data_path has no effect, as the run's images are those of "
+                f"{name!r}: leave it out."
+            )
+    return own
+
+
+def refuse_without_images(
+    config: Mapping[str, Any], own: Mapping[str, Any], flags: Mapping[str, str]
+) -> None:
+    """Refuses to go on where the user's own images were used, and are not named here.
+
+    Args:
+        config: as it was stored.
+        own: as it is used here.
+        flags: the flag that gives a field.
+
+    Raises:
+        SettingsError: naming the place that is not used, and the flag.
+    """
+    data = own.get("data")
+    if not isinstance(data, Mapping):
+        return  # It is refused as a whole.
+    if data.get("name") in _WITH_A_PATH and not data.get("path"):
+        remedy = _remedy("data.path", value("data.path", config), flags)
         raise SettingsError(
-            f"the run was made with {_shown('data', 'path', config)}: not used here; "
+            f"the run was made with {_shown('data.path', config)}: not used here; "
             f"give {remedy} to use it, or name the place where its images are now."
         )
-    if name not in _WITH_A_PATH and places.path:
-        raise SettingsError(
-            f"--data_path has no effect, as the run's images are those of {name!r}: "
-            "leave it out."
-        )
-    return {**config, **own}
 
 
-def not_obeyed(config: Mapping[str, Any], places: Places) -> str:
-    """Returns a line on what of a stored configuration is not obeyed; '': nothing."""
-    given = dataclasses.asdict(places)
+def not_obeyed(
+    config: Mapping[str, Any], given: Mapping[str, Any], flags: Mapping[str, str]
+) -> str:
+    """Returns a line on what of a stored configuration is not obeyed; '': nothing.
+
+    Args:
+        config: as it was stored.
+        given: fields of the machine that are given here.
+        flags: the flags that give them, by field.
+    """
     shown, remedies = [], []
-    for section, neutral in _NEUTRAL.items():
-        stored = config.get(section)
-        if not isinstance(stored, Mapping):
+    for name in OVERRIDES:
+        was = value(name, config)
+        if was in (_default(name), given.get(name, _default(name))):
             continue
-        for field in neutral:
-            value = stored.get(field, neutral[field])
-            if value in (neutral[field], given.get(field)):
-                continue
-            shown.append(_shown(section, field, config))
-            if given.get(field) == "":
-                remedies.append(_remedy(field, value))
+        shown.append(_shown(name, config))
+        if name in flags and name not in given:
+            remedies.append(_remedy(name, was, flags))
     if not shown:
         return ""
     line = f"the run was made with {', '.join(shown)}: not used here"
@@ -95,16 +126,30 @@ def not_obeyed(config: Mapping[str, Any], places: Places) -> str:
     return line
 
 
-def _shown(section: str, field: str, config: Mapping[str, Any]) -> str:
-    value = config[section].get(field, _NEUTRAL[section][field])
-    text = repr(value)
+def _default(name: str) -> Any:
+    section, _, field = name.partition(".")
+    return _NEUTRAL[section][field]
+
+
+def value(name: str, config: Mapping[str, Any]) -> Any:
+    """Returns what a configuration says of a field of the machine, or its default."""
+    section, _, field = name.partition(".")
+    stored = config.get(section)
+    if not isinstance(stored, Mapping):
+        return _default(name)
+    return stored.get(field, _default(name))
+
+
+def _shown(name: str, config: Mapping[str, Any]) -> str:
+    text = repr(value(name, config))
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
-    return f"{section}.{field}={text}"
+    return f"{name}={text}"
 
 
-def _remedy(field: str, value: Any) -> str:
+def _remedy(name: str, was: Any, flags: Mapping[str, str]) -> str:
     """A flag as it is typed; a value that cannot be typed is left to the reader."""
-    can_be_typed = isinstance(value, str) and value and value.isprintable()
-    text = shlex.quote(value) if can_be_typed else "PLACE"
-    return f"--{Places.flag(field)}={text}"
+    is_of_its_type = type(was) is type(_default(name))
+    can_be_typed = is_of_its_type and str(was) and str(was).isprintable()
+    unknown = "PLACE" if name in PLACES else "VALUE"
+    return f"--{flags[name]}={shlex.quote(str(was)) if can_be_typed else unknown}"

@@ -73,9 +73,11 @@ def main() -> None:
         return
     launch, workdir = _launch(), command_line.workdir()
     if launch:
+        command_line.show_what_is_not_obeyed()
         left_out = jobs.train_and_report(config, runs, chosen, workdir, launch)
     else:
         command_line.join_processes()
+        command_line.show_what_is_not_obeyed()
         left_out = runner.train_and_report(config, runs, chosen, workdir)
     command_line.leave_if_left_out(left_out)
 

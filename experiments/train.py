@@ -23,6 +23,7 @@ def main() -> None:
     config = {**command_line.config(), "sweep": {}}
     runs = grid.expand(config)
     command_line.join_processes()
+    command_line.show_what_is_not_obeyed()
     left_out = runner.train_and_report(config, runs, runs, command_line.workdir())
     command_line.leave_if_left_out(left_out)
 

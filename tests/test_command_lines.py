@@ -695,9 +695,12 @@ def test_bad_options_are_refused(command, tmp_path, arguments, words):
 
 
 def test_fields_before_their_configuration_are_refused(command):
-    for field in ("--config.seed=1", "--noconfig.data.download"):
-        outcome = command("sweep", field, TINY, "--list")
-        assert_refused(outcome, field[:8], "--config=FILE first")
+    for option, name in (
+        ("--config.seed=1", "--config.seed"),
+        ("--noconfig.data.download", "--config.data.download"),
+    ):
+        outcome = command("sweep", option, TINY, "--list")
+        assert_refused(outcome, f"{name} stands before", "--config=FILE first")
 
 
 def test_options_may_come_from_files(command, tmp_path):

@@ -8,9 +8,7 @@ import pytest
 from configs import digits
 from experiments import grid, stored
 from experiments.settings import SettingsError
-from experiments.stored import Places
-
-NOTHING = Places()
+from experiments.stored import PLACES
 
 
 def config(**changes):
@@ -22,8 +20,12 @@ def config(**changes):
     return whole
 
 
-def own(places=NOTHING, **changes):
-    run, *_ = grid.expand(stored.on_this_machine(config(**changes), places))
+def not_obeyed(whole, places=None):
+    return stored.not_obeyed(whole, places or {}, PLACES)
+
+
+def own(places=None, **changes):
+    run, *_ = grid.expand(stored.on_this_machine(config(**changes), places or {}))
     return run.settings
 
 
@@ -31,7 +33,7 @@ def test_all_else_is_kept():
     for changes in ({}, {"data__stream": True, "data__num_train": 7}):
         (run, *_) = grid.expand(config(**changes))
         assert own(**changes) == run.settings
-        assert stored.not_obeyed(config(**changes), NOTHING) == ""
+        assert not_obeyed(config(**changes)) == ""
 
 
 HOSTILE = [
@@ -56,7 +58,7 @@ HOSTILE = [
 @pytest.mark.parametrize(("name", "value"), HOSTILE)
 def test_what_a_stored_configuration_says_of_a_machine_is_shown_alone(name, value):
     assert own(**{name: value}) == own()
-    line = stored.not_obeyed(config(**{name: value}), NOTHING)
+    line = not_obeyed(config(**{name: value}))
     shown = f"{name.replace('__', '.')}={value!r}"
     assert line.startswith(f"the run was made with {shown}: not used here")
 
@@ -70,25 +72,25 @@ def test_an_unknown_field_is_refused_still():
 @pytest.mark.parametrize("value", [None, 3, [], "text"])
 def test_a_configuration_without_its_groups_is_refused(section, value):
     whole = config() | {section: value}
-    assert stored.not_obeyed(whole, NOTHING) == ""
+    assert not_obeyed(whole) == ""
     with pytest.raises(SettingsError, match=f"{section} must be a group"):
-        grid.expand(stored.on_this_machine(whole, NOTHING))
+        grid.expand(stored.on_this_machine(whole, {}))
 
 
 def test_what_is_given_is_used():
-    places = Places(data_dir="/there", cache_dir="/cache")
+    places = {"data.data_dir": "/there", "data.cache_dir": "/cache"}
     data = own(places, data__data_dir="/x").data
     assert (data.data_dir, data.cache_dir) == ("/there", "/cache")
     other = config(data__data_dir="/x")
-    assert stored.not_obeyed(other, places) == (
+    assert not_obeyed(other, places) == (
         "the run was made with data.data_dir='/x': not used here"
     )
-    assert stored.not_obeyed(config(data__data_dir="/there"), places) == ""
+    assert not_obeyed(config(data__data_dir="/there"), places) == ""
 
 
 @pytest.mark.parametrize("value", ["/a b/c'd", "$(touch x)", "-x;y", "two  spaces"])
 def test_a_remedy_is_what_a_shell_takes(value):
-    line = stored.not_obeyed(config(data__data_dir=value, data__download=True), NOTHING)
+    line = not_obeyed(config(data__data_dir=value, data__download=True))
     remedy = re.search("give (.*) to use it$", line)
     assert remedy is not None
     assert shlex.split(remedy[1]) == [f"--data_dir={value}"]
@@ -101,7 +103,7 @@ def test_what_cannot_be_typed_is_left_to_the_reader(value):
 
 
 def test_a_long_value_is_not_shown_whole():
-    line = stored.not_obeyed(config(parallel__memory_gib="x" * 10**6), NOTHING)
+    line = not_obeyed(config(parallel__memory_gib="x" * 10**6))
     assert len(line) < 1000
 
 
@@ -112,11 +114,11 @@ def test_images_of_ones_own_are_asked_for(name):
     assert "data.path='/x y': not used here; give --data_path='/x y' to" in str(
         caught.value
     )
-    data = own(Places("/here"), data__name=name, data__path="/x").data
+    data = own({"data.path": "/here"}, data__name=name, data__path="/x").data
     assert (data.name, data.path) == (name, "/here")
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "", None, 7])
 def test_a_path_without_effect_is_refused(name):
     with pytest.raises(SettingsError, match="--data_path has no effect"):
-        own(Places("/here"), data__name=name)
+        own({"data.path": "/here"}, data__name=name)

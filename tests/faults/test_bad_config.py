@@ -144,7 +144,7 @@ REFUSED = [
     Case(SWEEP, "--config.sweep.seed=(1,1)", ("twice", "seed=1"), "sweep"),
     Case(SWEEP, "--config.sweep.likelihood=beta,beta", ("twice",), "sweep"),
     Case(SWEEP, "--config.sweep.betta=1.0", ("betta", "'beta'"), "sweep"),
-    Case(SWEEP, "--config.sweep.keep=1", ("keep is unknown",), "sweep"),
+    Case(SWEEP, "--config.sweep.keep=1", ("'keep' is unknown",), "sweep"),
     Case(SWEEP, "--config.sweep.likelihood=beta,lapalce", ("'laplace'",), "sweep"),
     Case(SWEEP, "--config.sweep.latent_dim=(2,0)", ("latent_dim is 0",), "sweep"),
     Case(SWEEP, "--config.model.latent_dim=3", ("no effect", "sweep."), "sweep"),

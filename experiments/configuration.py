@@ -1,0 +1,364 @@
+"""A configuration, as a command line gives it: a file, and fields that it overrides.
+
+    --config=configs/digits.py:tiny --config.model.latent_dim=3 --config.sweep.seed=0,1
+    --config=runs/sweep/config.json --config.data.path=images.npz
+
+A file of Python is the user's own code, and runs. A ``config.json`` may come from a
+stranger: it is read, and what it says of the machine it comes from is shown, not
+obeyed. Of an override that is given twice the last one counts, whatever the field.
+"""
+
+import ast
+import dataclasses
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict
+
+from experiments import stored
+from experiments.arguments import Argument
+from experiments.data_sources import expand_user
+from experiments.files import read_json
+from experiments.fingerprint import with_defaults
+from experiments.grid import AXES
+from experiments.settings import (
+    Settings,
+    SettingsError,
+    field_types,
+    plain,
+    refuse_unknown,
+)
+from experiments.wording import suggest
+
+ROOT = Path(__file__).parents[1]  # where the configurations of this package lie
+
+_ADVICE = "give a file such as configs/digits.py or configs/digits.py:tiny."
+
+
+class Configuration(NamedTuple):
+    """What a command line says of the configuration."""
+
+    fields: dict[str, Any]  # whole and plain, overrides applied
+    overridden: frozenset[str]  # names of fields, as in 'model.latent_dim'
+    not_obeyed: str  # a line on what of a stored configuration is not; '': nothing
+
+
+class _Override(NamedTuple):
+    """A value for a field, or of --config itself."""
+
+    option: str  # as in 'config.model.latent_dim'
+    text: str
+    place: str  # where it stands, for messages
+
+
+def split(
+    arguments: Sequence[Argument],
+) -> tuple[list[_Override], list[Argument]]:
+    """Returns what arguments say of the configuration, and the other arguments.
+
+    Raises:
+        SettingsError: a field without a value.
+    """
+    own: list[_Override] = []
+    others: list[Argument] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, value = argument.option() or ("", None)
+        option = name.removeprefix("no")
+        if argument.text == "--":  # What follows is no option.
+            others += [argument, *rest]
+        elif option != "config" and not option.startswith("config."):
+            others.append(argument)
+        else:
+            is_switch = _declared(option) is bool
+            if name != option and (not is_switch or value is not None):
+                raise SettingsError(
+                    f"{argument.place}{argument.text} is not understood: write "
+                    f"--{option}=VALUE."
+                )
+            if value is None and is_switch:
+                value = str(name == option)
+            elif value is None:
+                value = next(rest, Argument("")).text
+            own.append(_Override(option, value, argument.place))
+    return own, others
+
+
+def read(given: Sequence[_Override], default: str) -> Configuration:
+    """Returns the configuration that a command line gives.
+
+    Args:
+        given: what it says of it.
+        default: the file, where it names none.
+
+    Raises:
+        SettingsError: naming a value, what is allowed, and the nearest name.
+    """
+    files = [each for each in given if each.option == "config"]
+    if len(files) > 1:
+        # Overrides between them were meant for the first: with them the second would
+        # not be what it says, and without them they would be lost.
+        raise SettingsError(
+            f"{files[1].place}--config is {files[0].text!r} and {files[1].text!r}: "
+            "name one file, and override fields of it, as in --config.seed=1."
+        )
+    if files and given[0] != files[0]:
+        raise SettingsError(
+            f"{given[0].place}--{given[0].option} stands before --config: give "
+            "--config=FILE first, then --config.FIELD=VALUE."
+        )
+    (file,) = files or [_Override("config", default, "")]
+    overrides = [each for each in given if each.option != "config"]
+    try:
+        place = file.place
+        found = _stored(file.text) if file.text.endswith(".json") else None
+        tree = load(file.text) if found is None else stored.neutral(found)
+        for override in overrides:  # The last one counts.
+            place = override.place
+            _set(tree, override.option, override.text)
+    except SettingsError as error:
+        raise SettingsError(f"{place}{error}") from error
+    if isinstance(tree, ConfigDict):
+        try:
+            tree = tree.to_dict()
+        except config_dict.RequiredValueError as error:
+            raise SettingsError(f"--config is {file.text!r}: {error}") from error
+    fields = plain(tree, "config")
+    overridden = {each.option.removeprefix("config.") for each in overrides}
+    if found is None:
+        return Configuration(fields, frozenset(overridden), "")
+    machine = {
+        name: stored.value(name, fields) for name in overridden & {*stored.OVERRIDES}
+    }
+    stored.refuse_without_images(found, fields, stored.OVERRIDES)
+    line = stored.not_obeyed(found, machine, stored.OVERRIDES)
+    return Configuration(fields, frozenset(overridden), line)
+
+
+# --- the file -------------------------------------------------------------------------
+
+
+def load(argument: str) -> ConfigDict:
+    """Returns the configuration that ``path.py`` or ``path.py:variant`` describes.
+
+    A configuration that comes with this package is found in any folder that has no such
+    file. Modules beside the file can be imported, where none that is installed has the
+    name.
+
+    Raises:
+        SettingsError: no such file, no configuration in it, or no such variant.
+    """
+    name, colon, variant = argument.partition(":")
+    path = expand_user(name)
+    if not os.path.exists(path) and os.path.isfile(ROOT / path):
+        path = ROOT / path
+    if not os.path.isfile(path):
+        advice = _ADVICE
+        if os.path.isfile(path / "config.json"):
+            advice = f"give {os.path.join(name, 'config.json')}."
+        raise SettingsError(
+            f"--config is {argument!r}: no such configuration file; {advice}"
+        )
+    beside = str(path.resolve().parent)
+    if beside not in sys.path:
+        sys.path.append(beside)  # Last, so that it hides nothing.
+    try:
+        module = runpy.run_path(str(path))
+        if "get_config" not in module:
+            raise SyntaxError
+        loaded = module["get_config"](*[variant] * bool(colon))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        reason = f" ({error})" if str(error) != "None" else ""
+        raise SettingsError(
+            f"--config is {argument!r}: this file defines no get_config(){reason}; "
+            f"{_ADVICE}"
+        ) from error
+    except _OWN_MISTAKES as error:
+        raise SettingsError(
+            f"--config is {argument!r}{_line(error, path)}: {_told(error)}"
+        ) from error
+    if not isinstance(loaded, ConfigDict):
+        raise SettingsError(
+            f"--config is {argument!r}: its get_config() returns a "
+            f"{type(loaded).__name__}; let it return a ml_collections.ConfigDict."
+        )
+    return loaded
+
+
+# Of the user's code, that are told in one line; of others Python's own account is.
+_OWN_MISTAKES = (AttributeError, ImportError, LookupError, TypeError, ValueError)
+
+
+def _line(error: BaseException, path: Path) -> str:
+    """Where in the file a mistake is, if it is there."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _told(error: BaseException) -> str:
+    told = str(error)
+    if "cannot be casted" in told:  # By the types of a ConfigDict.
+        told += (
+            "; give plain values: write .tolist() behind an array or a number of "
+            "NumPy's, and list(...) around a range."
+        )
+    return told
+
+
+def _stored(argument: str) -> dict[str, Any]:
+    """The configuration in a file that a run folder holds.
+
+    Raises:
+        SettingsError: it cannot be read, or is none.
+    """
+    try:
+        found = read_json(expand_user(argument))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(
+            f"--config is {argument!r}: {reason}; give the config.json of a run "
+            "folder, or a file such as configs/digits.py."
+        ) from error
+    try:
+        if not isinstance(found, dict):
+            raise SettingsError("it holds no object")
+        # First of all: there may be any number of them.
+        refuse_unknown(found, _FIELDS, "config.")
+        for name, group in found.items():
+            if name in _GROUPS and isinstance(group, dict):
+                refuse_unknown(group, _GROUPS[name], f"config.{name}.")
+    except SettingsError as error:
+        raise SettingsError(f"--config is {argument!r}: {error}") from error
+    return with_defaults(found)
+
+
+# --- overrides ------------------------------------------------------------------------
+
+
+# The groups of fields that a configuration has, with the types of their fields; an
+# axis of a sweep has none.
+_GROUPS: dict[str, dict[str, Any]] = {
+    **{
+        name: field_types(kind)
+        for name, kind in field_types(Settings).items()
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type)
+    },
+    "sweep": dict.fromkeys(AXES),
+}
+_FIELDS: dict[str, Any] = {**field_types(Settings), "sweep": None}
+
+
+def _declared(option: str) -> Any:
+    """The type that a field is declared with; None for any other option."""
+    first, _, field = option.removeprefix("config.").partition(".")
+    return _GROUPS[first].get(field) if first in _GROUPS else _FIELDS.get(first)
+
+
+def _set(tree: Any, option: str, text: str) -> None:
+    """Sets a field of a configuration to what an override says.
+
+    Raises:
+        SettingsError: there is no such field, or it takes no such value.
+    """
+    field, *others = option.split(".")[1:]
+    group, whole = tree, f"config.{field}"
+    _refuse_unknown(option, field, _FIELDS)
+    if field in _GROUPS:
+        names = _GROUPS[field]
+        if not others:
+            raise SettingsError(
+                f"--{option} is a group: set one of its fields, as in "
+                f"--{option}.{min(names)}=value; the names there are: "
+                f"{', '.join(sorted(names))}."
+            )
+        group = tree.get(field)
+        if not isinstance(group, (ConfigDict, dict)):
+            raise SettingsError(f"{whole} is missing: it must be a group.")
+        axis = others[0].partition("[")[0]
+        if field == "sweep" and others != [axis]:
+            whole = f"{whole}.{axis}"
+            raise SettingsError(
+                f"--{option}: parts of {whole} cannot be set one by one: give all of "
+                f"it, as in --{whole}=1,2."
+            )
+        field, *others = others
+        _refuse_unknown(option, field, names)
+        whole = f"{whole}.{field}"
+    if others:
+        raise SettingsError(f"--{option}: {whole} is one value, without fields.")
+    value = _parsed(option, text, group.get(field))
+    if isinstance(group, ConfigDict):
+        with group.unlocked(), group.ignore_type():  # Types are those of Settings.
+            group[field] = value
+    else:
+        group[field] = value
+
+
+def _refuse_unknown(option: str, name: str, allowed: Iterable[str]) -> None:
+    if name not in allowed:
+        raise SettingsError(f"--{option}: {name!r} is unknown{suggest(name, allowed)}.")
+
+
+_WORDS = {int: "an integer", float: "a number", bool: "true or false"}
+_PARSERS: dict[type, Callable[[str], Any]] = {
+    int: flags.IntegerParser().parse,
+    float: flags.FloatParser().parse,
+    bool: flags.BooleanParser().parse,
+    str: str,
+}
+
+
+def _parsed(option: str, text: str, now: Any) -> Any:
+    """The value that a text gives a field.
+
+    Args:
+        option: names it.
+        text: the value.
+        now: what it has, as an example.
+
+    Raises:
+        SettingsError: it takes no such value.
+    """
+    kind = _declared(option)
+    example = now
+    if kind not in _PARSERS:
+        numbers = now if isinstance(now, (tuple, list)) and now else (1, 2)
+        example = ",".join(map(str, numbers[:2]))
+    try:
+        if kind in _PARSERS:
+            return _PARSERS[kind](text)
+        if kind is None:  # An axis.
+            return _values(text)
+        values = ast.literal_eval(text.strip())
+        return values if isinstance(values, (tuple, list)) else (values,)
+    except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+        words = "values" if kind is None else _WORDS.get(kind, "a tuple of integers")
+        raise SettingsError(
+            f"--{option} is {text!r}: give {words}, as in --{option}={example}."
+        ) from None
+
+
+def _values(text: str) -> Any:
+    """What Python reads in a text; names need no quotes, nor do true and false.
+
+    Raises:
+        ValueError: brackets or quotes that make no value.
+    """
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError):
+        if set(text) & set("()[]{}'\""):
+            raise
+    words = {"true": True, "false": False}
+    parts = map(str.strip, text.split(","))
+    return tuple(words.get(part.lower(), part) for part in parts)
