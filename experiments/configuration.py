@@ -11,6 +11,7 @@ obeyed. Of an override that is given twice the last one counts, whatever the fie
 import ast
 import dataclasses
 import os
+import re
 import runpy
 import sys
 import traceback
@@ -117,8 +118,7 @@ def read(given: Sequence[_Override], default: str) -> Configuration:
     overrides = [each for each in given if each.option != "config"]
     try:
         place = file.place
-        found = _stored(file.text) if file.text.endswith(".json") else None
-        tree = load(file.text) if found is None else stored.neutral(found)
+        tree, found = _load(file.text)
         for override in overrides:  # The last one counts.
             place = override.place
             _set(tree, override.option, override.text)
@@ -144,45 +144,68 @@ def read(given: Sequence[_Override], default: str) -> Configuration:
 # --- the file -------------------------------------------------------------------------
 
 
-def load(argument: str) -> ConfigDict:
-    """Returns the configuration that ``path.py`` or ``path.py:variant`` describes.
+def _load(argument: str) -> tuple[Any, dict[str, Any] | None]:
+    """The configuration that a file describes, and what was stored, if it was.
 
     A configuration that comes with this package is found in any folder that has no such
-    file. Modules beside the file can be imported, where none that is installed has the
-    name.
+    file.
+
+    Args:
+        argument: ``path.py``, ``path.py:variant`` or ``path/config.json``.
 
     Raises:
         SettingsError: no such file, no configuration in it, or no such variant.
     """
-    name, colon, variant = argument.partition(":")
+    # What has another name may be a stranger's, and does not run.
+    match = re.fullmatch(r"(.*?\.(py|json))(?::(.*))?", argument, re.I | re.DOTALL)
+    name, ending, variant = match.groups() if match else (argument, "", None)
     path = expand_user(name)
     if not os.path.exists(path) and os.path.isfile(ROOT / path):
         path = ROOT / path
-    if not os.path.isfile(path):
-        advice = _ADVICE
-        if os.path.isfile(path / "config.json"):
-            advice = f"give {os.path.join(name, 'config.json')}."
-        raise SettingsError(
-            f"--config is {argument!r}: no such configuration file; {advice}"
-        )
+    reason, remedy = "no such configuration file", _ADVICE
+    if os.path.isfile(path) and not match:
+        reason = "it is no .py file, with a get_config(), nor a config.json"
+    elif os.path.isfile(path) and ending.lower() == "py":
+        return _run(argument, path, variant), None
+    elif os.path.isfile(path) and variant is None:
+        found = _read(argument, path)
+        return stored.neutral(found), found
+    elif os.path.isfile(path):
+        reason, remedy = "a config.json has no variants", f"give {name}."
+    elif os.path.isfile(path / "config.json"):
+        remedy = f"give {os.path.join(name, 'config.json')}."
+    elif os.path.exists(path) and not os.path.isdir(path):
+        reason = "it is no regular file"
+    raise SettingsError(f"--config is {argument!r}: {reason}; {remedy}")
+
+
+def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
+    """What a file of Python describes.
+
+    Modules beside it can be imported, where none that is installed has the name.
+
+    Raises:
+        SettingsError: it describes no configuration, or there is no such variant.
+    """
     beside = str(path.resolve().parent)
     if beside not in sys.path:
         sys.path.append(beside)  # Last, so that it hides nothing.
     try:
-        module = runpy.run_path(str(path))
-        if "get_config" not in module:
-            raise SyntaxError
-        loaded = module["get_config"](*[variant] * bool(colon))
+        get_config = runpy.run_path(str(path)).get("get_config")
+        loaded = get_config and get_config(*[] if variant is None else [variant])
     except (SyntaxError, UnicodeDecodeError) as error:
-        reason = f" ({error})" if str(error) != "None" else ""
         raise SettingsError(
-            f"--config is {argument!r}: this file defines no get_config(){reason}; "
-            f"{_ADVICE}"
+            f"--config is {argument!r}: this file defines no get_config(), as it is no "
+            f"Python ({error}); {_ADVICE}"
         ) from error
     except _OWN_MISTAKES as error:
         raise SettingsError(
             f"--config is {argument!r}{_line(error, path)}: {_told(error)}"
         ) from error
+    if not get_config:
+        raise SettingsError(
+            f"--config is {argument!r}: this file defines no get_config(); {_ADVICE}"
+        )
     if not isinstance(loaded, ConfigDict):
         raise SettingsError(
             f"--config is {argument!r}: its get_config() returns a "
@@ -215,14 +238,14 @@ def _told(error: BaseException) -> str:
     return told
 
 
-def _stored(argument: str) -> dict[str, Any]:
+def _read(argument: str, path: Path) -> dict[str, Any]:
     """The configuration in a file that a run folder holds.
 
     Raises:
         SettingsError: it cannot be read, or is none.
     """
     try:
-        found = read_json(expand_user(argument))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(

@@ -722,9 +722,27 @@ def test_options_may_come_from_files(command, tmp_path):
         (lambda path: path.mkdir(), ["directory"]),
         (os.mkfifo, ["no regular file"]),
         (lambda path: path.symlink_to(path), ["symbolic links"]),
-        (lambda path: path.write_text(f"--list\n--flagfile={path}"), ["itself"]),
+        (
+            lambda path: path.write_text(f"--list\n--flagfile={path}"),
+            ["line 2: ", "itself"],
+        ),
         (lambda path: path.write_text(f"--flagfile={path}/../x"), ["--flagfile"]),
-        (lambda path: path.write_text("--wrkdir=x"), ["'wrkdir'", "workdir"]),
+        (
+            lambda path: path.write_text("--list\n\n--wrkdir=x"),
+            ["options, line 3: ", "'wrkdir'", "workdir"],
+        ),
+        (
+            lambda path: path.write_text(f"{TINY}\n--list\n--only"),
+            ["options, line 3: ", "Missing value"],
+        ),
+        (
+            lambda path: path.write_text("--list\n--list=maybe"),
+            ["options, line 2: ", "maybe"],
+        ),
+        (
+            lambda path: path.write_text("--list\nwords"),
+            ["options, line 2: ", "'words'"],
+        ),
         (lambda path: path.write_text("--config.model.widhts=8"), ["'widths'"]),
         (lambda path: path.write_text(f"{TINY}\n--config.seeed=8"), ["'seeed'"]),
         (lambda path: path.write_text("--only=seed=9"), ["'seed=9'"]),
@@ -743,6 +761,47 @@ def test_bad_files_of_options_are_refused(command, tmp_path, name, write, words)
         assert_refused(outcome, *words)
     else:  # It has other options.
         assert_refused(outcome)
+
+
+def test_a_stored_configuration_is_that_of_its_folder(command, own):
+    """And of a folder that it is copied to, where what it says of a machine is not."""
+    change_stored(own, "data", cache_dir=f"{own}/decoded", download=True)
+    before = contents(own / "members")
+    stored = f"--config={own / 'config.json'}"
+    outcome = command("sweep", stored, f"--workdir={own}")
+    assert outcome.status == 0, outcome.stderr
+    assert "8 finished before; 0 to train" in outcome.stdout
+    line, *_ = outcome.stdout.splitlines()
+    assert line.startswith(f"the run was made with data.cache_dir='{own}/decoded', ")
+    assert contents(own / "members") == before
+    assert not (own / "decoded").exists()
+    listed = command("sweep", stored, "--list", "--config.sweep.seed=5")
+    assert len(listed.stdout.splitlines()) == 4
+    trained = ("train", stored, f"--workdir={own.parent / 'one'}")
+    outcome = command(*trained, "--config.training.num_epochs=1")
+    assert outcome.status == 0, outcome.stderr
+    assert line in outcome.stdout.splitlines()
+    # The flags that are shown work.
+    remedy = shlex.split(line.partition("give ")[2].partition(" to use")[0])
+    outcome = command(*trained, "--config.training.num_epochs=1", *remedy)
+    assert outcome.status == 0, outcome.stderr
+    assert "not used here" not in outcome.stdout
+
+
+def test_jobs_find_a_module_beside_their_configuration(command, small, tmp_path):
+    (tmp_path / "beside_it.py").write_text("SIZES = (1,)\n")
+    path = tmp_path / "mine.py"
+    code = SMALL.replace("import runpy", "import runpy\n\nimport beside_it")
+    path.write_text(code.replace("= (1, 2)", "= beside_it.SIZES"))
+    outcome = command(
+        "sweep",
+        f"--config={path}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.sweep.likelihood=bernoulli",
+        "--launcher=local",
+    )
+    assert outcome.status == 0, outcome.stdout + outcome.stderr
+    assert "2 to train in 1 job" in outcome.stdout
 
 
 def test_a_file_of_options_has_a_name(command):
