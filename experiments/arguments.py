@@ -81,9 +81,10 @@ def _lines(path: str, place: str, inside: Sequence[str]) -> list[Argument]:
         if not line or line.startswith(("#", "//")):
             continue
         argument = Argument(line, f"{path}, line {number}: ")
+        option = argument.option()
         # A value may stand in the line after its name.
         waits = found and (found[-1].option() or ("", ""))[1] is None
-        if not argument.option() and line != "--" and not waits:
+        if " " in option[0] if option else line != "--" and not waits:
             raise SettingsError(
                 f"{argument.place}{line!r} is not understood: write one option in each "
                 "line, as --name=value."

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from experiments import stored
 from experiments.arguments import Argument
@@ -211,7 +211,7 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
             f"--config is {argument!r}: its get_config() returns a "
             f"{type(loaded).__name__}; let it return a ml_collections.ConfigDict."
         )
-    return loaded
+    return ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
 
 
 # Of the user's code, that are told in one line; of others Python's own account is.

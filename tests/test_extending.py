@@ -1,7 +1,7 @@
 """The examples of docs/extending.md, run in the order they stand there."""
 
 import re
-import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments import configuration
+from experiments.arguments import expanded
 from experiments.grid import expand
 from experiments.settings import ModelSettings
 from vae_jax.likelihoods import LIKELIHOODS
@@ -44,12 +46,15 @@ def test_a_sweep_takes_them_from_a_configuration(examples, tmp_path, monkeypatch
     )
     (tmp_path / "my_parts.py").write_text("\n".join(parts[:-1]))
     (tmp_path / "my_config.py").write_text(config)
-    monkeypatch.syspath_prepend(tmp_path)
-    get_config = runpy.run_path(str(tmp_path / "my_config.py"))["get_config"]
-    config = get_config("tiny")
-    config.training.objective = "elbo_log_weight"
-    config.sweep.posterior = ("diagonal", "laplace")
-    names = {run.settings.model.posterior for run in expand(config.to_dict())}
+    monkeypatch.setattr(sys, "path", list(sys.path))  # The parts are found beside it.
+    given = (
+        f"--config={tmp_path / 'my_config.py'}:tiny",
+        "--config.training.objective=elbo_log_weight",
+        "--config.sweep.posterior=diagonal,laplace",
+    )
+    own, _ = configuration.split(expanded(given))
+    config = configuration.read(own, "").fields
+    names = {run.settings.model.posterior for run in expand(config)}
     assert names == {"diagonal", "laplace"}
 
 

@@ -63,6 +63,8 @@ FILES = {
     "comment": "--config.data.path=images.npz  # mine\n",
     "a comment in quotes": '--config.data.path="run #3"\n',
     "words": "config.seed=1\n",
+    "spaced": "--config.seed 1\n",
+    "below": "--config.sweep.seed\n1, 2\n",
     "missing": "--config.seed=1\n--flagfile=nowhere\n",
     "folder": "--flagfile=.\n",
     "again": f"--config={TINY}\n",
@@ -90,6 +92,9 @@ FILES = {
     "hides.py": own("assert np.linspace(0, 1, 2).sum() == 1"),
     "numpy.py": "raise SystemExit('the wrong one')\n",
     "lacks.py": own("import no_such_module"),
+    "frozen.py": own("import ml_collections").replace(
+        "return config", "return ml_collections.FrozenConfigDict(config)"
+    ),
     "plain.py": "import ml_collections\n\ndef get_config():\n"
     "    beta = ml_collections.ConfigDict({'beta': 4})\n"
     "    config = __import__('configs.digits').digits.get_config('tiny').unlock()\n"
@@ -227,6 +232,8 @@ READ = [
         "--config.sweep.ignore_x=true,false",
         {"sweep.ignore_x": (True, False)},
     ),
+    Read("a value in a line below", "--flagfile=below", {"sweep.seed": (1, 2)}),
+    Read("a frozen one", "--config=frozen.py --config.seed=2", {"seed": 2}),
     Read("quotes in a file", "--flagfile=quoted", {"sweep.seed": 0}),
     Read(
         "quotes around a comment's sign",
@@ -324,6 +331,9 @@ REFUSED = [
         "a comment behind", "--flagfile=comment", ("comment, line 1: ", "'--config.")
     ),
     Refused("no dashes", "--flagfile=words", ("words, line 1: ", "'config.seed=1'")),
+    Refused(
+        "no equals sign", "--flagfile=spaced", ("spaced, line 1: ", "--name=value")
+    ),
     Refused("no file", "--flagfile=missing", ("missing, line 2: ", "'nowhere'")),
     Refused("a folder", "--flagfile=folder", ("folder, line 1: ", "'.'", "directory")),
     Refused("a set", "--config=set.py", ("sweep.seed is {0, 1}", "sorted(...)")),
