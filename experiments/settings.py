@@ -7,7 +7,7 @@ ConfigDict, and nothing is computed before every value has passed.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Iterable, Mapping, MutableMapping, Set
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -294,7 +294,7 @@ def plain(value: Any, name: str) -> Any:
         return {key: plain(value[key], f"{name}.{shown(key)}") for key in value}
     if hasattr(value, "tolist"):
         value = value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+    if isinstance(value, (list, tuple, range)):
         if value[_LARGEST_COUNT:]:
             raise SettingsError(
                 f"{name} has too many values: give at most {_LARGEST_COUNT}."

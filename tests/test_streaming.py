@@ -192,7 +192,7 @@ def test_without_grain_it_is_said_what_to_install(monkeypatch):
 
 def compiled(execution, *, stream):
     """A group of two models and its programs; an epoch has pieces of 3, 3 and 1."""
-    config = small_config(batch_size=40, num_epochs=4, validate_every=2)
+    config = small_config(batch_size=40, num_epochs=4, validate_every=3)
     config["data"] |= {"stream": stream, "stream_megabytes": 0.07}
     config["diagnostics"] |= {"latents": False, "probes": False}
     config["parallel"] |= {"member_execution": execution}

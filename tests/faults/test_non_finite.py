@@ -16,7 +16,7 @@ from vae_jax import training
 from vae_jax.training import MemberKeys
 
 NUM_IMAGES, BATCH_SIZE, STEPS_PER_EPOCH = 400, 100, 4
-VALIDATE_EVERY = 2
+VALIDATE_EVERY = 5  # The last validation comes two epochs after the one before.
 SMALL = (
     "--config=configs/digits.py",
     f"--config.data.num_train={NUM_IMAGES}",
