@@ -344,7 +344,7 @@ def described(axes: Mapping[str, str]) -> str:
 
 
 def overview(members: Sequence[Member]) -> list[str]:
-    """Returns sentences on what was trained and how many settled."""
+    """Returns sentences on what was trained and how training ended."""
     if len(members) == 1:
         member = members[0]
         return [
@@ -362,7 +362,7 @@ def overview(members: Sequence[Member]) -> list[str]:
         text = ", ".join(map(str, values))
         axes.append(f"{counted(len(values), noun)} ({text})")
     counts = collections.Counter(member.status for member in members)
-    endings = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    endings = ", ".join(f"{status} ({count})" for status, count in counts.most_common())
     return [
         f"{len(members)} models: {' × '.join(axes)}.",
         f"How training ended: {endings}. Whether more epochs would gain anything cannot"
@@ -376,12 +376,12 @@ Scores = Callable[[Member], np.ndarray | None]
 
 
 def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
-    """Returns sentences on which likelihood and which latent size model images best.
+    """Returns sentences on what models images best, and on whether chance did it.
 
     Args:
         group: the members.
         scores: gives those of the test images, in their order.
-        tests: in so many groups a lead is looked for.
+        tests: in so many groups of the report a lead is looked for.
     """
     ranking = [cell for cell in group.ranking() if math.isfinite(cell.mean)]
     whole = [cell for cell in ranking if cell.is_whole]
@@ -400,8 +400,8 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
             "Lower means do not lead where a seed failed or diverged:"
             f" {listed(names, '; ')}."
         )
-    if described := _described(group, whole):
-        sentences.append(f"Not tested, and part of it chance: {'; '.join(described)}.")
+    if clauses := _described(group, whole):
+        sentences.append(f"Not tested, and part of it chance: {'; '.join(clauses)}.")
     return sentences
 
 
@@ -468,16 +468,26 @@ def _lead(group: Group, contest: Contest, scores: Scores, tests: int) -> str:
             f"{next_one}: these two trained models differ by {behind}, which says"
             f" nothing of the {contest.noun}s: another seed may change their order."
         )
-    verdict = (
-        f"a lead (at most {leads.LEVEL:.0%} of reports call a false one)"
-        if found.is_clear
-        else "no clear lead"
-    )
+    verdict = "no clear lead"
+    if found.is_clear:
+        verdict = f"a lead (at most {leads.LEVEL:.0%} of reports call a false one)"
+        if doubts := _doubts_of_rival(group, other):
+            verdict += f", though the score of the next one {' and '.join(doubts)}"
     return (
         f"{next_one}, behind by {behind}: {verdict}. A true difference of"
         f" {detectable} {group.unit} would be called in {leads.POWER:.0%} of such"
         " sweeps."
     )
+
+
+def _doubts_of_rival(group: Group, cell: Cell) -> list[str]:
+    """What may make a score larger than it should be, besides chance."""
+    doubts = []
+    if cell.likelihood in group.upper_bounds:
+        doubts.append("is an upper bound")
+    if any(member.is_weak for member in cell.members):
+        doubts.append("rests on few importance weights")
+    return doubts
 
 
 def _paired(

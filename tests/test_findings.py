@@ -185,6 +185,23 @@ def test_a_lead_is_called_with_its_error_and_its_power():
     assert power.endswith(" bits/dim would be called in 80% of such sweeps.")
 
 
+def test_a_lead_over_a_score_that_may_be_too_large_says_so():
+    def told(**others):
+        members = [
+            member(likelihood, 2, seed, score, **(others if score > 3 else {}))
+            for likelihood, score in (("categorical", 2.8), ("laplace", 3.8))
+            for seed in range(5)
+        ]
+        return findings.find(integers(*members), read)[0]
+
+    doubt = "a false one), though the score of the next one"
+    assert f"{doubt} is an upper bound. A true" in told()
+    assert f"{doubt} rests on few importance weights. A true" in (
+        told(view="levels", largest_weight=0.9)
+    )
+    assert "though" not in told(view="levels")
+
+
 def test_likelihoods_that_are_close_are_not_told_apart():
     for group in (rivals(0.001, 0, 1, 2), rivals(0.05, 0, 1)):
         (text,) = findings.find(group, read)
@@ -302,11 +319,9 @@ def test_overview_counts_what_was_varied_and_how_it_ended():
     members = [member("laplace", size, 0, 3.0) for size in (2, 4)]
     first, second = findings.overview(members)
     assert first == "2 models: 1 likelihood × 2 latent sizes (2, 4) × 1 seed (0)."
-    assert second.startswith(
-        "How training ended: 2 schedule ended. Whether more epochs"
-    )
+    assert second.startswith("How training ended: schedule ended (2). Whether ")
     members.append(member("laplace", 8, 0, 3.0, status="failed"))
-    assert ": 2 schedule ended, 1 failed. " in findings.overview(members)[1]
+    assert ": schedule ended (2), failed (1). " in findings.overview(members)[1]
 
 
 @pytest.mark.parametrize(

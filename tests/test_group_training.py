@@ -321,3 +321,16 @@ def test_each_attempt_has_keys_of_its_own(data):
         for n in range(3)
     ]
     assert len({key.tobytes() for key in map(np.asarray, keys)}) == 3
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "laplace"])
+def test_every_seed_is_scored_on_the_same_draw_of_the_test_images(data, likelihood):
+    """What pairs their scores over images, binarized or dequantised."""
+    config = small_config()
+    config["sweep"] = {"likelihood": likelihood, "seed": (0, 1)}
+    views = []
+    for run in grid.expand(config):
+        task = GroupTask(grid.Group((run,)), data, DeviceData.put(data))
+        views.append(np.asarray(task.test_x))
+    np.testing.assert_array_equal(*views)
+    assert not np.array_equal(views[0], task.device_data.test)
