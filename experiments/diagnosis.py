@@ -27,6 +27,9 @@ from vae_jax.priors import Prior, StandardNormal
 
 # Samples compared at once; measured fastest on a CPU, and bounds the memory.
 _CHUNK = 16
+# Samples of q(z) at least, where images are few: what they cost is little, and their
+# noise falls below what the choice of images leaves.
+_SAMPLES = 3000
 # The two-sample test compares all pairs: of this many images at most.
 _MOST_COMPARED = 1000
 # Images whose log-probability is computed at once in the search for the floor.
@@ -37,8 +40,11 @@ COLUMNS = (
     "mutual_information",
     "mutual_information_se",
     "marginal_kl",
+    "marginal_kl_se",
     "total_correlation",
+    "total_correlation_se",
     "dimension_kl",
+    "dimension_kl_se",
     "squared_mmd",
     "mmd_p_value",
     "floor",
@@ -53,8 +59,11 @@ COLUMNS = (
 # Those that depend on the prior, and not on q(z|x) alone or on the floor.
 OF_THE_PRIOR = (
     "marginal_kl",
+    "marginal_kl_se",
     "total_correlation",
+    "total_correlation_se",
     "dimension_kl",
+    "dimension_kl_se",
     "squared_mmd",
     "mmd_p_value",
 )
@@ -90,18 +99,19 @@ def measure(
     Total correlation and dimension-wise KL are NaN where latents are not independent in
     every q(z|x) and p(z).
     """
-    noise_key, prior_key, permutation_key = (
-        jax.random.fold_in(key, i) for i in (0, 1, 2)
+    noise_key, prior_key, permutation_key, sample_key = (
+        jax.random.fold_in(key, i) for i in range(4)
     )
     posterior = model.encode(params, x)
-    noise = latent_noise(noise_key, 1, len(x), model.latent_dim)
-    noise = noise * latent_mask[None, None]
     decomposition = two_samples = None
     prior = model.prior(params)
     if settings.latents:
-        decomposition = _decompose(model, params, posterior, prior, noise, latent_mask)
+        decomposition = _decompose(
+            model, params, sample_key, posterior, prior, latent_mask, len(x)
+        )
     if settings.permutations:
-        z = posterior.sample(noise)[0, :_MOST_COMPARED]
+        noise = latent_noise(noise_key, 1, len(x), model.latent_dim)
+        z = posterior.sample(noise * latent_mask[None, None])[0, :_MOST_COMPARED]
         prior_z = prior.sample(prior_key, len(z))
         two_samples = mmd_test(
             permutation_key,
@@ -115,30 +125,34 @@ def measure(
 def _decompose(
     model: VAE,
     params: Params,
+    key: jax.Array,
     posterior: Posterior,
     prior: Prior,
-    noise: jax.Array,
     latent_mask: jax.Array,
+    num_images: int,
 ) -> KLDecomposition:
+    shape = (num_images, model.latent_dim)
     if isinstance(posterior, DiagonalGaussian) and isinstance(prior, StandardNormal):
+        noise = latent_noise(key, -(-_SAMPLES // num_images), *shape)
         return decompose_gaussian_kl(
             posterior.mean, posterior.log_scale, noise, latent_mask, chunk=_CHUNK
         )
 
     def log_densities(image, z):
         del image
-        log_q = posterior.log_prob(jnp.broadcast_to(z, noise.shape[1:])[None])[0]
+        log_q = posterior.log_prob(jnp.broadcast_to(z, shape)[None])[0]
         return log_q[:, None], prior.log_prob(z)[None]
 
-    kl: jax.Array | float = math.nan
+    kl = None
     if model.has_closed_form_kl:
-        kl = model.closed_form_kl(params, posterior).sum(-1)
-    found = decompose_kl(
-        log_densities, posterior.sample(noise), chunk=_CHUNK, closed_form_kl=kl
-    )
+        kl = model.closed_form_kl(params, posterior).sum(-1, keepdims=True)
+    # One sample an image: the density of each takes a flow's inverse for every image.
+    z = posterior.sample(latent_noise(key, 1, *shape))
+    found = decompose_kl(log_densities, z, chunk=_CHUNK, closed_form_kl=kl)
     unknown = {
         "total_correlation": jnp.float32(math.nan),
         "dimension_kl": jnp.full(1, math.nan),
+        "sum_of_dimensions": jnp.float32(math.nan),
     }
     return found._replace(
         parts=found.parts._replace(**unknown),
@@ -203,8 +217,8 @@ def columns(
         latent_dim: number of latents, of all layers.
 
     Returns:
-        mutual_information and its standard error, marginal_kl, total_correlation and
-        dimension_kl (the sum over latents) in nats; squared_mmd and its p-value; floor,
+        mutual_information, marginal_kl, total_correlation and dimension_kl (the sum
+        over latents) in nats, with standard errors; squared_mmd and its p-value; floor,
         and what is ``judged`` by it; accuracies of a linear and a nearest-neighbour
         probe and their standard errors.
     """
@@ -215,8 +229,11 @@ def columns(
             "mutual_information": float(parts.mutual_information),
             "mutual_information_se": float(errors.mutual_information),
             "marginal_kl": float(parts.marginal_kl),
+            "marginal_kl_se": float(errors.marginal_kl),
             "total_correlation": float(parts.total_correlation),
-            "dimension_kl": float(parts.dimension_kl.sum()),
+            "total_correlation_se": float(errors.total_correlation),
+            "dimension_kl": float(parts.sum_of_dimensions),
+            "dimension_kl_se": float(errors.sum_of_dimensions),
         }
     if use.two_samples:
         found |= {

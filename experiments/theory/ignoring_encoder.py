@@ -317,7 +317,7 @@ def diagnose(
     """
     bound, posterior, parts = _measure(model, params, key, x)
     active = int(active_units(posterior.mean))
-    rate, information = float(parts.closed_form_kl), parts.parts.mutual_information
+    rate, information = float(parts.average_kl), parts.mutual_information
     bound = np.asarray(bound)
     verdict = judge_collapse(
         rate=rate,
@@ -335,7 +335,9 @@ def _measure(model, params, key, x):
     bound = elbo(model, params, bound_key, x, num_samples=50).elbo
     posterior = model.encode(params, x)
     noise = latent_noise(noise_key, 8, len(x), model.latent_dim)
-    parts = decompose_gaussian_kl(posterior.mean, posterior.log_scale, noise, chunk=100)
+    parts = decompose_gaussian_kl(
+        posterior.mean, posterior.log_scale, noise, chunk=100
+    ).parts
     return bound, posterior, parts
 
 
