@@ -37,8 +37,8 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
 
     Raises:
         DataError: streaming without what it needs.
-        SettingsError: a batch or a VampPrior larger than the data, or a view they
-            cannot give.
+        SettingsError: a batch or a VampPrior larger than the data, a test of more
+            images than there are, or a view they cannot give.
     """
     num_images, num_sampled = len(data.train.images), len(training_sample(data))
     for run in runs:
@@ -56,6 +56,12 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
                 f"model.prior_components is {components}, but {data.name} has "
                 f"{num_sampled} training images, at which a VampPrior's pseudo-inputs "
                 f"start: choose at most {num_sampled}."
+            )
+        permutations = run.settings.diagnostics.permutations
+        if permutations and len(data.test.images) < 2:
+            raise SettingsError(
+                f"diagnostics.permutations is {permutations}, but {data.name} has 1 "
+                "test image: a two-sample test needs at least 2. Use 0, for no test."
             )
         build_model(run.settings, data)
 

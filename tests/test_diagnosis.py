@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import diagnosis
+from configs import digits
+from experiments import diagnosis, grid, runner
+from experiments.data import ImageData, Split
 from experiments.diagnosis import DiagnosticsSettings
+from experiments.settings import SettingsError
 from vae_jax import population, views
 from vae_jax.diagnostics import ConstantFit, bernoulli_floor
 from vae_jax.likelihoods import make_likelihood
@@ -88,6 +91,23 @@ def test_images_too_few_for_a_probe_have_no_scores(measured):
     row = columns(measured[2], num_images=5)
     assert all(math.isnan(row[name]) for name in row if "probe" in name)
     assert math.isfinite(row["mutual_information"])
+
+
+@pytest.mark.parametrize(("permutations", "fits"), [(5, False), (0, True)])
+def test_a_two_sample_test_of_one_image_is_refused(images, permutations, fits):
+    split = Split(np.reshape(images, (-1, 4, 4, 1)), None)
+    one = Split(split.images[:1], None)
+    data = ImageData("squares", 17, split, split, one, "dynamic")
+    config = digits.get_config("tiny").to_dict()
+    config["training"]["batch_size"] = 10
+    config["diagnostics"]["permutations"] = permutations
+    runs = grid.expand(config)
+    if fits:
+        runner.check(runs, data)
+        return
+    words = r"permutations is 5, but squares has 1 test image: .* at least 2\. Use 0"
+    with pytest.raises(SettingsError, match=words):
+        runner.check(runs, data)
 
 
 def test_a_model_that_diverged_has_no_verdict(measured):
