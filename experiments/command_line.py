@@ -291,6 +291,7 @@ def _refuse(reason: object) -> NoReturn:
 
 
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
+    """Reads options, from files too, and the configuration; else ends the command."""
     try:
         given = expanded(argv[1:])
         # As it is recorded, and given to jobs: a file may change.
@@ -299,7 +300,7 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
         own, others = configuration.split(given) if has_config else ([], given)
         left = _parse(argv[0], others)
         if left[1:] and not positional:
-            (place, *_) = [a.place for a in others if a.text == left[1]]
+            place = next(each.place for each in others if each.text == left[1])
             raise SettingsError(
                 f"{place}{left[1]!r} is not understood: write options as --name=value."
             )
@@ -309,8 +310,6 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
         return left
     except (DataError, SettingsError) as error:
         _refuse(error)
-    except SystemExit:  # After --help and its kin, by absl with a status of failure.
-        sys.exit(0)
 
 
 def _parse(command: str, arguments: Sequence[Argument]) -> list[str]:
@@ -318,6 +317,8 @@ def _parse(command: str, arguments: Sequence[Argument]) -> list[str]:
     argv = [command, *(argument.text for argument in arguments)]
     try:
         return flags.FLAGS(argv)
+    except SystemExit:  # After --help and its kin, by absl with a status of failure.
+        sys.exit(0)
     except flags.Error as error:
         # It is the last of the fewest arguments that are refused in the same way.
         places = (

@@ -839,6 +839,7 @@ def test_bad_configurations_are_refused(command, tmp_path, argument, words):
     [
         ("def get_config(): return {}", ["dict", "ConfigDict"]),
         ("def get_config(): return configs", ["configs"]),
+        ("raise SystemExit('no configuration')", ["no configuration"]),
         (
             "import ml_collections\n"
             "def get_config(): return ml_collections.ConfigDict({'seed': 0})",
@@ -853,6 +854,8 @@ def test_configurations_of_another_kind_are_refused(command, tmp_path, code, wor
     if "return configs" in code:  # A mistake in the file: Python's own account of it.
         assert outcome.status == 1
         assert "NameError" in outcome.stderr
+    elif "raise SystemExit" in code:  # Its own way to end.
+        assert (outcome.status, outcome.stderr) == (1, "no configuration\n")
     else:
         assert_refused(outcome, *words)
     assert not (tmp_path / "run").exists()
