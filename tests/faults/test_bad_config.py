@@ -290,9 +290,9 @@ RUN = "likelihood=bernoulli,latent_dim=2,seed=0"
 def sweep(place, *more):
     """The command that trains two runs in a place, on the images that lie there."""
     own = ("--config.data.name=npz", f"--config.data.path={place / 'images.npz'}")
-    # Values of a tuple that is given twice would be joined.
-    given = {option.partition("=")[0]: option for option in (*own, *CONTINUED, *more)}
-    return harness.command("sweep", *given.values(), f"--workdir={place / 'run'}")
+    return harness.command(
+        "sweep", *own, *CONTINUED, *more, f"--workdir={place / 'run'}"
+    )
 
 
 def images(**changed):
