@@ -6,7 +6,7 @@ says which, for a guess would train a model of other images without a word.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +160,7 @@ def to_levels(
         all(each.is_whole for each in ranges.values()),
     )
     if meaning.states_a_range:
-        levels = levels or _stated_levels(meaning, together)
+        levels = levels or _stated_levels(arrays.values(), meaning, together)
         read = {s: _scaled(arrays[s], meaning, levels, names[s]) for s in arrays}
     else:
         if levels is None:
@@ -326,8 +326,13 @@ def _refuse_ones_beside_more(
             raise _different(names[split], found, names[top], other)
 
 
-def _stated_levels(meaning: Meaning, found: ValueRange) -> int:
+def _stated_levels(
+    arrays: Iterable[np.ndarray], meaning: Meaning, found: ValueRange
+) -> int:
     """Returns the number of levels from black to white, as far as it is at most 256."""
+    ends = (meaning.black, meaning.white)
+    if all(bool(np.isin(array, ends).all()) for array in arrays):
+        return 2
     black, span = float(meaning.black), abs(float(meaning.white - meaning.black))
     exact = found.is_whole and black.is_integer() and span.is_integer()
     return int(span) + 1 if exact and span < MAX_LEVELS else MAX_LEVELS

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import data
+from configs import digits
+from experiments import data, data_sources, grid, prepare, progress
 from experiments.data import DataError, DataSettings, load_data
 
 GENERATOR = np.random.default_rng(0)
@@ -437,6 +438,12 @@ REFUSED = {
         GREY,
         {},
     ),
+    "spins": (
+        npz(images=np.where(GREY > 127, 1, -1)),
+        ["-1..1"],
+        GREY // 128,
+        {"levels": 2},
+    ),
     "17 levels": (npz(images=SIXTEEN), ["above 15"], SIXTEEN, {"levels": 16}),
     "17 levels in files": (folder(SIXTEEN), ["above 15"], SIXTEEN, {"levels": 16}),
     "test images to 1": (
@@ -803,6 +810,9 @@ def test_a_data_set_has_one_name(name, right):
     """Its splits and its place in the cache go by it."""
     with pytest.raises(DataError, match=f"did you mean '{right}'"):
         DataSettings(name)
+    if right in data_sources.PREPARABLE:
+        with pytest.raises(DataError, match=f"did you mean '{right}'"):
+            prepare.prepare(name, "")
     path = "x" if right == "npz" else ""
     assert DataSettings(right, path=path).name == right
 
@@ -933,6 +943,16 @@ def test_what_a_person_should_know_is_said_at_each_start(name, tmp_path):
         said = " ".join(load_data(settings).notes)
         for word in words:
             assert word in said
+
+
+def test_what_is_said_reaches_the_terminal_as_a_line_each(tmp_path):
+    images = load_data(npz(images=GREY, test_images=GREY[3:5])(tmp_path))
+    with progress.CONSOLE.capture() as capture:
+        progress.announce(images, grid.expand(digits.get_config().to_dict()))
+    described, *said = capture.get().splitlines()
+    assert described == images.describe()
+    assert said == [f"warning: {note}" for note in images.notes]
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("name", ["digits", "npz", "folder"])
