@@ -267,6 +267,17 @@ def test_sweep_in_which_all_diverged_is_reported(tmp_path):
     assert "No lead: of every kind of model, a seed failed" in page.text
 
 
+def test_a_sweep_in_which_all_failed_ranks_none_of_them(tmp_path):
+    rows = [
+        member("categorical", size, 0, 9.0 + size, status="failed") for size in (2, 4)
+    ]
+    page = write_report(write_run(tmp_path, rows))
+    assert "2 of 2 models failed (worse by more than two standard errors" in page.text
+    assert "Integer images No model to rank No lead: of every kind" in page.text
+    assert "lowest" not in page.text.partition("Learning curves")[0]
+    assert page.text.count("categorical failed") == 2  # Rows of the table.
+
+
 def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
     rows = [
         member("categorical", 4, 0, score, score_se=score_se)
