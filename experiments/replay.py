@@ -28,12 +28,19 @@ _RUN = flags.DEFINE_string("run", "", "Name of the run.")
 
 def main() -> None:
     folder = RunFolder.open(command_line.workdir())
+    replayable = folder.failures.runs()
+    names = f"a value that is not finite: {', '.join(replayable) or 'none'}."
     if not _RUN.value:
         raise SettingsError(
-            f"--run is missing: name a run of {folder.path} that met a value that is "
-            f"not finite: {', '.join(folder.failures.runs()) or 'none'}."
+            f"--run is missing: name a run of {folder.path} that met {names}"
         )
     runs = {run.name: run for run in command_line.stored_runs(folder)}
+    if _RUN.value in folder.members.finished() - set(replayable):
+        status = folder.members.result(_RUN.value)["status"]
+        raise SettingsError(
+            f"--run={_RUN.value}: there is no step to replay, as its training came to "
+            f"its end (status: {status}). Name a run of {folder.path} that met {names}"
+        )
     facts, arrays = folder.failures.load(_RUN.value)
     run = runs[_RUN.value]
     data = command_line.stored_images(folder, run)

@@ -1005,6 +1005,9 @@ def test_evaluate_refuses_options_without_effect(command, finished, option, need
 def test_a_replay_asks_for_its_run(command, own):
     bound(own).failures.save(RUNS[3], 0, {}, {})
     assert_refused(command("replay", f"--workdir={own}"), "--run is missing", RUNS[3])
+    save_again(bound(own), RUNS[0], status="failed")
+    outcome = command("replay", f"--workdir={own}", f"--run={RUNS[0]}")
+    assert_refused(outcome, "no step to replay", "(status: failed)", RUNS[3])
 
 
 # --- what a stored configuration says of a machine ------------------------------------
