@@ -181,7 +181,6 @@ class Programs(NamedTuple):
     train: Mapping[int, jax.stages.Compiled]  # by steps; -> TrainState, EpochMetrics
     validate: jax.stages.Compiled  # -> TrainState, Validation
     evaluate: jax.stages.Compiled  # -> Measured
-    floor: np.ndarray  # -log p(x) of the test images without latents, nats, [M]
 
     @property
     def peak_bytes(self) -> int:
@@ -265,7 +264,6 @@ class GroupTask:
             },
             compile_step(training.validate, self.validation_x),
             self.compile_evaluation(state.best_params),
-            self._floor(),
         )
 
     def _compile_piece(self, state: TrainState, steps: int) -> jax.stages.Compiled:
@@ -450,8 +448,11 @@ class GroupTask:
             ),
         )
 
-    def _floor(self) -> np.ndarray:
-        """What the likelihood reaches without latents; NaN if not asked for."""
+    def floor(self) -> np.ndarray:
+        """-log p(x) of the test images without latents, nats ``[M]``.
+
+        NaN if not asked for. With many pixels the search takes longer than epochs do.
+        """
         data, likelihood = self.device_data, self.widest.likelihood
         if not self.settings.diagnostics.floor:
             return np.full(len(self.test_x), np.nan)

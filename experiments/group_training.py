@@ -1,6 +1,7 @@
 """Trains one group to its end, from wherever it was left."""
 
 import time
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import jax
@@ -38,6 +39,8 @@ class GroupTraining:
         programs: its compiled programs.
         folder: where everything goes; None in a process that is not the first.
         progress: is told of every epoch.
+        background: computes the baseline, which is not needed before the end, while
+            the group trains.
     """
 
     def __init__(
@@ -46,11 +49,14 @@ class GroupTraining:
         programs: Programs,
         folder: RunFolder | None,
         progress: Progress,
+        background: Executor,
     ):
         self._task = task
         self._programs = programs
         self._folder = folder
         self._progress = progress
+        self._background = background
+        self._floor: Future[np.ndarray] | None = None
         self._names = [run.name for run in task.group.runs]
         self._settings = task.settings.checkpoint
         # A run may be finished already, where the last command ended amid the results.
@@ -66,6 +72,7 @@ class GroupTraining:
         """
         self._progress.start_group(self._task.group, self._task.recipe.num_epochs)
         self._begin()
+        self._progress.show("training")
         try:
             with (
                 interruption.deferred(),
@@ -99,6 +106,7 @@ class GroupTraining:
             arrays = processes.arrays_from_primary(found[1] if found else {})
             self._restore(arrays, shapes)
         else:
+            self._progress.show("first state")
             state = self._programs.init(
                 self._task.keys, data.pixel_mean, data.pixel_std, data.sample
             )
@@ -172,6 +180,8 @@ class GroupTraining:
                 # One epoch waits while another runs, no more: a request to stop is
                 # heard in time.
                 jax.block_until_ready(previous)
+            if previous is not None:  # The first epoch is not held up.
+                self._start_floor()
             previous = metrics
             if interruption.requested():
                 self._checkpoint()
@@ -180,6 +190,11 @@ class GroupTraining:
                 raise Stopped(f"stopped after epoch {self._epoch} of {task.group.name}")
             if self._is_due():
                 self._checkpoint()
+
+    def _start_floor(self) -> Future[np.ndarray]:
+        if self._floor is None:
+            self._floor = self._background.submit(self._task.floor)
+        return self._floor
 
     def _record(self, metrics: Any, validation: Any) -> None:
         failed = self._active & (validation.failure.offender != 0)
@@ -245,11 +260,14 @@ class GroupTraining:
 
     def _finish(self) -> None:
         task, folder = self._task, self._folder
+        self._progress.show("evaluating")
         measured = task.evaluate(self._programs.evaluate, self._state.best_params)
         state = task.fetch(self._state)
         if not folder:
             return
         folder.metrics.close()
+        self._progress.show("constant-output baseline")
+        floor = self._start_floor().result()
         rows = []
         for i, run in enumerate(task.group.runs):
             own, found = member(state, i), member(measured, i)
@@ -266,11 +284,11 @@ class GroupTraining:
                     task.data,
                     found.evaluation,
                     found.pictures,
-                    self._programs.floor,
+                    floor,
                 )
             shapes = population.param_shapes(task.models[i], task.data.num_pixels)
             params = population.unpad(own.best_params, shapes)
-            rows.append(self._result(i, own, params, found))
+            rows.append(self._result(i, own, params, found, floor))
             folder.members.save(
                 run.name, params, rows[-1], arrays, folder.bits_depend_on
             )
@@ -278,7 +296,12 @@ class GroupTraining:
         self._progress.finish_group(rows, self._seconds())
 
     def _result(
-        self, index: int, state: TrainState, params: Params, found: Measured
+        self,
+        index: int,
+        state: TrainState,
+        params: Params,
+        found: Measured,
+        floor: np.ndarray,
     ) -> dict[str, Any]:
         """The row of a run: what was measured, and what its latents do."""
         task = self._task
@@ -288,7 +311,7 @@ class GroupTraining:
             model,
             task.data,
             found.evaluation,
-            floor=self._programs.floor,
+            floor=floor,
             best_epoch=int(state.best_epoch),
             epochs=int(state.epoch),
             last_gain=self._history.last_gain(index),
@@ -303,7 +326,7 @@ class GroupTraining:
             row,
             np.asarray(found.evaluation.posterior_mean),
             task.data.test.labels,
-            floor=float(self._programs.floor.mean()),
+            floor=float(floor.mean()),
             latent_dim=model.latent_dim,
         )
 

@@ -108,7 +108,7 @@ class _Rate(ProgressColumn):
     """Epochs per second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} epochs/s" if task.speed else "compiling")
+        return Text(f"{task.speed:.2g} epochs/s" if task.speed else "")
 
 
 class Progress:
@@ -131,7 +131,7 @@ class Progress:
             disable=not shown,
         )
         self._num_groups = self._num_all_epochs = self._finished = 0
-        self._task = self._bar.add_task("starting", total=0, bound="")
+        self._task = self._bar.add_task("compiling", total=0, bound="")
         self.add(groups)
         self._name = ""
         self._epoch = self._num_epochs = 0
@@ -159,11 +159,12 @@ class Progress:
         """Names the group that trains now."""
         self._epoch, self._num_epochs = 0, num_epochs
         self._name = group.runs[0].settings.model.likelihood
-        self._bar.update(
-            self._task,
-            description=f"{self._finished + 1}/{self._num_groups} {self._name}",
-            bound="",
-        )
+        self._bar.update(self._task, bound="")
+
+    def show(self, doing: str) -> None:
+        """Says what is done of the group that trains now."""
+        name = f"{self._finished + 1}/{self._num_groups} {self._name}"
+        self._bar.update(self._task, description=f"{name}: {doing}")
 
     def advance(self, epoch: int, best_bounds: np.ndarray) -> None:
         """Reports the epochs finished and the best validation bounds so far, nats."""

@@ -139,9 +139,9 @@ def run_groups(
 ) -> bool:
     """Trains, evaluates and stores every group that no other command trains.
 
-    While a group trains, the next one compiles: compilation keeps one core busy, and
-    the steps of small networks hardly more than another. A group that does not fit into
-    memory is cut into slices.
+    While a group trains, the next one compiles, and then the group's baseline is
+    searched: these keep one core busy, and the steps of small networks hardly more than
+    another. A group that does not fit into memory is cut into slices.
 
     Args:
         groups: what to train.
@@ -160,7 +160,7 @@ def run_groups(
     device_data = DeviceData.put(data)
     limit = memory.available(groups[0].widest.parallel.memory_gib)
     waiting = collections.deque(groups)
-    compiler = ThreadPoolExecutor(max_workers=1)
+    background = ThreadPoolExecutor(max_workers=1)
     claims: set[Claim] = set()
 
     def compile_next() -> Future[memory.Fitting] | None:
@@ -169,7 +169,7 @@ def run_groups(
             claim = _claim(group, folder)
             claims.add(claim)
             if claim == "taken":
-                return compiler.submit(
+                return background.submit(
                     memory.compile_fitting, group, data, device_data, limit
                 )
             progress.drop(group)
@@ -184,12 +184,13 @@ def run_groups(
             progress.add(rest)
             waiting.extendleft(reversed(rest))
             ahead = compile_next()
-            GroupTraining(task, programs, folder, progress).run(interruption)
+            training = GroupTraining(task, programs, folder, progress, background)
+            training.run(interruption)
             if folder:
                 folder.release([run.name for run in task.group.runs])
     finally:
         # A request to stop does not wait for the next group's programs.
-        compiler.shutdown(wait=False, cancel_futures=True)
+        background.shutdown(wait=False, cancel_futures=True)
     return bool(claims - {"elsewhere"})
 
 

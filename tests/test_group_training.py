@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -49,6 +51,7 @@ def small_config(**training):
 
 
 CONFIG = small_config()
+BACKGROUND = ThreadPoolExecutor(1)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +85,14 @@ def begun(folder):
 
 
 def train(compiled, folder, epochs=0):
+    run(compiled, folder, StopAfter(epochs), BACKGROUND)
+
+
+def run(compiled, folder, interruption, background):
     task, programs = compiled
     with Progress([task.group]) as progress:
-        GroupTraining(task, programs, folder, progress).run(StopAfter(epochs))
+        training = GroupTraining(task, programs, folder, progress, background)
+        training.run(interruption)
 
 
 def outcome(path):
@@ -214,6 +222,24 @@ def test_no_more_checkpoints_are_kept_than_asked_for(compiled, tmp_path):
         train(compiled, folder, 11)
     kept = sorted(int(p.stem) for p in path.glob("checkpoints/bernoulli-*/*"))
     assert kept == [8, 10, 11]
+
+
+def test_no_epoch_waits_for_the_baseline(compiled, undisturbed, tmp_path):
+    trained = threading.Event()
+
+    class Told(StopAfter):
+        """Is asked after each epoch."""
+
+        def requested(self):
+            trained.set()
+            return super().requested()
+
+    path = tmp_path / "run"
+    with opened(path) as folder, ThreadPoolExecutor(1) as background:
+        waited = background.submit(trained.wait, 60)
+        run(compiled, folder, Told(), background)
+    assert waited.result()
+    assert outcome(path) == undisturbed
 
 
 def test_members_alone_and_in_company_agree(compiled, undisturbed, data, tmp_path):

@@ -45,6 +45,20 @@ def trained(request, images):
     ]
 
 
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "bernoulli"])
+def test_no_bit_of_the_first_state_depends_on_optimisation(likelihood, monkeypatch):
+    def first_state():
+        models = [build(likelihood, size) for size in SIZES]
+        keys = jnp.stack([member(seed).key for seed in range(len(SIZES))])
+        statistics = jnp.full(16, 0.4), jnp.full(16, 0.2)
+        compiled = population.compile_init(models, RECIPE, keys, *statistics)
+        return compiled(keys, *statistics)
+
+    expected = first_state()
+    monkeypatch.setattr(population, "_LARGEST_UNOPTIMIZED", 0)
+    assert_same(first_state(), expected)
+
+
 @pytest.mark.parametrize("execution", population.EXECUTIONS)
 def test_a_padded_member_follows_the_model_trained_alone(images, trained, execution):
     likelihood, states = trained

@@ -28,6 +28,9 @@ from vae_jax.training import (
 
 EXECUTIONS = ("map", "loop")
 
+# Values of an array that are drawn in less time without optimisation than it takes.
+_LARGEST_UNOPTIMIZED = 2**22
+
 # More than any prior starts at; shapes alone, which cost nothing.
 _ENOUGH_IMAGES = 1_000_000
 
@@ -113,18 +116,19 @@ def compile_init(
 ) -> jax.stages.Compiled:
     """Compiles ``init_population`` for models, as a function of its arrays.
 
-    Without optimisation, since it runs once: optimising its many small draws takes
-    longer than all else it does, and changes no bit of them.
+    Of small arrays without optimisation, since it runs once: optimising its many small
+    draws takes longer than all else it does, and changes no bit of them.
     """
     init = functools.partial(init_population, models, recipe)
     arguments = [member_keys, pixel_mean, pixel_std]
     if images is not None:
         arguments.append(images)
-    return (
-        jax.jit(init)
-        .lower(*arguments)
-        .compile(compiler_options={"xla_backend_optimization_level": "0"})
-    )
+    lowered = jax.jit(init).lower(*arguments)
+    largest = max(leaf.size for leaf in jax.tree.leaves(lowered.out_info))
+    options: dict[str, str | bool] = {}
+    if largest <= _LARGEST_UNOPTIMIZED * len(models):
+        options["xla_backend_optimization_level"] = "0"
+    return lowered.compile(compiler_options=options)
 
 
 def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
