@@ -263,7 +263,7 @@ def score_heat_map(
             )
             note = f"± {cell.spread:.{decimals}f}" if math.isfinite(cell.spread) else ""
             if cell.losses:
-                note = f"({cell.num_seeds}; {cell.losses})"
+                note = f"({cell.losses})"
             elif cell.num_seeds < num_seeds:
                 note += f" ({cell.num_seeds})"
             axes.text(x, y + 0.23, note.strip(), color=ink, fontsize=7.5, **_CENTER)

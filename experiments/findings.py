@@ -363,12 +363,17 @@ def overview(members: Sequence[Member]) -> list[str]:
         axes.append(f"{counted(len(values), noun)} ({text})")
     counts = collections.Counter(member.status for member in members)
     endings = ", ".join(f"{status} ({count})" for status, count in counts.most_common())
-    return [
+    sentences = [
         f"{len(members)} models: {' × '.join(axes)}.",
-        f"How training ended: {endings}. Whether more epochs would gain anything cannot"
-        " be told from a run that has ended: sweep num_epochs with one likelihood, and"
-        " see which leads.",
+        f"How training ended: {endings}.",
     ]
+    if "num epochs" not in members[0].axes:
+        sentences.append(
+            "Whether more epochs would gain anything cannot be told from a run that has"
+            " ended: sweep num_epochs with one likelihood and several seeds, and see"
+            " which leads."
+        )
+    return sentences
 
 
 # Scores of test images by member, smaller is better; None where they cannot be read.

@@ -262,6 +262,7 @@ def test_of_one_likelihood_settings_or_latent_sizes_are_compared():
     )
     (text,) = findings.find(group, read)
     assert "next setting is categorical with 2 latents, num epochs = 50, at" in text
+    assert len(findings.overview(group.members)) == 2  # No advice to do so.
     assert "a lead (" in text
     sizes = [member("laplace", n, s, n + s / 99) for n in (2, 8) for s in range(3)]
     (text, described) = findings.find(integers(*sizes), read)
@@ -342,11 +343,12 @@ def test_a_leader_with_few_weights_is_marked():
 
 def test_overview_counts_what_was_varied_and_how_it_ended():
     members = [member("laplace", size, 0, 3.0) for size in (2, 4)]
-    first, second = findings.overview(members)
+    first, second, third = findings.overview(members)
     assert first == "2 models: 1 likelihood × 2 latent sizes (2, 4) × 1 seed (0)."
-    assert second.startswith("How training ended: schedule ended (2). Whether ")
+    assert second == "How training ended: schedule ended (2)."
+    assert "sweep num_epochs" in third
     members.append(member("laplace", 8, 0, 3.0, status="failed"))
-    assert ": schedule ended (2), failed (1). " in findings.overview(members)[1]
+    assert findings.overview(members)[1].endswith(": schedule ended (2), failed (1).")
 
 
 @pytest.mark.parametrize(
