@@ -246,6 +246,8 @@ def _read(argument: str, path: Path) -> dict[str, Any]:
     """
     try:
         found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(
@@ -253,8 +255,6 @@ def _read(argument: str, path: Path) -> dict[str, Any]:
             "folder, or a file such as configs/digits.py."
         ) from error
     try:
-        if not isinstance(found, dict):
-            raise SettingsError("it holds no object")
         # First of all: there may be any number of them.
         refuse_unknown(found, _FIELDS, "config.")
         for name, group in found.items():
@@ -360,10 +360,12 @@ def _parsed(option: str, text: str, now: Any) -> Any:
     try:
         if kind in _PARSERS:
             return _PARSERS[kind](text)
-        if kind is None:  # An axis.
-            return _values(text)
-        values = ast.literal_eval(text.strip())
-        return values if isinstance(values, (tuple, list)) else (values,)
+        values = _values(text) if kind is None else ast.literal_eval(text.strip())
+        if isinstance(values, (set, dict)):
+            raise ValueError("it has no order")
+        # An axis may have one value.
+        several = kind is None or isinstance(values, (tuple, list))
+        return values if several else (values,)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         words = "values" if kind is None else _WORDS.get(kind, "a tuple of integers")
         raise SettingsError(
@@ -380,8 +382,8 @@ def _values(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (SyntaxError, ValueError):
-        if set(text) & set("()[]{}'\""):
+        parts = [part.strip() for part in text.split(",")]
+        if not all(re.fullmatch(r"[^\s()\[\]{}'\"]+", part) for part in parts):
             raise
     words = {"true": True, "false": False}
-    parts = map(str.strip, text.split(","))
     return tuple(words.get(part.lower(), part) for part in parts)

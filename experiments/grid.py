@@ -170,7 +170,8 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
     )
     if not values:
         raise SettingsError(
-            f"config.sweep.{axis} is empty: give at least one value, as in (1, 2)."
+            f"config.sweep.{axis} is empty: give at least one value, as in "
+            f"{'((64, 64), (128,))' if _is_tuple(axis) else '(1, 2)'}."
         )
     if _is_tuple(axis) and not all(isinstance(value, tuple) for value in values):
         if any(isinstance(value, tuple) for value in values):

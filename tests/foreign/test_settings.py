@@ -354,6 +354,10 @@ REFUSED = [
         "--config.sweep.likelihood=(beta,laplace)",
         ("likelihood=bernoulli,discretized_logistic",),
     ),
+    Refused("a set on a command line", "--config.sweep.seed={1,2}", ("seed=0,1",)),
+    Refused("a set of widths", "--config.model.widths={8}", ("widths=128,128",)),
+    Refused("blanks", "--config.sweep.latent_dim='2 4'", ("latent_dim=2,4",)),
+    Refused("an empty axis", "--config.sweep.seed=", ("is ''", "seed=0,1")),
     Refused("a negated number", "--noconfig.seed", ("--config.seed=VALUE",)),
     Refused(
         "no value",
@@ -459,6 +463,16 @@ def test_widths_of_a_sweep_get_the_example_that_works(given, place):
         assert {run.settings.model.widths for run in grid.expand(fields)} == set(
             fields["sweep"]["widths"]
         )
+
+
+def test_an_axis_without_values_gets_an_example_that_works(place):
+    for axis in ("widths", "seed"):
+        fields = read([f"--config.sweep.{axis}=()"], place).fields
+        with pytest.raises(SettingsError, match="is empty") as caught:
+            grid.expand(fields)
+        example = str(caught.value).partition("as in ")[2].rstrip(".")
+        fields = read([f"--config.sweep.{axis}={example}"], place).fields
+        assert grid.expand(fields)
 
 
 @pytest.mark.parametrize(
