@@ -353,10 +353,6 @@ def _parsed(option: str, text: str, now: Any) -> Any:
         SettingsError: it takes no such value.
     """
     kind = _declared(option)
-    example = now
-    if kind not in _PARSERS:
-        numbers = now if isinstance(now, (tuple, list)) and now else (1, 2)
-        example = ",".join(map(str, numbers[:2]))
     try:
         if kind in _PARSERS:
             return _PARSERS[kind](text)
@@ -369,8 +365,26 @@ def _parsed(option: str, text: str, now: Any) -> Any:
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         words = "values" if kind is None else _WORDS.get(kind, "a tuple of integers")
         raise SettingsError(
-            f"--{option} is {text!r}: give {words}, as in --{option}={example}."
+            f"--{option} is {text!r}: give {words}, as in "
+            f"--{option}={_example(option, now)}."
         ) from None
+
+
+def _example(option: str, now: Any) -> Any:
+    """A value that a field could have, as it is typed; at best that which it has."""
+    kind = _declared(option)
+    if kind is None:  # An axis.
+        axes = {"seed": int, **_GROUPS["model"], **_GROUPS["training"]}
+        kind = axes[option.rpartition(".")[2]]
+        if kind not in _SEVERAL:
+            return "'((64, 64), (128,))'"
+    elif kind in _PARSERS:
+        return now
+    several = isinstance(now, (tuple, list)) and now
+    return ",".join(map(str, now[:2])) if several else _SEVERAL.get(kind, "64,64")
+
+
+_SEVERAL = {int: "1,2", float: "1.0,2.0", bool: "true,false", str: "NAME,NAME"}
 
 
 def _values(text: str) -> Any:

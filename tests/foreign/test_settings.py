@@ -357,6 +357,12 @@ REFUSED = [
     Refused("a set on a command line", "--config.sweep.seed={1,2}", ("seed=0,1",)),
     Refused("a set of widths", "--config.model.widths={8}", ("widths=128,128",)),
     Refused("blanks", "--config.sweep.latent_dim='2 4'", ("latent_dim=2,4",)),
+    Refused(
+        "widths of a sweep", "--config.sweep.widths='(64,64'", ("'((64, 64), (128,))'",)
+    ),
+    Refused(
+        "names of a new axis", "--config.sweep.prior='(flow'", ("prior=NAME,NAME",)
+    ),
     Refused("an empty axis", "--config.sweep.seed=", ("is ''", "seed=0,1")),
     Refused("a negated number", "--noconfig.seed", ("--config.seed=VALUE",)),
     Refused(
