@@ -29,7 +29,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments import data_cache, data_sources, prepare
+from experiments import data_cache, data_sources, image_folders, prepare
 from experiments.data_sources import SPLITS, DataError, Source, Split
 from experiments.digests import array_digest
 from experiments.image_values import BACKGROUNDS, Meaning
@@ -299,8 +299,8 @@ def _read(settings: DataSettings) -> Source:
         read = data_sources.read_digits
         identity = data_sources.digits_identity
     elif name == "folder":
-        read = functools.partial(data_sources.read_folder, settings.path, meaning)
-        identity = functools.partial(data_sources.folder_identity, settings.path)
+        read = functools.partial(image_folders.read_folder, settings.path, meaning)
+        identity = functools.partial(image_folders.folder_identity, settings.path)
     else:
         read = functools.partial(data_sources.read_tfds, name, data_dir, meaning)
         identity = functools.partial(data_sources.tfds_identity, name, data_dir)

@@ -20,7 +20,7 @@ from absl import logging
 from hypothesis import given, settings
 from PIL import Image
 
-from experiments import data_cache, data_sources, prepare
+from experiments import data_cache, data_sources, image_folders, prepare
 from experiments.data import (
     DataError,
     DataSettings,
@@ -478,7 +478,7 @@ def test_flat_folder(tmp_path):
     images = numbered(20)
     write_images(tmp_path / "mine", images, [f"{i:03}.png" for i in range(20)])
     (tmp_path / "mine" / "notes.txt").write_text("not an image")
-    source = data_sources.read_folder(str(tmp_path / "mine"))
+    source = image_folders.read_folder(str(tmp_path / "mine"))
     np.testing.assert_array_equal(source.splits["train"].images, images)
     assert source.splits["train"].labels is None
     data = load_data(DataSettings("folder", path=str(tmp_path / "mine")))
@@ -493,7 +493,7 @@ def test_folder_of_classes_in_colour(tmp_path):
     write_images(tmp_path / "mine" / "cat", images[:2], names)
     write_images(tmp_path / "mine" / "ant", images[2:4], names)
     write_images(tmp_path / "mine" / "dog", images[4:], names)
-    source = data_sources.read_folder(str(tmp_path / "mine"))
+    source = image_folders.read_folder(str(tmp_path / "mine"))
     images = images[[2, 3, 0, 1, 4, 5]]
     np.testing.assert_array_equal(source.splits["train"].images, images)
     np.testing.assert_array_equal(source.splits["train"].labels, [0, 0, 1, 1, 2, 2])
@@ -502,7 +502,7 @@ def test_folder_of_classes_in_colour(tmp_path):
 def test_folder_of_one_bit_images_is_binary(tmp_path):
     images = numbered(20, levels=2)
     write_images(tmp_path / "mine", images > 0, [f"{i:03}.png" for i in range(20)])
-    source = data_sources.read_folder(str(tmp_path / "mine"))
+    source = image_folders.read_folder(str(tmp_path / "mine"))
     assert source.levels == 2
     np.testing.assert_array_equal(source.splits["train"].images, images)
 

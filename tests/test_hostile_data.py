@@ -21,7 +21,7 @@ import pytest
 from absl import logging
 from PIL import EpsImagePlugin, Image
 
-from experiments import data_cache, data_sources, prepare
+from experiments import data_cache, data_files, data_sources, prepare
 from experiments.data import DataError, DataSettings, Source, Split, load_data
 from tests.test_data import (
     GOOD,
@@ -663,7 +663,7 @@ def test_files_are_read_in_the_order_of_their_paths(tmp_path):
         for path in sorted(tmp_path.rglob("*"))
         if path.is_file() and "/." not in path.as_posix()[len(str(tmp_path)) :]
     ]
-    assert [file.name for file in data_sources._walk(tmp_path)] == expected
+    assert [file.name for file in data_files.walk(tmp_path)] == expected
     assert len(expected) == 7
 
 
