@@ -6,18 +6,28 @@ Nothing here reads what is in a file. Links are followed, for reading.
 import errno
 import os
 import pathlib
+import re
 import stat
+import urllib.parse
 from typing import NamedTuple
 
 from experiments.data_errors import DataError
 
 
 def expand_user(path: str) -> pathlib.Path:
-    """Returns a path in which `~` is written out.
+    """Returns a path of this machine in which `~` is written out.
 
     Raises:
-        DataError: if nobody's home is known by that name.
+        DataError: if nobody's home is known by that name, or it is an address, such as
+            `gs://bucket/runs`; one of a file here, `file:///home/name/runs`, is a path.
     """
+    if local := re.fullmatch(r"(?is)file:(?://(?:localhost)?)?(/(?!/).*)", path):
+        path = urllib.parse.unquote(local[1])
+    elif re.match(r"[a-zA-Z][\w+.-]+:/", path):
+        raise DataError(
+            f"{path!r} is an address, and only files of this machine are read and"
+            " written: mount what is there and give its path, as in /mnt/runs"
+        )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
