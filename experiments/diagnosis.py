@@ -45,6 +45,7 @@ COLUMNS = (
     "total_correlation_se",
     "dimension_kl",
     "dimension_kl_se",
+    "density_error",
     "squared_mmd",
     "mmd_p_value",
     "floor",
@@ -83,6 +84,7 @@ class LatentUse(NamedTuple):
     """What is measured on the device, of one member; None where not asked for."""
 
     decomposition: KLDecomposition | None
+    density_error: jax.Array | None  # see ``columns``, nats; None of factorised q(z|x)
     two_samples: TwoSampleTest | None
 
 
@@ -103,10 +105,10 @@ def measure(
         jax.random.fold_in(key, i) for i in range(4)
     )
     posterior = model.encode(params, x)
-    decomposition = two_samples = None
+    decomposition = density_error = two_samples = None
     prior = model.prior(params)
     if settings.latents:
-        decomposition = _decompose(
+        decomposition, density_error = _decompose(
             model, params, sample_key, posterior, prior, latent_mask, len(x)
         )
     if settings.permutations:
@@ -119,7 +121,7 @@ def measure(
             prior_z * latent_mask[None],
             num_permutations=settings.permutations,
         )
-    return LatentUse(decomposition, two_samples)
+    return LatentUse(decomposition, density_error, two_samples)
 
 
 def _decompose(
@@ -130,13 +132,14 @@ def _decompose(
     prior: Prior,
     latent_mask: jax.Array,
     num_images: int,
-) -> KLDecomposition:
+) -> tuple[KLDecomposition, jax.Array | None]:
     shape = (num_images, model.latent_dim)
     if isinstance(posterior, DiagonalGaussian) and isinstance(prior, StandardNormal):
         noise = latent_noise(key, -(-_SAMPLES // num_images), *shape)
-        return decompose_gaussian_kl(
+        decomposition = decompose_gaussian_kl(
             posterior.mean, posterior.log_scale, noise, latent_mask, chunk=_CHUNK
         )
+        return decomposition, None
 
     def log_densities(image, z):
         del image
@@ -147,17 +150,19 @@ def _decompose(
     if model.has_closed_form_kl:
         kl = model.closed_form_kl(params, posterior).sum(-1, keepdims=True)
     # One sample an image: the density of each takes a flow's inverse for every image.
-    z = posterior.sample(latent_noise(key, 1, *shape))
+    z, log_q = posterior.sample_and_log_prob(latent_noise(key, 1, *shape))
+    density_error = jnp.abs(posterior.log_prob(z) - log_q).mean()
     found = decompose_kl(log_densities, z, chunk=_CHUNK, closed_form_kl=kl)
     unknown = {
         "total_correlation": jnp.float32(math.nan),
         "dimension_kl": jnp.full(1, math.nan),
         "sum_of_dimensions": jnp.float32(math.nan),
     }
-    return found._replace(
+    found = found._replace(
         parts=found.parts._replace(**unknown),
         standard_errors=found.standard_errors._replace(**unknown),
     )
+    return found, density_error
 
 
 def floor(
@@ -218,7 +223,9 @@ def columns(
 
     Returns:
         mutual_information, marginal_kl, total_correlation and dimension_kl (the sum
-        over latents) in nats, with standard errors; squared_mmd and its p-value; floor,
+        over latents) in nats, with standard errors; density_error, the mean distance
+        between log q(z|x) that comes with a sample and that which is found from it, on
+        which these four rest, nats; squared_mmd and its p-value; floor,
         and what is ``judged`` by it; accuracies of a linear and a nearest-neighbour
         probe and their standard errors.
     """
@@ -235,6 +242,8 @@ def columns(
             "dimension_kl": float(parts.sum_of_dimensions),
             "dimension_kl_se": float(errors.sum_of_dimensions),
         }
+    if use.density_error is not None:
+        found["density_error"] = float(use.density_error)
     if use.two_samples:
         found |= {
             "squared_mmd": float(use.two_samples.squared_mmd),

@@ -20,6 +20,7 @@ from experiments.wording import counted, listed
 
 _MIN_EFFECTIVE_SAMPLE_SIZE = 10
 _MAX_LARGEST_WEIGHT = 0.5
+_MAX_DENSITY_ERROR = 0.1
 _MAX_NAMED = 3
 # By field of a cell, what cells that differ in it are called.
 _RIVALS = {
@@ -54,6 +55,7 @@ class Member:
     active_units: float
     mutual_information: float
     marginal_kl: float
+    density_error: float
     latents: str
     linear_probe: float
     best_epoch: float
@@ -534,6 +536,11 @@ def warn(members: Sequence[Member]) -> list[str]:
         f" below {_MIN_EFFECTIVE_SAMPLE_SIZE}, a weight above {_MAX_LARGEST_WEIGHT} or"
         " a bias above the standard error) and may be better than it says": [
             member for member in members if member.is_weak
+        ],
+        "got a posterior so far from the identity that rounding loses its density by"
+        f" more than {_MAX_DENSITY_ERROR} nats: information and marginal KL, though not"
+        " the score, are wrong by as much": [
+            member for member in members if member.density_error > _MAX_DENSITY_ERROR
         ],
     }
     return _told(doubts, len(members))

@@ -1,5 +1,6 @@
 """Tests of experiments.diagnosis; what it stands on has tests of its own."""
 
+import dataclasses
 import functools
 import math
 
@@ -13,6 +14,7 @@ from experiments import diagnosis, grid, runner
 from experiments.data import ImageData, Split
 from experiments.diagnosis import DiagnosticsSettings
 from experiments.settings import SettingsError
+from tests.test_flows import stirred
 from vae_jax import population, views
 from vae_jax.diagnostics import ConstantFit, bernoulli_floor
 from vae_jax.likelihoods import make_likelihood
@@ -79,8 +81,30 @@ def test_columns_hold_every_diagnostic(measured):
     assert row["latents"] in ("collapsed", "partly collapsed", "in use")
 
 
+@pytest.mark.parametrize(("scale", "lost"), [(0.02, False), (0.5, True)])
+def test_a_density_that_rounding_loses_is_told(images, scale, lost):
+    """Of a spline: its own samples know their density, which no inverse finds."""
+    model = make_vae(
+        make_likelihood("bernoulli", 17),
+        image_shape=(4, 4, 1),
+        latent_dim=4,
+        widths=(9,),
+        posterior="spline_coupling",
+    )
+    params = model.init(jax.random.key(1), jnp.full(16, 0.4), jnp.full(16, 0.3))
+    params["posterior"] = stirred(params["posterior"], scale=scale)
+    x = views.observe("binary", jax.random.key(2), jnp.asarray(images), 17)
+    asked = dataclasses.replace(NONE, latents=True)
+    use = jax.jit(functools.partial(diagnosis.measure, asked, model))(
+        params, jax.random.key(5), x, jnp.ones(4)
+    )
+    row = columns(use, asked)
+    assert (row["density_error"] > 0.1) == lost
+    assert lost or row["density_error"] < 1e-4
+
+
 def test_what_is_not_asked_for_is_empty():
-    nothing = diagnosis.LatentUse(None, None)
+    nothing = diagnosis.LatentUse(None, None, None)
     row = columns(nothing, NONE, floor=math.nan)
     assert tuple(row) == diagnosis.COLUMNS
     assert row.pop("latents") == ""

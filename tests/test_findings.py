@@ -363,6 +363,7 @@ def test_overview_counts_what_was_varied_and_how_it_ended():
             {"importance_bias": 0.3, "log_px_se": 0.2},
             "few importance weights",
         ),
+        (findings.warn, {"density_error": 0.2}, "rounding loses its density"),
     ],
 )
 def test_trouble_is_told(tell, trouble, text):
