@@ -8,6 +8,14 @@ A step's network may compute in bfloat16, which is then part of the map: what mo
 latent is a function of the others alone, however it is rounded, so that the determinant
 remains exact. The inverse is as exact as the network, which sees the latents between
 two steps up to rounding only.
+
+How exact that is, the map decides. Far from the identity it squeezes what a float32 of
+z cannot tell apart: a spline's slope falls to 1e-7 between two steep knots, an affine
+step's to exp(-3), a gate's to exp(-8). An inverse of the rounded z, be it in float64,
+then finds another u, and its density may be many nats away from the one that came with
+the sample. Densities of own samples take no inverse and remain right; bounds, scores
+and importance weights are made of these alone. Of trained flows the two agree to 1e-5
+nats. By how much they do not is the column density_error, and told in the report.
 """
 
 import dataclasses
@@ -315,13 +323,25 @@ class SplineCoupling(_Coupling):
         mean_slope = height / width
         bend = first + last - 2 * mean_slope
         if inverse:
-            # The root in [0, 1] of a quadratic, in a form without cancellation.
+            # The root in [0, 1] of a quadratic, in the one of its two forms that adds
+            # numbers of one sign.
             risen = place - low
             a = height * (mean_slope - first) + risen * bend
             b = height * first - risen * bend
             c = -mean_slope * risen
-            root = jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 0.0))
-            fraction = 2 * c / (-b - root)
+            square = b**2 - 4 * a * c
+            # Rounding may leave none, where the gradient of a root is infinite.
+            root = jnp.where(
+                square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0
+            )
+            rises = b >= 0
+            fraction = jnp.where(
+                rises,
+                2 * c / jnp.where(rises, -b - root, 1.0),
+                (root - b) / (2 * jnp.where(rises, 1.0, a)),
+            )
+            # Rounded out of it, a root would have another slope, or none.
+            fraction = jnp.clip(fraction, 0.0, 1.0)
             moved = left + fraction * width
         else:
             fraction = (place - left) / width
