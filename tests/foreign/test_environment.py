@@ -1,0 +1,245 @@
+"""Environments that people report in public: one row each, what must happen.
+
+A command either computes what it computes without them, to the last bit, or is refused
+in one line that names the remedy; which is then followed.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from experiments.data_sources import DataError, expand_user
+
+ROOT = Path(__file__).parents[2]
+REFUSED = 2
+
+# The smallest training there is: its parameters are compared.
+TRAIN = (
+    *("train", "--config=configs/digits.py:tiny"),
+    "--config.data.num_train=300",
+    "--config.model.widths=(4,)",
+    "--config.training.num_epochs=1",
+    "--config.training.validate_every=1",
+    "--config.training.kl_warmup_epochs=1",
+    "--config.evaluation.num_samples=2",
+    "--config.diagnostics.latents=false",
+    "--config.diagnostics.permutations=0",
+    "--config.diagnostics.floor=false",
+    "--config.diagnostics.probes=false",
+)
+LIST = ("sweep", "--list")
+UNSET = None  # A variable that is not there.
+
+
+class Row(NamedTuple):
+    """An environment, and what must follow of a command in it."""
+
+    name: str
+    variables: dict[str, str | None]
+    command: tuple[str, ...] = LIST
+    status: int = 0
+    words: tuple[str, ...] = ()  # of what is told beside the output; none: nothing is
+
+
+def jax_option(name: str, value: str, command: tuple[str, ...] = LIST) -> Row:
+    """An option of JAX that a configuration has no say in."""
+    words = (f"warning: {name}={value!r} has no effect",)
+    return Row(f"{name}={value}", {name: value}, command, words=words)
+
+
+ROWS = [
+    # --- options of JAX: the bits are those of the configuration ---
+    jax_option("JAX_ENABLE_X64", "1", TRAIN),
+    jax_option("JAX_RANDOM_SEED_OFFSET", "3", TRAIN),
+    jax_option("JAX_DISABLE_JIT", "1", TRAIN),
+    jax_option("JAX_ENABLE_X64", "maybe"),
+    jax_option("JAX_DEBUG_INFS", "1"),
+    jax_option("JAX_DEBUG_NANS", "1"),
+    jax_option("JAX_NUMPY_RANK_PROMOTION", "raise"),
+    jax_option("JAX_NUMPY_DTYPE_PROMOTION", "strict"),
+    jax_option("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+    jax_option("JAX_THREEFRY_PARTITIONABLE", "0"),
+    jax_option("JAX_TRANSFER_GUARD", "disallow"),
+    Row("tracebacks", {"JAX_TRACEBACK_FILTERING": "off"}),
+    Row("precision", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
+    Row(
+        "a precision there is not",
+        {"JAX_DEFAULT_MATMUL_PRECISION": "best"},
+        status=REFUSED,
+        words=("jax_default_matmul_precision", "unset that variable"),
+    ),
+    # --- devices ---
+    *(
+        Row(
+            f"JAX_PLATFORMS={platform}",
+            {"JAX_PLATFORMS": platform},
+            TRAIN,
+            REFUSED,
+            (f"JAX_PLATFORMS is {platform!r}", "unset JAX_PLATFORMS"),
+        )
+        for platform in ("tpu", "nonsense")
+    ),
+    Row("a platform that is not used", {"JAX_PLATFORMS": "tpu"}),
+    Row(
+        "an option that XLA does not have",
+        {"XLA_FLAGS": "--nonsense"},
+        TRAIN,
+        1,
+        ("Unknown flag in XLA_FLAGS: --nonsense",),
+    ),
+    # --- notebooks, terminals, servers ---
+    Row(
+        "a notebook's figures",
+        {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        TRAIN,
+    ),
+    Row("no home", {"HOME": UNSET, "VAE_JAX_CACHE": UNSET}),
+    Row("no folder for temporary files", {"TMPDIR": "/nonexistent"}),
+    Row("the C locale", {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}),
+    Row("no columns", {"COLUMNS": "0", "LINES": "0"}, TRAIN),
+    Row("a dumb terminal", {"TERM": "dumb", "NO_COLOR": "1"}),
+    Row("no assertions, no docstrings", {"PYTHONOPTIMIZE": "2"}),
+]
+
+
+def run(command, cache, variables):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "VAE_JAX_CACHE": str(cache),
+        **variables,
+    }
+    module, *arguments = command
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in environment.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cache, tmp_path_factory):
+    """What each command gives in an environment like any other."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    trained = run((*TRAIN, f"--workdir={folder}"), cache, {})
+    assert (trained.returncode, trained.stderr) == (0, "")
+    return {TRAIN: params_of(folder), LIST: run(LIST, cache, {}).stdout}
+
+
+def params_of(folder):
+    return (folder / "members" / "model" / "params.safetensors").read_bytes()
+
+
+# Further examples of what the others show: a process takes seconds.
+ALIKE = {
+    *(
+        "JAX_DEBUG_NANS=1",
+        "JAX_NUMPY_RANK_PROMOTION=raise",
+        "JAX_DEFAULT_PRNG_IMPL=rbg",
+    ),
+    *("JAX_THREEFRY_PARTITIONABLE=0", "JAX_TRANSFER_GUARD=disallow", "tracebacks"),
+    *("precision", "no folder for temporary files", "the C locale", "a dumb terminal"),
+}
+
+
+def slow_if(alike, value):
+    return pytest.param(value, marks=[pytest.mark.slow] * alike)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [slow_if(row.name in ALIKE, row) for row in ROWS],
+    ids=[row.name for row in ROWS],
+)
+def test_every_environment_is_worked_in_or_refused(row, cache, undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    arguments = [f"--workdir={folder}"] if row.command is TRAIN else []
+    outcome = run((*row.command, *arguments), cache, row.variables)
+    assert outcome.returncode == row.status, outcome.stderr
+    assert all(word in outcome.stderr for word in row.words), outcome.stderr
+    assert outcome.stderr.count("\n") == bool(row.words)
+    if row.status:
+        assert not folder.exists()
+    elif row.command is TRAIN:
+        assert params_of(folder) == undisturbed[TRAIN]
+        assert "report:" in outcome.stdout
+    else:
+        assert outcome.stdout == undisturbed[LIST]
+
+
+def test_a_warning_of_a_package_ends_no_command(cache, undisturbed):
+    outcome = run(LIST, cache, {"PYTHONWARNINGS": "error"})
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout == undisturbed[LIST]
+
+
+# --- addresses in the place of paths --------------------------------------------------
+
+ADDRESSES = [
+    "gs://bucket/run",
+    "s3://bucket/run",
+    "https://x.org/a",
+    "hdfs:/a",
+    "file://host/a",
+]
+FLAGS = [
+    ("sweep", "--workdir={}"),
+    ("evaluate", "--workdir={}"),
+    ("sweep", "--workdir={}", "--launcher=local"),
+    ("train", "--config.data.name=npz", "--config.data.path={}"),
+    ("train", "--config.data.name=mnist", "--config.data.data_dir={}"),
+    ("train", "--config.data.cache_dir={}"),
+    ("prepare", "mnist", "--data_dir={}"),
+    ("papers", "--page={}"),
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_no_path(address):
+    with pytest.raises(DataError, match="is an address") as caught:
+        expand_user(address)
+    assert repr(address) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["file://{}", "file:{}", "file://localhost{}", "FILE://{}"]
+)
+def test_the_address_of_a_file_here_is_its_path(address, tmp_path):
+    path = tmp_path / "my runs"
+    assert expand_user(address.format(path)) == path
+    assert expand_user(address.format(str(path).replace(" ", "%20"))) == path
+
+
+@pytest.mark.parametrize("path", ["runs/a:b", "a:b/c", "C:/runs", "./gs:/run", "~/x"])
+def test_a_colon_makes_no_address(path):
+    assert expand_user(path) == Path(path).expanduser()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [slow_if(index > 0, command) for index, command in enumerate(FLAGS)],
+    ids=map(" ".join, FLAGS),
+)
+def test_every_path_of_a_command_is_one_of_this_machine(command, cache):
+    before = sorted(ROOT.iterdir())
+    given = [argument.format("gs://bucket/run") for argument in command]
+    outcome = run(given, cache, {})
+    assert outcome.returncode == REFUSED, outcome.stderr
+    assert outcome.stderr.startswith("error: ")
+    assert "'gs://bucket/run' is an address" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert sorted(ROOT.iterdir()) == before
