@@ -3,6 +3,8 @@ r"""Trains one model: a sweep of a single run, with the same folder and report.
     python -m experiments.train
     python -m experiments.train --config=configs/mnist.py --config.model.latent_dim=32 \
         --config.model.likelihood=discretized_logistic --workdir=runs/logistic
+
+The same command on the same folder continues where it was.
 """
 
 from experiments import guard  # noqa: F401  It listens while the rest is imported.
