@@ -13,9 +13,10 @@ How exact that is, the map decides. Far from the identity it squeezes what a flo
 z cannot tell apart: a spline's slope falls to 1e-7 between two steep knots, an affine
 step's to exp(-3), a gate's to exp(-8). An inverse of the rounded z, be it in float64,
 then finds another u, and its density may be many nats away from the one that came with
-the sample. Densities of own samples take no inverse and remain right; bounds, scores
-and importance weights are made of these alone. Of trained flows the two agree to 1e-5
-nats. By how much they do not is the column density_error, and told in the report.
+the sample. Densities of own samples take no inverse and remain right; scores and
+importance weights are made of these alone, and all bounds but 'thermodynamic'. Of
+trained flows the two agree to 1e-5 nats. By how much they do not is the column
+density_error, and told in the report.
 """
 
 import dataclasses
