@@ -349,6 +349,7 @@ def _columns(group: Group) -> list[Column]:
         Column("linear_probe", "label from latents", ".2f"),
         Column("effective_sample_size", "effective samples", ".1f"),
         Column("largest_weight", "largest weight", ".2f"),
+        Column("importance_bias", "importance bias, nats", ".3f"),
         Column("best_epoch", "best epoch", ".0f"),
         Column("epochs", "epochs", ".0f"),
         Column("num_parameters", "parameters", ",.0f"),
