@@ -69,7 +69,7 @@ def to_store(names):
     model = types.SimpleNamespace(latent_dim=3, can_be_padded=True)
     run = types.SimpleNamespace(settings=types.SimpleNamespace(model=model))
     drawn = pictures.Arrays(*(np.zeros((2, 16)) for _ in pictures.Arrays._fields))
-    stored = pictures.to_store(run, images, evaluation, drawn)
+    stored = pictures.to_store(run, images, evaluation, drawn, floor=numbers)
     return {name: stored[name] for name in stored if name == "class_names"}
 
 
