@@ -226,7 +226,8 @@ def test_few_reports_on_equal_likelihoods_call_a_lead(num_likelihoods, num_seeds
     count, false = 400, 0
     for _ in range(count):
         scores = {
-            (f"family_{family}", size, seed): rng.normal(3, 0.05) + rng.normal(size=9)
+            (f"family_{family}", size, seed): rng.normal(3, 0.3, 1)
+            + rng.normal(0, 0.1, 9)
             for family in range(num_likelihoods)
             for size in (2, 8)
             for seed in range(num_seeds)
