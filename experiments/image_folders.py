@@ -177,7 +177,7 @@ def _classes(path: str, prefix: str, names: Sequence[str]) -> dict[str, str | No
                 f" {prefix}{top}/{second}, and it is not clear which subfolders are the"
                 f" classes: {remedy}"
             )
-    return {name: None if name in loose else own[0] for name, own in parts.items()}
+    return {name: own[0] if own[1:] else None for name, own in parts.items()}
 
 
 def _beside_subfolders(path: str, loose: str) -> DataError:
