@@ -57,10 +57,12 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (_natural_key(name), name))
 
 
-def _natural_key(name: str) -> Sequence[str | int]:
-    # Text and numbers take turns, so that like is compared with like.
+def _natural_key(name: str) -> Sequence[tuple[int, str]]:
+    # Text and numbers take turns, so that like is compared with like. Of two numbers
+    # the one with more digits is larger; Python reads no more than 4300 of them.
     parts = re.split(r"([0-9]+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+    parts[1::2] = [digits.lstrip("0") for digits in parts[1::2]]
+    return [(len(part) if i % 2 else 0, part) for i, part in enumerate(parts)]
 
 
 def _words(name: str) -> list[str]:

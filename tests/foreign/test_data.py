@@ -333,6 +333,14 @@ READ = {
         GREY,
         {"labels": np.array([1, 2, 0])[LABELS], "names": ("x1", "x2", "x10")},
     ),
+    "labels of more digits than Python reads": (
+        npz(images=GREY, labels=np.array(["10", "9" * 5000, "2"])[LABELS]),
+        GREY,
+        {
+            "labels": np.array([1, 2, 0])[LABELS],
+            "names": ("2", "10", "9" * 160 + "..."),
+        },
+    ),
     "labels in bytes": (
         npz(images=GREY, labels=np.array([b"a", b"b", b"c"])[LABELS]),
         GREY,
