@@ -15,7 +15,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,6 @@ from experiments.settings import (
     plain,
     refuse_unknown,
 )
-from experiments.wording import suggest
 
 ROOT = Path(__file__).parents[1]  # where the configurations of this package lie
 
@@ -293,43 +292,32 @@ def _set(tree: Any, option: str, text: str) -> None:
     Raises:
         SettingsError: there is no such field, or it takes no such value.
     """
-    field, *others = option.split(".")[1:]
-    group, whole = tree, f"config.{field}"
-    _refuse_unknown(option, field, _FIELDS)
+    _, field, *others = re.split(r"[.\[]", option)
+    group, names, place = tree, _FIELDS, "config"
     if field in _GROUPS:
-        names = _GROUPS[field]
+        group, names, place = tree.get(field), _GROUPS[field], f"config.{field}"
         if not others:
             raise SettingsError(
                 f"--{option} is a group: set one of its fields, as in "
                 f"--{option}.{min(names)}=value; the names there are: "
                 f"{', '.join(sorted(names))}."
             )
-        group = tree.get(field)
         if not isinstance(group, (ConfigDict, dict)):
-            raise SettingsError(f"{whole} is missing: it must be a group.")
-        axis = others[0].partition("[")[0]
-        if field == "sweep" and others != [axis]:
-            whole = f"{whole}.{axis}"
-            raise SettingsError(
-                f"--{option}: parts of {whole} cannot be set one by one: give all of "
-                f"it, as in --{whole}=1,2."
-            )
+            raise SettingsError(f"{place} is missing: it must be a group.")
         field, *others = others
-        _refuse_unknown(option, field, names)
-        whole = f"{whole}.{field}"
+    refuse_unknown([field], names, f"--{place}.")
     if others:
-        raise SettingsError(f"--{option}: {whole} is one value, without fields.")
+        whole = f"{place}.{field}"
+        raise SettingsError(
+            f"--{option}: parts of {whole} cannot be set one by one: give all of it, "
+            f"as in --{whole}={_example(whole, group.get(field))}."
+        )
     value = _parsed(option, text, group.get(field))
     if isinstance(group, ConfigDict):
         with group.unlocked(), group.ignore_type():  # Types are those of Settings.
             group[field] = value
     else:
         group[field] = value
-
-
-def _refuse_unknown(option: str, name: str, allowed: Iterable[str]) -> None:
-    if name not in allowed:
-        raise SettingsError(f"--{option}: {name!r} is unknown{suggest(name, allowed)}.")
 
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false"}

@@ -37,12 +37,18 @@ class Case(NamedTuple):
 
 REFUSED = [
     # --- names ---
-    Case(MISSPELT, "--config.sede=1", ("'sede'", "'seed'")),
-    Case(MISSPELT, "--config.modle.widths=8", ("'modle'", "'model'", "training")),
-    Case(MISSPELT, "--config.model.widhts=8", ("'widhts'", "'widths'", "latent_dim")),
-    Case(MISSPELT, "--config.checkpoint.every=3", ("'every'", "every_epochs", "keep")),
+    Case(MISSPELT, "--config.sede=1", ("config.sede", "'seed'")),
+    Case(MISSPELT, "--config.modle.widths=8", ("config.modle", "'model'", "training")),
+    Case(
+        MISSPELT, "--config.model.widhts=8", ("model.widhts", "'widths'", "latent_dim")
+    ),
+    Case(
+        MISSPELT,
+        "--config.checkpoint.every=3",
+        ("checkpoint.every", "every_epochs", "keep"),
+    ),
     Case(MISSPELT, "--config.training.on_nonfinite=skip", ("'on_non_finite'",)),
-    Case(MISSPELT, "--config.model.widths.x=8", ("config.model.widths", "one value")),
+    Case(MISSPELT, "--config.model.widths.x=8", ("config.model.widths", "one by one")),
     Case(MISSPELT, "--config.model.likelihood=bernouli", ("bernouli", "'bernoulli'")),
     Case(MISSPELT, "--config.model.network=cnv", ("'cnv'", "'conv'", "mlp")),
     Case(MISSPELT, "--config.model.activation=rellu", ("'rellu'", "'relu'")),
@@ -144,7 +150,7 @@ REFUSED = [
     Case(SWEEP, "--config.sweep.seed=(1,1)", ("twice", "seed=1"), "sweep"),
     Case(SWEEP, "--config.sweep.likelihood=beta,beta", ("twice",), "sweep"),
     Case(SWEEP, "--config.sweep.betta=1.0", ("betta", "'beta'"), "sweep"),
-    Case(SWEEP, "--config.sweep.keep=1", ("'keep' is unknown",), "sweep"),
+    Case(SWEEP, "--config.sweep.keep=1", ("sweep.keep is unknown",), "sweep"),
     Case(SWEEP, "--config.sweep.likelihood=beta,lapalce", ("'laplace'",), "sweep"),
     Case(SWEEP, "--config.sweep.latent_dim=(2,0)", ("latent_dim is 0",), "sweep"),
     Case(SWEEP, "--config.model.latent_dim=3", ("no effect", "sweep."), "sweep"),

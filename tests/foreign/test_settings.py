@@ -364,6 +364,18 @@ REFUSED = [
         "names of a new axis", "--config.sweep.prior='(flow'", ("prior=NAME,NAME",)
     ),
     Refused("an empty axis", "--config.sweep.seed=", ("is ''", "seed=0,1")),
+    Refused(
+        "a part of widths",
+        "--config.sweep.widths.0=8",
+        ("config.sweep.widths='((64, 64), (128,))'",),
+    ),
+    Refused(
+        "a part of a field",
+        "--config.model.widths[0]=8",
+        ("config.model.widths=128,128",),
+    ),
+    Refused("a part of a number", "--config.seed.x=8", ("as in --config.seed=0",)),
+    Refused("a part of a group", "--config.model[0]=8", ("is unknown", "widths")),
     Refused("a negated number", "--noconfig.seed", ("--config.seed=VALUE",)),
     Refused(
         "no value",
@@ -500,7 +512,7 @@ def test_an_axis_without_values_gets_an_example_that_works(place):
         ),
         (
             "strange.json",
-            "parallel.members='x', parallel.batch=None, parallel.memory_gib=(1,)",
+            "parallel.members='x', parallel.batch=None, parallel.memory_gib=[1]",
             {},
         ),
         ("mine.json", "", {}),
@@ -515,7 +527,7 @@ def test_what_is_not_obeyed_is_shown_with_the_flags_to_type(
         **read([f"--config={TINY}"], place).fields,
         "sweep": {},
     }
-    line = found.not_obeyed.replace("[1]", "(1,)")
+    line = found.not_obeyed
     assert line.startswith(f"the run was made with {shown}: not used here") or not shown
     if not remedies:
         return
