@@ -24,7 +24,7 @@ import re
 import shlex
 import types
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -546,7 +546,7 @@ def _read_member(
         return np.lib.format.read_array(content, allow_pickle=False)
 
 
-_LONGEST_NAME = 100  # characters of an array's name that are looked at
+_LONGEST_NAME = 100  # characters of a name that are compared with others
 
 # The third version is for names of fields, which images have none of.
 _NPY_HEADERS = {
@@ -741,20 +741,23 @@ def _parse_class_names(
 # --- common ---------------------------------------------------------------------------
 
 
-def unknown_name(name: str, known: list[str]) -> DataError:
+def unknown_name(name: str, known: Iterable[str]) -> DataError:
     """Returns the error that says which data set `name` may have been meant."""
-    # In small letters, as all names are, so that one data set has one name: the sizes
-    # of its splits and its place in the cache go by it.
-    small = name[:_LONGEST_NAME].lower().replace("-", "_")
     # The data sets this project names come first, for a tie goes to the first.
-    close = difflib.get_close_matches(
-        small, KNOWN_NAMES, 1
-    ) or difflib.get_close_matches(small, known, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    meant = meant_data_set(name, KNOWN_NAMES) or meant_data_set(name, known)
+    hint = f"did you mean {meant!r}? " if meant else ""
     return DataError(
         f"data.name {name!r} is an unknown data set: {hint}known are"
         f" {', '.join(KNOWN_NAMES)} and the image data sets of tensorflow-datasets"
     )
+
+
+def meant_data_set(name: str, known: Iterable[str]) -> str:
+    """Returns the known data set nearest to a name; '' where none is near."""
+    # In small letters, as all names are, so that one data set has one name: the sizes
+    # of its splits and its place in the cache go by it.
+    small = name[:_LONGEST_NAME].lower().replace("-", "_")
+    return next(iter(difflib.get_close_matches(small, known, 1)), "")
 
 
 def make_source(

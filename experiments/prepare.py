@@ -17,7 +17,6 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 # isort: split
 
-import difflib
 import gzip
 import hashlib
 import http.client
@@ -36,6 +35,7 @@ from experiments.data_sources import (
     DataError,
     expand_user,
     import_tfds,
+    meant_data_set,
     open_builder,
     quiet_tfds,
     tfds_folder,
@@ -162,8 +162,8 @@ def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
             or are not the published ones.
     """
     if name not in PUBLISHED:
-        near = difflib.get_close_matches(name.lower().replace("-", "_"), PREPARABLE, 1)
-        hint = f"did you mean {near[0]!r}? Else, " if near else ""
+        meant = meant_data_set(name, PREPARABLE)
+        hint = f"did you mean {meant!r}? Else, " if meant else ""
         raise DataError(
             f"cannot prepare {name!r} without TensorFlow (only"
             f" {', '.join(PREPARABLE)}): {hint}where TensorFlow is installed,"
