@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from experiments.data_sources import DataError, expand_user
+from experiments.data_errors import DataError
+from experiments.data_files import expand_user
 from experiments.files import read_bytes
 from experiments.settings import SettingsError
 

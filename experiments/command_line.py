@@ -14,7 +14,8 @@ from absl import logging as absl_logging
 from experiments import configuration, data_cache, guard, processes, stored
 from experiments.arguments import Argument, expanded
 from experiments.data import ImageData, load_data
-from experiments.data_sources import DataError, expand_user
+from experiments.data_errors import DataError
+from experiments.data_files import expand_user
 from experiments.files import FolderError
 from experiments.fingerprint import fingerprints
 from experiments.grid import Run, expand

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from experiments import stored
 from experiments.arguments import Argument
-from experiments.data_sources import expand_user
+from experiments.data_files import expand_user
 from experiments.files import read_json
 from experiments.fingerprint import with_defaults
 from experiments.grid import AXES

@@ -30,7 +30,9 @@ from typing import Literal
 import numpy as np
 
 from experiments import data_cache, data_sources, image_folders, prepare
-from experiments.data_sources import SPLITS, DataError, Source, Split
+from experiments.data_errors import DataError
+from experiments.data_names import SPLITS
+from experiments.data_sources import Source, Split
 from experiments.digests import array_digest
 from experiments.image_values import BACKGROUNDS, Meaning
 from experiments.wording import plain_name

@@ -17,7 +17,8 @@ import filelock
 import numpy as np
 from absl import logging
 
-from experiments.data_sources import Source, Split, expand_user
+from experiments.data_files import expand_user
+from experiments.data_sources import Source, Split
 from experiments.files import UNFINISHED, FolderError, load_arrays, save_arrays
 
 # Part of every key: raised whenever the content or layout of entries changes, also

@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line, records
-from experiments.data_sources import expand_user
+from experiments.data_files import expand_user
 from experiments.files import FolderError, write_atomically
 from experiments.findings import rests_on_few_weights
 from experiments.grid import Run, choose, expand

@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from experiments.data_errors import DataError
+from experiments.data_files import expand_user
 from experiments.data_sources import (
     PREPARABLE,
-    DataError,
-    expand_user,
     import_tfds,
     meant_data_set,
     open_builder,

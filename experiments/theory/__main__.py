@@ -23,7 +23,7 @@ from rich import box
 from rich.table import Table
 
 from experiments import command_line
-from experiments.data_sources import expand_user
+from experiments.data_files import expand_user
 from experiments.progress import CONSOLE
 from experiments.settings import SettingsError
 from experiments.theory.claims import Story

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments.data_sources import DataError, expand_user
+from experiments.data_errors import DataError
+from experiments.data_files import expand_user
 
 ROOT = Path(__file__).parents[2]
 REFUSED = 2

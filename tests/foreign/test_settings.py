@@ -15,7 +15,7 @@ import pytest
 from configs import digits
 from experiments import configuration, grid
 from experiments.arguments import expanded
-from experiments.data_sources import DataError
+from experiments.data_errors import DataError
 from experiments.files import to_json
 from experiments.fingerprint import fingerprint
 from experiments.settings import SettingsError
