@@ -160,7 +160,7 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
     values = plain(values, f"config.sweep.{axis}")
     if not isinstance(values, tuple):
         values = (values,)
-    # On a command line, names come as one string: config.sweep.likelihood=beta,laplace
+    # Names may be one text, beta,laplace: configurations of before are stored so.
     values = tuple(
         part
         for value in values

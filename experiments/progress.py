@@ -99,8 +99,8 @@ def _doubt_of_learning_rate(data: ImageData, runs: Sequence[Run]) -> str:
     return (
         f"training.learning_rate is {rate:g}: the intensities of an image sum to "
         f"{total:,.0f}, so that the first step of Adam can move a unit of the "
-        f"encoder's first layer by {rate * total:.0f}; above {_LARGEST_FIRST_STEP} "
-        f"models ended worse than a constant output. Set it to at most {remedy:g}."
+        f"encoder's first layer by {rate * total:.0f}; where it could by 15 or more, "
+        f"most models ended worse than a constant output. Set it to at most {remedy:g}."
     )
 
 
