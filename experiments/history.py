@@ -91,7 +91,7 @@ class History:
         }
         last = max(bounds, default=0)
         before = [epoch for epoch in bounds if 5 * epoch <= 4 * last]
-        if len(bounds) < 2 or not before:
+        if not before:
             return float("nan")
         with np.errstate(invalid="ignore"):  # -inf where no bound was ever finite.
             return float(bounds[last] - bounds[max(before)])

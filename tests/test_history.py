@@ -116,9 +116,9 @@ def test_the_last_gain_does_not_depend_on_who_trains_on():
 def test_a_gain_needs_two_validations():
     history = History(RUNS)
     assert math.isnan(history.last_gain(0))
-    add(history, 0)
+    add(history, 1)
     assert math.isnan(history.last_gain(0))
-    add(history, 5)
+    add(history, 6)
     assert history.last_gain(0) == 5
 
 
