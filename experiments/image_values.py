@@ -179,6 +179,13 @@ def to_levels(
     }
 
 
+# By kind of arrays that hold no integers and no floats.
+_NUMBERS_OF = {
+    "c": "use np.real(images) if their imaginary parts are 0",
+    **dict.fromkeys("SU", "use images.astype(float) if these are numbers"),
+}
+
+
 class ValueRange(NamedTuple):
     """The smallest and the largest value, and whether all are whole numbers."""
 
@@ -190,8 +197,9 @@ class ValueRange(NamedTuple):
     def of(cls, array: np.ndarray, where: str) -> "ValueRange":
         """Returns the range of an array of finite numbers; refuses another one."""
         if array.dtype.kind not in "biuf":
+            remedy = _NUMBERS_OF.get(array.dtype.kind, "give numbers in its place")
             raise DataError(
-                f"{where} is {array.dtype}: convert it with .astype(np.uint8)"
+                f"{where} is {array.dtype}, no integers or floats: {remedy}"
             )
         is_float = array.dtype.kind == "f"
         if is_float and not np.isfinite(array).all():

@@ -125,8 +125,11 @@ NPZ = {
     "floats up to 65535": (arrays(images=IMAGES * 257.0), ("data.white=65535",)),
     "above the levels": (arrays(images=IMAGES, levels=17), ("integers in 0..16",)),
     # types
-    "complex": (arrays(images=IMAGES.astype(complex)), ("complex128", "uint8")),
-    "text": (arrays(images=IMAGES.astype(str)), ("<U", "uint8")),
+    "complex": (
+        arrays(images=IMAGES.astype(complex)),
+        ("complex128", "np.real(images)"),
+    ),
+    "text": (arrays(images=IMAGES.astype(str)), ("<U", "images.astype(float)")),
     "times": (arrays(images=IMAGES.astype("datetime64[s]")), ("datetime64[s]",)),
     "records": (arrays(images=IMAGES.view([("red", "u1")])), ("red",)),
     "float labels": (

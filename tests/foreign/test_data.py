@@ -614,6 +614,8 @@ REFUSED = {
         {"labels": LABELS},
     ),
     "no name": (npz(arr_0=GREY), ["did you mean 'images'?"], GREY, {}),
+    "complex numbers": (npz(images=GREY.astype(complex)), ["complex128"], GREY, {}),
+    "numbers as text": (npz(images=GREY.astype(str)), ["<U3"], GREY, {}),
     "several pages": (pages(".tif"), ["4 pages"], GREY, {}),
     "several pages of 16 bits": (
         pages(".tif", GREY * np.uint16(257)),
