@@ -374,14 +374,7 @@ def _image_names(path: str) -> tuple[list[str], list[str]]:
     if left_out:
         shown = listed([repr(name) for name in left_out], ", ")
         notes.append(f"{path} holds what is no image by its name: {shown}")
-    stems: dict[str, str] = {}
-    same = [
-        (stems[stem], name)
-        for name in names
-        if stems.setdefault(stem := str(pathlib.PurePath(name).with_suffix("")), name)
-        != name
-    ]
-    if same:
+    if same := _same_but_for_suffix(names):
         first, second = same[0]
         notes.append(
             f"{path} holds {counted(len(same), 'file')} named like another but for the"
@@ -389,3 +382,14 @@ def _image_names(path: str) -> tuple[list[str], list[str]]:
             " one of each, or test images may be training images too"
         )
     return names, notes
+
+
+def _same_but_for_suffix(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns pairs of names that differ in their suffix alone, the earlier first."""
+    earlier: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        stem = str(pathlib.PurePath(name).with_suffix(""))
+        if earlier.setdefault(stem, name) != name:
+            pairs.append((earlier[stem], name))
+    return pairs
