@@ -28,6 +28,7 @@ _RIVALS = {
     "setting": "setting",
     "latent_dim": "latent size",
 }
+_LACKING = "a seed failed, diverged or was not trained"
 _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 
 
@@ -116,6 +117,7 @@ class Cell(NamedTuple):
             is none.
         spread: half-width of the error bar, in the unit of mean; NaN if unknown.
         num_seeds: number of members that it is a mean over.
+        all_seeds: number of seeds in its group.
     """
 
     likelihood: str
@@ -125,11 +127,12 @@ class Cell(NamedTuple):
     mean: float
     spread: float
     num_seeds: int
+    all_seeds: int
 
     @property
     def is_whole(self) -> bool:
-        """Whether no seed is missing in the mean: else it is one of survivors."""
-        return self.num_seeds >= len(self.members)
+        """Whether no seed is missing in the mean: else it is one of some seeds."""
+        return self.num_seeds >= self.all_seeds
 
     @property
     def losses(self) -> str:
@@ -189,12 +192,28 @@ class Group:
         return any(member.is_lost for member in self.members)
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether some cells lack a seed."""
+        return not all(cell.is_whole for cell in self.ranking())
+
+    @property
     def spread(self) -> str:
-        """What stands behind the ± of a score."""
+        """What stands behind the ± of scores; '' where there is none."""
         if self.num_seeds > 1:
-            return f"standard deviation over {self.num_seeds} seeds"
+            up_to = "up to " if self.has_gaps else ""
+            return f"standard deviation over {up_to}{self.num_seeds} seeds"
         num_images = self.members[0].num_test_images
+        if num_images == 1:
+            return ""
         return f"standard error over {num_images:,.0f} test images, one seed"
+
+    def spread_of(self, cell: Cell) -> str:
+        """Returns what stands behind the ± of a cell's score; '' where none stands."""
+        if math.isnan(cell.spread):
+            return ""
+        if self.num_seeds > 1:
+            return f"standard deviation over {cell.num_seeds} seeds"
+        return self.spread
 
     def cells(self, setting: str, field: str = "score") -> list[Cell]:
         """Returns mean and spread of a field by likelihood and latent size.
@@ -218,7 +237,14 @@ class Group:
                 spread = members[0].score_se
             cells.append(
                 Cell(
-                    likelihood, latent_dim, setting, members, mean, spread, len(finite)
+                    likelihood,
+                    latent_dim,
+                    setting,
+                    members,
+                    mean,
+                    spread,
+                    len(finite),
+                    self.num_seeds,
                 )
             )
         return cells
@@ -240,7 +266,9 @@ class Group:
             return cell.losses or "–"
         values = [cell.mean] if math.isnan(cell.spread) else [cell.mean, cell.spread]
         number = " ± ".join(f"{value:.{self.decimals}f}" for value in values)
-        return f"{number} ({cell.losses})" if cell.losses else number
+        untrained = cell.all_seeds - len(cell.members)
+        notes = [cell.losses, f"{untrained} not trained" if untrained else ""]
+        return f"{number} ({', '.join(filter(None, notes))})" if any(notes) else number
 
     def contest(self) -> "Contest":
         """Returns what is compared first: likelihoods, else settings, else sizes."""
@@ -350,7 +378,8 @@ def overview(members: Sequence[Member]) -> list[str]:
     if len(members) == 1:
         member = members[0]
         return [
-            f"One model: {member.kind}, seed {member.seed}, {member.epochs:.0f} epochs."
+            f"One model: {member.kind}, seed {member.seed},"
+            f" {counted(round(member.epochs), 'epoch')}."
         ]
     axes = [counted(len({m.likelihood for m in members}), "likelihood")]
     for noun, values in (
@@ -393,7 +422,7 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
     ranking = [cell for cell in group.ranking() if math.isfinite(cell.mean)]
     whole = [cell for cell in ranking if cell.is_whole]
     if not whole:
-        return ["No lead: of every kind of model, a seed failed or has no score."]
+        return [f"No lead: of every kind of model, {_LACKING}."]
     sentences = []
     leader = whole[0]
     if len(group.members) > 1 and any(member.is_weak for member in leader.members):
@@ -404,8 +433,7 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
     if lower := [cell for cell in ranking if cell.mean < leader.mean]:
         names = [f"{cell.members[0].kind} ({group.number(cell)})" for cell in lower]
         sentences.append(
-            "Lower means do not lead where a seed failed or diverged:"
-            f" {listed(names, '; ')}."
+            f"Lower means do not lead where {_LACKING}: {listed(names, '; ')}."
         )
     if clauses := _described(group, whole):
         sentences.append(f"Not tested, and part of it chance: {'; '.join(clauses)}.")
@@ -419,7 +447,7 @@ def _described(group: Group, cells: Sequence[Cell]) -> list[str]:
         by_line[cell.likelihood, cell.setting].append(cell)
         by_likelihood[cell.likelihood].append(cell)
     clauses = []
-    lines = [cells for cells in by_line.values() if len(cells) > 1]
+    lines = [cells for cells in by_line.values() if cells[0].mean < cells[-1].mean]
     if lines:
         favourites = collections.Counter(cells[0].latent_dim for cells in lines)
         favourite, count = favourites.most_common(1)[0]
@@ -457,8 +485,14 @@ def _lead(group: Group, contest: Contest, scores: Scores, tests: int) -> str:
             f"{next_one}; whether they differ is not known, as their scores of the same"
             " test images and seeds cannot be read."
         )
-    found = leads.compare(*pairs, choices=contest.choices, tests=tests)
     num_seeds, num_images = pairs[0].shape
+    if num_images == 1:
+        return (
+            f"{next_one}; one test image does not tell whether they differ on others."
+        )
+    if np.array_equal(*pairs):
+        return f"{next_one}: the scores of every test image are equal."
+    found = leads.compare(*pairs, choices=contest.choices, tests=tests)
     decimals = group.decimals
     if found.error > 0:  # Two digits of the error.
         decimals = max(decimals, 1 - math.floor(math.log10(found.error)))
@@ -510,7 +544,7 @@ def _paired(
             return None
         pair.append(rows)
     sizes = {len(row) for rows in pair for row in rows}
-    if len(sizes) != 1 or sizes == {1}:
+    if len(sizes) != 1:
         return None
     return np.stack(pair[0]), np.stack(pair[1])
 

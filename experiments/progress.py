@@ -244,7 +244,7 @@ def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         *["means leave out what failed or diverged"] * bool(_lost(rows)),
     ]
     table = Table(
-        title=f"-log p(x) of {rows[0]['num_test_images']} test images of "
+        title=f"-log p(x) of {counted(rows[0]['num_test_images'], 'test image')} of "
         f"{rows[0]['dataset']}, {unit}, smaller is better",
         title_justify="left",
         caption="; ".join(notes) or None,

@@ -18,7 +18,7 @@ STYLES = likelihood_styles({"categorical": "categorical", "laplace": "Laplace â€
 
 
 def cell(likelihood, latent_dim, mean, spread=0.1, num_seeds=3):
-    return Cell(likelihood, latent_dim, "", [], mean, spread, num_seeds)
+    return Cell(likelihood, latent_dim, "", [], mean, spread, num_seeds, 3)
 
 
 def drawn(monkeypatch, draw, *arguments):
@@ -130,7 +130,9 @@ def test_no_mean_of_survivors_is_outlined_and_failures_are_named(monkeypatch):
         ]
 
     cells = [
-        cell("categorical", 2, 2.3, num_seeds=2)._replace(members=seeds("", "")),
+        cell("categorical", 2, 2.3, num_seeds=2)._replace(
+            members=seeds("", ""), all_seeds=2
+        ),
         cell("laplace", 2, 2.1, num_seeds=1)._replace(members=seeds("", "failed")),
         cell("laplace", 8, math.nan, math.nan, 0)._replace(
             members=seeds("failed", "failed")

@@ -1,5 +1,6 @@
 """Tests of experiments.findings."""
 
+import dataclasses
 import math
 import zlib
 
@@ -277,21 +278,44 @@ def test_of_one_likelihood_settings_or_latent_sizes_are_compared():
         unread,
         lambda member: None if member.likelihood == "laplace" else np.zeros(297),
         lambda member: np.zeros(297 + member.seed),
-        lambda member: np.zeros(1),
     ],
-    ids=["none", "of one alone", "of other images", "of one image"],
+    ids=["none", "of one alone", "of other images"],
 )
 def test_no_lead_is_known_where_scores_of_the_same_images_cannot_be_read(scores):
     (text,) = findings.find(rivals(0.5, 0, 1), scores)
     assert "whether they differ is not known" in text
 
 
+def test_one_image_and_equal_scores_are_said_to_be_so():
+    one = rivals(0.5, 0, 1)
+    (text,) = findings.find(one, lambda member: np.full(1, member.score))
+    assert text.endswith("one test image does not tell whether they differ on others.")
+    (text,) = findings.find(rivals(0, 0, 1), lambda member: np.full(297, 2.5))
+    assert text.endswith("bits/dim: the scores of every test image are equal.")
+    sizes = [member("laplace", n, 0, 2.5) for n in (2, 8)]
+    assert len(findings.find(integers(*sizes), unread)) == 1  # No mean falls.
+    alone = dataclasses.replace(one.members[0], num_test_images=1, score_se=math.nan)
+    group = integers(alone)
+    assert group.spread == group.spread_of(group.ranking()[0]) == ""
+
+
 def test_seeds_that_are_not_common_are_not_compared():
     members = rivals(0.1, 0, 1, 2, 3).members
-    (text,) = findings.find(integers(*members[:-1]), read)
-    assert "paired over 297 test images and 3 seeds" in text
+    (text,) = findings.find(integers(*members), read)
+    assert "paired over 297 test images and 4 seeds" in text
+    # Of a sweep that has not ended, means over other seeds are not compared.
+    leader = integers(*members).ranking()[0]
+    group = integers(*(m for m in members if m is not leader.members[-1]))
+    whole, untrained = group.ranking()
+    assert untrained.mean < whole.mean
+    (text,) = findings.find(group, read)
+    assert text.startswith("Lower means do not lead where a seed failed, diverged or")
+    assert group.number(untrained).endswith("(1 not trained)")
+    assert group.spread == "standard deviation over up to 4 seeds"
+    assert group.spread_of(untrained) == "standard deviation over 3 seeds"
+    assert group.spread_of(whole) == "standard deviation over 4 seeds"
     odd = [m for m in members if (m.likelihood == "laplace") == bool(m.seed % 2)]
-    assert "is not known" in findings.find(integers(*odd), read)[0]
+    assert findings.find(integers(*odd), read)[0].startswith("No lead")
 
 
 @pytest.mark.parametrize(("status", "score"), [("diverged", math.nan), ("failed", 1.0)])
@@ -307,8 +331,8 @@ def test_a_mean_of_survivors_does_not_lead(status, score):
     assert (first.likelihood, first.is_whole) == ("laplace", True)
     assert (second.mean, second.num_seeds, second.losses) == (2.8, 1, f"1 {status}")
     assert findings.find(group, read) == [
-        "Lower means do not lead where a seed failed or diverged: categorical with 2"
-        f" latents (2.800 (1 {status}))."
+        "Lower means do not lead where a seed failed, diverged or was not trained:"
+        f" categorical with 2 latents (2.800 (1 {status}))."
     ]
 
 
@@ -318,7 +342,8 @@ def test_models_that_failed_are_no_findings():
     for members in (lost, half):
         (text,) = findings.find(integers(*members), read)
         assert text == (
-            "No lead: of every kind of model, a seed failed or has no score."
+            "No lead: of every kind of model, a seed failed, diverged or was not"
+            " trained."
         )
 
 
