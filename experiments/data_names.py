@@ -1,5 +1,7 @@
 """Names that people give to splits, classes and arrays, and what is meant by them."""
 
+import decimal
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +15,8 @@ _SPLIT_WORDS = {
     ),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
+# They may as well be words for classes.
+_SHORT_WORDS = {"tr": "train", "va": "validation", "te": "test", "ts": "test"}
 _IMAGE_WORDS = ("image", "images", "img", "imgs", "picture", "pictures", "x", "data")
 _LABEL_WORDS = ("label", "labels", "y", "target", "targets", "class", "classes")
 # They stand beside the word for a split and say nothing.
@@ -32,6 +36,22 @@ def split_of(name: str, *, within: bool = False) -> str | None:
         splits = {"train": None}
     others = {word for word in words if not _split_of_word(word)} - _FILLERS
     return next(iter(splits)) if len(splits) == 1 and (within or not others) else None
+
+
+def resembled_split(name: str) -> str | None:
+    """Returns the split that a misspelt or shortened name may stand for."""
+    for word in _words(name):
+        if word in _SHORT_WORDS:
+            return _SHORT_WORDS[word]
+        if near := difflib.get_close_matches(word, _SPLIT_WORDS, 1, cutoff=0.8):
+            return _SPLIT_WORDS[near[0]]
+    return None
+
+
+def is_for_images(name: str) -> bool:
+    """Whether a folder of this name holds the images, and not those of a class."""
+    words = set(_words(name))
+    return bool(words) and words <= {*_IMAGE_WORDS} - {"x", "data"}
 
 
 def meant_array(name: str) -> str | None:
@@ -54,6 +74,9 @@ def meant_array(name: str) -> str | None:
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
     """Returns names as a person sorts them: numbers in them by their size."""
+    names = list(names)
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name) for name in names):
+        return sorted(names, key=lambda name: (decimal.Decimal(name), name))
     return sorted(names, key=lambda name: (_natural_key(name), name))
 
 

@@ -535,7 +535,8 @@ def _read_member(
         said = math.prod(shape) * dtype.itemsize
         held = member.file_size - content.tell()
     if dtype.hasobject:
-        part = "labels" if "labels" in member.filename else "images"
+        known = ("labels", "class_names", "images")
+        part = next((name for name in known if name in member.filename), "array")
         raise DataError(
             f"{where} is one of the object arrays, which can run code when read: make"
             f" it one of numbers or text, as in np.array(list({part})), or leave it out"
@@ -675,7 +676,10 @@ def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
         )
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:
-        raise DataError(f"{where} has labels beyond 32 bits: number the classes from 0")
+        raise DataError(
+            f"{where} has labels beyond 32 bits: make them names, in all splits, as in"
+            " labels.astype(str)"
+        )
     return array.astype(np.int32)
 
 

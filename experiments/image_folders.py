@@ -16,7 +16,13 @@ import numpy as np
 
 from experiments.data_errors import DataError, one_line
 from experiments.data_files import File, expand_user, refuse_too_large, walk
-from experiments.data_names import SPLITS, in_natural_order, split_of
+from experiments.data_names import (
+    SPLITS,
+    in_natural_order,
+    is_for_images,
+    resembled_split,
+    split_of,
+)
 from experiments.data_sources import Source, Split, digest_of, make_source
 from experiments.image_values import (
     MAX_LEVELS,
@@ -75,6 +81,11 @@ def read_folder(path: str, meaning: Meaning = UNSTATED) -> Source:
         {name for of in layout.values() for name in of.values() if name is not None}
     )
     number = {name: i for i, name in enumerate(classes)}
+    if len(layout) == 1 and len(set(map(resembled_split, classes)) - {None}) > 1:
+        notes.append(
+            f"{path} has classes named much like splits ({listed(classes, ', ')}): if"
+            " they are splits, name them 'train', 'validation' or 'test'"
+        )
     images, more = _read_images(
         path, [n for of in layout.values() for n in of], meaning
     )
@@ -145,7 +156,8 @@ def _refuse_unclear_splits(path: str, meant: Mapping[str, str | None]) -> None:
         if len(same) > 1:
             raise DataError(
                 f"{path} has the subfolders {same[0]!r} and {same[1]!r}, both of them"
-                f" named like the {split} split: put their images into one"
+                f" named like the {split} split: put their images into one, in"
+                f" subfolders if these are classes, as in {split}/{same[1]}"
             )
     if "train" not in by_split:
         raise DataError(
@@ -171,12 +183,25 @@ def _classes(path: str, prefix: str, names: Sequence[str]) -> dict[str, str | No
                 remedy = "put splits above classes, as in train/cat"
             if len(inner) == 1:
                 inside = shlex.quote(f"{path}/{prefix}{top}")
-                remedy = f"set data.path={inside} if these are, else {remedy}"
+                # Of a path within a split, the other splits would be lost.
+                instead = (
+                    f"move what is in {inside} to {shlex.quote(f'{path}/{prefix}')}"
+                    if prefix
+                    else f"set data.path={inside}"
+                )
+                remedy = f"{instead} if these are, else {remedy}"
             raise DataError(
                 f"{path} has images in {prefix}{top}/{first} and in"
                 f" {prefix}{top}/{second}, and it is not clear which subfolders are the"
                 f" classes: {remedy}"
             )
+    if len(inner) > 1 and (named := [top for top in inner if is_for_images(top)]):
+        other = next(top for top in inner if top != named[0])
+        raise DataError(
+            f"{path} has images in {prefix}{named[0]} and in {prefix}{other}: if these"
+            f" are classes, rename the first, as in 'class_{named[0]}', else move all"
+            f" but the first out of {path}"
+        )
     return {name: own[0] if own[1:] else None for name, own in parts.items()}
 
 
@@ -199,7 +224,7 @@ def _read_images(
             kinds.add(_kind(image))
             if image.mode in _WITH_A_PROFILE:
                 converted.setdefault(_FROM_A_PROFILE, []).append(name)
-            elif image.mode != "I;16" and ";16" in str(image.tile):
+            elif _kind(image) not in _DTYPES and ";16" in str(image.tile):
                 converted.setdefault(_FROM_16_BITS, []).append(name)
     # Palettes are brought to the kind of the others.
     kind = min(kinds - {"palette"}, default="RGB")
@@ -241,6 +266,8 @@ def _read_images(
 def _kind(image: Any) -> str:
     """Returns what the pixels of an opened image are, apart from opacity."""
     if image.mode == "1" and "transparency" in image.info:
+        return "L"
+    if "LA;16" in str(image.tile):  # Of 16 bits, Pillow makes colours.
         return "L"
     return _KINDS.get(image.mode, "RGB")
 
@@ -300,12 +327,15 @@ def _pixels(image: Any, kind: str, file: pathlib.Path, meaning: Meaning) -> np.n
             f" of them are images: write each to a file, as by `{command}`, and move"
             " this one out of the folder"
         )
+    own = _kind(image)
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    is_palette = _kind(image) == "palette"
+    is_palette = own == "palette"
     has_opacity = "transparency" in image.info or image.mode in _WITH_OPACITY
+    if own in _DTYPES and has_opacity:
+        return _without_clear_value(image, meaning, str(file))
     if has_opacity:
-        image = image.convert("LA" if _kind(image) == "L" else "RGBA")
+        image = image.convert("LA" if own == "L" else "RGBA")
     elif is_palette or (image.mode not in _KINDS and image.mode != "RGB"):
         image = image.convert("RGB")
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
@@ -314,6 +344,15 @@ def _pixels(image: Any, kind: str, file: pathlib.Path, meaning: Meaning) -> np.n
     if is_palette and kind == "L" and bool((pixels == pixels[..., :1]).all()):
         pixels = pixels[..., :1]
     return pixels
+
+
+def _without_clear_value(image: Any, meaning: Meaning, where: str) -> np.ndarray:
+    """Returns the pixels [H, W, 1] of more than 8 bits, of which one value is clear."""
+    white = int(max(meaning.black, meaning.white)) or 2**16 - 1
+    pixels = np.asarray(image)[..., np.newaxis]
+    opacity = np.where(pixels == image.info["transparency"], 0, white)
+    pixels = np.concatenate([pixels, opacity.astype(pixels.dtype)], axis=-1)
+    return without_opacity(pixels[None], white, meaning.background, where)[0]
 
 
 def folder_identity(path: str) -> list[Any]:
@@ -351,7 +390,8 @@ def _image_names(path: str) -> tuple[list[str], list[str]]:
         suffix = pathlib.PurePath(file.name).suffix.lower()
         (images if suffix in suffixes else others).append(file)
     if not images:
-        raise DataError(f"{path} holds no images: add png, jpg or similar files")
+        but = f", but {others[0].name!r}, which is not read" if others else ""
+        raise DataError(f"{path} holds no images{but}: add png, jpg or similar files")
     tops = {file.name.split("/")[0] for file in images}
     with os.scandir(folder) as entries:
         bare = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
@@ -373,7 +413,11 @@ def _image_names(path: str) -> tuple[list[str], list[str]]:
     left_out += sorted(bare - tops - {name.split("/")[0] for name in left_out})
     if left_out:
         shown = listed([repr(name) for name in left_out], ", ")
-        notes.append(f"{path} holds what is no image by its name: {shown}")
+        *formats, last = _IMAGE_FORMATS
+        notes.append(
+            f"{path} holds what is not read, as by its name it is no"
+            f" {', '.join(formats)} or {last} file: {shown}"
+        )
     if same := _same_but_for_suffix(names):
         first, second = same[0]
         notes.append(

@@ -81,6 +81,13 @@ def _reshaped(shape: tuple[int, ...]) -> str:
         return ""
     side = round(shape[1] ** 0.5)
     if side**2 != shape[1]:
+        side = round((shape[1] / 3) ** 0.5)
+        if 3 * side**2 == shape[1]:
+            return (
+                f": if each image is {side}x{side} in colour, use"
+                f" images.reshape(-1, {side}, {side}, 3), or, if all of red comes"
+                f" first, np.moveaxis(images.reshape(-1, 3, {side}, {side}), 1, -1)"
+            )
         return (
             "; give flat images their height and width, as in images.reshape(N, H, W)"
         )
@@ -127,8 +134,8 @@ def _moved(shape: tuple[int, ...]) -> str:
         return "use np.moveaxis(images, 1, -1)"
     if few[0] == 2:
         return "use np.moveaxis(images, -1, 0)"
-    # [C, H, W, N] or [C, N, H, W]: there are more images than pixels on a side.
-    last = shape[-1] == max(shape)
+    # [C, H, W, N] or [C, N, H, W]: images are square, or more than pixels on a side.
+    last = shape[1] == shape[2] or (shape[2] != shape[3] == max(shape))
     return f"use images.transpose({'3, 1, 2, 0' if last else '1, 2, 3, 0'})"
 
 
@@ -329,8 +336,9 @@ def _refuse_ones_beside_more(
     highest = {split: int(array.max()) for split, array in images.items()}
     top = max(highest, key=lambda split: highest[split])
     for split, high in highest.items():
-        if high <= 1 and highest[top] >= _MANY_LEVELS - 1:
-            found, other = ValueRange(0, high, True), ValueRange(0, levels - 1, True)
+        # Zeros alone are black in any range.
+        if high == 1 and highest[top] >= _MANY_LEVELS - 1:
+            found, other = ValueRange(0, 1, True), ValueRange(0, levels - 1, True)
             raise _different(names[split], found, names[top], other)
 
 
@@ -369,7 +377,7 @@ def without_opacity(
     """Returns images as they look before a background.
 
     Args:
-        images: uint8 [N, H, W, C]; the last of 2 or 4 channels is opacity, of 1 or 3
+        images: integers [N, H, W, C]; the last of 2 or 4 channels is opacity, of 1 or 3
             none is.
         full: the value that is white, or opaque.
         background: 'black', 'white' or ''.
@@ -394,7 +402,7 @@ def without_opacity(
             f" data.background={first}, or data.background={second}"
         )
     behind = full if background == "white" else 0
-    seen = np.empty(colours.shape, np.uint8)
+    seen = np.empty(colours.shape, colours.dtype)
     for part in _parts(len(images)):
         weight = opacity[part].astype(np.float32) / full
         seen[part] = np.rint(colours[part] * weight + behind * (1 - weight))

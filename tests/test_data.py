@@ -383,7 +383,7 @@ BAD_ARRAYS = {
     ),
     "wide labels": (
         {"images": GOOD, "labels": np.full(20, 2**40)},
-        ["beyond 32 bits", "from 0"],
+        ["beyond 32 bits", "labels.astype(str)"],
     ),
     "labels only": (
         {"images": GOOD, "test_labels": np.arange(3)},

@@ -149,6 +149,35 @@ def pages(suffix, of=GREY, per_file=4, **options):
     return write
 
 
+def deep_png(pixels):
+    """Returns a PNG file of 16 bits a channel: of greys with opacity, or colours."""
+    height, width, channels = pixels.shape
+    rows = (pixels * np.uint16(257)).astype(">u2")
+    content = b"".join(b"\0" + row.tobytes() for row in rows)
+    kind = {2: 4, 3: 2}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(content)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data))
+        + name
+        + data
+        + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def deep_files(pixels):
+    """Writes PNG files of 16 bits a channel, and returns their settings."""
+
+    def write(tmp_path):
+        (tmp_path / "mine").mkdir()
+        for i, each in enumerate(pixels):
+            (tmp_path / "mine" / f"{i:02}.png").write_bytes(deep_png(each))
+        return DataSettings("folder", path=str(tmp_path / "mine"))
+
+    return write
+
+
 def in_splits(*names):
     """Writes folders of four images for each split."""
     files = [f"{names[i // 4]}/{i:02}" for i in range(4 * len(names))]
@@ -210,9 +239,10 @@ def follow(message, settings, tmp_path):
     code = code_in(message)
     if path.suffix == ".npz":
         arrays = dict(np.load(path, allow_pickle=True))
-        name = re.search(r"((?:\w+_)?(images|labels)) of", message)
+        name = re.search(r"((?:\w+_)?(images|labels|class_names)) of", message)
         name = name[1] if name[1] in arrays else name[2]
-        given = {"images": arrays[name], "labels": arrays[name], "np": np}
+        given = dict.fromkeys(("images", "labels", "class_names"), arrays[name])
+        given["np"] = np
         given |= {"mean": 0.4, "std": 0.3}  # Of what was normalised, in 0..1.
         arrays[name] = eval(code, given)
         np.savez(path, **arrays)
@@ -305,6 +335,29 @@ READ = {
         GREY[np.r_[2:12:3, 1:12:3, 0:12:3]],
         {"labels": [0] * 4 + [2] * 4 + [1] * 4, "names": ("no 1", "no 2", "no 10")},
     ),
+    "classes by decimals": (
+        folder(GREY, names=classes("1.5", "10", "1.25")),
+        GREY[np.r_[2:12:3, 0:12:3, 1:12:3]],
+        {"labels": np.sort(LABELS), "names": ("1.25", "1.5", "10")},
+    ),
+    "labels below zero, in words": (
+        npz(images=GREY, labels=np.array(["1", "-1", "0"])[LABELS]),
+        GREY,
+        {"labels": np.array([2, 0, 1])[LABELS], "names": ("_1", "0", "1")},
+    ),
+    "labels of many digits": (
+        npz(images=GREY, labels=np.array(["x2", "x" + 5000 * "1", "x1"])[LABELS]),
+        GREY,
+        {
+            "labels": np.array([1, 2, 0])[LABELS],
+            "names": ("x1", "x2", "x" + 159 * "1" + "..."),
+        },
+    ),
+    "greys of 16 bits that are opaque": (
+        deep_files(np.concatenate([GREY, np.full_like(GREY, 255)], axis=-1)),
+        GREY,
+        {},
+    ),
     "some classes linked": (linked("b"), GREY[IN_CLASSES], ABC),
     "all classes linked": (linked("a", "b", "c"), GREY[IN_CLASSES], ABC),
     "a class of trains": (
@@ -389,6 +442,12 @@ def clear_palette(tmp_path):
 # A row: how it is written, words of the message, the images that are meant, and more.
 REFUSED = {
     "16 bits, PNG": (folder(GREY * np.uint16(257)), ["16 bits"], GREY, {}),
+    "16 bits of which one value is clear": (
+        folder(GREY // 2 * np.uint16(257), transparency=0),
+        ["set data.background=white"],
+        np.where(GREY // 2 == 0, 255, GREY // 2).astype(np.uint8),
+        {},
+    ),
     "16 bits, TIFF": (folder(GREY * np.uint16(257), ".tif"), ["16 bits"], GREY, {}),
     "16 bits in an array": (npz(images=GREY * np.uint16(257)), ["uint16"], GREY, {}),
     "16 bits in 32": (
@@ -581,6 +640,30 @@ REFUSED = {
         COLOUR[:, :5, :, :1],
         {},
     ),
+    "channels, images, rows, columns of large images": (
+        npz(images=np.zeros((3, 6, 9, 9), np.uint8)),
+        ["(3, 6, 9, 9)"],
+        np.zeros((6, 9, 9, 3), np.uint8),
+        {"levels": 2},
+    ),
+    "flat colours": (
+        npz(images=COLOUR[:, :5].reshape(12, 75)),
+        ["5x5 in colour", "if all of red comes first"],
+        COLOUR[:, :5],
+        {},
+    ),
+    "labels of many bits": (
+        npz(images=GREY, labels=LABELS + 2**40),
+        ["beyond 32 bits"],
+        GREY,
+        {"labels": LABELS, "names": tuple(str(2**40 + i) for i in range(3))},
+    ),
+    "objects for names of classes": (
+        npz(images=GREY, labels=LABELS, class_names=objects("abc")),
+        ["class_names of", "object"],
+        GREY,
+        {"labels": LABELS, "names": ("a", "b", "c")},
+    ),
     "objects for images": (
         npz(images=objects(GREY)),
         ["images of", "object"],
@@ -746,6 +829,39 @@ UNCLEAR = {
         },
         (["train"], ("cat", "dog")),
     ),
+    "a folder around the classes of each split": (
+        [f"{s}/{s}/{c}/{c}{s}" for s in ("train", "test") for c in ("cat", "dog")],
+        "move what is in",
+        {
+            f"{s}/{s}/{c}/{c}{s}": f"{s}/{c}/{c}{s}"
+            for s in ("train", "test")
+            for c in ("cat", "dog")
+        },
+        (["train", "test"], ("cat", "dog")),
+    ),
+    "classes in the names of splits": (
+        ["train_cat/0", "train_dog/1", "test_cat/2", "test_dog/3"],
+        "in subfolders if these are classes, as in test/test_dog",
+        {
+            "train_cat/0": "train/cat/0",
+            "train_dog/1": "train/dog/1",
+            "test_cat/2": "test/cat/2",
+            "test_dog/3": "test/dog/3",
+        },
+        (["train", "test"], ("cat", "dog")),
+    ),
+    "images beside masks": (
+        ["images/0", "masks/1"],
+        "else move all but the first out of",
+        {"masks/1": "../masks/1"},
+        (["train"], ("images",)),
+    ),
+    "a class called images": (
+        ["train/drawings/0", "train/Images/1"],
+        "rename the first, as in 'class_Images'",
+        {"train/Images/1": "train/class_Images/1"},
+        (["train"], ("class_Images", "drawings")),
+    ),
     "images beside classes": (
         ["0", "cat/1"],
         "move all of them into subfolders",
@@ -875,23 +991,21 @@ def with_folder(settings, name):
     return settings
 
 
+def test_a_dark_split_is_in_the_range_that_is_stated(tmp_path):
+    settings = npz(images=GREY, test_images=GREY[:2] * 0)(tmp_path)
+    with pytest.raises(DataError, match=r"set data\.white=255 if it is one range"):
+        load_data(settings)
+    settings = dataclasses.replace(settings, white=255.0)
+    assert_read(settings, {"train": GREY, "test": GREY[:2] * 0})
+
+
 def with_deep_colours(tmp_path):
     """Writes pictures in colour, of which one has 16 bits a channel."""
     settings = folder(COLOUR)(tmp_path)
-    rows = (GENERATOR.integers(256, size=(6, 5, 3)) * 257).astype(">u2")
-    content = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(content)), (b"IEND", b""))
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data))
-        + kind
-        + data
-        + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    (tmp_path / "mine" / "12.png").write_bytes(png)
+    rows = GENERATOR.integers(256, size=(6, 5, 3), dtype=np.uint8)
+    (tmp_path / "mine" / "12.png").write_bytes(deep_png(rows))
     read = data._read(settings).splits["train"].images
-    np.testing.assert_array_equal(read[-1], rows // 257)
+    np.testing.assert_array_equal(read[-1], rows)
     return settings
 
 
@@ -922,11 +1036,15 @@ NOTED = {
     "one image many times": (npz(images=GREY[:1].repeat(9, axis=0)), ["the same one"]),
     "files of other kinds": (
         lambda path: beside(folder(GREY)(path), IMG__heic=b"x", notes__txt=b"y"),
-        ["no image by its name: 'IMG.heic', 'notes.txt'"],
+        ["is not read", "or WEBP file: 'IMG.heic', 'notes.txt'"],
     ),
     "a folder without images": (
         lambda path: with_folder(folder(GREY, names=classes("a", "b"))(path), "c"),
-        ["no image by its name: 'c'"],
+        ["is not read", "or WEBP file: 'c'"],
+    ),
+    "classes that may be splits": (
+        folder(GREY, names=classes("Trainig", "Tests")),
+        ["classes named much like splits (Tests, Trainig): if they are splits, name"],
     ),
     "colours of 16 bits": (
         with_deep_colours,
