@@ -206,7 +206,8 @@ class Members(_Parts):
                         "a terminal, a spreadsheet or a browser could take for a "
                         f"command): {self._train_again(run)}."
                     )
-        return with_nan({**row, "status": in_present_words(row["status"])})
+        row = with_nan(row)
+        return {**row, "status": in_present_words(row)}
 
     def results(
         self, order: Sequence[str], report: Callable[[str], object]

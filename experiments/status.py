@@ -1,5 +1,9 @@
 """How the training of a run ended, in a word: the column ``status``."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from vae_jax.diagnostics import ONE_BIT
@@ -61,6 +65,18 @@ def _exceeds(excess: np.ndarray) -> bool:
     return bool(excess.mean() > 2 * excess.std(ddof=1) / np.sqrt(excess.size))
 
 
-def in_present_words(word: str) -> str:
-    """Returns a status of this or an earlier version as this one says it."""
-    return _BEFORE.get(word, word)
+def in_present_words(row: Mapping[str, Any]) -> str:
+    """Returns the status of a row of this or an earlier version as this one says it.
+
+    Earlier versions did not know models that failed. Theirs are told by the constant
+    output alone, and by an error that is not paired, as its scores of the images were
+    not kept.
+    """
+    word: str = row["status"]
+    if word not in _BEFORE:
+        return word
+    over_constant = -row.get("log_px", math.nan) - row.get("floor", math.nan)
+    error = row.get("log_px_se", math.nan)
+    if over_constant > ONE_BIT and over_constant > 2 * error:
+        return FAILED
+    return _BEFORE[word]

@@ -221,6 +221,27 @@ def test_what_an_earlier_version_claimed_is_read_as_what_was_known(folder, befor
     assert folder.members.result("a")["status"] == now
 
 
+@pytest.mark.parametrize(
+    ("before", "excess", "now"),
+    [
+        ("settled", 30.0, "failed"),
+        ("epoch limit", 30.0, "failed"),
+        ("settled", 1.5, "training ended"),  # Less than two standard errors.
+        ("settled", -30.0, "training ended"),
+        ("settled", None, "training ended"),
+        ("schedule ended", 30.0, "schedule ended"),  # This version compares images.
+        ("diverged", None, "diverged"),
+    ],
+)
+def test_what_an_earlier_version_did_not_know_to_fail_failed(
+    folder, before, excess, now
+):
+    log_px = None if excess is None else -100.0 - excess
+    fields = {"log_px": log_px, "log_px_se": 1.0, "floor": 100.0}
+    save_member(folder, "a", status=before, **fields)
+    assert folder.members.result("a")["status"] == now
+
+
 # --- whose a part is ------------------------------------------------------------------
 
 READERS = {
