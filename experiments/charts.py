@@ -512,7 +512,7 @@ def learning_curves(curves: Sequence[Curve], styles: Mapping[str, Style]) -> byt
             axes.set_ylim(low - margin, high + margin)
         title = filter(None, [styles[name].label, _in_lines(setting)])
         axes.set_title("\n".join(title), fontsize=9)
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
         if i >= len(panels) - columns:
             axes.set_xlabel("epoch")

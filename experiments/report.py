@@ -287,7 +287,9 @@ def _gallery(group: Group, folder: RunFolder) -> dict[str, list[Entry]]:
         gallery[cell.likelihood].append(
             Entry(
                 ", ".join(title),
-                f"{group.number(cell)} {group.unit}",
+                f"{group.number(cell)} {group.unit}"
+                if cell.num_seeds
+                else group.number(cell),
                 [
                     (member, _pictures(member, folder, zoom))
                     for member in cell.members[:count]

@@ -279,6 +279,8 @@ def test_a_sweep_in_which_all_failed_ranks_none_of_them(tmp_path):
     assert "Integer images No model to rank No lead: of every kind" in page.text
     assert "lowest" not in page.text.partition("Learning curves")[0]
     assert page.text.count("categorical failed") == 2  # Rows of the table.
+    assert "2 latents · failed" in page.text
+    assert "failed bits/dim" not in page.text
 
 
 def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
