@@ -109,7 +109,7 @@ def result_row(
         "status": status(
             score=reached["score"],
             elbo=bound["elbo"],
-            over_guess=score - guess,
+            over_guess=score / guess - 1,
             over_constant=-np.asarray(estimate.log_px, float) - floor,
             epochs=epochs,
             num_epochs=settings.training.num_epochs,

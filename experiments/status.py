@@ -13,9 +13,11 @@ DIVERGED, FAILED = "diverged", "failed"
 # nothing.
 LOST = {
     FAILED: "worse by more than two standard errors than a constant output, or than a "
-    "guess that calls all images equally probable",
+    "guess that calls all images equally probable, or twice as long as that guess",
     DIVERGED: "no finite score",
 }
+
+_MOST_BITS = 8  # of a guess, for a value of an image
 
 # What runs of earlier versions say claims more than they knew.
 _BEFORE = {"settled": "training ended", "epoch limit": "schedule ended"}
@@ -36,6 +38,8 @@ def status(
     that has learned nothing, by more than two standard errors, which are paired over
     test images. One that equals the best constant output, within a bit an image, has
     collapsed, and did not fail: not even where that output is no better than a guess.
+    One that takes twice as many bits as a guess failed, even where a few images make
+    both its mean and the standard error.
     Else why training ended: ``patience ended``, or ``schedule ended`` after all epochs.
     Whether more epochs would gain anything cannot be told from the run: with a learning
     rate that decays, every curve ends flat.
@@ -44,7 +48,7 @@ def status(
         score: mean over test images.
         elbo: the same of the ELBO.
         over_guess: by how much the score of each test image exceeds that of a guess
-            that calls all images equally probable, in any unit.
+            that calls all images equally probable, in scores of that guess.
         over_constant: the same of the best constant output, nats; NaN where it is not
             known.
         epochs: that were trained.
@@ -53,7 +57,9 @@ def status(
     if not np.isfinite([score, elbo]).all():
         return DIVERGED
     has_collapsed = abs(over_constant.mean()) <= ONE_BIT
-    if not has_collapsed and (_exceeds(over_constant) or _exceeds(over_guess)):
+    is_hopeless = over_guess.size > 1 and over_guess.mean() > 1
+    is_worse = _exceeds(over_constant) or _exceeds(over_guess) or is_hopeless
+    if is_worse and not has_collapsed:
         return FAILED
     return "patience ended" if epochs < num_epochs else "schedule ended"
 
@@ -78,5 +84,7 @@ def in_present_words(row: Mapping[str, Any]) -> str:
     over_constant = -row.get("log_px", math.nan) - row.get("floor", math.nan)
     error = row.get("log_px_se", math.nan)
     if over_constant > ONE_BIT and over_constant > 2 * error:
+        return FAILED
+    if row.get("bits_per_dim", math.nan) > 2 * _MOST_BITS:
         return FAILED
     return _BEFORE[word]

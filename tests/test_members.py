@@ -240,6 +240,8 @@ def test_what_an_earlier_version_did_not_know_to_fail_failed(
     fields = {"log_px": log_px, "log_px_se": 1.0, "floor": 100.0}
     save_member(folder, "a", status=before, **fields)
     assert folder.members.result("a")["status"] == now
+    save_member(folder, "b", status="settled", bits_per_dim=1e9)
+    assert folder.members.result("b")["status"] == "failed"
 
 
 # --- whose a part is ------------------------------------------------------------------

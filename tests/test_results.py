@@ -234,6 +234,22 @@ def test_a_model_that_equals_its_constant_output_collapsed_and_did_not_fail(
     assert row_of("categorical", data, found, floor=floor)["status"] == status
 
 
+@pytest.mark.parametrize("likelihood", VIEWS)
+@pytest.mark.parametrize(
+    ("times", "status"), [(1.5, "schedule ended"), (3.0, "failed")]
+)
+def test_one_image_that_makes_the_standard_error_hides_no_failure(
+    likelihood, times, status, data, evaluation
+):
+    """Its excess is both the mean and, in all but name, the error."""
+    values = {"binary": 2, "levels": LEVELS, "continuous": 1}[VIEWS[likelihood]]
+    guess = NUM_PIXELS * np.log(LEVELS if VIEWS[likelihood] != "binary" else 2)
+    reached = np.full(NUM_IMAGES, NUM_PIXELS * np.log(values))
+    reached[0] += (times - 1) * guess * NUM_IMAGES
+    found = described(evaluation, -reached)
+    assert row_of(likelihood, data, found, floor=UNKNOWN)["status"] == status
+
+
 def test_a_failure_is_not_told_from_one_test_image(data, evaluation):
     one = Evaluation(
         ImportanceEstimate(*(field[:1] for field in evaluation.estimate)),
