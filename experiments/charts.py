@@ -97,7 +97,7 @@ def latent_scatter(
         kinds, kind_of = np.unique(labels[::stride], return_inverse=True)
     shown = [_legend_text(kind, class_names) for kind in kinds]
     # The legend takes more room for names, and the axes the same.
-    width = 3.2 + 0.065 * max(0, max(map(len, shown), default=0) - 3)
+    width = 3.2 + 0.08 * max(0, max(map(len, shown), default=0) - 3)
     figure = Figure(figsize=(width, 2.75), dpi=96 * SCATTER_SCALE)
     place = (0.15 * 3.2 / width, 0.14, 0.71 * 3.2 / width, 0.84)
     axes = figure.add_axes(place, aspect="equal", anchor="W")
@@ -146,16 +146,17 @@ def latent_scatter(
 
 
 def _legend_text(kind: Any, class_names: Sequence[str]) -> str:
-    """Returns the name of a class as far as the font can write it, or its number."""
+    """Returns the name of a class, or its number where the font cannot write it."""
     if not (isinstance(kind, np.integer) and 0 <= kind < len(class_names)):
         return str(kind)
     name = printable(class_names[int(kind)])
     if len(name) > _LONGEST_CLASS_NAME:
         name = name[: _LONGEST_CLASS_NAME - 1] + "…"
     font = get_font(findfont(FontProperties()))
-    known = all(font.get_char_index(ord(character)) for character in name)
+    if not all(font.get_char_index(ord(character)) for character in name):
+        return f"class {kind}"  # A number alone may be the name of another.
     # matplotlib takes a label in front of which is an underscore for none.
-    return name if known and not name.startswith("_") else str(kind)
+    return f" {name}" if name.startswith("_") else name
 
 
 @matplotlib.rc_context(MATPLOTLIB)
