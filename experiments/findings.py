@@ -381,7 +381,8 @@ def overview(members: Sequence[Member]) -> list[str]:
             f"One model: {member.kind}, seed {member.seed},"
             f" {counted(round(member.epochs), 'epoch')}."
         ]
-    axes = [counted(len({m.likelihood for m in members}), "likelihood")]
+    likelihoods = {member.likelihood for member in members}
+    axes, size = [counted(len(likelihoods), "likelihood")], len(likelihoods)
     for noun, values in (
         ("latent size", sorted({member.latent_dim for member in members})),
         *(
@@ -392,10 +393,12 @@ def overview(members: Sequence[Member]) -> list[str]:
     ):
         text = ", ".join(map(str, values))
         axes.append(f"{counted(len(values), noun)} ({text})")
+        size *= len(values)
     counts = collections.Counter(member.status for member in members)
     endings = ", ".join(f"{status} ({count})" for status, count in counts.most_common())
     sentences = [
-        f"{len(members)} models: {' × '.join(axes)}.",
+        f"{len(members)}{f' of {size}' if size > len(members) else ''} models:"
+        f" {' × '.join(axes)}.",
         f"How training ended: {endings}.",
     ]
     if "num epochs" not in members[0].axes:
@@ -597,6 +600,8 @@ def _which(members: Sequence[Member]) -> str:
     if len(kinds) <= _MAX_NAMED:
         return "; ".join(kinds)
     sizes = collections.Counter(member.latent_dim for member in members)
+    if len(sizes) == 1:
+        return listed(list(kinds), "; ")
     return ", ".join(
         f"{count} with {counted(size, 'latent')}"
         for size, count in sorted(sizes.items())

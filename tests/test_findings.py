@@ -375,6 +375,20 @@ def test_overview_counts_what_was_varied_and_how_it_ended():
     assert "sweep num_epochs" in third
     members.append(member("laplace", 8, 0, 3.0, status="failed"))
     assert findings.overview(members)[1].endswith(": schedule ended (2), failed (1).")
+    members.append(member("laplace", 2, 1, 3.0))  # Of a sweep that has not ended.
+    assert findings.overview(members)[0].startswith("4 of 6 models: 1 likelihood × 3")
+
+
+def test_of_many_models_that_failed_some_are_named_or_counted_by_size():
+    failed = [
+        member(f"family_{i}", size, 0, 9.0, status="failed")
+        for i in range(7)
+        for size in (2, 4)
+    ]
+    (text,) = findings.lost(failed)
+    assert text.endswith(": 7 with 2 latents, 7 with 4 latents.")
+    (text,) = findings.lost(failed[::2])
+    assert text.endswith("; family 4 with 2 latents and 2 more.")
 
 
 @pytest.mark.parametrize(
