@@ -650,7 +650,8 @@ def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1]:
         raise DataError(
             f"{where} is {array.dtype} of shape {array.shape}: labels are integers [N],"
-            f" one for each image; use one column, such as labels[:, 0]"
+            f" one for each image; use one column, such as labels[:, 0], or the largest"
+            " where each column is a class, as labels.argmax(axis=1)"
         )
     if array.ndim != 1:
         raise DataError(
