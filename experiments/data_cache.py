@@ -17,6 +17,7 @@ import filelock
 import numpy as np
 from absl import logging
 
+from experiments.data_errors import DataError
 from experiments.data_files import expand_user
 from experiments.data_sources import Source, Split
 from experiments.files import UNFINISHED, FolderError, load_arrays, save_arrays
@@ -68,8 +69,21 @@ def cached(
 
 
 def default_folder() -> pathlib.Path:
-    """$VAE_JAX_CACHE, else ~/.cache/vae_jax: what is found again at a second start."""
-    return expand_user(os.environ.get("VAE_JAX_CACHE") or "~/.cache/vae_jax")
+    """$VAE_JAX_CACHE, else ~/.cache/vae_jax: what is found again at a second start.
+
+    Raises:
+        DataError: there is no such path here.
+    """
+    if given := os.environ.get("VAE_JAX_CACHE"):
+        return expand_user(given)
+    try:
+        return expand_user("~/.cache/vae_jax")
+    except DataError as error:  # As of a number that is no user's, in a container.
+        raise DataError(
+            "no home folder is known here, in which images and programs are kept for a"
+            " second start: set VAE_JAX_CACHE to a folder, as in"
+            " VAE_JAX_CACHE=/tmp/vae_jax"
+        ) from error
 
 
 def _load(entry: pathlib.Path, identity: str, memory_mapped: bool) -> Source:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from experiments import data_cache
 from experiments.data_errors import DataError
 from experiments.data_files import expand_user
 
@@ -190,6 +191,21 @@ def test_every_environment_is_worked_in_or_refused(row, cache, undisturbed, tmp_
         assert "report:" in outcome.stdout
     else:
         assert outcome.stdout == undisturbed[LIST]
+
+
+def test_without_a_home_the_remedy_is_the_variable(monkeypatch, tmp_path):
+    """In a container that runs as a number, nobody's home is known."""
+
+    def unknown(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("VAE_JAX_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    with pytest.raises(DataError, match="VAE_JAX_CACHE=/tmp/vae_jax"):
+        data_cache.default_folder()
+    monkeypatch.undo()
+    monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path))
+    assert data_cache.default_folder() == tmp_path
 
 
 def test_a_warning_of_a_package_ends_no_command(cache, undisturbed):
