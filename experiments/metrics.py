@@ -129,7 +129,7 @@ class Metrics:
         if run not in self._events:
             folder = self._folder / "tensorboard" / run
             folder.mkdir(parents=True, exist_ok=True)
-            self._events[run] = EventsWriter(str(folder / "events"))
+            self._events[run] = EventsWriter(str(folder.absolute() / "events"))
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in row.items()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,17 @@ def test_half_a_row_is_dropped(folder, half):
     assert len(told) == bool(half)
     folder.metrics.restore(["a"], [row("a", 1)])
     assert folder.metrics.path("a").read_text() == text_of(1)
+
+
+@pytest.mark.parametrize("name", ["gs:", "s3:runs"])
+def test_events_of_a_folder_with_a_colon_lie_in_it(name, tmp_path, monkeypatch):
+    """The package that writes them takes a relative path for an address."""
+    monkeypatch.chdir(tmp_path)
+    folder = create(Path(name) / "run")
+    folder.metrics.restore(["a"], [])
+    folder.metrics.log([row("a", 1)])
+    folder.metrics.close()
+    assert len(list((folder.path / "tensorboard" / "a").iterdir())) == 1
 
 
 @pytest.mark.parametrize("closed", [True, False])
