@@ -9,6 +9,7 @@ obeyed. Of an override that is given twice the last one counts, whatever the fie
 """
 
 import ast
+import contextlib
 import dataclasses
 import os
 import re
@@ -34,6 +35,7 @@ from experiments.settings import (
     field_types,
     plain,
     refuse_unknown,
+    shown,
 )
 
 ROOT = Path(__file__).parents[1]  # where the configurations of this package lie
@@ -123,12 +125,7 @@ def read(given: Sequence[_Override], default: str) -> Configuration:
             _set(tree, override.option, override.text)
     except SettingsError as error:
         raise SettingsError(f"{place}{error}") from error
-    if isinstance(tree, ConfigDict):
-        try:
-            tree = tree.to_dict()
-        except config_dict.RequiredValueError as error:
-            raise SettingsError(f"--config is {file.text!r}: {error}") from error
-    fields = plain(tree, "config")
+    fields = plain(_whole(tree, "config"), "config")
     overridden = {each.option.removeprefix("config.") for each in overrides}
     if found is None:
         return Configuration(fields, frozenset(overridden), "")
@@ -138,6 +135,26 @@ def read(given: Sequence[_Override], default: str) -> Configuration:
     stored.refuse_without_images(found, fields, stored.OVERRIDES)
     line = stored.not_obeyed(found, machine, stored.OVERRIDES)
     return Configuration(fields, frozenset(overridden), line)
+
+
+def _whole(tree: Any, name: str) -> Any:
+    """A ConfigDict as a dictionary; what is none, as it is.
+
+    Raises:
+        SettingsError: a field that the file leaves to the command line is not given.
+    """
+    if not isinstance(tree, ConfigDict):
+        return tree
+    found = {}
+    for field in tree:
+        whole = f"{name}.{shown(field)}"
+        try:
+            found[field] = _whole(tree[field], whole)
+        except config_dict.RequiredValueError as error:
+            raise SettingsError(
+                f"{whole} has no value: give --{whole}=VALUE."
+            ) from error
+    return found
 
 
 # --- the file -------------------------------------------------------------------------
@@ -197,7 +214,7 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
             f"--config is {argument!r}: this file defines no get_config(), as it is no "
             f"Python ({error}); {_ADVICE}"
         ) from error
-    except _OWN_MISTAKES as error:
+    except Exception as error:
         raise SettingsError(
             f"--config is {argument!r}{_line(error, path)}: {_told(error)}"
         ) from error
@@ -213,28 +230,38 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
     return ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
 
 
-# Of the user's code, that are told in one line; of others Python's own account is.
-_OWN_MISTAKES = (AttributeError, ImportError, LookupError, TypeError, ValueError)
-
-
 def _line(error: BaseException, path: Path) -> str:
-    """Where in the file a mistake is, if it is there."""
-    lines = [
-        frame.lineno
+    """Where a mistake is, in the file or in one beside it."""
+    own = path.absolute()
+    places = [
+        (Path(frame.filename).absolute(), frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(path)
     ]
-    return f", line {lines[-1]}" if lines else ""
+    beside = [place for place in places if place[0].parent == own.parent]
+    if not beside:
+        return ""
+    file, line = beside[-1]
+    return f", {file.name + ' ' if file != own else ''}line {line}"
 
 
-def _told(error: BaseException) -> str:
-    told = str(error)
-    if "cannot be casted" in told:  # By the types of a ConfigDict.
-        told += (
-            "; give plain values: write .tolist() behind an array or a number of "
-            "NumPy's, and list(...) around a range."
-        )
-    return told
+# By the types of a ConfigDict.
+_CAST = re.compile(r"of original type <class '(.*)'> and cannot be casted to type <cl")
+
+
+def _told(error: Exception) -> str:
+    """What a mistake in the user's code is, and what to write instead."""
+    told = str(error).partition(" Other fields present")[0]
+    if found := _CAST.search(told):
+        kind = found[1]
+        if kind.startswith(("numpy.", "jax")):
+            told += "; write .tolist() behind it."
+        elif kind in ("range", "generator", "map"):
+            told += "; write list(...) around it."
+        else:
+            told += "; give one of that type."
+    if isinstance(error, ValueError) and told:  # Written to be read, as of a variant.
+        return told
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def _read(argument: str, path: Path) -> dict[str, Any]:
@@ -299,22 +326,29 @@ def _set(tree: Any, option: str, text: str) -> None:
         if not others:
             raise SettingsError(
                 f"--{option} is a group: set one of its fields, as in "
-                f"--{option}.{min(names)}=value; the names there are: "
+                f"--{option}.FIELD=VALUE; the names there are: "
                 f"{', '.join(sorted(names))}."
             )
         if not isinstance(group, (ConfigDict, dict)):
             raise SettingsError(f"{place} is missing: it must be a group.")
         field, *others = others
     refuse_unknown([field], names, f"--{place}.")
+    try:
+        now = group.get(field)
+    except config_dict.RequiredValueError:  # Left to the command line by the file.
+        now = None
     if others:
         whole = f"{place}.{field}"
         raise SettingsError(
             f"--{option}: parts of {whole} cannot be set one by one: give all of it, "
-            f"as in --{whole}={_example(whole, group.get(field))}."
+            f"as in --{whole}={_example(whole, now)}."
         )
-    value = _parsed(option, text, group.get(field))
+    value = _parsed(option, text, now)
     if isinstance(group, ConfigDict):
-        with group.unlocked(), group.ignore_type():  # Types are those of Settings.
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(group.ignore_type())  # Types are those of Settings.
+            if field not in group:  # An axis.
+                stack.enter_context(group.unlocked())
             group[field] = value
     else:
         group[field] = value
@@ -344,6 +378,8 @@ def _parsed(option: str, text: str, now: Any) -> Any:
     try:
         if kind in _PARSERS:
             return _PARSERS[kind](text)
+        if "#" in text:
+            raise ValueError("Python would leave out the rest, as a comment")
         values = _values(text) if kind is None else ast.literal_eval(text.strip())
         if isinstance(values, (set, dict)):
             raise ValueError("it has no order")
@@ -367,7 +403,7 @@ def _example(option: str, now: Any) -> Any:
         if kind not in _SEVERAL:
             return "'((64, 64), (128,))'"
     elif kind in _PARSERS:
-        return now
+        return _SEVERAL[kind].partition(",")[0] if now is None else now
     several = isinstance(now, (tuple, list)) and now
     return ",".join(map(str, now[:2])) if several else _SEVERAL.get(kind, "64,64")
 
@@ -387,5 +423,14 @@ def _values(text: str) -> Any:
         parts = [part.strip() for part in text.split(",")]
         if not all(re.fullmatch(r"[^\s()\[\]{}'\"]+", part) for part in parts):
             raise
-    words = {"true": True, "false": False}
-    return tuple(words.get(part.lower(), part) for part in parts)
+    return tuple(map(_word, parts))
+
+
+def _word(text: str) -> Any:
+    """A truth value, a number, or else a name."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text

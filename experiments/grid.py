@@ -15,6 +15,7 @@ from experiments.settings import (
     Settings,
     SettingsError,
     TrainingSettings,
+    convert,
     field_types,
     plain,
     refuse_unknown,
@@ -175,25 +176,29 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
         )
     if _is_tuple(axis) and not all(isinstance(value, tuple) for value in values):
         if any(isinstance(value, tuple) for value in values):
-            meant = (
-                *(each if isinstance(each, tuple) else (each,) for each in values),
-            )
+            meant = tuple(v if isinstance(v, tuple) else (v,) for v in values)
         else:  # One value, without the brackets around it.
             meant = (values,)
+        numbers = all(type(number) is int for value in meant for number in value)
         raise SettingsError(
             f"config.sweep.{axis} is {values}: each of its values is a tuple itself. "
-            f"Give {meant}, or others, as in ((64, 64), (128,))."
+            f"Give {f'{meant}, or others, as in ' * numbers}((64, 64), (128,))."
         )
-    return values
+    return tuple(
+        convert(value, _hint(axis), f"config.sweep.{axis}") for value in values
+    )
 
 
 def _is_tuple(axis: str) -> bool:
     """Whether each value of an axis is one of several numbers."""
+    return get_origin(_hint(axis)) is tuple
+
+
+def _hint(axis: str) -> Any:
+    """The type of each value of an axis."""
     sections = {"model": ModelSettings, "training": TrainingSettings}
-    if axis not in _SECTION_OF:
-        return False  # The seed.
-    hints = field_types(sections[_SECTION_OF[axis]])
-    return get_origin(hints[axis]) is tuple
+    owner = sections[_SECTION_OF[axis]] if axis in _SECTION_OF else Settings
+    return field_types(owner)[axis]
 
 
 def _text(settings: Settings, axis: str) -> str:
