@@ -403,10 +403,12 @@ REFUSED = [
     Refused(
         "part of an axis",
         "--config.sweep.likelihood[0]=beta",
-        ("--config.sweep.likelihood=NAME,NAME",),
+        ("--config.sweep.likelihood=bernoulli,",),
     ),
     Refused(
-        "part of no axis", "--config.sweep.data.name=digits", ("'data' is unknown",)
+        "part of no axis",
+        "--config.sweep.data.name=digits",
+        ("--config.sweep.data is unknown",),
     ),
     Refused("a group", "--config.data=digits", ("--config.data.FIELD=VALUE",)),
     Refused("a comment", "--config.sweep.seed='1#2'", ("'1#2'", "seed=0,1")),
