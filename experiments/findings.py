@@ -176,10 +176,19 @@ class Group:
         """The latent sizes that occur, sorted."""
         return sorted({member.latent_dim for member in self.members})
 
-    @property
+    @functools.cached_property
     def num_seeds(self) -> int:
         """Number of seeds that occur."""
         return len({member.seed for member in self.members})
+
+    @functools.cached_property
+    def _by_setting(self) -> dict[str, dict[tuple[str, int], list[Member]]]:
+        """Members by setting, by likelihood and latent size, in the order of seeds."""
+        found: dict[str, dict[tuple[str, int], list[Member]]] = {}
+        for member in sorted(self.members, key=lambda member: member.seed):
+            kinds = found.setdefault(member.setting, {})
+            kinds.setdefault((member.likelihood, member.latent_dim), []).append(member)
+        return found
 
     @property
     def upper_bounds(self) -> set[str]:
@@ -221,12 +230,8 @@ class Group:
         The spread is the standard deviation over seeds. If the group has one seed, that
         of the score is the standard error over test images.
         """
-        by_kind = collections.defaultdict(list)
-        for member in sorted(self.members, key=lambda member: member.seed):
-            if member.setting == setting:
-                by_kind[member.likelihood, member.latent_dim].append(member)
         cells = []
-        for (likelihood, latent_dim), members in by_kind.items():
+        for (likelihood, latent_dim), members in self._by_setting[setting].items():
             values = [getattr(m, field) for m in members if not m.is_lost]
             finite = [value for value in values if math.isfinite(value)]
             mean = statistics.fmean(finite) if finite else math.nan
