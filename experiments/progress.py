@@ -230,13 +230,11 @@ def print_results(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _score_table(unit: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     sizes = sorted({row["latent_dim"] for row in rows})
-    cells = {
-        name: [
-            [row for row in rows if (_label(row), row["latent_dim"]) == (name, size)]
-            for size in sizes
-        ]
-        for name in {_label(row) for row in rows}
-    }
+    column = {size: i for i, size in enumerate(sizes)}
+    cells: dict[str, list[list[Mapping[str, Any]]]] = {}
+    for row in rows:
+        own = cells.setdefault(_label(row), [[] for _ in sizes])
+        own[column[row["latent_dim"]]].append(row)
     has_spread = any(len(_scores(seeds)) > 1 for own in cells.values() for seeds in own)
     notes = [
         *["mean over seeds ± their standard deviation"] * has_spread,
