@@ -648,10 +648,14 @@ def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     if array.ndim == 2 and kind in "biuf" and _is_one_hot(array):
         array = array.argmax(axis=1)
     if array.ndim == 2 and array.shape[1]:
+        use = "one column, such as labels[:, 0]"
+        if (
+            kind == "f" and (array != np.floor(array)).any()
+        ):  # Scores or probabilities of classes.
+            use = "the class of the highest, as labels.argmax(axis=1)"
         raise DataError(
             f"{where} is {array.dtype} of shape {array.shape}: labels are integers [N],"
-            f" one for each image; use one column, such as labels[:, 0], or the largest"
-            " where each column is a class, as labels.argmax(axis=1)"
+            f" one for each image; use {use}"
         )
     if array.ndim != 1:
         raise DataError(

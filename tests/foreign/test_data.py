@@ -725,6 +725,12 @@ REFUSED = {
         GREY,
         {"labels": LABELS, "names": ("a", "b", "c")},
     ),
+    "probabilities for labels": (
+        npz(images=GREY, labels=(np.eye(3)[LABELS] + 0.1) / 1.3),
+        ["(12, 3)", "highest"],
+        GREY,
+        {"labels": LABELS},
+    ),
     "labels of two kinds": (
         npz(images=GREY, labels=np.stack([LABELS, LABELS + 5], axis=1)),
         ["(12, 2)", "column"],
