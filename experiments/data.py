@@ -35,7 +35,7 @@ from experiments.data_names import SPLITS
 from experiments.data_sources import Source, Split
 from experiments.digests import array_digest
 from experiments.image_values import BACKGROUNDS, Meaning
-from experiments.wording import plain_name
+from experiments.wording import counted, plain_name
 
 _NAME = r"[a-z][a-z0-9_]*(/\w[\w.\-]*)?(:[\d.*]+)?"
 _BINARIZATIONS = ("dynamic", "static")
@@ -344,10 +344,12 @@ def _partition(source: Source, settings: DataSettings) -> dict[str, Split]:
         size = _split_size(split, source.splits, settings)
         if size:
             if size >= len(order):
+                total = len(source.splits["train"].images)
+                is_enough = total > len(SPLITS) - len(source.splits)
                 raise DataError(
-                    f"{where} has {len(source.splits['train'].images)} images"
-                    f" to split, too few for {size} {split} images (data.num_{split}):"
-                    " ask for fewer or give more images"
+                    f"{where} has {counted(total, 'image')} to split, too few for"
+                    f" {counted(size, f'{split} image')} (data.num_{split}):"
+                    f" {'ask for fewer or ' if is_enough else ''}give more images"
                 )
             splits[split] = _take(source.splits["train"], order[:size])
             order = order[size:]

@@ -273,6 +273,14 @@ def test_too_few_images_are_refused(changes, words):
         assert word in message
 
 
+def test_two_images_are_too_few_for_three_splits(tmp_path):
+    source = write_npz(tmp_path / "a.npz", images=numbered(2))
+    message = refusal(load_data, source)
+    assert "2 images to split, too few for 1 validation image (" in message
+    assert message.endswith("(data.num_validation): give more images")
+    assert len(load_data(write_npz(tmp_path / "b.npz", images=numbered(3))).test.images)
+
+
 def test_sizes_of_own_splits_cannot_be_asked_for(tmp_path):
     images = numbered(40)
     source = write_npz(tmp_path / "a.npz", train_images=images, test_images=images[:5])
