@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -225,8 +227,8 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             sys.exit(guard.STOPPED)
         except guard.Interrupted as interruption:
             guard.end(interruption.number)
-        except (AssertionError, RuntimeError):
-            _refuse_missing_platforms()
+        except (AssertionError, RuntimeError) as error:
+            _refuse_missing_devices(error)
             raise
         sys.stdout.flush()
         if guard.unwritten:
@@ -241,15 +243,20 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
     app.run(guarded, flags_parser=parse)
 
 
-def _refuse_missing_platforms() -> None:
+def _refuse_missing_devices(error: Exception) -> None:
     """Ends the command if JAX finds none of the devices that it is told to use."""
     try:
         jax.devices()
+        # Asked again, it does with those that it found.
+        found = "Unable to initialize backend" not in str(error)
     except (AssertionError, RuntimeError):
+        found = False
+    told = [name for name in os.environ if re.match("JAX_.*(PLATFORM|DEVICE)", name)]
+    if told and not found:
         _refuse(
-            f"JAX_PLATFORMS is {jax.config.values['jax_platforms']!r}, of which JAX "
-            "finds nothing here: unset JAX_PLATFORMS to use what there is, or install "
-            "JAX for it, as in pip install 'jax[cuda13]'."
+            f"{' and '.join(f'{name} is {os.environ[name]!r}' for name in told)}, of "
+            f"which JAX finds nothing here: unset {' and '.join(told)} to use what "
+            "there is, or install JAX for it, as in pip install 'jax[cuda13]'."
         )
 
 
@@ -257,16 +264,29 @@ def keep_compiled_programs() -> None:
     """A second start finds its programs compiled, unless JAX is told of another place.
 
     JAX_COMPILATION_CACHE_DIR is that place; JAX_ENABLE_COMPILATION_CACHE=false keeps
-    nothing. An entry is found by all that compilation depends on, and (compressed by
-    zlib) carries a checksum: what is damaged is compiled anew.
+    nothing, nor does a place that cannot be written. An entry is found by all that
+    compilation depends on, and (compressed by zlib) carries a checksum: what is damaged
+    is compiled anew.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = data_cache.default_folder() / "programs"
+    if not _can_be_written(folder):
+        return  # It is told of the images; JAX would warn of each program.
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update(
         "jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING
     )
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a folder can be, or, where it is not there yet, can be made."""
+    nearest = next(
+        place
+        for place in (folder, *folder.absolute().parents)
+        if os.path.lexists(place)
+    )
+    return os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
 
 
 def leave_if_left_out(lines: Sequence[str]) -> None:

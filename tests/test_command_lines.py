@@ -1101,15 +1101,22 @@ def test_places_that_cannot_be_used_are_refused(command, finished, option, words
     assert_refused(outcome, *words)
 
 
-@pytest.mark.parametrize("told", ["", "elsewhere"])
-def test_compiled_programs_are_kept_unless_told_where(told, monkeypatch):
+@pytest.mark.parametrize(
+    ("told", "kept", "where"),
+    [
+        ("", "kept", os.path.join("kept", "programs")),
+        ("elsewhere", "kept", "elsewhere"),
+        ("", os.devnull, None),  # Else JAX warns of each program.
+        ("", os.path.join(os.devnull, "kept"), None),
+    ],
+)
+def test_compiled_programs_are_kept_unless_told_where(told, kept, where, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    monkeypatch.setenv("VAE_JAX_CACHE", "kept")
+    monkeypatch.setenv("VAE_JAX_CACHE", kept)
     try:
         jax.config.update("jax_compilation_cache_dir", told or None)
         command_line.keep_compiled_programs()
-        where = told or os.path.join("kept", "programs")
         assert jax.config.jax_compilation_cache_dir == where
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

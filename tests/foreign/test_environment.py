@@ -83,7 +83,17 @@ ROWS = [
             REFUSED,
             (f"JAX_PLATFORMS is {platform!r}", "unset JAX_PLATFORMS"),
         )
-        for platform in ("tpu", "nonsense")
+        for platform in ("tpu", "nonsense", "cpu,")
+    ),
+    *(
+        Row(
+            f"{name}={value}",
+            {"JAX_PLATFORMS": UNSET, name: value},
+            TRAIN,
+            REFUSED,
+            (f"{name} is {value!r}", f"unset {name} to use"),
+        )
+        for name, value in (("JAX_PLATFORM_NAME", "gpu"), ("JAX_NUM_CPU_DEVICES", "0"))
     ),
     Row("a platform that is not used", {"JAX_PLATFORMS": "tpu"}),
     Row(
@@ -162,6 +172,7 @@ ALIKE = {
         "JAX_NUMPY_RANK_PROMOTION=raise",
         "JAX_DEFAULT_PRNG_IMPL=rbg",
     ),
+    *("JAX_PLATFORMS=tpu", "JAX_PLATFORM_NAME=gpu"),
     *("JAX_THREEFRY_PARTITIONABLE=0", "JAX_TRANSFER_GUARD=disallow", "tracebacks"),
     *("precision", "no folder for temporary files", "the C locale", "a dumb terminal"),
 }
