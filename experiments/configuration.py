@@ -133,6 +133,8 @@ def read(given: Sequence[_Override], default: str) -> Configuration:
         name: stored.value(name, fields) for name in overridden & {*stored.OVERRIDES}
     }
     stored.refuse_without_images(found, fields, stored.OVERRIDES)
+    if "data.name" in overridden:  # The path is that of other images.
+        found = {**found, "data": {**found["data"], "path": ""}}
     line = stored.not_obeyed(found, machine, stored.OVERRIDES)
     return Configuration(fields, frozenset(overridden), line)
 

@@ -631,6 +631,13 @@ def test_what_is_not_obeyed_is_shown_with_the_flags_to_type(
         assert obeyed.fields[section][field] == value
 
 
+def test_where_other_images_are_named_theirs_are_no_matter(place):
+    """With the path, which was advised, the digits are refused."""
+    found = read(["--config=images.json", "--config.data.name=digits"], place)
+    assert grid.expand(found.fields)
+    assert found.not_obeyed == ""
+
+
 def test_their_images_are_named_by_who_trains(place, tmp_path):
     line = refusal(["--config=images.json"], place)
     remedy = re.search("give (.*) to use it", line)
