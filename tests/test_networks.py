@@ -218,7 +218,7 @@ def test_pixels_are_drawn_one_after_another(autoregressive, key):
 
 def test_an_autoregressive_decoder_is_evaluated_and_generates(autoregressive, key):
     model, params, x = autoregressive
-    run = functools.partial(evaluate, model, num_samples=2, chunk=2, batch_size=5)
+    run = functools.partial(evaluate, model, num_samples=4, chunk=2, batch_size=5)
     evaluation = jit(run)(params, key, x[:5], x[:5].astype(jnp.uint8), jnp.ones(2))
     assert evaluation.squared_error.shape == (5,)
     for leaf in jax.tree.leaves(evaluation):
