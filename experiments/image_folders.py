@@ -49,6 +49,8 @@ _WITH_A_PROFILE = ("CMYK", "YCbCr", "LAB", "HSV")
 _FROM_A_PROFILE = "had other colours than RGB, converted without a colour profile"
 _FROM_16_BITS = "had 16 bits a channel, of which the upper 8 were read"
 
+_MEANING = 262  # of values in a TIFF file, its PhotometricInterpretation
+
 _SPLIT_PAGES = (
     'python -c "import sys; from PIL import Image, ImageSequence;'
     " [page.save(f'{{file}}-{{i:04}}{suffix}') for file in sys.argv[1:] for i, page in"
@@ -328,6 +330,13 @@ def _pixels(image: Any, kind: str, file: pathlib.Path, meaning: Meaning) -> np.n
             " this one out of the folder"
         )
     own = _kind(image)
+    if own in _DTYPES and image.format == "TIFF" and image.tag_v2.get(_MEANING) == 0:
+        # Pillow turns over values of up to 8 bits only.
+        raise DataError(
+            f"{file} is a TIFF file of more than 8 bits in which 0 is white: write it"
+            " with 0 as black, as in `Image.fromarray(65535 - np.asarray(image))` of"
+            " 16 bits"
+        )
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     is_palette = own == "palette"

@@ -917,6 +917,26 @@ def test_16_bits_beside_8_are_brought_to_8_as_the_message_says(tmp_path):
     assert_read(settings, np.concatenate([GREY, GREY[:1]]))
 
 
+def test_16_bits_in_which_0_is_white_are_turned_over_as_the_message_says(tmp_path):
+    grey = GREY[0] * np.uint16(257)
+    settings = folder(65535 - grey[None], suffix=".tif")(tmp_path)
+    (file,) = Path(settings.path).iterdir()
+    black_is_0, white_is_0 = (
+        struct.pack("<HHLL", 262, 3, 1, value) for value in (1, 0)
+    )
+    content = file.read_bytes()
+    assert content.count(black_is_0) == 1
+    file.write_bytes(content.replace(black_is_0, white_is_0))
+    with pytest.raises(DataError, match="in which 0 is white") as refused:
+        data._read(settings)
+    with Image.open(file) as image:
+        code = code_in(str(refused.value))
+        changed = eval(code, {"image": image, "np": np, "Image": Image})
+    changed.save(file)
+    stated = dataclasses.replace(settings, black=0.0, white=65535.0)
+    assert_read(stated, GREY[:1])
+
+
 def test_a_folder_around_the_classes_is_told_from_a_class(tmp_path):
     settings = folder(GREY, names=classes("data/a", "data/b", "data/c"))(tmp_path)
     with pytest.raises(DataError, match="data/a and in data/b") as refused:
