@@ -107,6 +107,20 @@ def test_the_search_settles_for_masses_of_integers(images):
     assert result.settled
 
 
+@pytest.mark.slow
+def test_the_search_settles_for_a_mixture():
+    """Its components may change places, and many rounds are needed."""
+    digits = load_digits().images.reshape(-1, 64).astype(np.int32)
+    train, test = digits[:300], digits[300:]
+    likelihood = make_likelihood("logistic_mixture", 17, components=5)
+    initial = likelihood.initial_outputs(
+        jnp.float32(train.mean(0) / 16), jnp.float32(train.std(0) / 16)
+    )
+    result = fit(likelihood.log_prob, initial, train, test, chunk=300)
+    assert result.settled
+    assert result.negative_log_prob.mean() < 64 * np.log(17)
+
+
 def test_the_penalty_moves_little_next_to_many_images():
     """Counts of digits: their optimum in training, the best smoothing on others."""
     digits = load_digits().images.reshape(-1, 64)[:, 24:40].astype(np.int32)

@@ -58,7 +58,7 @@ def fit_constant(
     x: jax.Array,
     *,
     chunk: int,
-    max_rounds: int = 20,
+    max_rounds: int = 200,
 ) -> ConstantFit:
     """Fits the same output to all training images, and scores others with it.
 
