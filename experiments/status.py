@@ -13,7 +13,7 @@ DIVERGED, FAILED = "diverged", "failed"
 # nothing.
 LOST = {
     FAILED: "worse by more than two standard errors than a constant output, or than a "
-    "guess that calls all images equally probable, or twice as long as that guess",
+    "guess that calls all images equally probable, or at twice the bits of that guess",
     DIVERGED: "no finite score",
 }
 
