@@ -711,7 +711,9 @@ def test_options_may_come_from_files(command, tmp_path):
         assert outcome.status == 0, outcome.stderr
         (line,) = outcome.stdout.splitlines()
         assert line.endswith(",seed=3")
-    assert_refused(command("sweep", f"--flagfile={outer}", "--config.s=1"), "'s'")
+    assert_refused(
+        command("sweep", f"--flagfile={outer}", "--config.s=1"), "config.s is"
+    )
 
 
 @pytest.mark.parametrize(
