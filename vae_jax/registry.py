@@ -1,0 +1,106 @@
+"""Parts of a model by name: one registry class, and one policy for their options.
+
+Likelihoods, posteriors, priors, networks and objectives are all made the same way:
+``REGISTRY.make(name, *bound, **options)``. What the library knows (the number of
+levels, the latent sizes) comes first; every other parameter of the part is an option.
+An option that the part does not take is refused by name.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+Part = TypeVar("Part")
+
+
+class Registry(dict[str, Callable[..., Part]], Generic[Part]):
+    """The parts of one kind, by name.
+
+    An entry is whatever makes a part when it is called: most often a frozen dataclass,
+    or ``functools.partial`` of one, whose keywords are then no options any more. To add
+    a part of your own: ``LIKELIHOODS["name"] = MyLikelihood``.
+
+    Args:
+        kind: what the parts are, for messages: 'likelihood', 'network', ...
+        num_bound: number of leading parameters that are not options.
+    """
+
+    def __init__(self, kind: str, num_bound: int = 0):
+        super().__init__()
+        self.kind, self._num_bound = kind, num_bound
+
+    def make(self, name: str, *bound: Any, **options: Any) -> Part:
+        """Returns the part of a name.
+
+        Args:
+            name: a key of this registry.
+            *bound: what the library gives to every part of this kind.
+            **options: the part's own.
+
+        Raises:
+            ValueError: the name is unknown, the part has no such option, or it refuses
+                a value.
+        """
+        self.require_name(name)
+        known = self.options(name)
+        for option, value in options.items():
+            if option not in known:
+                raise ValueError(self.refusal(option, value, [name]))
+        return self[name](*bound, **options)
+
+    def options(self, name: str) -> dict[str, inspect.Parameter]:
+        """Returns the parameters of a part that are options, by their names.
+
+        Raises:
+            ValueError: the name is unknown.
+        """
+        self.require_name(name)
+        return dict(_options(self[name], self._num_bound))
+
+    def takers(self, option: str) -> list[str]:
+        """Returns the names of the parts that take an option."""
+        return [name for name in self if option in self.options(name)]
+
+    def require_name(self, name: str) -> None:
+        """Refuses a name that is not registered.
+
+        Raises:
+            ValueError: naming the nearest known one.
+        """
+        if name not in self:
+            raise ValueError(
+                f"{self.kind} {name!r} is unknown{nearest(name, self)}; choose one of "
+                f"{', '.join(self)}."
+            )
+
+    def refusal(self, option: str, value: Any, names: Iterable[str]) -> str:
+        """Returns why an option is refused that none of the named parts takes."""
+        parts = ", ".join(map(repr, dict.fromkeys(names)))
+        able = self.takers(option)
+        remedy = f", or choose {' or '.join(map(repr, able))}" if able else ""
+        return (
+            f"{option} is {value!r}: {self.kind} {parts} has no such option. Leave it "
+            f"out{remedy}."
+        )
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Returns ' (did you mean ...?)' for the known name nearest to a name, or ''."""
+    close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@functools.lru_cache
+def _options(
+    part: Callable[..., Any], num_bound: int
+) -> tuple[tuple[str, inspect.Parameter], ...]:
+    fixed = part.keywords if isinstance(part, functools.partial) else {}
+    parameters = list(inspect.signature(part).parameters.values())[num_bound:]
+    return tuple(
+        (parameter.name, parameter)
+        for parameter in parameters
+        if parameter.name not in fixed
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    )
