@@ -26,7 +26,7 @@ from experiments.data import ImageData
 from experiments.grid import Group, Run, setting
 from experiments.status import LOST
 from experiments.wording import counted, listed, printable
-from vae_jax.networks import CONVOLUTIONAL
+from vae_jax.networks import NETWORKS, Conv, ResNet
 
 _WIDEST = 1000  # characters of a line
 _LARGEST_FIRST_STEP = 10  # of a unit of the encoder's first layer
@@ -87,7 +87,7 @@ def _doubt_of_learning_rate(data: ImageData, runs: Sequence[Run]) -> str:
         (
             run.settings.training.learning_rate
             for run in runs
-            if run.settings.model.network not in CONVOLUTIONAL
+            if NETWORKS[run.settings.model.network] not in (Conv, ResNet)
         ),
         default=0.0,
     )

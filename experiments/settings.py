@@ -65,16 +65,16 @@ class ModelSettings:
         for name in ("widths", "upper_layers", "layer_widths", "flow_widths"):
             for width in getattr(self, name):
                 _count(f"model.{name}", width, 1)
-        if self.network in networks.CONVOLUTIONAL and not self.widths:
-            raise SettingsError(
-                f"model.widths is (): a {self.network} network needs at least one, as "
-                "in (32, 64)."
-            )
-
         try:
+            networks.NETWORKS.make(self.network, **self.network_options())
             self.families()
         except ValueError as error:
             raise SettingsError(f"model: {error}") from error
+
+    def network_options(self) -> dict[str, Any]:
+        """The fields above that this network has."""
+        known = networks.NETWORKS.options(self.network)
+        return {name: getattr(self, name) for name in known if hasattr(self, name)}
 
     def families(self) -> tuple[PosteriorFamily, PriorFamily]:
         """The posterior's and the prior's."""

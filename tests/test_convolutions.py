@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.convolutions import convolve
+from vae_jax.networks.convolutions import convolve
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 

@@ -99,9 +99,12 @@ def test_num_parameters_counts_every_scalar():
     ("options", "message"),
     [
         ({"latent_dim": 0}, "latent_dim is 0: .* at least 1"),
-        ({"network": "transformer"}, "'transformer': choose one of mlp, conv"),
-        ({"activation": "sine"}, "'sine': choose one of tanh, relu"),
-        ({"network": "conv", "widths": ()}, "at least one width"),
+        (
+            {"network": "transformer"},
+            "'transformer' is unknown; choose one of mlp",
+        ),
+        ({"activation": "sine"}, "'sine' is unknown.*; choose one of tanh, relu"),
+        ({"network": "conv", "widths": ()}, r"widths is \(\): .* one or more"),
         ({"ignore_x": True, "prior": "vamp"}, "choose another prior"),
     ],
 )

@@ -120,9 +120,7 @@ def test_zero_padded_latents_change_nothing_and_get_no_gradient(case):
 
 
 def test_a_gated_layer_is_its_formula():
-    encoder = networks.make_encoder(
-        "gated", widths=(3,), activation="relu", image_shape=SHAPE, heads=(("mean", 3),)
-    )
+    encoder = networks.Gated((3,)).encoder(SHAPE, (("mean", 3),))
     x = jnp.linspace(-1, 1, 2 * NUM_PIXELS).reshape(2, NUM_PIXELS)
     params = encoder.init(jax.random.key(0), x)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
@@ -231,10 +229,10 @@ def test_an_autoregressive_decoder_without_images_is_refused(autoregressive):
         model.decode(params, jnp.zeros((1, 2)))
 
 
-@pytest.mark.parametrize("network", networks.CONVOLUTIONAL)
+@pytest.mark.parametrize("network", [networks.Conv, networks.ResNet])
 def test_convolutions_without_widths_are_refused(network):
-    with pytest.raises(ValueError, match=f"a {network} network needs at least one"):
-        build(network, widths=())
+    with pytest.raises(ValueError, match=r"widths is \(\): .* one or more"):
+        network(())
 
 
 # --- precision and memory ---

@@ -32,8 +32,8 @@ Params = dict[str, Any]
 class VAE:
     """What a model is made of; hashable, so that it can be static under ``jit``."""
 
-    encoder: networks.Network
-    decoder: networks.Network
+    encoder: networks.Module
+    decoder: networks.Module
     likelihood: Likelihood
     posterior_family: PosteriorFamily
     prior_family: PriorFamily
@@ -54,7 +54,7 @@ class VAE:
     @property
     def is_autoregressive(self) -> bool:
         """Whether p(x|z) has a pixel depend on those before it."""
-        return isinstance(self.decoder, networks.AutoregressiveDecoder)
+        return isinstance(self.decoder, networks.masked.AutoregressiveDecoder)
 
     @property
     def can_be_padded(self) -> bool:
@@ -312,7 +312,7 @@ def make_vae(
             "prior 'vamp' makes its components of encoded images, which are all the "
             "same with ignore_x: choose another prior, or leave ignore_x out."
         )
-    options = {
+    options: dict[str, Any] = {
         "activation": activation,
         "layer_widths": layer_widths,
         "flow_steps": flow_steps,
@@ -322,27 +322,12 @@ def make_vae(
     }
     posterior_family = make_posterior(posterior, layer_dims, **options)
     prior_family = make_prior(prior, layer_dims, **options)
-    encoder = networks.make_encoder(
-        network,
-        widths=widths,
-        activation=activation,
-        image_shape=image_shape,
-        heads=posterior_family.heads,
-        precision=precision,
-        rematerialize=rematerialize,
-    )
-    decoder = networks.make_decoder(
-        network,
-        widths=widths,
-        activation=activation,
-        image_shape=image_shape,
-        pixel_outputs=likelihood.pixel_outputs,
-        precision=precision,
-        rematerialize=rematerialize,
-    )
+    options |= {"widths": widths, "rematerialize": rematerialize}
+    known = networks.NETWORKS.options(network).keys() & options.keys()
+    pair = networks.NETWORKS.make(network, **{name: options[name] for name in known})
     return VAE(
-        encoder,
-        decoder,
+        pair.encoder(image_shape, posterior_family.heads),
+        pair.decoder(image_shape, likelihood.pixel_outputs),
         likelihood,
         posterior_family,
         prior_family,

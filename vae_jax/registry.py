@@ -9,7 +9,7 @@ An option that the part does not take is refused by name.
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 Part = TypeVar("Part")
@@ -69,11 +69,7 @@ class Registry(dict[str, Callable[..., Part]], Generic[Part]):
         Raises:
             ValueError: naming the nearest known one.
         """
-        if name not in self:
-            raise ValueError(
-                f"{self.kind} {name!r} is unknown{nearest(name, self)}; choose one of "
-                f"{', '.join(self)}."
-            )
+        require_known(self.kind, name, self)
 
     def refusal(self, option: str, value: Any, names: Iterable[str]) -> str:
         """Returns why an option is refused that none of the named parts takes."""
@@ -83,6 +79,19 @@ class Registry(dict[str, Callable[..., Part]], Generic[Part]):
         return (
             f"{option} is {value!r}: {self.kind} {parts} has no such option. Leave it "
             f"out{remedy}."
+        )
+
+
+def require_known(kind: str, name: object, known: Collection[str]) -> None:
+    """Refuses a name that is not among the known ones.
+
+    Raises:
+        ValueError: naming the nearest of them.
+    """
+    if name not in known:
+        raise ValueError(
+            f"{kind} {name!r} is unknown{nearest(name, known)}; choose one of "
+            f"{', '.join(known)}."
         )
 
 

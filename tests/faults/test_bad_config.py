@@ -87,7 +87,7 @@ REFUSED = [
     Case(
         RANGE,
         "--config.model.network=conv --config.model.widths=()",
-        ("widths is ()", "at least one"),
+        ("widths is ()", "one or more"),
     ),
     Case(RANGE, "--config.model.fixed_scale=0", ("fixed_scale is 0", "above 0")),
     Case(RANGE, "--config.training.batch_size=0", ("batch_size is 0", "at least 1")),

@@ -1,0 +1,153 @@
+"""Layers and options that several networks have."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vae_jax.networks.interface import Heads, Network
+from vae_jax.registry import require_known
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "tanh": jnp.tanh,
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "softplus": nn.softplus,
+}
+
+# What networks compute in, as Flax has it: None is the type of the parameters. bfloat16
+# has the exponents of float32, so that no gradient needs to be scaled to be seen. On
+# GPUs and TPUs, JAX's default products of float32 round what they multiply (to TF32 and
+# bfloat16); jax_default_matmul_precision, which environment.json records, sets another.
+PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredNetwork(Network):
+    """A network of layers, the decoder's the encoder's in reverse.
+
+    Attributes:
+        widths: hidden units or channels of each layer, from the image inwards; may be
+            empty unless a network says otherwise.
+        precision: what the network computes in, a name in ``PRECISIONS``.
+        rematerialize: whether the backward pass computes what is inside each block (a
+            residual block, a convolution, a few dense layers) once more, to save
+            memory.
+    """
+
+    widths: tuple[int, ...] = (256,)
+    _: dataclasses.KW_ONLY
+    precision: str = "float32"
+    rematerialize: bool = False
+    pads_exactly: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if min(self.widths, default=1) < 1:
+            raise ValueError(
+                f"widths is {self.widths}: a layer needs at least 1 unit. Give each "
+                "layer one or more, as in (32, 64)."
+            )
+        require_known("precision", self.precision, PRECISIONS)
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The options of both modules, by name."""
+        return {
+            "widths": self.widths,
+            "precision": self.precision,
+            "rematerialize": self.rematerialize,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivatedNetwork(LayeredNetwork):
+    """Layers with an activation, a name in ``ACTIVATIONS``."""
+
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_known("activation", self.activation, ACTIVATIONS)
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The options of both modules, by name."""
+        return {**super().layers, "activation": self.activation}
+
+
+class LinearHeads(nn.Module):
+    """Linear layers, each with its output as the last axis, so that zeros appended to
+    a latent's axis are exactly the parameters of a wider model."""
+
+    heads: Heads
+    starts_at_zero: tuple[str, ...] = ()
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> dict[str, jax.Array]:
+        zeros = {"kernel_init": nn.initializers.zeros}
+        outputs = {
+            name: dense(
+                size,
+                dtype=PRECISIONS[self.precision],
+                name=name,
+                **zeros if name in self.starts_at_zero else {},
+            )(h)
+            for name, size in self.heads
+        }
+        return jax.tree.map(at_least_float32, outputs)
+
+
+class OutputBias(nn.Module):
+    """A bias per pixel and parameter, for the data's statistics to be written into.
+
+    It is added in float32: what networks that compute in bfloat16 round is then how far
+    an image's parameters are from the mean image's, and not the parameters themselves.
+    Their relative error of 2^-9 is no larger than what comes of rounding the factors of
+    the last product, so that keeping that in float32 would gain little.
+    """
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        bias = self.param("pixels", nn.initializers.zeros, h.shape[-2:])
+        return at_least_float32(h) + jax.lax.broadcast_to_rank(bias, h.ndim)
+
+
+def at_least_float32(h: jax.Array) -> jax.Array:
+    """Returns an array as float32, or as the wider type that it has."""
+    return h.astype(jnp.promote_types(h.dtype, jnp.float32))
+
+
+def apply_block(
+    module: Any, block: Callable[[Any, jax.Array], jax.Array], h: jax.Array
+) -> jax.Array:
+    """Returns ``block(module, h)``; a module that rematerializes keeps h alone.
+
+    The layers are the module's own and have the same names either way.
+    """
+    return (nn.remat(block) if module.rematerialize else block)(module, h)
+
+
+def dense(features: int, **options: Any) -> nn.Dense:
+    """Returns a dense layer as all networks start it."""
+    options = {"kernel_init": nn.initializers.glorot_uniform()} | options
+    return nn.Dense(features, **options)
+
+
+def per_pixel(h: jax.Array, pixel_outputs: int) -> jax.Array:
+    """Returns feature maps as parameters.
+
+    Args:
+        h: ``[..., height, width, channels x outputs]``.
+        pixel_outputs: number of parameters for each pixel.
+
+    Returns:
+        ``[..., outputs, D]``.
+    """
+    h = h.reshape(*h.shape[:-3], -1, pixel_outputs)
+    return jnp.swapaxes(h, -1, -2)

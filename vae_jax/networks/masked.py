@@ -1,0 +1,145 @@
+"""Networks whose masked weights see only what comes before."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.networks.common import (
+    ACTIVATIONS,
+    PRECISIONS,
+    OutputBias,
+    apply_block,
+    at_least_float32,
+    dense,
+    per_pixel,
+)
+from vae_jax.networks.convolutional import conv
+from vae_jax.networks.dense import MLP, apply_dense
+from vae_jax.networks.interface import Module, Shape
+
+# Of the autoregressive decoder: few and near, so that it sees a neighbourhood of each
+# pixel and has to leave the image as a whole to z.
+_FEATURES = 32
+_MASKED_LAYERS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelCNN(MLP):
+    """The encoder of an ``MLP``, and an ``AutoregressiveDecoder``."""
+
+    is_autoregressive: ClassVar[bool] = True
+
+    def decoder(self, image_shape: Shape, pixel_outputs: int) -> Module:
+        """See ``Network``."""
+        return AutoregressiveDecoder(
+            image_shape=image_shape, pixel_outputs=pixel_outputs, **self.layers
+        )
+
+
+class AutoregressiveDecoder(nn.Module):
+    """Latent and image to likelihood parameters ``[..., pixel_outputs, D]``.
+
+    Those of a pixel depend on z and on the pixels above it and to its left in its row,
+    so p(x|z) = prod_i p(x_i | x_<i, z) in raster order; the channels of a pixel are
+    independent given these. A small PixelCNN (van den Oord et al. 2016, "Conditional
+    image generation with PixelCNN decoders", but for its gates) on a feature map of z,
+    as in Gulrajani et al. 2017, "PixelVAE". It sees a few rows only: what it cannot
+    model is left to z (Chen et al. 2017, "Variational lossy autoencoder").
+    """
+
+    widths: tuple[int, ...]
+    image_shape: Shape
+    pixel_outputs: int
+    activation: str
+    precision: str = "float32"
+    rematerialize: bool = False
+
+    @nn.compact
+    def __call__(self, z: jax.Array, x: jax.Array) -> jax.Array:
+        # z [..., latent], x [..., D] in intensity; leading axes broadcast.
+        activation, dtype = ACTIVATIONS[self.activation], PRECISIONS[self.precision]
+        height, width, channels = self.image_shape
+        h = apply_dense(self, z.reshape(-1, z.shape[-1]), self.widths[::-1])
+        h = dense(height * width * _FEATURES, dtype=dtype)(h)
+        h = h.reshape(*z.shape[:-1], height, width, _FEATURES)
+        before = _masked_conv(channels, itself=False, dtype=dtype)
+        seen = before(x.reshape(-1, *self.image_shape))
+        h = activation(h + seen.reshape(*x.shape[:-1], *h.shape[-3:]))
+        leading, h = h.shape[:-3], h.reshape(-1, *h.shape[-3:])
+        for _ in range(_MASKED_LAYERS - 1):
+            h = apply_block(self, AutoregressiveDecoder._add_seen, h)
+        size = self.pixel_outputs * channels
+        h = dense(size, use_bias=False, dtype=dtype, name="output")(h)
+        h = h.reshape(*leading, height, width, -1)
+        return OutputBias(name="bias")(per_pixel(h, self.pixel_outputs))
+
+    def _add_seen(self, h: jax.Array) -> jax.Array:
+        masked = _masked_conv(_FEATURES, itself=True, dtype=PRECISIONS[self.precision])
+        return h + ACTIVATIONS[self.activation](masked(h))
+
+
+def _masked_conv(channels: int, *, itself: bool, **options: Any) -> nn.Conv:
+    """Returns a 3x3 convolution of the pixels before one in raster order, or at it."""
+    mask = np.zeros((3, 3, channels, _FEATURES), np.float32)
+    mask[0] = 1
+    mask[1, : 2 if itself else 1] = 1
+    return conv(_FEATURES, mask=mask, **options)
+
+
+class MaskedMLP(nn.Module):
+    """Outputs ``[..., latent, outputs]`` of a latent that see only those before it.
+
+    Dense layers with masked weights (Germain et al. 2015, "MADE"); context reaches all.
+    """
+
+    widths: tuple[int, ...]
+    latent_dim: int
+    outputs: int  # of each latent
+    activation: str
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: jax.Array, context: jax.Array) -> jax.Array:
+        # z [..., latent], context [..., C]; a unit sees latents 1 ... its degree.
+        h, degrees = z, np.arange(1, self.latent_dim + 1)
+        for width in self.widths:
+            own = np.arange(width) % self.latent_dim
+            if width < self.latent_dim:  # Over all latents, not the first ones alone.
+                own = (np.arange(width) + 1) * self.latent_dim // width - 1
+            h = self._layer(h, degrees, own, context)
+            h, degrees = ACTIVATIONS[self.activation](h), own
+        own = np.repeat(np.arange(self.latent_dim), self.outputs)
+        h = self._layer(h, degrees, own, context)
+        return at_least_float32(h).reshape(*z.shape, self.outputs)
+
+    def _layer(
+        self, h: jax.Array, degrees: np.ndarray, own: np.ndarray, context: jax.Array
+    ) -> jax.Array:
+        dtype = PRECISIONS[self.precision]
+        masked = _MaskedDense(_pairs(degrees[:, None] <= own), dtype)(h)
+        # A layer cannot have no inputs at all.
+        seen = context if context.shape[-1] else jnp.zeros((*context.shape[:-1], 1))
+        return masked + dense(own.size, dtype=dtype)(seen)
+
+
+class _MaskedDense(nn.Module):
+    """A dense layer without bias whose weights are 0 where the mask is."""
+
+    mask: tuple[tuple[bool, ...], ...]  # [inputs][outputs]
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> jax.Array:
+        mask = np.array(self.mask, np.float32)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), mask.shape)
+        h, kernel = nn.dtypes.promote_dtype(h, kernel * mask, dtype=self.dtype)
+        return h @ kernel
+
+
+def _pairs(mask: np.ndarray) -> tuple[tuple[bool, ...], ...]:
+    """Returns a mask as something hashable."""
+    return tuple(map(tuple, mask.tolist()))
