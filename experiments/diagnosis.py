@@ -20,9 +20,9 @@ from vae_jax.diagnostics import (
     judge_collapse,
     mmd_test,
 )
+from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
 from vae_jax.likelihoods import Likelihood
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import DiagonalGaussian, Posterior, latent_noise
 from vae_jax.priors import Prior, StandardNormal
 
 # Samples compared at once; measured fastest on a CPU, and bounds the memory.

@@ -23,9 +23,9 @@ from experiments.files import parse_json, read_bytes, write_atomically
 from experiments.grid import Run
 from experiments.image_grids import image_grid, reconstruction_grid
 from vae_jax import views
+from vae_jax.distributions import latent_noise
 from vae_jax.evaluation import Evaluation
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import latent_noise
 
 _SHOWN = 32
 _COLUMNS = 8

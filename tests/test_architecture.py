@@ -16,7 +16,7 @@ RANKS = {
     "adam": 0,
     "gradients": 0,
     "networks": 1,
-    "flows": 2,
+    "distributions": 2,
     "registry": 0,
     "likelihoods": 2,
     "posteriors": 3,

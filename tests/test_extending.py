@@ -14,9 +14,12 @@ from experiments import configuration
 from experiments.arguments import expanded
 from experiments.grid import expand
 from experiments.settings import ModelSettings
+from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.objectives import OBJECTIVES, iwae
-from vae_jax.posteriors import POSTERIORS, latent_noise
+from vae_jax.posteriors import (
+    POSTERIORS,
+)
 from vae_jax.priors import PRIORS
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

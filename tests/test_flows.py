@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.flows import STEPS, Flow, SplineCoupling
-from vae_jax.posteriors import latent_noise, make_posterior
+from vae_jax.distributions import latent_noise
+from vae_jax.distributions.flows import STEPS, Flow, SplineCoupling
+from vae_jax.posteriors import (
+    make_posterior,
+)
 from vae_jax.priors import make_prior
 
 

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from vae_jax.distributions import latent_noise
 from vae_jax.evidence import importance_estimate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.posteriors import latent_noise, make_posterior
+from vae_jax.posteriors import (
+    make_posterior,
+)
 from vae_jax.priors import make_prior
 
 LAYERS = (3, 2)

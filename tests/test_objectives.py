@@ -7,11 +7,14 @@ import pytest
 
 from tests import linear_gaussian
 from vae_jax import population
+from vae_jax.distributions import (
+    FullCovarianceGaussian,
+    latent_noise,
+    sample_without_score,
+)
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import OBJECTIVES, elbo, elbo_log_weight, iwae
-from vae_jax.posteriors import latent_noise, sample_without_score
-from vae_jax.posteriors.gaussian import FullCovarianceGaussian
 
 # Each objective with its options where they have an effect.
 OPTIONS = {

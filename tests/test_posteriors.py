@@ -6,6 +6,7 @@ import scipy.stats
 
 from experiments import diagnosis
 from tests import linear_gaussian
+from vae_jax.distributions import DiagonalGaussian, FullCovarianceGaussian, latent_noise
 from vae_jax.evidence import annealed_estimate, importance_estimate, inference_gap
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
@@ -13,11 +14,8 @@ from vae_jax.objectives import elbo_log_weight
 from vae_jax.posteriors import (
     HIERARCHICAL,
     POSTERIORS,
-    DiagonalGaussian,
-    latent_noise,
     make_posterior,
 )
-from vae_jax.posteriors.gaussian import FullCovarianceGaussian
 from vae_jax.priors import StandardNormal
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")

@@ -11,10 +11,10 @@ import scipy.special
 import scipy.stats
 
 from vae_jax import views
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.priors import make_prior
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")

@@ -14,9 +14,9 @@ from experiments.theory.claims import Story
 from experiments.theory.models import Images, train
 from experiments.theory.page import write_page
 from vae_jax import evidence
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.training import Recipe
 
 

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from vae_jax import objectives, population, training, views
+from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.posteriors import latent_noise
 from vae_jax.training import Member, MemberKeys, Recipe, init_state
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import views
+from vae_jax.distributions import latent_noise
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
-from vae_jax.posteriors import latent_noise
 
 # For E_q[z|x] where it has no closed form.
 _MEAN_SAMPLES = 100

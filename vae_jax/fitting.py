@@ -7,8 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vae_jax.distributions import latent_noise
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import LadderFamily, PosteriorFamily, latent_noise
+from vae_jax.posteriors import (
+    LadderFamily,
+    PosteriorFamily,
+)
 from vae_jax.priors import PRIORS, PriorFamily, VampPriorFamily
 
 # Names of the priors that are densities with parameters of their own.

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import networks, views
+from vae_jax.distributions import Posterior
 from vae_jax.likelihoods import Likelihood
 from vae_jax.posteriors import (
-    Posterior,
     PosteriorFamily,
     make_posterior,
 )

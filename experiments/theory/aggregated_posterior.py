@@ -31,10 +31,10 @@ from vae_jax.diagnostics import (
     decompose_gaussian_kl,
     mmd_test,
 )
+from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.objectives import elbo
-from vae_jax.posteriors import DiagonalGaussian, latent_noise
 
 _LATENTS = (2, 8)
 _BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)

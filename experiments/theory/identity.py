@@ -23,10 +23,10 @@ from experiments.chart_style import COLORS, MATPLOTLIB
 from experiments.theory.claims import Story, below, equal
 from experiments.theory.models import Images, digits
 from vae_jax import views
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.objectives import elbo
-from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.training import Member, MemberKeys, Recipe, init_state, train_epoch
 
 SNAPSHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # epochs

@@ -33,10 +33,10 @@ from vae_jax.diagnostics import (
     fit_constant,
     judge_collapse,
 )
+from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import Likelihood, make_likelihood
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.objectives import elbo
-from vae_jax.posteriors import latent_noise
 
 _LARGE_BETA = 4.0
 _SEEDS = (0, 1, 2)

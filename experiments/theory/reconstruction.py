@@ -23,11 +23,11 @@ from vae_jax.diagnostics.activity import (
     active_units,
     latent_variances,
 )
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evidence import LinearGaussian, num_surviving, principal_components
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import elbo
-from vae_jax.posteriors import DiagonalGaussian
 from vae_jax.training import Recipe
 
 _LATENTS_OF_PCA = (2, 5, 10, 20)

@@ -18,10 +18,10 @@ from experiments.chart_style import COLORS, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal
 from experiments.theory.models import digits
 from vae_jax import views
+from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.evidence import LinearGaussian
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import elbo_log_weight
-from vae_jax.posteriors import DiagonalGaussian, latent_noise
 
 _LATENTS = 5
 _SAMPLES = 100_000

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.distributions import Posterior, latent_noise
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import Posterior, latent_noise
 from vae_jax.priors import Prior
 
 INITIALS = ("prior", "posterior")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vae_jax.distributions import latent_noise, sample_without_score
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import latent_noise, sample_without_score
 
 
 class InferenceGap(NamedTuple):

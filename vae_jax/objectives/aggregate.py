@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.diagnostics import squared_mmd
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.interface import Terms, log_ratios, posterior_and_noise
-from vae_jax.posteriors import DiagonalGaussian
 
 
 def beta_tc(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.distributions import sample_without_score
 from vae_jax.gradients import scale_gradient, with_gradient_of
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.interface import (
@@ -16,7 +17,6 @@ from vae_jax.objectives.interface import (
     posterior_and_noise,
     sampled_log_ratios,
 )
-from vae_jax.posteriors import sample_without_score
 
 # Far below the rounding of a sum of weights; its inverse is still a float32.
 _SMALLEST_WEIGHT = 1e-20

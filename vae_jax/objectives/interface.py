@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import jax
 
+from vae_jax.distributions import Posterior, latent_noise
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import Posterior, latent_noise
 
 
 class Terms(NamedTuple):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from vae_jax.distributions import sample_without_score
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.interface import (
     Terms,
@@ -10,7 +11,6 @@ from vae_jax.objectives.interface import (
     posterior_and_noise,
     sampled_log_ratios,
 )
-from vae_jax.posteriors import sample_without_score
 
 
 def elbo(

@@ -8,31 +8,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from vae_jax.flows import STEPS
+from vae_jax.distributions.flows import STEPS
 from vae_jax.posteriors.flow import FlowFamily
-from vae_jax.posteriors.gaussian import (
-    DiagonalGaussian,
-    DiagonalGaussianFamily,
-    FullCovarianceFamily,
-)
+from vae_jax.posteriors.gaussian import DiagonalGaussianFamily, FullCovarianceFamily
 from vae_jax.posteriors.hierarchy import BottomUpFamily, LadderFamily
-from vae_jax.posteriors.interface import (
-    Posterior,
-    PosteriorFamily,
-    latent_noise,
-    make_family,
-    sample_without_score,
-)
+from vae_jax.posteriors.interface import PosteriorFamily, make_family
 
 __all__ = [
     "POSTERIORS",
-    "DiagonalGaussian",
     "LadderFamily",
-    "Posterior",
     "PosteriorFamily",
-    "latent_noise",
     "make_posterior",
-    "sample_without_score",
 ]
 
 # Made from the number of latents, or of each of several stochastic layers.

@@ -6,10 +6,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from vae_jax.flows import Flow
-from vae_jax.networks import Heads
-from vae_jax.posteriors.gaussian import DiagonalGaussian
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions import DiagonalGaussian, Flow
+from vae_jax.networks import Heads, Params
 
 
 @jax.tree_util.register_dataclass
@@ -30,7 +28,7 @@ class FlowPosterior:
         return self.sample_and_log_prob(noise)[0]
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """See ``Posterior``; as exact as float32 tells z apart (``vae_jax.flows``)."""
+        """See ``Posterior``; as exact as float32 tells z apart (see ``Flow``)."""
         u, log_det = self.flow.inverse(self.params, z, self.context[None])
         return self.base.log_prob(u) - log_det
 

@@ -11,21 +11,15 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vae_jax.networks import Heads, MLPEncoder
-from vae_jax.posteriors.conditional import (
+from vae_jax.distributions import DiagonalGaussian
+from vae_jax.distributions.conditional import (
     ConditionalGaussian,
     log_prob_each,
     sample_and_log_prob_each,
+    split_layers,
 )
-from vae_jax.posteriors.gaussian import DiagonalGaussian
-from vae_jax.posteriors.interface import Params
-
-
-def split_layers(z: jax.Array, layer_dims: tuple[int, ...]) -> list[jax.Array]:
-    """Each layer's latents ``[..., layer_dims[i]]`` of z ``[..., latent]``."""
-    return jnp.split(z, np.cumsum(layer_dims)[:-1], axis=-1)
+from vae_jax.networks import Heads, MLPEncoder, Params
 
 
 @jax.tree_util.register_dataclass

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import jax
 
-from vae_jax.flows import Flow
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions import Flow
+from vae_jax.networks import Params
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.priors.interface import Encode
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.posteriors import DiagonalGaussian, latent_noise
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions import DiagonalGaussian, latent_noise
+from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
 
 

@@ -6,14 +6,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from vae_jax.posteriors import latent_noise
-from vae_jax.posteriors.conditional import (
+from vae_jax.distributions import latent_noise
+from vae_jax.distributions.conditional import (
     ConditionalGaussian,
     log_prob_each,
     sample_each,
+    split_layers,
 )
-from vae_jax.posteriors.hierarchy import split_layers
-from vae_jax.posteriors.interface import Params
+from vae_jax.networks import Params
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.priors.interface import Encode
 

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import jax
 
-from vae_jax.posteriors import Posterior
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions import Posterior
+from vae_jax.networks import Params
 
 # Gives q(z|x) of images by their intensities, ``[N, D]`` in [0, 1].
 Encode = Callable[[jax.Array], Posterior]

@@ -8,8 +8,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from vae_jax.posteriors import DiagonalGaussian, Posterior, latent_noise
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
+from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
 
 # Means of variance 3/4 and components of variance 1/4: moments of N(0, I) together.

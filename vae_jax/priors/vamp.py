@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import views
-from vae_jax.posteriors import Posterior
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions import Posterior
+from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
 from vae_jax.priors.mixture import Mixture, check_components
 

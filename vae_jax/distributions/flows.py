@@ -27,9 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.networks import Heads, MaskedMLP, MLPEncoder
-
-Params = dict
+from vae_jax.networks import Heads, MaskedMLP, MLPEncoder, Params
 
 # Log-scales of an affine step lie within this, smoothly.
 _LOG_SCALE_BOUND = 3.0

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vae_jax.networks import MLPEncoder
-from vae_jax.posteriors.gaussian import DiagonalGaussian
-from vae_jax.posteriors.interface import Params
+from vae_jax.distributions.gaussian import DiagonalGaussian
+from vae_jax.networks import MLPEncoder, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +65,8 @@ def sample_and_log_prob_each(
 def log_prob_each(gaussian: DiagonalGaussian, z: jax.Array) -> jax.Array:
     """log-density in nats, ``[...]``, of one z ``[..., latent]`` for each Gaussian."""
     return gaussian.log_prob(z[None])[0]
+
+
+def split_layers(z: jax.Array, layer_dims: tuple[int, ...]) -> list[jax.Array]:
+    """Each layer's latents ``[..., layer_dims[i]]`` of z ``[..., latent]``."""
+    return jnp.split(z, np.cumsum(layer_dims)[:-1], axis=-1)
