@@ -84,7 +84,7 @@ _FIT_STEPS = flags.DEFINE_integer(
 _FIT_BATCH = 500
 _FIT_LEARNING_RATE = 1e-2
 
-# Children of a member's key for diagnoses, beside those of ``diagnosis.measure``.
+# Children of a member's key for diagnoses, beside those of ``measure_latent_use``.
 _FIT_KEY, _SANDWICH_KEY = 3, 4
 
 # What says of a row what it measured: only such another replaces it.

@@ -16,11 +16,12 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
-from experiments import diagnosis, pictures, processes, streaming
+from experiments import pictures, processes, streaming
 from experiments.data import ImageData, Split, pixel_statistics
 from experiments.grid import Group, Run
 from experiments.settings import Settings, SettingsError
 from vae_jax import population, training, views
+from vae_jax.diagnostics import LatentUse, likelihood_floor, measure_latent_use
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.mesh import MEMBERS, make_mesh
@@ -171,7 +172,7 @@ class Measured(NamedTuple):
 
     evaluation: Evaluation
     pictures: pictures.Arrays
-    latent_use: diagnosis.LatentUse
+    latent_use: LatentUse
 
 
 class Programs(NamedTuple):
@@ -434,17 +435,18 @@ class GroupTask:
         )
 
     def _measure_member(self, params, member, test_x, test_images):
-        keys = MemberKeys.of(member.key)
+        keys, asked = MemberKeys.of(member.key), self.settings.diagnostics
         return Measured(
             self._evaluate_member(params, member, test_x, test_images),
             pictures.draw(self.widest, params, keys.pictures, test_x),
-            diagnosis.measure(
-                self.settings.diagnostics,
+            measure_latent_use(
                 self.widest,
                 params,
                 keys.diagnose,
                 test_x,
                 member.latent_mask,
+                decompose=asked.latents,
+                num_permutations=asked.permutations,
             ),
         )
 
@@ -461,7 +463,7 @@ class GroupTask:
             if likelihood.view == "binary"
             else data.view(likelihood.view, TRAIN_VIEW)
         )
-        fit = jax.jit(functools.partial(diagnosis.floor, likelihood))
+        fit = jax.jit(functools.partial(likelihood_floor, likelihood))
         return np.asarray(fit(data.pixel_mean, data.pixel_std, train_x, self.test_x))
 
     def _execution(self) -> str:

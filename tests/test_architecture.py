@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 # What a module of the library may import from the library: only ranks below its own.
 RANKS = {
     "mesh": 0,
+    "mmd": 0,
     "per_image": 1,
     "views": 0,
-    "diagnostics": 0,
     "adam": 0,
     "gradients": 0,
     "networks": 1,
@@ -23,6 +23,7 @@ RANKS = {
     "priors": 4,
     "model": 5,
     "objectives": 6,
+    "diagnostics": 6,
     "evidence": 6,
     "fitting": 6,
     "training": 7,

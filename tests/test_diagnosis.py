@@ -1,4 +1,4 @@
-"""Tests of experiments.diagnosis; what it stands on has tests of its own."""
+"""Tests of a model's latent use and of its columns; each tool has its own tests."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from experiments.diagnosis import DiagnosticsSettings
 from experiments.settings import SettingsError
 from tests.test_flows import stirred
 from vae_jax import population, views
-from vae_jax.diagnostics import ConstantFit, bernoulli_floor
+from vae_jax.diagnostics import LatentUse, measure_latent_use
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 
@@ -35,14 +35,24 @@ def model_of(latent_dim):
     )
 
 
+def measure(model, *arguments, num_permutations=19):
+    return jax.jit(
+        functools.partial(
+            measure_latent_use,
+            model,
+            decompose=True,
+            num_permutations=num_permutations,
+        )
+    )(*arguments)
+
+
 @pytest.fixture(scope="module")
 def measured(images):
     """A model as initialised: its parameters, images, and what is measured of it."""
     model, mask = model_of(3), jnp.ones(3)
     params = model.init(jax.random.key(1), jnp.full(16, 0.4), jnp.full(16, 0.3))
     x = views.observe("binary", jax.random.key(2), jnp.asarray(images), 17)
-    measure = jax.jit(functools.partial(diagnosis.measure, ALL, model))
-    return params, x, measure(params, jax.random.key(5), x, mask)
+    return params, x, measure(model, params, jax.random.key(5), x, mask)
 
 
 def columns(use, settings=ALL, num_images=96, **changes):
@@ -60,8 +70,7 @@ def test_padding_changes_nothing(measured):
     wide = model_of(5)
     padded = population.pad(params, population.param_shapes(wide, 16))
     mask = jnp.asarray(population.latent_mask(3, 5))
-    measure = jax.jit(functools.partial(diagnosis.measure, ALL, wide))
-    again = measure(padded, jax.random.key(5), x, mask)
+    again = measure(wide, padded, jax.random.key(5), x, mask)
     for name in ("average_kl", "mutual_information", "marginal_kl"):
         np.testing.assert_allclose(
             getattr(again.decomposition.parts, name),
@@ -94,17 +103,14 @@ def test_a_density_that_rounding_loses_is_told(images, scale, lost):
     params = model.init(jax.random.key(1), jnp.full(16, 0.4), jnp.full(16, 0.3))
     params["posterior"] = stirred(params["posterior"], scale=scale)
     x = views.observe("binary", jax.random.key(2), jnp.asarray(images), 17)
-    asked = dataclasses.replace(NONE, latents=True)
-    use = jax.jit(functools.partial(diagnosis.measure, asked, model))(
-        params, jax.random.key(5), x, jnp.ones(4)
-    )
-    row = columns(use, asked)
+    use = measure(model, params, jax.random.key(5), x, jnp.ones(4), num_permutations=0)
+    row = columns(use, dataclasses.replace(NONE, latents=True))
     assert (row["density_error"] > 0.1) == lost
     assert lost or row["density_error"] < 1e-4
 
 
 def test_what_is_not_asked_for_is_empty():
-    nothing = diagnosis.LatentUse(None, None, None)
+    nothing = LatentUse(None, None, None)
     row = columns(nothing, NONE, floor=math.nan)
     assert tuple(row) == diagnosis.COLUMNS
     assert row.pop("latents") == ""
@@ -137,31 +143,3 @@ def test_a_two_sample_test_of_one_image_is_refused(images, permutations, fits):
 def test_a_model_that_diverged_has_no_verdict(measured):
     broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), measured[2])
     assert columns(broken, elbo=math.nan, rate=math.nan)["latents"] == ""
-
-
-@pytest.mark.parametrize("name", ["bernoulli", "gaussian_shared"])
-def test_the_floor_is_the_best_factorised_model(name, images):
-    likelihood = make_likelihood(name, 17)
-    intensity = jnp.asarray(images / 16, jnp.float32)
-    x = views.observe(likelihood.view, jax.random.key(3), jnp.asarray(images), 17)
-    train = intensity if name == "bernoulli" else x
-    floor = diagnosis.floor(likelihood, intensity.mean(0), intensity.std(0), train, x)
-    if name == "bernoulli":
-        np.testing.assert_allclose(floor, bernoulli_floor(intensity, x))
-        return
-    # A mean per pixel and one variance, both by maximum likelihood.
-    residual = np.asarray(x) - np.asarray(x).mean(0)
-    variance = np.mean(residual**2)
-    exact = 0.5 * (residual**2 / variance + np.log(2 * np.pi * variance)).sum(1)
-    np.testing.assert_allclose(floor.mean(), exact.mean(), atol=0.05)
-
-
-def test_a_floor_that_was_not_found_is_none(images, monkeypatch):
-    def fit_constant(log_prob, initial, train_x, x, *, chunk):
-        score = jnp.ones(len(x))
-        return ConstantFit(score, initial, jnp.bool_(False), jnp.float32(1.0))
-
-    monkeypatch.setattr(diagnosis, "fit_constant", fit_constant)
-    x = jnp.asarray(images / 17, jnp.float32)
-    likelihood = make_likelihood("laplace", 17)
-    assert np.all(np.isnan(diagnosis.floor(likelihood, x.mean(0), x.std(0), x, x)))

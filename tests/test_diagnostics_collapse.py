@@ -9,12 +9,16 @@ import scipy.special
 import scipy.stats
 from sklearn.datasets import load_digits
 
+from vae_jax import views
 from vae_jax.diagnostics import (
+    ConstantFit,
     active_units,
     bernoulli_floor,
+    constant_output,
     fit_constant,
     judge_collapse,
     latent_variances,
+    likelihood_floor,
 )
 from vae_jax.likelihoods import make_likelihood
 
@@ -221,3 +225,31 @@ def test_the_verdict_needs_all_signs_of_life_or_none(change, verdict):
 def test_a_model_that_diverged_has_no_verdict(name):
     with pytest.raises(ValueError, match=f"{name} is nan"):
         judge_collapse(**{**HEALTHY, name: float("nan")})
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian_shared"])
+def test_the_floor_is_the_best_factorised_model(name, images):
+    likelihood = make_likelihood(name, 17)
+    intensity = jnp.asarray(images / 16, jnp.float32)
+    x = views.observe(likelihood.view, jax.random.key(3), jnp.asarray(images), 17)
+    train = intensity if name == "bernoulli" else x
+    floor = likelihood_floor(likelihood, intensity.mean(0), intensity.std(0), train, x)
+    if name == "bernoulli":
+        np.testing.assert_allclose(floor, bernoulli_floor(intensity, x))
+        return
+    # A mean per pixel and one variance, both by maximum likelihood.
+    residual = np.asarray(x) - np.asarray(x).mean(0)
+    variance = np.mean(residual**2)
+    exact = 0.5 * (residual**2 / variance + np.log(2 * np.pi * variance)).sum(1)
+    np.testing.assert_allclose(floor.mean(), exact.mean(), atol=0.05)
+
+
+def test_a_floor_that_was_not_found_is_none(images, monkeypatch):
+    def fit_constant(log_prob, initial, train_x, x, *, chunk):
+        score = jnp.ones(len(x))
+        return ConstantFit(score, initial, jnp.bool_(False), jnp.float32(1.0))
+
+    monkeypatch.setattr(constant_output, "fit_constant", fit_constant)
+    x = jnp.asarray(images / 17, jnp.float32)
+    likelihood = make_likelihood("laplace", 17)
+    assert np.all(np.isnan(likelihood_floor(likelihood, x.mean(0), x.std(0), x, x)))

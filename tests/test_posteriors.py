@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import diagnosis
 from tests import linear_gaussian
 from vae_jax.distributions import DiagonalGaussian, FullCovarianceGaussian, latent_noise
+from vae_jax.diagnostics import measure_latent_use
 from vae_jax.evidence import annealed_estimate, importance_estimate, inference_gap
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
@@ -241,9 +241,6 @@ def tiny_model(posterior):
 def test_every_estimate_of_the_evidence_takes_every_posterior(posterior, key):
     """That they run; that they are right is tested on models with known answers."""
     model, params, x = tiny_model(posterior)
-    asked = diagnosis.DiagnosticsSettings(
-        latents=True, permutations=2, floor=False, probes=False
-    )
 
     @jax.jit
     def measure(key, params, x):
@@ -275,8 +272,14 @@ def test_every_estimate_of_the_evidence_takes_every_posterior(posterior, key):
                 num_eval_samples=4,
                 chunk=2,
             ),
-            "use": diagnosis.measure(
-                asked, model, params, keys[3], x, jnp.ones(model.latent_dim)
+            "use": measure_latent_use(
+                model,
+                params,
+                keys[3],
+                x,
+                jnp.ones(model.latent_dim),
+                decompose=True,
+                num_permutations=2,
             ),
         }
 

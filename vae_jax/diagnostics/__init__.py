@@ -1,9 +1,10 @@
-"""What the latent space does, from arrays alone.
+"""What the latent space does.
 
 ``activity`` counts the latents whose mean moves with the image,
 ``aggregated_posterior`` splits the average KL into information and mismatch with the
 prior, ``two_samples`` tests that mismatch on samples, ``constant_output`` scores the
-decoder that ignores its latents, and ``collapse`` sums up.
+decoder that ignores its latents, ``probes`` read a label from them, ``latent_use``
+asks those of a model that need samples of its latents, and ``collapse`` sums up.
 """
 
 from vae_jax.diagnostics.activity import active_units, latent_variances
@@ -18,18 +19,19 @@ from vae_jax.diagnostics.constant_output import (
     ConstantFit,
     bernoulli_floor,
     fit_constant,
+    likelihood_floor,
 )
-from vae_jax.diagnostics.two_samples import (
-    TwoSampleTest,
-    mmd_test,
-    squared_mmd,
-)
+from vae_jax.diagnostics.latent_use import LatentUse, measure_latent_use
+from vae_jax.diagnostics.probes import ProbeScores, probe_latents
+from vae_jax.diagnostics.two_samples import TwoSampleTest, mmd_test
 
 __all__ = [
     "ONE_BIT",
     "ConstantFit",
     "KLDecomposition",
     "KLParts",
+    "LatentUse",
+    "ProbeScores",
     "TwoSampleTest",
     "active_units",
     "bernoulli_floor",
@@ -38,6 +40,8 @@ __all__ = [
     "fit_constant",
     "judge_collapse",
     "latent_variances",
+    "likelihood_floor",
+    "measure_latent_use",
     "mmd_test",
-    "squared_mmd",
+    "probe_latents",
 ]

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vae_jax.likelihoods import Likelihood
+
 # Probability that is left to a pixel value never seen in training.
 _UNSEEN = 1e-5
 
@@ -22,6 +24,9 @@ _PENALTY = 0.1
 _SMALL_GRADIENT = 1e-3
 
 _STEPS_PER_ROUND = 50
+
+# Images whose log-probability is computed at once in the search for a floor.
+_CHUNK = 2000
 
 
 class ConstantFit(NamedTuple):
@@ -49,6 +54,41 @@ def bernoulli_floor(train_intensities: jax.Array, intensities: jax.Array) -> jax
     return -jnp.sum(
         intensities * jnp.log(mean) + (1 - intensities) * jnp.log1p(-mean), axis=-1
     )
+
+
+def likelihood_floor(
+    likelihood: Likelihood,
+    pixel_mean: jax.Array,
+    pixel_std: jax.Array,
+    train_x: jax.Array,
+    test_x: jax.Array,
+) -> jax.Array:
+    """-log p(x) of test images under the best output without latents, nats, ``[M]``.
+
+    NaN where the search for that output has not settled.
+
+    Args:
+        likelihood: the family.
+        pixel_mean: as in ``VAE.init``.
+        pixel_std: as in ``VAE.init``.
+        train_x: training images; their intensities for the binary view, for which the
+            best output has a closed form, else images in the likelihood's view.
+        test_x: test images in the likelihood's view.
+    """
+    if likelihood.view == "binary":
+        return bernoulli_floor(train_x, test_x)
+    outputs = likelihood.initial_outputs(pixel_mean, pixel_std)
+    num_pixels = outputs.shape[1]
+
+    def log_prob(outputs, x):
+        own, shared = outputs
+        repeated = jnp.broadcast_to(shared[:, None], (shared.size, num_pixels))
+        return likelihood.log_prob(jnp.concatenate([own, repeated]), x)
+
+    own = outputs[: likelihood.pixel_outputs]
+    shared = outputs[likelihood.pixel_outputs :].mean(axis=1)
+    fit = fit_constant(log_prob, (own, shared), train_x, test_x, chunk=_CHUNK)
+    return jnp.where(fit.settled, fit.negative_log_prob, jnp.nan)
 
 
 def fit_constant(

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vae_jax.mmd import off_diagonal, squared_mmd
+
 # Equal statistics of a kernel bounded by 1, summed in float32, agree to this.
 _TIE = 1e-6
 
@@ -58,7 +60,7 @@ def mmd_test(
     if bandwidth is None:
         # Not 0, so that samples that are all equal have distance 0 rather than NaN.
         bandwidth = jnp.maximum(
-            jnp.median(_off_diagonal(distances)), jnp.finfo(distances.dtype).tiny
+            jnp.median(off_diagonal(distances)), jnp.finfo(distances.dtype).tiny
         )
     kernel = jnp.exp(-0.5 * (distances / bandwidth) ** 2)
     in_x = (jnp.arange(len(x) + len(y)) < len(x)).astype(kernel.dtype)
@@ -76,46 +78,8 @@ def mmd_test(
     )
 
 
-def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
-    """Squared MMD ``[labellings]`` of several ways to label the pooled samples.
-
-    Unbiased: the U-statistic of Gretton et al. 2012, Lemma 6.
-
-    Args:
-        kernel: between pooled samples, ``[m + n, m + n]``.
-        in_x: 1 for a sample that is labelled x and 0 for y, ``[labellings, m + n]``.
-        num_x: m.
-    """
-    num = len(kernel)
-    num_y = num - num_x
-    # A constant in every pair cancels from the statistic; without it the sums are small
-    # and keep their digits.
-    kernel = jnp.where(
-        jnp.eye(num, dtype=bool), 0.0, kernel - jnp.mean(_off_diagonal(kernel))
-    )
-    to_x = jnp.matmul(in_x, kernel, precision="highest")  # sum over x of k(x, .)
-    all_pairs = kernel.sum()
-    x_with_x = (to_x * in_x).sum(axis=-1)
-    x_with_y = to_x.sum(axis=-1) - x_with_x
-    y_with_y = all_pairs - x_with_x - 2 * x_with_y
-    return (
-        x_with_x / (num_x * (num_x - 1))
-        + y_with_y / (num_y * (num_y - 1))
-        - 2 * x_with_y / (num_x * num_y)
-    )
-
-
 def _distances(points: jax.Array) -> jax.Array:
     """Euclidean distances ``[n, n]``, from differences: exact for near points."""
     return jax.lax.map(
         lambda point: jnp.sqrt(jnp.sum((points - point[None]) ** 2, axis=-1)), points
     )
-
-
-def _off_diagonal(square: jax.Array) -> jax.Array:
-    """The entries of ``[n, n]`` off the diagonal, ``[n - 1, n]``.
-
-    Behind its first entry the diagonal recurs at every (n + 1)-th.
-    """
-    num = len(square)
-    return square.reshape(-1)[1:].reshape(num - 1, num + 1)[:, :-1]

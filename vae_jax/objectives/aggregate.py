@@ -7,8 +7,8 @@ image alone says nothing of q(z): its bound is then the ELBO.
 import jax
 import jax.numpy as jnp
 
-from vae_jax.diagnostics import squared_mmd
 from vae_jax.distributions import DiagonalGaussian
+from vae_jax.mmd import squared_mmd
 from vae_jax.model import VAE, Params
 from vae_jax.objectives.interface import Terms, log_ratios, posterior_and_noise
 

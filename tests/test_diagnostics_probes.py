@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.probes import probe_latents
+from vae_jax.diagnostics import probe_latents
 
 
 def latents(num_images=400, num_classes=4, noise=0.05):
