@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command_line, diagnosis, grid, sandwich
+from experiments import command_line, diagnosis, grid
 from experiments.data import ImageData
 from experiments.files import FolderError
 from experiments.group_task import (
@@ -44,15 +44,15 @@ from experiments.group_task import (
     member,
 )
 from experiments.progress import CONSOLE, print_results, print_sandwich, warn
-from experiments.results import mean_with_error, result_row
+from experiments.results import mean_with_error, result_row, sandwich_columns
 from experiments.run_folder import RunFolder
-from experiments.sandwich import SandwichSettings
 from experiments.settings import SettingsError
 from experiments.status import DIVERGED, FAILED
 from experiments.tables import add_to_table, read_table
 from experiments.wording import counted, listed
 from vae_jax import population
 from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.evidence import measure_sandwich
 from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
 from vae_jax.model import VAE, Params
 from vae_jax.priors import make_prior
@@ -105,7 +105,11 @@ _IDENTITY = {
 _evaluate = jax.jit(
     evaluate, static_argnums=0, static_argnames=("num_samples", "chunk", "batch_size")
 )
-_measure_sandwich = jax.jit(sandwich.measure, static_argnums=(0, 1))
+_measure_sandwich = jax.jit(
+    measure_sandwich,
+    static_argnums=0,
+    static_argnames=("num_samples", "num_temperatures", "num_chains", "gap_steps"),
+)
 
 
 class _Evaluated(NamedTuple):
@@ -349,29 +353,27 @@ def _elbo(evaluation: Evaluation) -> np.ndarray:
 
 
 def _sandwich_row(one: _Evaluated, device_data: DeviceData) -> dict[str, Any]:
-    settings = SandwichSettings(
-        num_images=_SANDWICH_IMAGES.value,
-        num_samples=_NUM_SAMPLES.value,
-        num_temperatures=_TEMPERATURES.value,
-        num_chains=_CHAINS.value,
-        gap_steps=_GAP_STEPS.value,
-    )
+    annealing = {
+        "num_temperatures": _TEMPERATURES.value,
+        "num_chains": _CHAINS.value,
+    }
     view = one.model.likelihood.view
     measured = _measure_sandwich(
-        settings,
         one.model,
         one.params,
         jax.random.fold_in(one.keys.diagnose, _SANDWICH_KEY),
-        device_data.view(view, TEST_VIEW),
+        device_data.view(view, TEST_VIEW)[: _SANDWICH_IMAGES.value],
+        num_samples=_NUM_SAMPLES.value,
+        gap_steps=_GAP_STEPS.value,
+        **annealing,
     )
     return {
         "run": one.run.name,
         "fingerprint": one.trained["fingerprint"],
         "view": view,
-        "num_importance_samples": settings.num_samples,
-        "num_temperatures": settings.num_temperatures,
-        "num_chains": settings.num_chains,
-        **sandwich.columns(measured),
+        "num_importance_samples": _NUM_SAMPLES.value,
+        **annealing,
+        **sandwich_columns(measured),
     }
 
 

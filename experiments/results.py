@@ -13,7 +13,7 @@ from experiments.status import status
 from vae_jax import views
 from vae_jax.diagnostics import active_units
 from vae_jax.evaluation import Evaluation
-from vae_jax.evidence import importance_bias
+from vae_jax.evidence import Sandwich, importance_bias
 from vae_jax.model import VAE
 
 
@@ -115,6 +115,34 @@ def result_row(
             num_epochs=settings.training.num_epochs,
         ),
         **facts,
+    }
+
+
+def sandwich_columns(sandwich: Sandwich) -> dict[str, float]:
+    """Means over the images and their standard errors, nats unless said."""
+    gap, simulated = sandwich.gap, sandwich.simulated
+    unknown = np.full(gap.elbo.shape, np.nan)
+    means = {
+        "elbo": gap.elbo,
+        "best_elbo": gap.best_elbo,
+        "importance_log_px": sandwich.importance.log_px,
+        "annealed_log_px": sandwich.annealed.log_px,
+        "amortization_gap": gap.amortization,
+        "approximation_gap": gap.approximation,
+        "last_rise": gap.last_rise,
+        "simulated_lower": simulated.lower.log_px if simulated else unknown,
+        "simulated_upper": simulated.upper.log_px if simulated else unknown,
+        "simulated_gap": simulated.gap if simulated else unknown,
+    }
+    row: dict[str, float] = {"num_images": len(gap.elbo)}
+    for name, nats in means.items():
+        row |= mean_with_error(name, nats)
+    return row | {
+        "acceptance": float(jnp.mean(sandwich.annealed.acceptance)),
+        "annealed_effective_sample_size": float(
+            jnp.median(sandwich.annealed.effective_sample_size)
+        ),
+        "gap_steps": int(gap.num_steps[0]),
     }
 
 

@@ -1,7 +1,8 @@
 """log p(x) of a model, per image, in nats: exact, estimated, and split into its parts.
 
 ``importance`` and ``annealing`` estimate it for any model, ``linear_gaussian`` knows it
-exactly for one family, and ``gap`` says where the bound loses the rest.
+exactly for one family, ``gap`` says where the bound loses the rest, and ``sandwich``
+asks all of them about each of some images.
 """
 
 from vae_jax.evidence.annealing import (
@@ -24,6 +25,7 @@ from vae_jax.evidence.linear_gaussian import (
     num_surviving,
     principal_components,
 )
+from vae_jax.evidence.sandwich import Sandwich, measure_sandwich
 
 __all__ = [
     "AnnealedEstimate",
@@ -32,12 +34,14 @@ __all__ = [
     "InferenceGap",
     "LinearGaussian",
     "PrincipalComponents",
+    "Sandwich",
     "annealed_estimate",
     "bidirectional_estimate",
     "importance_bias",
     "importance_estimate",
     "inference_gap",
     "linear_schedule",
+    "measure_sandwich",
     "num_surviving",
     "principal_components",
     "sigmoid_schedule",

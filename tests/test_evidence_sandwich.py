@@ -1,4 +1,4 @@
-"""Tests of experiments.sandwich on a model whose answers are known."""
+"""Tests of the sandwich, and of its columns, on a model whose answers are known."""
 
 import functools
 
@@ -7,23 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import progress, sandwich
+from experiments import progress
+from experiments.results import sandwich_columns
 from tests import linear_gaussian
+from vae_jax.evidence import measure_sandwich
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
-
-SETTINGS = sandwich.SandwichSettings(
-    num_images=12, num_samples=200, num_temperatures=20, num_chains=8, gap_steps=50
-)
 
 
 @pytest.fixture(scope="module")
 def measured():
     """At the exact posterior: no gap at all. x, what was measured, and p(x)."""
     model, params, px = linear_gaussian.exact_model()
-    x = jnp.asarray(px.rvs(20, random_state=1), jnp.float32)
-    measure = jax.jit(functools.partial(sandwich.measure, SETTINGS, model))
-    return px.logpdf(np.asarray(x[:12], np.float64)), measure(
+    x = jnp.asarray(px.rvs(12, random_state=1), jnp.float32)
+    options = {"num_samples": 200, "num_temperatures": 20, "num_chains": 8}
+    measure = jax.jit(
+        functools.partial(measure_sandwich, model, **options, gap_steps=50)
+    )
+    return px.logpdf(np.asarray(x, np.float64)), measure(
         jax.tree.map(jnp.asarray, params), jax.random.key(0), x
     )
 
@@ -42,7 +43,7 @@ def test_every_estimate_is_exact_at_the_true_posterior(measured):
 
 
 def test_columns_add_up_and_are_printed(measured):
-    row = sandwich.columns(measured[1])
+    row = sandwich_columns(measured[1])
     assert row["elbo"] + row["amortization_gap"] + row["approximation_gap"] == (
         pytest.approx(row["annealed_log_px"], abs=1e-3)
     )
@@ -57,7 +58,7 @@ def test_columns_add_up_and_are_printed(measured):
 
 
 def test_a_model_that_cannot_be_simulated_lacks_those_columns(measured):
-    row = sandwich.columns(measured[1]._replace(simulated=None))
+    row = sandwich_columns(measured[1]._replace(simulated=None))
     assert np.isnan(row["simulated_gap"])
     with progress.CONSOLE.capture() as capture:
         progress.print_sandwich({"run": "one", "view": "continuous", **row})
