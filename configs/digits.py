@@ -6,7 +6,9 @@ Data:    the handwritten digits that scikit-learn carries; no network needed.
 What the fields mean is said where they are read: data in experiments/data.py; model,
 evaluation, parallel and checkpoint in experiments/settings.py; training there and in
 ``Recipe`` of vae_jax/training.py; diagnostics in experiments/diagnosis.py. The fields
-of ``sweep`` are axes of a grid: those of model and training, and the seed.
+of ``sweep`` are axes of a grid: those of model and training, and the seed. A tuple of
+such grids is their union: ``config.sweep = ({"likelihood": ("laplace", "beta")},
+{"likelihood": "gaussian_fixed", "fixed_scale": (0.05, 0.1)})``.
 
 Variants (``--config=configs/digits.py:tiny``):
     tiny  a few epochs of two likelihoods, to see every part work in under a minute
@@ -16,7 +18,8 @@ import ml_collections
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
+    # Types are those of the groups below; ``sweep`` may become a tuple of grids.
+    config = ml_collections.ConfigDict(type_safe=False)
     config.seed = 0
 
     config.data = ml_collections.ConfigDict(

@@ -14,6 +14,7 @@ import dataclasses
 import os
 import re
 import runpy
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from experiments.settings import (
     refuse_unknown,
     shown,
 )
+from experiments.wording import counted
 
 ROOT = Path(__file__).parents[1]  # where the configurations of this package lie
 
@@ -229,7 +231,14 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
             f"--config is {argument!r}: its get_config() returns a "
             f"{type(loaded).__name__}; let it return a ml_collections.ConfigDict."
         )
-    return ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
+    config = ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
+    with config.ignore_type(), contextlib.suppress(config_dict.RequiredValueError):
+        if isinstance(grids := config.get("sweep"), (list, tuple)):
+            config.sweep = [
+                dict(grid) if isinstance(grid, (ConfigDict, dict)) else grid
+                for grid in grids
+            ]
+    return config
 
 
 def _line(error: BaseException, path: Path) -> str:
@@ -288,6 +297,10 @@ def _read(argument: str, path: Path) -> dict[str, Any]:
         for name, group in found.items():
             if name in _GROUPS and isinstance(group, dict):
                 refuse_unknown(group, _GROUPS[name], f"config.{name}.")
+            elif name == "sweep" and isinstance(group, list):
+                for index, grid in enumerate(group):
+                    if isinstance(grid, dict):
+                        refuse_unknown(grid, AXES, f"config.sweep[{index}].")
     except SettingsError as error:
         raise SettingsError(f"--config is {argument!r}: {error}") from error
     return with_defaults(found)
@@ -318,25 +331,47 @@ def _declared(option: str) -> Any:
 def _set(tree: Any, option: str, text: str) -> None:
     """Sets a field of a configuration to what an override says.
 
+    An axis is set in each grid of the sweep that has it, or in the grid of a number, as
+    in ``config.sweep.1.seed``.
+
     Raises:
         SettingsError: there is no such field, or it takes no such value.
     """
-    _, field, *others = re.split(r"[.\[]", option)
-    group, names, place = tree, _FIELDS, "config"
+    _, field, *others = (part.removesuffix("]") for part in re.split(r"[.\[]", option))
+    groups, names, place = [tree], _FIELDS, "config"
     if field in _GROUPS:
-        group, names, place = tree.get(field), _GROUPS[field], f"config.{field}"
+        names, place = _GROUPS[field], f"config.{field}"
+        groups = tree.get(field)
+        groups = groups if isinstance(groups, (list, tuple)) else [groups]
+        if field == "sweep" and others and others[0].isdecimal():
+            index, *others = others
+            chosen = [grid for i, grid in enumerate(groups) if str(i) == index]
+            if not chosen:
+                raise SettingsError(
+                    f"--{option} is {text!r}: config.sweep has "
+                    f"{counted(len(groups), 'grid')}. Count them from 0, as in "
+                    f"--{'.'.join(['config.sweep.0', *others])}={shlex.quote(text)}."
+                )
+            groups, place = chosen, f"{place}.{index}"
         if not others:
             raise SettingsError(
                 f"--{option} is a group: set one of its fields, as in "
                 f"--{option}.FIELD=VALUE; the names there are: "
                 f"{', '.join(sorted(names))}."
             )
-        if not isinstance(group, (ConfigDict, dict)):
+        if not groups or not all(
+            isinstance(each, (ConfigDict, dict)) for each in groups
+        ):
             raise SettingsError(f"{place} is missing: it must be a group.")
         field, *others = others
     refuse_unknown([field], names, f"--{place}.")
+    if len(groups) > 1 and not (groups := [grid for grid in groups if field in grid]):
+        raise SettingsError(
+            f"--{option} is {text!r}: no grid of config.sweep has this axis. Give it "
+            f"to one of them, as in --{place}.0.{field}={shlex.quote(text)}."
+        )
     try:
-        now = group.get(field)
+        now = groups[0].get(field)
     except config_dict.RequiredValueError:  # Left to the command line by the file.
         now = None
     if others:
@@ -346,14 +381,14 @@ def _set(tree: Any, option: str, text: str) -> None:
             f"as in --{whole}={_example(whole, now)}."
         )
     value = _parsed(option, text, now)
-    if isinstance(group, ConfigDict):
+    for group in groups:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(group.ignore_type())  # Types are those of Settings.
-            if field not in group:  # An axis.
-                stack.enter_context(group.unlocked())
+            if isinstance(group, ConfigDict):
+                # Types are those of Settings.
+                stack.enter_context(group.ignore_type())
+                if field not in group:  # An axis.
+                    stack.enter_context(group.unlocked())
             group[field] = value
-    else:
-        group[field] = value
 
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false"}

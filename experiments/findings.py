@@ -378,6 +378,11 @@ def described(axes: Mapping[str, str]) -> str:
     return ", ".join(f"{axis} = {value}" for axis, value in axes.items())
 
 
+def axes_of(members: Iterable[Member]) -> list[str]:
+    """Returns the axes that occur, besides likelihood, latent size and seed."""
+    return list(dict.fromkeys(axis for member in members for axis in member.axes))
+
+
 def overview(members: Sequence[Member]) -> list[str]:
     """Returns sentences on what was trained and how training ended."""
     if len(members) == 1:
@@ -388,25 +393,28 @@ def overview(members: Sequence[Member]) -> list[str]:
         ]
     likelihoods = {member.likelihood for member in members}
     axes, size = [counted(len(likelihoods), "likelihood")], len(likelihoods)
+    swept = {
+        axis: dict.fromkeys(m.axes[axis] for m in members if axis in m.axes)
+        for axis in axes_of(members)
+    }
     for noun, values in (
         ("latent size", sorted({member.latent_dim for member in members})),
-        *(
-            (f"{axis} value", dict.fromkeys(member.axes[axis] for member in members))
-            for axis in members[0].axes
-        ),
+        *((f"{axis} value", values) for axis, values in swept.items()),
         ("seed", sorted({member.seed for member in members})),
     ):
         text = ", ".join(map(str, values))
         axes.append(f"{counted(len(values), noun)} ({text})")
         size *= len(values)
+    # Grids of different axes, united, are no product.
+    is_grid = all(member.axes.keys() == swept.keys() for member in members)
     counts = collections.Counter(member.status for member in members)
     endings = ", ".join(f"{status} ({count})" for status, count in counts.most_common())
+    of_size = f" of {size}" if is_grid and size > len(members) else ""
     sentences = [
-        f"{len(members)}{f' of {size}' if size > len(members) else ''} models:"
-        f" {' × '.join(axes)}.",
+        f"{len(members)}{of_size} models: {(' × ' if is_grid else '; ').join(axes)}.",
         f"How training ended: {endings}.",
     ]
-    if "num epochs" not in members[0].axes:
+    if "num epochs" not in swept:
         sentences.append(
             "Whether more epochs would gain anything cannot be told from a run that has"
             " ended: sweep num_epochs with one likelihood and several seeds, and see"

@@ -60,69 +60,106 @@ class Group:
 
 
 def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
-    """The runs of a configuration: the product of its sweep's axes.
+    """Returns the runs of a configuration: those of each grid of its sweep.
 
     Args:
-        config: a whole configuration as a plain dictionary. ``sweep`` maps an axis to
-            its values; an axis is ``seed`` or any field of ``model`` or ``training``.
-            An empty sweep is one run.
+        config: a whole configuration as a plain dictionary. ``sweep`` is a grid, or a
+            sequence of grids. A grid maps axes to values, and its runs are their
+            product; an axis is ``seed`` or any field of ``model`` or ``training``. An
+            empty grid is one run. A run of several grids is counted once.
 
     Returns:
-        Runs, named like ``likelihood=laplace,latent_dim=8,seed=0``.
+        Runs, named like ``likelihood=laplace,latent_dim=8,seed=0``, grid after grid.
 
     Raises:
-        SettingsError: an unknown axis, one without values or with a value twice, or
-            any value that its field does not allow.
+        SettingsError: an unknown axis, one without values or with a value twice, any
+            value that its field does not allow, or a run with two names.
     """
-    for name in ("sweep", "model", "training"):
+    for name in ("model", "training"):
         if not isinstance(config.get(name), Mapping):
             raise SettingsError(f"config.{name} is missing: it must be a group.")
-    sweep = {
-        axis: _values(axis, config["sweep"][axis])
-        for axis in sorted(config["sweep"], key=_axis_order)
+    grids = {
+        place: {
+            axis: _values(f"{place}.", axis, grid[axis])
+            for axis in sorted(grid, key=_axis_order)
+        }
+        for place, grid in _grids(config.get("sweep")).items()
     }
-    count = math.prod(map(len, sweep.values()))
+    count = sum(math.prod(map(len, grid.values())) for grid in grids.values())
     if count > _MOST_RUNS:
         raise SettingsError(
             f"config.sweep has {count:,} runs: give at most {_MOST_RUNS:,} at a time."
         )
     base = {name: value for name, value in config.items() if name != "sweep"}
     runs: dict[Settings, Run] = {}
+    checked: dict[int, Any] = {}
     # What combinations share is one object, and checked once: that is what takes long.
     sections: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    checked: dict[int, Any] = {}
-    for combination in itertools.product(*map(enumerate, sweep.values())):
-        chosen = dict(zip(sweep, combination, strict=True))
-        whole = dict(base)
-        for section in ("model", "training"):
-            own = [axis for axis in sweep if _SECTION_OF.get(axis) == section]
-            key = section, *(chosen[axis][0] for axis in own)
-            if key not in sections:
-                values = {axis: chosen[axis][1] for axis in own}
-                sections[key] = {**base[section], **values}
-            whole[section] = sections[key]
-        if "seed" in chosen:
-            _, whole["seed"] = chosen["seed"]
-        settings = Settings.from_mapping(whole, checked)
-        name = ",".join(f"{axis}={_text(settings, axis)}" for axis in sweep)
-        if settings in runs:
-            raise SettingsError(
-                f"config.sweep holds a value twice: {name} is the run "
-                f"{runs[settings].name} again; give each value once."
-            )
-        if (plain_name(name) != name and name) or "/" in name:
-            raise SettingsError(
-                f"the run's name {name!r} holds characters that have a meaning in file "
-                "names or tables: give the part that it names another name."
-            )
-        if len(name) > _LONGEST_NAME:
-            raise SettingsError(
-                f"config.sweep has so many axes that a run's name, {name}, has "
-                f"{len(name)} letters: folders bear it, so at most {_LONGEST_NAME} "
-                "are allowed; sweep over fewer fields at a time."
-            )
-        runs[settings] = Run(name or "model", settings)
+    for place, grid in grids.items():
+        names: set[str] = set()
+        for combination in itertools.product(*map(enumerate, grid.values())):
+            chosen = dict(zip(grid, combination, strict=True))
+            whole = dict(base)
+            for section in ("model", "training"):
+                own = [axis for axis in grid if _SECTION_OF.get(axis) == section]
+                key = place, section, *(chosen[axis][0] for axis in own)
+                if key not in sections:
+                    values = {axis: chosen[axis][1] for axis in own}
+                    sections[key] = {**base[section], **values}
+                whole[section] = sections[key]
+            if "seed" in chosen:
+                _, whole["seed"] = chosen["seed"]
+            settings = Settings.from_mapping(whole, checked)
+            name = _name(place, grid, settings)
+            if name in names:
+                raise SettingsError(
+                    f"{place} holds a value twice: {name} occurs again; give each "
+                    "value once."
+                )
+            names.add(name)
+            first = runs.setdefault(settings, Run(name, settings))
+            if first.name != name:
+                raise SettingsError(
+                    f"{place} holds a run twice: {name} is the model of {first.name}. "
+                    "Leave one of them out, or give both grids the same axes."
+                )
     return tuple(runs.values())
+
+
+def _grids(sweep: Any) -> dict[str, Mapping[str, Any]]:
+    """Returns the grids of a sweep by their places in the configuration."""
+    if isinstance(sweep, Mapping):
+        return {"config.sweep": sweep}
+    if not isinstance(sweep, (list, tuple)):
+        raise SettingsError("config.sweep is missing: it must be a group, or several.")
+    if not sweep:
+        raise SettingsError(
+            "config.sweep is empty: give at least one grid, as in {'seed': (0, 1)}."
+        )
+    for index, grid in enumerate(sweep):
+        if not isinstance(grid, Mapping):
+            raise SettingsError(
+                f"config.sweep[{index}] is {grid!r}: it must be a grid, which maps "
+                "axes to values. Give it as in {'seed': (0, 1)}."
+            )
+    return {f"config.sweep[{index}]": grid for index, grid in enumerate(sweep)}
+
+
+def _name(place: str, grid: Iterable[str], settings: Settings) -> str:
+    """Returns the name of a run: its value on each axis of its grid."""
+    name = ",".join(f"{axis}={_text(settings, axis)}" for axis in grid) or "model"
+    if plain_name(name) != name or "/" in name:
+        raise SettingsError(
+            f"the run's name {name!r} holds characters that have a meaning in file "
+            "names or tables: give the part that it names another name."
+        )
+    if len(name) > _LONGEST_NAME:
+        raise SettingsError(
+            f"{place} has so many axes that a run's name, {name}, has "
+            f"{len(name)} letters: folders bear it, so at most {_LONGEST_NAME} "
+            "are allowed; sweep over fewer fields at a time."
+        )
+    return name
 
 
 _SECTION_OF = {
@@ -156,9 +193,10 @@ def _axis_order(axis: str) -> tuple[int, str]:
     return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), str(axis)
 
 
-def _values(axis: str, values: Any) -> tuple[Any, ...]:
-    refuse_unknown([axis], AXES, "config.sweep.")
-    values = plain(values, f"config.sweep.{axis}")
+def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
+    refuse_unknown([axis], AXES, path)
+    name = f"{path}{axis}"
+    values = plain(values, name)
     if not isinstance(values, tuple):
         values = (values,)
     # Names may be one text, beta,laplace: configurations of before are stored so.
@@ -171,7 +209,7 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
     )
     if not values:
         raise SettingsError(
-            f"config.sweep.{axis} is empty: give at least one value, as in "
+            f"{name} is empty: give at least one value, as in "
             f"{'((64, 64), (128,))' if _is_tuple(axis) else '(1, 2)'}."
         )
     if _is_tuple(axis) and not all(isinstance(value, tuple) for value in values):
@@ -181,12 +219,10 @@ def _values(axis: str, values: Any) -> tuple[Any, ...]:
             meant = (values,)
         numbers = all(type(number) is int for value in meant for number in value)
         raise SettingsError(
-            f"config.sweep.{axis} is {values}: each of its values is a tuple itself. "
+            f"{name} is {values}: each of its values is a tuple itself. "
             f"Give {f'{meant}, or others, as in ' * numbers}((64, 64), (128,))."
         )
-    return tuple(
-        convert(value, _hint(axis), f"config.sweep.{axis}") for value in values
-    )
+    return tuple(convert(value, _hint(axis), name) for value in values)
 
 
 def _is_tuple(axis: str) -> bool:

@@ -21,7 +21,7 @@ from PIL import Image
 from experiments import charts, findings, pictures, results
 from experiments.chart_style import Style, likelihood_styles
 from experiments.files import FolderError, write_atomically
-from experiments.findings import Group, Member
+from experiments.findings import Group, Member, axes_of
 from experiments.run_folder import RunFolder
 from experiments.templates import templates
 from experiments.wording import counted
@@ -90,9 +90,8 @@ class Column(NamedTuple):
     format: str
 
     def content(self, member: Member) -> Any:
-        """What a member has in this column."""
-        axes = member.axes
-        return axes[self.field] if self.field in axes else getattr(member, self.field)
+        """What a member has in this column; '' for an axis of other members."""
+        return member.axes.get(self.field, getattr(member, self.field, ""))
 
 
 def write_report(
@@ -337,7 +336,7 @@ def _columns(group: Group) -> list[Column]:
     return [
         Column("likelihood", "likelihood", ""),
         Column("latent_dim", "latents", "d"),
-        *(Column(axis, axis, "") for axis in group.members[0].axes),
+        *(Column(axis, axis, "") for axis in axes_of(group.members)),
         Column("seed", "seed", "d"),
         Column("score", f"score, {group.unit}", f".{group.decimals}f"),
         Column("score_se", "± s.e.", f".{group.decimals}f"),

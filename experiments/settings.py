@@ -299,7 +299,10 @@ def plain(value: Any, name: str) -> Any:
             raise SettingsError(
                 f"{name} has too many values: give at most {_LARGEST_COUNT}."
             )
-        return tuple(plain(item, name) for item in value)
+        return tuple(
+            plain(item, f"{name}[{i}]" if isinstance(item, Mapping) else name)
+            for i, item in enumerate(value)
+        )
     if isinstance(value, Set):
         raise SettingsError(
             f"{name} is {value!r}, which has no order: write sorted(...) around it."

@@ -17,6 +17,7 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from absl import flags
 
@@ -115,11 +116,13 @@ def _launch() -> jobs.Launch | None:
     )
 
 
-def _refuse_hidden(sweep: Iterable[str], overridden: Iterable[str]) -> None:
-    """Refuses a value that would be lost, as the sweep sets the same field."""
+def _refuse_hidden(sweep: Any, overridden: Iterable[str]) -> None:
+    """Refuses a value that would be lost, as each grid sets the same field."""
+    grids = sweep if isinstance(sweep, tuple) else [sweep]
     for field in overridden:
         section, _, axis = field.rpartition(".")
-        if section in ("", "model", "training") and axis in sweep:
+        is_axis = section in ("", "model", "training")
+        if is_axis and all(axis in grid for grid in grids):
             raise SettingsError(
                 f"--config.{field} has no effect, as the sweep sets {axis}: set "
                 f"--config.sweep.{axis}, or train one model with experiments.train."

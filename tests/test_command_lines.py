@@ -281,6 +281,26 @@ def test_the_same_command_again_trains_nothing(command, small, own):
     }
 
 
+def test_a_sweep_grows_by_a_grid_and_keeps_its_runs(command, small, own, tmp_path):
+    kept = contents(own / "members")
+    path = tmp_path / "grids.py"
+    second = '{"likelihood": "gaussian_fixed", "fixed_scale": 0.2, "seed": 0}'
+    grids = f"    config.sweep = (config.sweep, {second})\n    return config\n"
+    path.write_text(SMALL.replace("    return config\n", grids))
+    outcome = command("sweep", f"--config={path}", f"--workdir={own}")
+    assert outcome.status == 0, outcome.stderr
+    assert "9 runs, 8 finished before; 1 to train" in outcome.stdout
+    assert contents(own / "members").items() >= kept.items()
+    added = "likelihood=gaussian_fixed,fixed_scale=0.2,seed=0"
+    assert [row["run"] for row in rows_of(own / "results.csv")] == [*RUNS, added]
+    # Of the folder alone, which holds the grids.
+    outcome = command("evaluate", f"--workdir={own}", f"--only={added}")
+    assert outcome.status == 0, outcome.stderr
+    # With one grid, a run that is finished would be left out.
+    outcome = command("sweep", small, f"--workdir={own}")
+    assert_refused(outcome, "another config", "config.sweep is")
+
+
 @pytest.mark.slow
 def test_a_run_is_a_function_of_config_and_seed(command, small, finished, tmp_path):
     """Compiled anew and trained in other company, a run gives the same bytes."""

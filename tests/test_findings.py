@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from experiments import findings
+from experiments import findings, report
 
 VIEWS = {"bernoulli": "binary", "categorical": "levels", "laplace": "continuous"}
 
@@ -377,6 +377,26 @@ def test_overview_counts_what_was_varied_and_how_it_ended():
     assert findings.overview(members)[1].endswith(": schedule ended (2), failed (1).")
     members.append(member("laplace", 2, 1, 3.0))  # Of a sweep that has not ended.
     assert findings.overview(members)[0].startswith("4 of 6 models: 1 likelihood × 3")
+
+
+def test_grids_of_other_axes_are_no_product():
+    group = integers(
+        member("laplace", 2, 0, 3.0, run="likelihood=laplace,beta=2.0,seed=0"),
+        member("laplace", 2, 0, 3.1, run="likelihood=laplace,num_epochs=9,seed=0"),
+    )
+    sentences = findings.overview(group.members)
+    assert sentences[0] == (
+        "2 models: 1 likelihood; 1 latent size (2); 1 β value (2.0);"
+        " 1 num epochs value (9); 1 seed (0)."
+    )
+    assert len(sentences) == 2  # No advice to sweep num_epochs.
+    beta, num_epochs = (
+        column
+        for column in report._columns(group)
+        if column.field in ("β", "num epochs")
+    )
+    shown = [(beta.content(m), num_epochs.content(m)) for m in group.members]
+    assert shown == [("2.0", ""), ("", "9")]
 
 
 def test_of_many_models_that_failed_some_are_named_or_counted_by_size():

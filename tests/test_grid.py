@@ -102,6 +102,85 @@ def test_a_config_without_its_groups_is_refused(group, value):
         grid.expand(config() | {group: value})
 
 
+# --- several grids --------------------------------------------------------------------
+
+
+def united(*grids):
+    return config() | {"sweep": grids}
+
+
+def test_the_runs_of_several_grids_are_united_in_their_order():
+    runs = grid.expand(
+        united(
+            {"likelihood": "laplace,beta", "latent_dim": (2, 4)},
+            {"likelihood": "gaussian_fixed", "fixed_scale": (0.05, 0.2)},
+        )
+    )
+    assert names(runs) == [
+        "likelihood=laplace,latent_dim=2",
+        "likelihood=laplace,latent_dim=4",
+        "likelihood=beta,latent_dim=2",
+        "likelihood=beta,latent_dim=4",
+        "likelihood=gaussian_fixed,fixed_scale=0.05",
+        "likelihood=gaussian_fixed,fixed_scale=0.2",
+    ]
+    assert runs[-1].settings.model.fixed_scale == 0.2
+
+
+def test_one_grid_is_the_same_alone_and_in_a_sequence():
+    axes = {"latent_dim": (2, 4), "seed": (0, 1)}
+    assert grid.expand(united(axes)) == grid.expand(config(**axes))
+    assert grid.expand(config() | {"sweep": [axes]}) == grid.expand(united(axes))
+    assert grid.expand(united({}, {})) == grid.expand(config())
+
+
+def test_a_run_of_two_grids_counts_once():
+    runs = grid.expand(united({"seed": (0, 1)}, {"seed": (1, 2)}))
+    assert names(runs) == ["seed=0", "seed=1", "seed=2"]
+
+
+def test_a_run_of_two_names_is_refused_and_the_remedies_work():
+    """By a value that stands in one grid, and in the configuration for the other."""
+    seeds, scales = {"seed": (0,)}, {"latent_dim": (8, 16), "seed": (0,)}
+    with pytest.raises(SettingsError) as caught:
+        grid.expand(united(seeds, scales))
+    for word in ("config.sweep[1]", "latent_dim=8,seed=0", "the model of seed=0"):
+        assert word in str(caught.value)
+    left_out = united(seeds, scales | {"latent_dim": (16,)})
+    same_axes = united(seeds | {"latent_dim": (8,)}, scales)
+    for remedied in (left_out, same_axes):
+        assert len(grid.expand(remedied)) == 2
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ((), "config.sweep is empty: give at least one grid"),
+        (({}, 3), r"config.sweep\[1\] is 3: it must be a grid"),
+        (({}, None), r"config.sweep\[1\] is None: it must be a grid"),
+        (({}, ({},)), r"config.sweep\[1\] is \({},\): it must be a grid"),
+        (({}, ("seed", 1)), r"config.sweep\[1\] is \('seed', 1\): it must be"),
+        (("seed",), r"config.sweep\[0\] is 'seed': it must be a grid"),
+        (({}, {"sed": 1}), r"config.sweep\[1\].sed is unknown, did you mean 'seed'"),
+        (({}, {3: 1}), r"config.sweep\[1\].3 is unknown"),
+        (({}, {"seed": ()}), r"config.sweep\[1\].seed is empty: give"),
+        (({}, {"seed": {0}}), r"config.sweep\[1\].seed is \{0\}, which has no order"),
+        (({}, {"seed": (1, 1)}), r"config.sweep\[1\] holds a value twice: seed=1"),
+        (({}, {"widths": (8,)}), r"config.sweep\[1\].widths is \(8,\): each"),
+        (({}, {"seed": "x"}), r"config.sweep\[1\].seed is 'x', of type str"),
+        (({}, {"latent_dim": 0}), "latent_dim is 0: it must be at least 1"),
+        (
+            ({"seed": range(60_000)}, {"beta": 2.0, "seed": range(60_000)}),
+            "config.sweep has 120,000 runs",
+        ),
+    ],
+)
+def test_grids_that_make_no_sense_are_refused_by_their_place(sweep, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        grid.expand(united() | {"sweep": sweep})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def checks(monkeypatch):
     """Counts how often groups of fields are checked, by their class."""

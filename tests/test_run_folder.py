@@ -296,6 +296,18 @@ def test_a_sweep_may_grow(tmp_path):
     assert grown.groups.begun(set(), pytest.fail) == [Note("beta-1", ("b",), 0)]
 
 
+def test_a_sweep_may_grow_by_a_grid(tmp_path):
+    path = tmp_path / "run"
+    config, owners = sweep("a", "b")
+    save_member(create(path, config, owners), "a")
+    grids = [config["sweep"], {"beta": ["c"]}]
+    grown = create(path, {**config, "sweep": grids}, owners_of("a", "b", "c"))
+    assert json.loads((path / "config.json").read_text())["sweep"] == (
+        [{"seed": ["a", "b"]}, {"beta": ["c"]}]
+    )
+    assert grown.members.result("a")["run"] == "a"
+
+
 def test_a_sweep_may_lose_runs_that_were_not_begun(tmp_path):
     path = tmp_path / "run"
     save_member(create(path, *sweep("a", "b")), "a")

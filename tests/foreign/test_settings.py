@@ -118,7 +118,22 @@ FILES = {
     "    config = __import__('configs.digits').digits.get_config('tiny').unlock()\n"
     "    with config.ignore_type():\n        config.training.beta = beta.beta\n"
     "    return config\n",
+    "grids.py": own(
+        "import ml_collections",
+        "config.sweep = (",
+        "    {'likelihood': 'laplace', 'beta': (1, 2), 'seed': 0},",
+        "    ml_collections.ConfigDict(",
+        "        {'likelihood': 'gaussian_fixed', 'fixed_scale': 0.2, 'seed': 0}",
+        "    ),",
+        ")",
+    ),
+    "a list.py": own("config.sweep = [{'seed': np.arange(2)}, {'latent_dim': 3}]"),
+    "a set of grids.py": own("config.sweep = ({}, {'seed': {0, 1}})"),
+    "no grid.py": own("config.sweep = ({}, 3)"),
+    "no grids.py": own("config.sweep = ()"),
     # --- stored configurations, and what is none ---
+    "grids.json": a_stored(sweep=[{"seed": [0, 1]}, {"latent_dim": [3]}]),
+    "axis of grids.json": a_stored(sweep=[{}, {"keep": [8]}]),
     "mine.json": a_stored(),
     "places.json": a_stored("data", data_dir="/x y", cache_dir="/c", download=True),
     "devices.json": a_stored("parallel", members=8, batch=3, memory_gib=0.5),
@@ -322,6 +337,50 @@ def test_what_is_meant_is_read(row, place):
         assert grid.expand(fields)
 
 
+GRIDS = [
+    (
+        "grids.py",
+        "",
+        "likelihood=laplace,beta=1.0,seed=0 likelihood=laplace,beta=2.0,seed=0 "
+        "likelihood=gaussian_fixed,fixed_scale=0.2,seed=0",
+    ),
+    (
+        "grids.py",
+        "--config.sweep.seed=3",
+        "likelihood=laplace,beta=1.0,seed=3 likelihood=laplace,beta=2.0,seed=3 "
+        "likelihood=gaussian_fixed,fixed_scale=0.2,seed=3",
+    ),
+    (
+        "grids.py",
+        "--config.sweep.1.seed=3 --config.sweep.beta=4",
+        "likelihood=laplace,beta=4.0,seed=0 "
+        "likelihood=gaussian_fixed,fixed_scale=0.2,seed=3",
+    ),
+    (
+        "grids.py",
+        "--config.sweep[1].latent_dim=4 --config.sweep.0.beta=4",
+        "likelihood=laplace,beta=4.0,seed=0 "
+        "likelihood=gaussian_fixed,latent_dim=4,fixed_scale=0.2,seed=0",
+    ),
+    ("a list.py", "", "seed=0 seed=1 latent_dim=3"),
+    ("grids.json", "", "seed=0 seed=1 latent_dim=3"),
+    ("grids.json", "--config.sweep.0.seed=4,5", "seed=4 seed=5 latent_dim=3"),
+    ("grids.json", "--config.sweep.1.seed=4", "seed=0 seed=1 latent_dim=3,seed=4"),
+    (
+        TINY,  # One grid is the first.
+        "--config.sweep.0.seed=4 --config.sweep.likelihood=beta",
+        "likelihood=beta,latent_dim=2,seed=4 likelihood=beta,latent_dim=4,seed=4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "overrides", "names"), GRIDS)
+def test_grids_are_united_and_overridden(file, overrides, names, place):
+    fields = read([f"--config={file}", *overrides.split()], place).fields
+    json.dumps(fields)
+    assert [run.name for run in grid.expand(fields)] == names.split()
+
+
 # --- what is refused ------------------------------------------------------------------
 
 
@@ -471,6 +530,71 @@ REFUSED = [
         "--config=axis.json",
         ("config.sweep.keep is unknown",),
     ),
+    Refused(
+        "an axis of a stored grid",
+        "--config='axis of grids.json'",
+        ("config.sweep[1].keep is unknown",),
+    ),
+    Refused(
+        "an axis of no grid",
+        "--config=grids.py --config.sweep.latent_dim='(2, 4)'",
+        ("no grid", "as in --config.sweep.0.latent_dim='(2, 4)'."),
+    ),
+    Refused(
+        "a grid that is not there",
+        "--config=grids.py --config.sweep.2.seed=1",
+        ("has 2 grids", "as in --config.sweep.0.seed=1."),
+    ),
+    Refused(
+        "a large number of a grid",
+        f"--config=grids.py --config.sweep.{'9' * 5000}.seed=1",
+        ("has 2 grids", "as in --config.sweep.0.seed=1."),
+    ),
+    Refused(
+        "a second grid of one",
+        f"--config={TINY} --config.sweep.1.seed=1",
+        ("has 1 grid.", "as in --config.sweep.0.seed=1."),
+    ),
+    Refused(
+        "a grid",
+        "--config=grids.py --config.sweep.1=8",
+        ("--config.sweep.1.FIELD=VALUE",),
+    ),
+    Refused(
+        "an unknown axis of a grid",
+        "--config=grids.py --config.sweep.1.sed=8",
+        ("--config.sweep.1.sed is unknown, did you mean 'seed'",),
+    ),
+    Refused(
+        "an unknown axis of all grids",
+        "--config=grids.py --config.sweep.sed=8",
+        ("--config.sweep.sed is unknown, did you mean 'seed'",),
+    ),
+    Refused(
+        "a part of a grid's axis",
+        "--config=grids.py --config.sweep.0.beta.0=8",
+        ("--config.sweep.0.beta=1,2.",),
+    ),
+    Refused(
+        "a value of a grid",
+        "--config=grids.py --config.sweep.0.beta=range(3)",
+        ("--config.sweep.0.beta=1,2.",),
+    ),
+    Refused(
+        "a set in a grid",
+        "--config='a set of grids.py'",
+        ("config.sweep[1].seed is {0, 1}", "sorted(...)"),
+    ),
+    Refused(
+        "an axis of what is no grid",
+        "--config='no grid.py' --config.sweep.1.seed=0",
+        ("config.sweep.1 is missing: it must be a group",),
+    ),
+    Refused(
+        "an axis of no grids",
+        "--config='no grids.py' --config.sweep.seed=0",
+        ("config.sweep is missing: it must be a group",),
+    ),
     Refused("many fields", "--config=many.json", ("config.x0 is unknown",)),
     Refused("a large number", "--config=large.json", ("large.json", "config.json")),
     Refused("many values", "--config=long.json", ("model.widths has too many",)),
@@ -538,6 +662,15 @@ def test_values_of_a_stored_configuration_are_checked(file, words, place):
 def test_the_remedy_works(refused, remedied, place):
     assert refusal(shlex.split(refused), place)
     assert read(shlex.split(remedied), place).fields
+
+
+@pytest.mark.parametrize("override", ["latent_dim='(2, 4)'", "2.latent_dim='(2, 4)'"])
+def test_the_remedy_for_an_axis_of_no_grid_works(override, place):
+    given = ["--config=grids.py", *shlex.split(f"--config.sweep.{override}")]
+    remedy = refusal(given, place).partition("as in ")[2].rstrip(".")
+    fields = read(["--config=grids.py", *shlex.split(remedy)], place).fields
+    assert fields["sweep"][0]["latent_dim"] == (2, 4)
+    assert len(grid.expand(fields)) == 2 * 2 + 1
 
 
 @pytest.mark.parametrize("given", ["64,64", "64", "(64,64),32", "(64,),(8,8),4"])
