@@ -294,7 +294,8 @@ def test_a_sweep_grows_by_a_grid_and_keeps_its_runs(command, small, own, tmp_pat
     added = "likelihood=gaussian_fixed,fixed_scale=0.2,seed=0"
     assert [row["run"] for row in rows_of(own / "results.csv")] == [*RUNS, added]
     # Of the folder alone, which holds the grids.
-    outcome = command("evaluate", f"--workdir={own}", f"--only={added}")
+    few = "--num_samples=16"
+    outcome = command("evaluate", f"--workdir={own}", f"--only={added}", few)
     assert outcome.status == 0, outcome.stderr
     # With one grid, a run that is finished would be left out.
     outcome = command("sweep", small, f"--workdir={own}")
