@@ -32,10 +32,10 @@ def main(asked: Asked) -> None:
 
     from benchmarks.contenders.ours import compile_members, vae
     from benchmarks.work import Work
-    from vae_jax.training import Recipe
+    from vae_jax.training import TrainingConfig
 
     work = Work.from_json(asked.work)
-    recipe = Recipe(
+    config = TrainingConfig(
         batch_size=work.batch_size,
         num_epochs=asked.epochs,
         validate_every=asked.epochs,
@@ -46,7 +46,7 @@ def main(asked: Asked) -> None:
         started = time.perf_counter()
         state, train, _ = compile_members(
             [vae(work, latent_dim) for latent_dim, _ in group],
-            recipe,
+            config,
             images,
             betas=[beta for _, beta in group],
             learning_rate=work.learning_rate,

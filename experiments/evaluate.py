@@ -36,8 +36,6 @@ from experiments import command_line, diagnosis, grid
 from experiments.data import ImageData
 from experiments.files import FolderError
 from experiments.group_task import (
-    TEST_VIEW,
-    TRAIN_VIEW,
     DeviceData,
     GroupTask,
     build_model,
@@ -46,15 +44,16 @@ from experiments.group_task import (
 from experiments.progress import CONSOLE, print_results, print_sandwich, warn
 from experiments.results import mean_with_error, result_row, sandwich_columns
 from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError
+from experiments.settings import SettingsError, fitted_prior_options
 from experiments.status import DIVERGED, FAILED
 from experiments.tables import add_to_table, read_table
 from experiments.wording import counted, listed
-from vae_jax import population
+from vae_jax import views
 from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.evidence import measure_sandwich
 from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
 from vae_jax.model import VAE, Params
+from vae_jax.population import param_shapes
 from vae_jax.priors import make_prior
 from vae_jax.training import MemberKeys
 
@@ -133,7 +132,7 @@ def main() -> None:
     if _FIT_PRIOR.value:
         _check_fit(runs)
     data = command_line.stored_images(folder, runs[0])
-    device_data = DeviceData.put(data)
+    device_data = DeviceData(data)
     groups = grid.group(runs, {name: row["attempt"] for name, row in trained.items()})
     tables: dict[str, list[dict[str, Any]]] = {}
     asked = {
@@ -223,9 +222,7 @@ def _evaluate_group(
     """Evaluates those runs of a group whose parameters can be read."""
     params, floors = {}, {}
     for run in group.runs:
-        shapes = population.param_shapes(
-            build_model(run.settings, data), data.num_pixels
-        )
+        shapes = param_shapes(build_model(run.settings, data))
         try:
             params[run] = folder.members.params(run.name, shapes)
             floors[run] = _floor(folder, run.name, len(data.test.images))
@@ -247,7 +244,7 @@ def _evaluate_group(
             floors[run],
         )
         for i, (run, model, key) in enumerate(
-            zip(group.runs, task.models, task.keys, strict=True)
+            zip(group.runs, task.models, task.population.keys, strict=True)
         )
     ]
 
@@ -287,9 +284,9 @@ def _warn_of(what: str, runs: Sequence[str], num_chosen: int) -> None:
 def _check_fit(runs: Sequence[grid.Run]) -> None:
     """Refuses models whose prior is not theirs alone, before any is evaluated."""
     for run in runs:
-        posterior, _ = run.settings.model.families()
+        model = run.settings.model.build(image_shape=(8, 8, 1), levels=2)
         try:
-            require_own_prior(posterior)
+            require_own_prior(model.posterior_family)
         except ValueError as error:
             raise SettingsError(f"--fit_prior: {run.name}: {error}") from error
 
@@ -306,17 +303,14 @@ def _fitted_row(
     family = make_prior(
         prior,
         (one.model.latent_dim,),
-        activation=chosen.activation,
-        flow_steps=chosen.flow_steps,
-        flow_widths=chosen.flow_widths,
-        components=chosen.prior_components,
+        **fitted_prior_options(chosen, prior),
     )
     model, params = fit_prior(
         one.model,
         one.params,
         family,
         jax.random.fold_in(one.keys.diagnose, _FIT_KEY),
-        device_data.view(view, TRAIN_VIEW),
+        device_data.view(view, views.TRAIN),
         num_steps=_FIT_STEPS.value,
         batch_size=_FIT_BATCH,
         learning_rate=_FIT_LEARNING_RATE,
@@ -325,7 +319,7 @@ def _fitted_row(
         model,
         params,
         one.keys.evaluate,
-        device_data.view(view, TEST_VIEW),
+        device_data.view(view, views.TEST),
         device_data.test,
         jnp.ones(model.latent_dim),
         num_samples=options.num_samples,
@@ -362,7 +356,7 @@ def _sandwich_row(one: _Evaluated, device_data: DeviceData) -> dict[str, Any]:
         one.model,
         one.params,
         jax.random.fold_in(one.keys.diagnose, _SANDWICH_KEY),
-        device_data.view(view, TEST_VIEW)[: _SANDWICH_IMAGES.value],
+        device_data.view(view, views.TEST)[: _SANDWICH_IMAGES.value],
         num_samples=_NUM_SAMPLES.value,
         gap_steps=_GAP_STEPS.value,
         **annealing,

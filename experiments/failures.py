@@ -13,15 +13,24 @@ from experiments.data import ImageData
 from experiments.environment import shell_command
 from experiments.grid import Run
 from experiments.group_task import (
-    VALIDATION_VIEW,
     DeviceData,
     GroupTask,
     build_model,
     from_named_leaves,
     named_leaves,
 )
-from vae_jax import population, training, views
-from vae_jax.training import OFFENDERS, Member, MemberKeys, StepKeys, TrainState
+from vae_jax import views
+from vae_jax.model import Params
+from vae_jax.objectives import Terms
+from vae_jax.population import param_shapes
+from vae_jax.training import (
+    OFFENDERS,
+    Member,
+    MemberKeys,
+    StepReport,
+    Trainer,
+    TrainState,
+)
 
 
 def record(
@@ -36,9 +45,9 @@ def record(
         folder: the run folder.
     """
     run = task.group.runs[index]
-    keys = MemberKeys.of(task.members.key[index])
+    member = jax.tree.map(lambda leaf: leaf[index], task.population.members)
     epoch, batch = int(state.epoch), int(state.failure.batch)
-    step = epoch * task.steps_per_epoch + batch
+    step = epoch * task.trainer.steps_per_epoch + batch
     offender = OFFENDERS[int(state.failure.offender)]
     facts = {
         "run": run.name,
@@ -49,11 +58,10 @@ def record(
         "step": step,
     }
     if offender != "validation bound":
-        batches = training.epoch_batches(
-            keys, state.epoch, len(task.data.train.images), task.recipe.batch_size
-        )
+        batches = task.trainer.batches(member.key, state.epoch)
+        step_key = jax.random.fold_in(MemberKeys.of(member.key).step, step)
         facts |= {
-            "key": jax.random.key_data(jax.random.fold_in(keys.step, step)).tolist(),
+            "key": jax.random.key_data(step_key).tolist(),
             "images": batches[batch].tolist(),
         }
     facts["replay"] = replay_command(run.name, folder)
@@ -89,7 +97,6 @@ def replay(
     Returns:
         Whether the same thing is not finite again, and lines that say what is not.
     """
-    recipe = run.settings.training.recipe()
     key = jax.random.wrap_key_data(jnp.asarray(arrays["member/key"]))
     member = Member(
         key, *(jnp.asarray(arrays[f"member/{name}"]) for name in Member._fields[1:])
@@ -98,55 +105,38 @@ def replay(
     if chosen.can_be_padded:  # It was trained with as many latents as its group.
         chosen = dataclasses.replace(chosen, latent_dim=member.latent_mask.size)
     model = build_model(dataclasses.replace(run.settings, model=chosen), data)
-    shapes = jax.eval_shape(
-        lambda params: training.init_state(recipe, params),
-        population.param_shapes(model, data.num_pixels),
-    )
+    config = run.settings.training.config()
+    trainer = Trainer(model, config, len(data.train.images))
+    shapes = jax.eval_shape(trainer.start, param_shapes(model))
     stored = from_named_leaves(
         arrays, {"params": shapes.params, "opt_state": shapes.opt_state}
     )
     params, opt_state = jax.tree.map(
         jnp.asarray, (stored["params"], stored["opt_state"])
     )
-    device_data = DeviceData.put(data)
+    device_data = DeviceData(data)
     if facts["offender"] == "validation bound":
-        x = device_data.view(model.likelihood.view, VALIDATION_VIEW)
-        terms = training.validation_terms(model, recipe, params, member, x)
+        x = device_data.view(model.likelihood.view, views.VALIDATION)
+        terms = trainer.validation_terms(params, member, x)
         found = OFFENDERS[-1] if not np.isfinite(terms.bound) else OFFENDERS[0]
         return found == facts["offender"], [_verdict(facts, found)]
 
-    step_key = jax.random.wrap_key_data(jnp.asarray(facts["key"], jnp.uint32))
     images = jnp.asarray(device_data.train[np.array(facts["images"])])
     step = jnp.int32(facts["step"])
-    num_images = len(data.train.images)
 
     @jax.jit
-    def once_more(step_key):
-        _, report = training.train_step(
-            model,
-            recipe,
-            params,
-            opt_state,
-            member,
-            step_key,
-            images,
-            step,
-            num_images,
-        )
-        return report
+    def once_more() -> StepReport:
+        return trainer.step(params, opt_state, member, images, step)[1]
 
     @jax.jit
-    def in_detail(step_key):
-        keys = StepKeys.of(step_key)
-        likelihood = model.likelihood
+    def in_detail() -> tuple[Params, Terms]:
+        keys, likelihood = trainer.step_keys(member, step), model.likelihood
         x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
-        kl_factor = recipe.kl_factor(num_images // recipe.batch_size)(step)
-        return training.gradient(
-            model, recipe, params, member, keys, x, kl_factor, num_images
-        )
+        warmup = config.warmup(trainer.steps_per_epoch)(step)
+        return trainer.gradient(params, member, keys.latent, x, warmup)
 
-    found = OFFENDERS[int(once_more(step_key).offender)]
-    gradients, terms = in_detail(jnp.copy(step_key))
+    found = OFFENDERS[int(once_more().offender)]
+    gradients, terms = in_detail()
     lines = [
         _verdict(facts, found),
         *_images_not_finite(facts, terms._asdict()),

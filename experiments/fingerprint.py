@@ -20,9 +20,9 @@ from experiments.files import to_json
 from experiments.grid import Run
 from experiments.settings import Settings
 from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.networks import ACTIVATIONS
+from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.posteriors import HIERARCHICAL, POSTERIORS
+from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
 
 # What no result depends on, but for rounding: sections, and fields of data.
@@ -148,10 +148,11 @@ def _own_modules(settings: Settings) -> dict[str, str]:
     """The digest of the source of each part that is the user's own, by its kind."""
     model = settings.model
     parts = {
-        "likelihood": LIKELIHOODS[model.likelihood].cls,
-        "posterior": {**POSTERIORS, **HIERARCHICAL}[model.posterior],
+        "likelihood": LIKELIHOODS[model.likelihood],
+        "network": NETWORKS[model.network],
+        "posterior": POSTERIORS[model.posterior],
         "prior": PRIORS[model.prior],
-        "objective": OBJECTIVES[settings.training.objective].terms,
+        "objective": OBJECTIVES[settings.training.objective],
         "activation": ACTIVATIONS[model.activation],
     }
     found = {}

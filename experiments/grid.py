@@ -19,6 +19,8 @@ from experiments.settings import (
     field_types,
     plain,
     refuse_unknown,
+    refuse_unused,
+    same_model,
 )
 from experiments.wording import plain_name
 
@@ -117,12 +119,14 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
                     "value once."
                 )
             names.add(name)
-            first = runs.setdefault(settings, Run(name, settings))
+            first = runs.setdefault(same_model(settings), Run(name, settings))
             if first.name != name:
                 raise SettingsError(
                     f"{place} holds a run twice: {name} is the model of {first.name}. "
-                    "Leave one of them out, or give both grids the same axes."
+                    "Leave one of them out; give an axis that only some parts take in "
+                    "a grid of its own, config.sweep=[{...}, {...}]."
                 )
+    refuse_unused([run.settings for run in runs.values()])
     return tuple(runs.values())
 
 

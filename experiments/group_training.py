@@ -16,7 +16,6 @@ from experiments.group_task import (
     GroupTask,
     Measured,
     Programs,
-    TrainEpoch,
     from_named_leaves,
     member,
     named_leaves,
@@ -26,8 +25,8 @@ from experiments.interruption import Interruption, Stopped
 from experiments.progress import CONSOLE, Progress, warn
 from experiments.results import result_row
 from experiments.run_folder import RunFolder
-from vae_jax import population
 from vae_jax.model import Params
+from vae_jax.population import TrainEpoch, param_shapes, unpad
 from vae_jax.training import TrainState
 
 
@@ -70,7 +69,9 @@ class GroupTraining:
             FolderError: the folder cannot be written.
             Stopped: on request, after a checkpoint.
         """
-        self._progress.start_group(self._task.group, self._task.recipe.num_epochs)
+        self._progress.start_group(
+            self._task.group, self._task.trainer.config.num_epochs
+        )
         self._begin()
         self._progress.show("training")
         try:
@@ -100,26 +101,25 @@ class GroupTraining:
             owner = self._folder.groups.owner(note)
             self._checkpoints = Checkpoints(path, self._settings.keep, owner)
             found = self._checkpoints.latest(warn)
-        data = self._task.device_data
-        shapes = self._programs.init.out_info
+        population = self._task.population
         if processes.from_primary(found is not None):
             arrays = processes.arrays_from_primary(found[1] if found else {})
-            self._restore(arrays, shapes)
+            self._restore(arrays)
         else:
             self._progress.show("first state")
-            state = self._programs.init(
-                self._task.keys, data.pixel_mean, data.pixel_std, data.sample
-            )
+            self._state = population.init(self._programs.init, *self._task.statistics)
+            self._active = np.ones(len(self._names), bool)
             self._epoch, self._seconds_before = 0, 0.0
             self._history = History(self._names)
-            self._set_state(state)
         self._saved_epoch, self._saved_at = self._epoch, time.perf_counter()
         if self._folder:
             rows = [row for row in self._history.rows() if self._is_new(row["run"])]
             new = [name for name in self._names if self._is_new(name)]
             self._folder.metrics.restore(new, rows)
 
-    def _restore(self, arrays: dict[str, np.ndarray], shapes: TrainState) -> None:
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        place, shapes = self._task.placement, self._task.population.state_shapes
+
         def part(prefix):
             return {
                 name.removeprefix(prefix): array
@@ -144,18 +144,14 @@ class GroupTraining:
                 f"version ({error}): delete it to begin this group again, or choose "
                 "another --workdir."
             ) from error
-        self._set_state(from_named_leaves(state, shapes))
+        self._active = state["active"]
+        self._state = place.place(place.pad(from_named_leaves(state, shapes)))
         if self._folder:
             CONSOLE.print(
                 f"{self._task.group.name}: continues after epoch {self._epoch} of "
-                f"{self._task.recipe.num_epochs}"
+                f"{self._task.trainer.config.num_epochs}"
             )
         self._progress.advance(self._epoch, np.asarray(state["best_bound"]))
-
-    def _set_state(self, state: TrainState) -> None:
-        """Places a state of the group's runs where the programs want it."""
-        self._active = np.asarray(state.active)
-        self._state = self._task.place(self._task.pad(state))
 
     def _is_new(self, run: str) -> bool:
         return run not in self._finished
@@ -163,26 +159,23 @@ class GroupTraining:
     # --- epochs ---
 
     def _train(self, train_epoch: TrainEpoch, interruption: Interruption) -> None:
-        task, programs = self._task, self._programs
-        members = task.place(task.members)
-        validation_x = task.place_shared(task.validation_x)
-        previous = None
-        while self._epoch < task.recipe.num_epochs and self._active.any():
-            with jax.transfer_guard("disallow"):  # Nothing is sent unasked.
-                self._state, metrics = train_epoch(self._state)
-            self._epoch += 1
-            if task.recipe.validates_after(self._epoch):
-                self._state, validation = programs.validate(
-                    self._state, members, validation_x
-                )
-                self._record(*task.fetch((metrics, validation)))
-            else:
-                # One epoch waits while another runs, no more: a request to stop is
-                # heard in time.
-                jax.block_until_ready(previous)
-            if previous is not None:  # The first epoch is not held up.
+        task = self._task
+        population, programs = task.population, self._programs
+        members = population.placed_members
+        validation_x = task.placement.place_shared(task.validation_x)
+        first = self._epoch + 1
+        for snapshot in population.epochs(
+            train_epoch,
+            lambda state: programs.validate(state, members, validation_x),
+            self._state,
+            finished=self._epoch,
+            active=self._active,
+        ):
+            self._epoch, self._state = snapshot.epoch, snapshot.state
+            if snapshot.validation:
+                self._record(snapshot.metrics, snapshot.validation)
+            if self._epoch > first:  # The first epoch is not held up.
                 self._start_floor()
-            previous = metrics
             if interruption.requested():
                 self._checkpoint()
                 if self._checkpoints:
@@ -208,7 +201,7 @@ class GroupTraining:
             self._folder.metrics.log(row for row in rows if self._is_new(row["run"]))
 
     def _record_failures(self, failed: np.ndarray) -> None:
-        state = self._task.fetch(self._state)
+        state = self._task.placement.fetch(self._state)
         if not self._folder:
             return
         for i in np.flatnonzero(failed).tolist():
@@ -237,7 +230,7 @@ class GroupTraining:
     def _checkpoint(self) -> None:
         if self._saved_epoch == self._epoch:
             return
-        state = named_leaves(self._task.fetch(self._state))
+        state = named_leaves(self._task.placement.fetch(self._state))
         self._saved_epoch, self._saved_at = self._epoch, time.perf_counter()
         if not self._checkpoints:
             return
@@ -262,7 +255,7 @@ class GroupTraining:
         task, folder = self._task, self._folder
         self._progress.show("evaluating")
         measured = task.evaluate(self._programs.evaluate, self._state.best_params)
-        state = task.fetch(self._state)
+        state = task.placement.fetch(self._state)
         if not folder:
             return
         folder.metrics.close()
@@ -286,8 +279,8 @@ class GroupTraining:
                     found.pictures,
                     floor,
                 )
-            shapes = population.param_shapes(task.models[i], task.data.num_pixels)
-            params = population.unpad(own.best_params, shapes)
+            shapes = param_shapes(task.models[i])
+            params = unpad(own.best_params, shapes)
             rows.append(self._result(i, own, params, found, floor))
             folder.members.save(
                 run.name, params, rows[-1], arrays, folder.bits_depend_on
@@ -332,7 +325,7 @@ class GroupTraining:
 
     def _is_begun_anew(self) -> bool:
         return (
-            self._task.recipe.on_non_finite == "reseed"
+            self._task.trainer.config.on_non_finite == "reseed"
             and self._task.group.attempt + 1 < MOST_ATTEMPTS
         )
 

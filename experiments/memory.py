@@ -14,8 +14,8 @@ from experiments.settings import SettingsError
 
 _GIB = 2**30
 
-# Of a device's memory. The rest is for what is there beside one program: the test
-# images, a state on its way to a checkpoint, and the next group's start.
+# Of a device's memory. The rest is for a state on its way to a checkpoint, and for the
+# next group's start.
 _SHARE = 0.8
 
 
@@ -47,8 +47,9 @@ def compile_fitting(
 ) -> Fitting:
     """Compiles a group, or the first of as few slices of it as memory asks for.
 
-    What a program takes is known once it is compiled: its arguments, results and
-    intermediate values. All but the shared images grows with the number of members.
+    What a program takes is known once it is compiled: the state and the data, which
+    stay on the device, its results and intermediate values. All but the shared images
+    grows with the number of members.
 
     Args:
         group: the group.
@@ -61,11 +62,12 @@ def compile_fitting(
     """
     task = GroupTask(group, data, device_data)
     programs = task.compile()
-    needed, shared = programs.peak_bytes, task.shared_bytes
+    needed, shared = task.bytes_needed(programs)
     if needed <= limit:
         return Fitting(task, programs, ())
-    per_member = (needed - shared) / task.layout.per_column
-    fitting = int((limit - shared) // per_member) * task.layout.num_columns
+    layout = task.placement.layout
+    per_member = (needed - shared) / layout.per_column
+    fitting = int((limit - shared) // per_member) * layout.num_columns
     if fitting < 1:
         raise SettingsError(
             f"{group.runs[0].name} needs {(shared + per_member) / _GIB:.3g} GiB on a "

@@ -11,36 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
 
 
 def is_primary() -> bool:
     """Whether this is the process that reads and writes the run folder."""
     return jax.process_index() == 0
-
-
-def place(tree: Any, sharding: Sharding) -> Any:
-    """The arrays, the same in every process, where a program wants them."""
-
-    def place_leaf(leaf):
-        if getattr(leaf, "sharding", None) == sharding:
-            return leaf
-        if sharding.is_fully_addressable:
-            return jax.device_put(leaf, sharding)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(
-                jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
-            )
-        return jax.device_put(np.asarray(leaf), sharding)
-
-    return jax.tree.map(place_leaf, tree)
-
-
-def fetch(tree: Any) -> Any:
-    """The whole arrays on the host, wherever their parts lie."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
 
 
 def from_primary(value: Any) -> Any:

@@ -16,8 +16,8 @@ from experiments.grid import Group, Run, group
 from experiments.group_notes import Note
 from experiments.group_task import (
     DeviceData,
-    Layout,
     build_model,
+    layout,
     split_epoch,
     training_sample,
 )
@@ -88,7 +88,7 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
                 f"{num_devices} devices, {settings.parallel.batch} to each batch: "
                 f"members are split over {num_columns}."
             )
-        per_column = Layout.of(settings, len(members.runs)).per_column
+        per_column = layout(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
 
 
@@ -157,7 +157,7 @@ def run_groups(
     Raises:
         Stopped: on request, after everything was saved.
     """
-    device_data = DeviceData.put(data)
+    device_data = DeviceData(data)
     limit = memory.available(groups[0].widest.parallel.memory_gib)
     waiting = collections.deque(groups)
     background = ThreadPoolExecutor(max_workers=1)

@@ -7,19 +7,23 @@ ConfigDict, and nothing is computed before every value has passed.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Mapping, MutableMapping, Set
+from collections.abc import Container, Iterable, Mapping, MutableMapping, Sequence, Set
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from experiments.data import DataSettings
 from experiments.diagnosis import DiagnosticsSettings
-from experiments.wording import suggest
-from vae_jax import likelihoods, networks, population
+from experiments.wording import listed, suggest
+from vae_jax import networks, population
+from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.model import VAE, make_vae
+from vae_jax.networks import NETWORKS
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.posteriors import PosteriorFamily, make_posterior
-from vae_jax.priors import PriorFamily, make_prior
-from vae_jax.training import ON_NON_FINITE, SCHEDULES, Recipe
+from vae_jax.posteriors import POSTERIORS
+from vae_jax.priors import PRIORS, priors_of
+from vae_jax.registry import Registry
+from vae_jax.training import ON_NON_FINITE, SCHEDULES, TrainingConfig, TrainingPlan
 
 _TINY, _HUGE = (
     float(size) for size in (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
@@ -33,6 +37,13 @@ class SettingsError(ValueError):
     """A value in the configuration that cannot be used; the message is one line."""
 
 
+class Options(tuple[tuple[str, Any], ...]):
+    """Options of a part by name, as sorted pairs: hashable, unlike a dictionary."""
+
+
+_NO_OPTIONS = Options()
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
     likelihood: str  # a name in vae_jax.likelihoods.LIKELIHOODS
@@ -43,7 +54,7 @@ class ModelSettings:
     fixed_scale: float  # standard deviation of gaussian_fixed, in units of [0, 1]
     components: int  # of logistic_mixture
     ignore_x: bool  # q(z) in place of q(z|x): a lesson, not a model
-    posterior: str  # a name in vae_jax.posteriors.POSTERIORS or .HIERARCHICAL
+    posterior: str  # a name in vae_jax.posteriors.POSTERIORS
     upper_layers: tuple[int, ...]  # latents of further stochastic layers, upwards
     layer_widths: tuple[int, ...]  # hidden units between two of them
     prior: str  # a name in vae_jax.priors.PRIORS
@@ -52,10 +63,16 @@ class ModelSettings:
     flow_widths: tuple[int, ...]  # hidden units of each
     precision: str  # what networks compute in, a name in vae_jax.networks.PRECISIONS
     rematerialize: bool  # encoder and decoder keep less for the backward pass
+    # Options of a part that have no field above, by name.
+    likelihood_options: Options = _NO_OPTIONS
+    network_options: Options = _NO_OPTIONS
+    posterior_options: Options = _NO_OPTIONS
+    prior_options: Options = _NO_OPTIONS
 
     def __post_init__(self) -> None:
-        _one_of("model.likelihood", self.likelihood, likelihoods.LIKELIHOODS)
-        _one_of("model.network", self.network, networks.NETWORKS)
+        for kind, registry in _REGISTRIES.items():
+            if kind != "objective":
+                _one_of(f"model.{kind}", getattr(self, kind), registry)
         _one_of("model.activation", self.activation, networks.ACTIVATIONS)
         _one_of("model.precision", self.precision, networks.PRECISIONS)
         _count("model.latent_dim", self.latent_dim, 1)
@@ -65,50 +82,61 @@ class ModelSettings:
         for name in ("widths", "upper_layers", "layer_widths", "flow_widths"):
             for width in getattr(self, name):
                 _count(f"model.{name}", width, 1)
+        # Of images that are small enough for any network, and of any kind.
+        self.build(image_shape=(8, 8, 1), levels=2)
+
+    def build(self, image_shape: tuple[int, int, int], levels: int) -> VAE:
+        """Returns the model, for images of a shape and a number of levels.
+
+        Raises:
+            SettingsError: parts or options that make no sense together.
+        """
         try:
-            networks.NETWORKS.make(self.network, **self.network_options())
-            self.families()
+            return _make_vae(self, image_shape, levels)
         except ValueError as error:
             raise SettingsError(f"model: {error}") from error
-
-    def network_options(self) -> dict[str, Any]:
-        """The fields above that this network has."""
-        known = networks.NETWORKS.options(self.network)
-        return {name: getattr(self, name) for name in known if hasattr(self, name)}
-
-    def families(self) -> tuple[PosteriorFamily, PriorFamily]:
-        """The posterior's and the prior's."""
-        layers = (self.latent_dim, *self.upper_layers)
-        options = {
-            "activation": self.activation,
-            "layer_widths": self.layer_widths,
-            "flow_steps": self.flow_steps,
-            "flow_widths": self.flow_widths,
-            "components": self.prior_components,
-        }
-        return (
-            make_posterior(self.posterior, layers, **options),
-            make_prior(self.prior, layers, **options),
-        )
 
     @property
     def can_be_padded(self) -> bool:
         """Whether models of different latent sizes can share a program."""
-        return (self.posterior, self.prior) == ("diagonal", "standard_normal")
+        return self.build(image_shape=(8, 8, 1), levels=2).can_be_padded
 
-    def likelihood_options(self) -> dict[str, Any]:
-        """The fields above that this likelihood has."""
-        options: dict[str, dict[str, Any]] = {
-            "gaussian_fixed": {"fixed_scale": self.fixed_scale},
-            "logistic_mixture": {"components": self.components},
-        }
-        return options.get(self.likelihood, {})
+
+@functools.lru_cache(maxsize=1024)
+def _make_vae(
+    model: ModelSettings, image_shape: tuple[int, int, int], levels: int
+) -> VAE:
+    kinds = "likelihood", "network", "posterior", "prior"
+    options = {kind: part_options(model, kind) for kind in kinds}
+    return make_vae(
+        LIKELIHOODS.make(model.likelihood, levels, **options["likelihood"]),
+        image_shape=image_shape,
+        latent_dim=model.latent_dim,
+        network=model.network,
+        posterior=model.posterior,
+        prior=model.prior,
+        upper_layers=model.upper_layers,
+        ignore_x=model.ignore_x,
+        network_options=options["network"],
+        posterior_options=options["posterior"],
+        prior_options=options["prior"],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings(Recipe):
-    """A recipe, and the two settings that members of one program may differ in."""
+class TrainingSettings(TrainingPlan):
+    """A plan, an objective by name, and the settings that members may differ in."""
 
+    objective: str = "elbo"  # a name in vae_jax.objectives.OBJECTIVES
+    num_samples: int = 1  # latent samples per image
+    free_bits: float = 0.0  # nats of each latent's KL that cost nothing in training
+    capacity: float = 0.0  # nats that each image's KL is drawn to in training
+    num_groups: int = 1  # of miwae and piwae: averages over so many bounds
+    mixing: float = 0.0  # of ciwae: weight of the ELBO
+    alpha: float = 0.0  # of renyi: order of the divergence
+    partitions: int = 1  # of thermodynamic: points of the integral
+    mmd_weight: float = 0.0  # of mmd: weight of the squared MMD of q(z) from the prior
+    objective_options: Options = _NO_OPTIONS  # that have no field above, by name
     beta: float = 1.0  # the weight of the KL in training; never in what is reported
     learning_rate: float = 1e-3  # of Adam, where ``schedule`` starts from
 
@@ -118,12 +146,12 @@ class TrainingSettings(Recipe):
         _one_of("training.on_non_finite", self.on_non_finite, ON_NON_FINITE)
         try:
             super().__post_init__()
+            self.config()
         except ValueError as error:
             raise SettingsError(f"training.{error}") from error
-        for field in dataclasses.fields(Recipe):
-            value = getattr(self, field.name)
-            if isinstance(value, int):
-                _count(f"training.{field.name}", value, 0)
+        for name, hint in field_types(type(self)).items():
+            if hint is int:
+                _count(f"training.{name}", getattr(self, name), 0)
         _at_least("training.beta", self.beta, 0)
         _at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
         # Else a finite gradient could give a step that is not.
@@ -133,9 +161,159 @@ class TrainingSettings(Recipe):
                 f"{_LARGEST_RATE}."
             )
 
-    def recipe(self) -> Recipe:
-        names = (field.name for field in dataclasses.fields(Recipe))
-        return Recipe(**{name: getattr(self, name) for name in names})
+    def config(self) -> TrainingConfig:
+        """Returns the configuration that the members of a program share."""
+        names = (field.name for field in dataclasses.fields(TrainingPlan))
+        return TrainingConfig(
+            **{name: getattr(self, name) for name in names},
+            objective=OBJECTIVES.make(
+                self.objective, **part_options(self, "objective")
+            ),
+        )
+
+
+_REGISTRIES: dict[str, Registry[Any]] = {
+    "likelihood": LIKELIHOODS,
+    "network": NETWORKS,
+    "posterior": POSTERIORS,
+    "prior": PRIORS,
+    "objective": OBJECTIVES,
+}
+
+# Fields that are options of parts: the kinds of these, and the option's name if it is
+# another than the field's.
+_OPTION_FIELDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "fixed_scale": (("likelihood",), ""),
+    "components": (("likelihood",), ""),
+    "widths": (("network",), ""),
+    "activation": (("network", "posterior", "prior"), ""),
+    "precision": (("network", "posterior", "prior"), ""),
+    "rematerialize": (("network",), ""),
+    "layer_widths": (("posterior", "prior"), ""),
+    "flow_steps": (("posterior", "prior"), ""),
+    "flow_widths": (("posterior", "prior"), ""),
+    "prior_components": (("prior",), "components"),
+    **dict.fromkeys(
+        ("num_samples", "free_bits", "capacity", "num_groups", "mixing", "alpha"),
+        (("objective",), ""),
+    ),
+    **dict.fromkeys(("partitions", "mmd_weight"), (("objective",), "")),
+}
+
+
+def _parameters(section: Any, kind: str) -> Mapping[str, Any]:
+    """The options, by name, of a section's part of a kind."""
+    name, registry = getattr(section, kind), _REGISTRIES[kind]
+    if kind == "prior":
+        registry = priors_of(name, (section.latent_dim, *section.upper_layers))
+    return registry.options(name)
+
+
+def _taken(section: Any, kind: str, known: Container[str]) -> dict[str, str]:
+    """The option, of those of a part of a kind, that each field of a section is."""
+    return {
+        field: option or field
+        for field, (kinds, option) in _OPTION_FIELDS.items()
+        if kind in kinds and (option or field) in known and hasattr(section, field)
+    }
+
+
+def part_options(section: Any, kind: str) -> dict[str, Any]:
+    """Returns the options that a section gives to its part of a kind.
+
+    Every field that the part takes, and those of the field ``KIND_options``.
+    """
+    fields = _taken(section, kind, _parameters(section, kind))
+    own = dict(getattr(section, f"{kind}_options"))
+    for field, option in fields.items():
+        if option in own:
+            raise ValueError(
+                f"{kind}_options has {option}, which is the field {field}: set "
+                f"{field} instead."
+            )
+    return {option: getattr(section, field) for field, option in fields.items()} | own
+
+
+def fitted_prior_options(model: ModelSettings, prior: str) -> dict[str, Any]:
+    """Returns the options of another prior that is fitted to a trained model.
+
+    Those that are fields; it is computed in float32.
+    """
+    known = PRIORS.options(prior).keys() - {"precision"}
+    fields = _taken(model, "prior", known)
+    return {option: getattr(model, field) for field, option in fields.items()}
+
+
+def _neutral(field: str) -> Any:
+    """The default of the parts that take a field as an option."""
+    kinds, option = _OPTION_FIELDS[field]
+    for kind in kinds:
+        for name in _REGISTRIES[kind].takers(option or field):
+            return _REGISTRIES[kind].options(name)[option or field].default
+    raise LookupError(field)
+
+
+def without_effect(settings: "Settings") -> dict[str, Any]:
+    """Returns the defaults of the fields that no part of a run takes, by section.
+
+    A field at its default counts as not given.
+
+    Returns:
+        ``{'model': {...}, 'training': {...}}``, of fields that have another value.
+    """
+    found: dict[str, Any] = {}
+    for name in ("model", "training"):
+        section = getattr(settings, name)
+        taken = {
+            field
+            for kind in _REGISTRIES
+            if hasattr(section, kind)
+            for field in _taken(section, kind, _parameters(section, kind))
+        }
+        found[name] = {
+            field: _neutral(field)
+            for field in _OPTION_FIELDS
+            if hasattr(section, field)
+            and field not in taken
+            and getattr(section, field) != _neutral(field)
+        }
+    return found
+
+
+def same_model(settings: "Settings") -> "Settings":
+    """Returns settings of which those of the same model and training are equal."""
+    changes = {
+        name: dataclasses.replace(getattr(settings, name), **fields)
+        for name, fields in without_effect(settings).items()
+        if fields
+    }
+    return dataclasses.replace(settings, **changes) if changes else settings
+
+
+def refuse_unused(every: Sequence["Settings"]) -> None:
+    """Refuses a field that is given, but that no run of a sweep takes.
+
+    Raises:
+        SettingsError: naming the first one, its parts, and the remedy.
+    """
+    unused = [without_effect(settings) for settings in every]
+    for section in ("model", "training"):
+        for field in unused[0][section] if unused else ():
+            if not all(field in found[section] for found in unused):
+                continue
+            kinds, option = _OPTION_FIELDS[field]
+            parts, able = [], []
+            for kind in kinds:
+                used = {getattr(getattr(run, section), kind) for run in every}
+                parts += [f"{kind} {name!r}" for name in sorted(used)]
+                names = _REGISTRIES[kind].takers(option or field)
+                able += [f"{kind} {name!r}" for name in names]
+            value = getattr(getattr(every[0], section), field)
+            raise SettingsError(
+                f"{section}.{field} is {value!r}: {listed(parts, ', ')} "
+                f"{'has' if len(parts) == 1 else 'have'} no such option. Leave it at "
+                f"{_neutral(field)!r}, or choose {listed(able, ' or ')}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,26 +403,9 @@ class Settings:
 @functools.lru_cache
 def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
     """Refuses an objective that a model does not allow."""
-    objective = training.objective
-    if OBJECTIVES[objective].needs_closed_form_kl and not all(
-        family.has_closed_form_kl for family in model.families()
-    ):
-        raise SettingsError(
-            f"training.objective {objective!r} needs the KL in closed form, which "
-            f"posterior {model.posterior!r} and prior {model.prior!r} do not have: "
-            "choose 'elbo_log_weight', which estimates it."
-        )
-    if OBJECTIVES[objective].needs_diagonal_posterior and model.posterior != "diagonal":
-        raise SettingsError(
-            f"training.objective {objective!r} needs independent latents, which "
-            f"posterior {model.posterior!r} does not have: choose 'diagonal', or "
-            "the objective 'mmd'."
-        )
-    likelihood = likelihoods.make_likelihood(
-        model.likelihood, levels=2, **model.likelihood_options()
-    )
     try:
-        training.check_likelihood(likelihood)
+        objective = training.config().objective
+        objective.check(model.build(image_shape=(8, 8, 1), levels=2))
     except ValueError as error:
         raise SettingsError(f"training.{error}") from error
 
@@ -263,6 +424,8 @@ def _build(
     refuse_unknown(mapping, hints, f"config.{path}")
     values = {}
     for name, hint in hints.items():
+        if name not in mapping and hint is Options:
+            continue
         if name not in mapping:
             raise SettingsError(f"config.{path}{name} is missing: give it a value.")
         value = mapping[name]
@@ -325,6 +488,10 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         SettingsError: another type, or a float that is not finite.
     """
     value = plain(value, name)
+    if hint is Options:
+        if not isinstance(value, Mapping) and value != ():
+            raise SettingsError(f"{name} is {value!r}: it must be a group of options.")
+        return Options(sorted(dict(value).items()))
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             raise SettingsError(f"{name} is {value!r}: give a tuple, as in (64, 64).")

@@ -2,7 +2,7 @@
 
 An epoch is taken in pieces of some steps each. While one is trained on, threads of
 grain gather the images of the next, in the order that training on the device has
-(``training.epoch_batches``), and send them ahead. A process gathers the images of its
+(``Trainer.batches``), and send them ahead. A process gathers the images of its
 own members alone.
 """
 
@@ -18,7 +18,7 @@ from jax.sharding import Sharding
 
 from experiments.data import DataError
 from experiments.settings import SettingsError
-from vae_jax.training import EpochMetrics, MemberKeys, TrainState, epoch_batches
+from vae_jax.training import EpochMetrics, Trainer, TrainState
 
 # Pieces that are read while others are trained on, each by a thread.
 _AHEAD = 2
@@ -76,8 +76,8 @@ class Stream:
         images: the training images, ``[N, D]``, uint8, on the host.
         keys: the members' keys, ``[members]``.
         pieces: the number of steps of each piece of an epoch.
-        batch_size: of a step.
-        epochs: which.
+        trainer: says in what order images come, and how many epochs there are.
+        epoch: the first epoch.
         sharding: of pieces, ``[members, steps, batch, D]``.
     """
 
@@ -86,25 +86,20 @@ class Stream:
         images: np.ndarray,
         keys: jax.Array,
         pieces: Sequence[int],
-        batch_size: int,
-        epochs: range,
+        trainer: Trainer,
+        epoch: int,
         sharding: Sharding,
     ):
         grain = import_grain()
         self._images, self._pieces = np.asarray(images), pieces
         self._keys = np.asarray(jax.random.key_data(keys))
-        self._batch_size, self._sharding = batch_size, sharding
+        self._batch_size, self._sharding = trainer.config.batch_size, sharding
         self._order = jax.jit(
-            lambda key, epoch: epoch_batches(
-                MemberKeys.of(jax.random.wrap_key_data(key)),
-                epoch,
-                len(images),
-                batch_size,
-            )
+            lambda key, epoch: trainer.batches(jax.random.wrap_key_data(key), epoch)
         )
         self._orders = functools.lru_cache(maxsize=_AHEAD)(self._orders_of)
         self._one_at_a_time = threading.Lock()
-        first, last = (len(pieces) * epoch for epoch in (epochs.start, epochs.stop))
+        first, last = len(pieces) * epoch, len(pieces) * trainer.config.num_epochs
         self._read = iter(
             grain.MapDataset.range(first, last)
             .map(self._piece)
@@ -183,7 +178,7 @@ class StreamedTraining:
 
     Args:
         stream: the pieces.
-        programs: ``training.train_piece`` over members, by the number of steps.
+        programs: ``Trainer.piece`` over members, by the number of steps.
         first_steps: of each piece of an epoch, the first step, on the devices.
         sums: EpochMetrics over members, of whatever value.
     """
@@ -202,7 +197,7 @@ class StreamedTraining:
     def train_epoch(
         self, state: TrainState, members: Any
     ) -> tuple[TrainState, EpochMetrics]:
-        """What ``training.train_epoch`` over members returns."""
+        """What ``Trainer.epoch`` over members returns."""
         for first_step in self._first_steps:
             # The piece before the last is done with; so no more are on the devices
             # than MOST_PIECES, and the devices never wait for Python.

@@ -43,7 +43,7 @@ def data():
 @pytest.fixture(scope="module")
 def task(data):
     (group,) = grid.group(grid.expand(config()))
-    return GroupTask(group, data, DeviceData.put(data))
+    return GroupTask(group, data, DeviceData(data))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_model_of_several_layers_is_replayed(data, tmp_path):
     layers["training"] |= {"objective": "elbo_log_weight"}
     layers["sweep"] = {"latent_dim": (3,)}
     (group,) = grid.group(grid.expand(layers))
-    task = GroupTask(group, data, DeviceData.put(data))
+    task = GroupTask(group, data, DeviceData(data))
     own = task.device_data
     params = jax.jit(task.widest.init)(jax.random.key(0), own.pixel_mean, own.pixel_std)
     offender = OFFENDERS.index("validation bound")

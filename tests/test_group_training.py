@@ -63,7 +63,7 @@ def data():
 def compiled(data):
     """The one group of CONFIG and its programs."""
     (group,) = grid.group(grid.expand(CONFIG))
-    task = GroupTask(group, data, DeviceData.put(data))
+    task = GroupTask(group, data, DeviceData(data))
     return task, task.compile()
 
 
@@ -245,7 +245,7 @@ def test_no_epoch_waits_for_the_baseline(compiled, undisturbed, tmp_path):
 def test_members_alone_and_in_company_agree(compiled, undisturbed, data, tmp_path):
     """Within rounding when mapped together; see docs/reliability.md."""
     runs = grid.expand(CONFIG)
-    task = GroupTask(grid.Group(runs[:1]), data, DeviceData.put(data))
+    task = GroupTask(grid.Group(runs[:1]), data, DeviceData(data))
     path = tmp_path / "run"
     with opened(path) as folder:
         train((task, task.compile()), folder)
@@ -340,7 +340,7 @@ def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
 
 
 def test_each_attempt_has_keys_of_its_own(data):
-    device_data = DeviceData.put(data)
+    device_data = DeviceData(data)
     runs = grid.expand(CONFIG)
     keys = [
         jax.random.key_data(GroupTask(grid.Group(runs, n), data, device_data).keys)
@@ -356,7 +356,7 @@ def test_every_seed_is_scored_on_the_same_draw_of_the_test_images(data, likeliho
     config["sweep"] = {"likelihood": likelihood, "seed": (0, 1)}
     views = []
     for run in grid.expand(config):
-        task = GroupTask(grid.Group((run,)), data, DeviceData.put(data))
+        task = GroupTask(grid.Group((run,)), data, DeviceData(data))
         views.append(np.asarray(task.test_x))
     np.testing.assert_array_equal(*views)
     assert not np.array_equal(views[0], task.device_data.test)

@@ -41,7 +41,7 @@ def whole():
     """A group that fits, with its data."""
     runs = grid.expand(small_config())
     data = load_data(runs[0].settings.data)
-    device_data = DeviceData.put(data)
+    device_data = DeviceData(data)
     (group,) = grid.group(runs)
     return (
         group,

@@ -54,7 +54,7 @@ def task(layout):
     runs = grid.expand(config)
     data = load_data(runs[0].settings.data)
     (group,) = grid.group(runs)
-    return GroupTask(group, data, DeviceData.put(data))
+    return GroupTask(group, data, DeviceData(data))
 
 
 def trained(task):

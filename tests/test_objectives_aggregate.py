@@ -1,5 +1,7 @@
 """Objectives that see the batch, against exact decompositions and distances."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,14 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 
-from tests.test_objectives import bernoulli_model, quick_jit, start
+from tests.test_objectives import bernoulli_model, quick_jit, start, terms_of
 from vae_jax.diagnostics import decompose_kl
-from vae_jax.objectives import beta_tc, elbo, elbo_log_weight, mmd, posterior_and_noise
+from vae_jax.objectives import Batch
+
+beta_tc, elbo, elbo_log_weight, mmd = (
+    functools.partial(terms_of, name)
+    for name in ("beta_tc", "elbo", "elbo_log_weight", "mmd")
+)
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
@@ -57,7 +64,8 @@ def correlation(model, params, x, num_images, num_samples=3):
 
 def test_of_the_whole_set_the_total_correlation_is_exact(model, params, x):
     """The diagnostics' decomposition of the same samples."""
-    posterior, noise = posterior_and_noise(model, params, jax.random.key(1), x, 3, None)
+    batch = Batch(model, params, jax.random.key(1), x, num_samples=3)
+    posterior, noise = batch.posterior, batch.noise
     scale = jnp.exp(posterior.log_scale)
 
     def log_densities(image, z):
@@ -75,10 +83,9 @@ def test_of_the_whole_set_the_total_correlation_is_exact(model, params, x):
 def test_in_a_batch_an_images_own_posterior_counts_as_one_of_all(model, params, x):
     """The estimate by loops in NumPy: own weight 1/N, the others' share the rest."""
     batch, num_images = np.asarray(x[3:8]), 40
-    posterior, noise = posterior_and_noise(
-        model, params, jax.random.key(1), jnp.asarray(batch), 1, None
-    )
-    z = np.asarray(posterior.sample(noise))[0]
+    drawn = Batch(model, params, jax.random.key(1), jnp.asarray(batch))
+    posterior = drawn.posterior
+    z = np.asarray(posterior.sample(drawn.noise))[0]
     mean, scale = np.asarray(posterior.mean), np.exp(posterior.log_scale)
     expected = []
     for n in range(5):
@@ -104,7 +111,7 @@ def test_where_q_ignores_x_the_total_correlation_is_zero(model, params, x):
 
 @pytest.mark.parametrize("num_images", [None, 15])
 def test_a_batch_has_no_more_images_than_the_training_set(model, params, x, num_images):
-    with pytest.raises(ValueError, match=f"num_images={num_images}"):
+    with pytest.raises(ValueError, match=f"num_images is {num_images}"):
         beta_tc(model, params, jax.random.key(0), x, num_images=num_images)
 
 
@@ -112,7 +119,7 @@ def test_total_correlation_needs_independent_latents(x):
     model = bernoulli_model(
         2, widths=(), posterior="inverse_autoregressive_flow", flow_widths=(3,)
     )
-    with pytest.raises(ValueError, match="choose the posterior 'diagonal'"):
+    with pytest.raises(ValueError, match="Choose the posterior 'diagonal'"):
         beta_tc(model, start(model), jax.random.key(0), x, num_images=16)
 
 
@@ -188,10 +195,8 @@ def test_the_discrepancy_and_its_gradient_are_unbiased(discrepancies):
 def test_one_draw_of_each_images_posterior_is_compared(model, params, x):
     """By loops in NumPy over pairs, for each of two samples, then averaged."""
     key = jax.random.key(4)
-    posterior, noise = posterior_and_noise(
-        model, params, jax.random.clone(key), x[:4], 2, None
-    )
-    z = np.asarray(posterior.sample(noise))
+    batch = Batch(model, params, jax.random.clone(key), x[:4], num_samples=2)
+    z = np.asarray(batch.posterior.sample(batch.noise))
     terms = mmd(
         model, params, jax.random.clone(key), x[:4], num_samples=2, mmd_weight=1.0
     )

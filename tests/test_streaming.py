@@ -198,7 +198,7 @@ def compiled(execution, *, stream):
     config["parallel"] |= {"member_execution": execution}
     (group,) = grid.group(grid.expand(config))
     data = load_data(group.widest.data)
-    task = GroupTask(group, data, DeviceData.put(data))
+    task = GroupTask(group, data, DeviceData(data))
     assert task.pieces == (PIECES if stream else (7,))
     return task, task.compile()
 
@@ -269,7 +269,7 @@ def test_of_very_many_images_a_sample_stays_on_the_device(monkeypatch):
     np.testing.assert_array_equal(training_sample(data), flat)
     monkeypatch.setattr(group_task, "_MOST_SAMPLED", 64 * 500)
     np.testing.assert_array_equal(training_sample(data), flat[::3])
-    assert DeviceData.put(data).view("levels", group_task.TRAIN_VIEW).shape == (434, 64)
+    assert DeviceData(data).view("levels", group_task.TRAIN_VIEW).shape == (434, 64)
 
 
 # --- two processes --------------------------------------------------------------------

@@ -11,19 +11,20 @@ last two are empty for a diagonal Gaussian posterior and a standard normal prior
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vae_jax import networks, views
+from vae_jax import views
 from vae_jax.distributions import Posterior
 from vae_jax.likelihoods import Likelihood
-from vae_jax.posteriors import (
-    PosteriorFamily,
-    make_posterior,
-)
-from vae_jax.priors import Prior, PriorFamily, make_prior
+from vae_jax.networks import NETWORKS, Module, Network, Shape
+from vae_jax.posteriors import POSTERIORS, PosteriorFamily, make_posterior
+from vae_jax.priors import Prior, PriorFamily, make_prior, priors_of
+from vae_jax.registry import Registry
 
 Params = dict[str, Any]
 
@@ -32,8 +33,8 @@ Params = dict[str, Any]
 class VAE:
     """What a model is made of; hashable, so that it can be static under ``jit``."""
 
-    encoder: networks.Module
-    decoder: networks.Module
+    network: Network
+    image_shape: Shape  # height, width, channels
     likelihood: Likelihood
     posterior_family: PosteriorFamily
     prior_family: PriorFamily
@@ -41,30 +42,69 @@ class VAE:
     ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
 
     @property
+    def encoder(self) -> Module:
+        """From intensities ``[..., D]`` to what the posterior is made of."""
+        return self.network.encoder(self.image_shape, self.posterior_family.heads)
+
+    @property
+    def decoder(self) -> Module:
+        """From latents to the likelihood's parameters for each pixel."""
+        return self.network.decoder(self.image_shape, self.likelihood.pixel_outputs)
+
+    @property
     def latent_dim(self) -> int:
         """Number of latents, of all stochastic layers."""
         return sum(self.layer_dims)
 
     @property
+    def num_pixels(self) -> int:
+        """Number of values of an image, of all channels."""
+        return math.prod(self.image_shape)
+
+    @property
     def has_closed_form_kl(self) -> bool:
-        """Whether ``closed_form_kl`` is to be had."""
+        """Whether KL(q(z|x) || p(z)) has a closed form."""
         families = (self.posterior_family, self.prior_family)
         return all(family.has_closed_form_kl for family in families)
 
     @property
     def is_autoregressive(self) -> bool:
         """Whether p(x|z) has a pixel depend on those before it."""
-        return isinstance(self.decoder, networks.masked.AutoregressiveDecoder)
+        return self.network.is_autoregressive
 
     @property
     def can_be_padded(self) -> bool:
-        """Whether zero-padded to more latents it remains the same model."""
-        return len(self.layer_dims) == 1 and (
-            self.posterior_family,
-            self.prior_family,
-        ) == (
-            make_posterior("diagonal", self.layer_dims),
-            make_prior("standard_normal", self.layer_dims),
+        """Whether zero-padded to more latents it remains the same model.
+
+        So it is if network, posterior and prior declare that each can be.
+        """
+        parts = (self.network, self.posterior_family, self.prior_family)
+        return len(self.layer_dims) == 1 and all(
+            getattr(part, "pads_exactly", False) for part in parts
+        )
+
+    def with_latent_dim(self, latent_dim: int) -> "VAE":
+        """Returns the same model with another number of latents.
+
+        Raises:
+            ValueError: it has several stochastic layers.
+        """
+        if self.layer_dims == (latent_dim,):
+            return self
+        if len(self.layer_dims) > 1:
+            raise ValueError(
+                f"latent_dim is {latent_dim}: the model has the layers "
+                f"{self.layer_dims}. Make a model for each latent size."
+            )
+        posterior, prior = (
+            dataclasses.replace(family, latent_dim=latent_dim)
+            for family in (self.posterior_family, self.prior_family)
+        )
+        return dataclasses.replace(
+            self,
+            posterior_family=posterior,
+            prior_family=prior,
+            layer_dims=(latent_dim,),
         )
 
     def init(
@@ -256,49 +296,39 @@ class VAE:
 def make_vae(
     likelihood: Likelihood,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     latent_dim: int,
-    network: str = "mlp",
-    widths: tuple[int, ...] = (256,),
-    activation: str = "relu",
+    network: str | Network = "mlp",
     posterior: str = "diagonal",
     prior: str = "standard_normal",
     upper_layers: tuple[int, ...] = (),
-    layer_widths: tuple[int, ...] = (64,),
-    flow_steps: int = 4,
-    flow_widths: tuple[int, ...] = (64,),
-    components: int = 100,
-    precision: str = "float32",
-    rematerialize: bool = False,
     ignore_x: bool = False,
+    network_options: Mapping[str, Any] | None = None,
+    posterior_options: Mapping[str, Any] | None = None,
+    prior_options: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> VAE:
-    """A VAE whose encoder and decoder mirror each other.
+    """Returns a VAE made of parts by name.
 
     Args:
         likelihood: p(x|z), from ``vae_jax.likelihoods``.
         image_shape: (height, width, channels).
         latent_dim: number of latents that the decoder sees, at least 1.
-        network: a name in ``networks.NETWORKS``.
-        widths: hidden units or channels, from the image inwards.
-        activation: a name in ``networks.ACTIVATIONS``.
-        posterior: a name in ``posteriors.POSTERIORS`` or ``posteriors.HIERARCHICAL``.
+        network: a name in ``networks.NETWORKS``, or a network, which is taken as it is.
+        posterior: a name in ``posteriors.POSTERIORS``.
         prior: a name in ``priors.PRIORS``; of the top layer where there are several.
         upper_layers: latents of further stochastic layers, from the images' upwards,
             for a hierarchical posterior.
-        layer_widths: hidden units between two stochastic layers.
-        flow_steps: transformations of a flow, in posterior or prior.
-        flow_widths: hidden units of each.
-        components: of a mixture prior, or pseudo-inputs of a VampPrior.
-        precision: what all networks compute in, a name in ``networks.PRECISIONS``;
-            parameters, and all that is made of the networks' outputs, are float32.
-        rematerialize: whether the backward pass recomputes what is inside the blocks
-            of encoder and decoder: less memory, though not on a CPU, for one more
-            forward pass.
         ignore_x: whether the posterior is one q(z) for all images. The ELBO remains a
             bound, and is highest where the decoder ignores z: the model collapses.
+        network_options: for the network alone.
+        posterior_options: for the posterior alone.
+        prior_options: for the prior alone.
+        **options: for every one of the three that has such an option, such as
+            ``widths``, ``activation`` and ``precision``.
 
     Raises:
-        ValueError: a value outside those allowed.
+        ValueError: a value outside those allowed, or an option that no part has.
     """
     layer_dims = (latent_dim, *upper_layers)
     for name, latents in (
@@ -309,28 +339,51 @@ def make_vae(
             raise ValueError(f"{name} is {latents}: a layer needs at least 1 latent.")
     if ignore_x and prior == "vamp":
         raise ValueError(
-            "prior 'vamp' makes its components of encoded images, which are all the "
-            "same with ignore_x: choose another prior, or leave ignore_x out."
+            "prior is 'vamp': it is made of encoded images, which are all the same "
+            "with ignore_x. Choose another prior, or leave ignore_x out."
         )
-    options: dict[str, Any] = {
-        "activation": activation,
-        "layer_widths": layer_widths,
-        "flow_steps": flow_steps,
-        "flow_widths": flow_widths,
-        "components": components,
-        "precision": precision,
-    }
-    posterior_family = make_posterior(posterior, layer_dims, **options)
-    prior_family = make_prior(prior, layer_dims, **options)
-    options |= {"widths": widths, "rematerialize": rematerialize}
-    known = networks.NETWORKS.options(network).keys() & options.keys()
-    pair = networks.NETWORKS.make(network, **{name: options[name] for name in known})
+    if isinstance(network, Network) and network_options:
+        raise ValueError(
+            f"network_options is {dict(network_options)}: {network} has its options "
+            "already. Give them to it, or name the network in place of it."
+        )
+    named: list[tuple[Registry[Any], str, Mapping[str, Any] | None]] = [
+        (POSTERIORS, posterior, posterior_options),
+        (priors_of(prior, layer_dims), prior, prior_options),
+    ]
+    if not isinstance(network, Network):
+        named.insert(0, (NETWORKS, network, network_options))
+    known = [registry.options(name) for registry, name, _ in named]
+    for option, value in options.items():
+        if not any(option in each for each in known):
+            names = [(registry, name) for registry, name, _ in named]
+            raise ValueError(_refusal(option, value, names))
+    *given, for_posterior, for_prior = (
+        {name: value for name, value in options.items() if name in each}
+        | dict(own or {})
+        for each, (_, _, own) in zip(known, named, strict=True)
+    )
+    if not isinstance(network, Network):
+        network = NETWORKS.make(network, **given[0])
     return VAE(
-        pair.encoder(image_shape, posterior_family.heads),
-        pair.decoder(image_shape, likelihood.pixel_outputs),
+        network,
+        image_shape,
         likelihood,
-        posterior_family,
-        prior_family,
+        make_posterior(posterior, layer_dims, **for_posterior),
+        make_prior(prior, layer_dims, **for_prior),
         layer_dims,
         ignore_x,
     )
+
+
+def _refusal(
+    option: str, value: Any, named: Sequence[tuple[Registry[Any], str]]
+) -> str:
+    """Returns why an option is refused that no part of a model has."""
+    parts = " and ".join(f"{registry.kind} {name!r}" for registry, name in named)
+    able = "".join(
+        f", or choose {registry.kind} {' or '.join(map(repr, takers))}"
+        for registry, _ in named
+        if (takers := registry.takers(option))
+    )
+    return f"{option} is {value!r}: {parts} have no such option. Leave it out{able}."

@@ -19,11 +19,17 @@ Hence ``levels`` and ``continuous`` are compared on one scale, bits per dimensio
 the same integers, while ``binary`` is another random variable with its own table.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 VIEWS = ("binary", "levels", "continuous")
+
+# The draws that all models share: images are binarized or dequantised once, so that
+# every model is scored on the same x.
+VALIDATION, TEST, TRAIN = 0, 1, 2
 
 
 def observe(view: str, key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
@@ -52,6 +58,83 @@ def observe(view: str, key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
         u = _random_16_bits(key, k.shape).astype(jnp.float32) / 65536
         return (k.astype(jnp.float32) + u) / levels
     raise ValueError(f"unknown view {view!r}: choose one of {', '.join(VIEWS)}.")
+
+
+def shared_draw(
+    view: str, which: int, images: np.ndarray | jax.Array, levels: int
+) -> jax.Array:
+    """Returns the one draw of ``observe`` that all models share.
+
+    Args:
+      view: one of ``VIEWS``.
+      which: ``VALIDATION``, ``TEST`` or ``TRAIN`` images.
+      images: integers, ``[N, D]``.
+      levels: number of intensity levels.
+    """
+    key = jax.random.fold_in(jax.random.key(0), which)
+    return _observe(view, key, images, levels)
+
+
+def pixel_statistics(images: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of each pixel's intensity, over images.
+
+    Summed as integers, so exactly.
+
+    Args:
+      images: integers in ``{0, ..., levels-1}``, ``[N, D]``.
+      levels: number of intensity levels.
+
+    Returns:
+      mean, std: float32 ``[D]`` each, in [0, 1].
+    """
+    total = np.zeros(images.shape[1], np.int64)
+    total_square = np.zeros(images.shape[1], np.int64)
+    for start in range(0, len(images), 1000):
+        chunk = images[start : start + 1000].astype(np.int64)
+        total += chunk.sum(axis=0)
+        total_square += (chunk * chunk).sum(axis=0)
+    count, scale = len(images), levels - 1
+    variance = (count * total_square - total**2) / count**2
+    mean = total / (count * scale)
+    return mean.astype(np.float32), (np.sqrt(variance) / scale).astype(np.float32)
+
+
+def as_rows(images: np.ndarray, shape: tuple[int, int, int], levels: int) -> np.ndarray:
+    """Returns images as people have them as rows of integers, uint8 ``[N, D]``.
+
+    Args:
+      images: integers, ``[N, H, W, C]``, ``[N, D]`` or, of one channel, ``[N, H, W]``.
+      shape: height, width and channels of an image.
+      levels: number of intensity levels, at most 256.
+
+    Raises:
+      ValueError: no images, or others than these.
+    """
+    images = np.asarray(images)
+    num_pixels = math.prod(shape)
+    allowed = [shape, (num_pixels,)] + [shape[:2]] * (shape[2] == 1)
+    if images.shape[1:] not in allowed or not len(images):
+        raise ValueError(
+            f"images has shape {list(images.shape)}: the model is of images "
+            f"{list(shape)}. Give an array [N, {', '.join(map(str, shape))}] with at "
+            "least one image."
+        )
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ValueError(
+            f"images has dtype {images.dtype}: the model is of integers 0 ... "
+            f"{levels - 1}. Give these, as uint8."
+        )
+    smallest, largest = int(images.min()), int(images.max())
+    if smallest < 0 or largest >= levels:
+        raise ValueError(
+            f"images has values from {smallest} to {largest}: the model is of integers "
+            f"0 ... {levels - 1}. Give these, or a model with more levels."
+        )
+    return images.reshape(len(images), num_pixels).astype(np.uint8)
+
+
+# One program, where every operation of it would be compiled by itself.
+_observe = jax.jit(observe, static_argnums=(0, 3))
 
 
 def _binarize(key: jax.Array, k: jax.Array, levels: int) -> jax.Array:

@@ -12,7 +12,7 @@ from benchmarks.work import Work
 from experiments.data import DataSettings, load_data
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.training import Recipe
+from vae_jax.training import TrainingConfig
 
 EPOCHS_PER_CALL = 10
 LATENT_DIMS = (2, 4, 8, 16)
@@ -36,7 +36,7 @@ def make(work: Work, variant: str) -> Callable[[], float]:
     ]
     state, train, _ = compile_members(
         models,
-        Recipe(
+        TrainingConfig(
             batch_size=100, num_epochs=EPOCHS_PER_CALL, validate_every=EPOCHS_PER_CALL
         ),
         data.train.images.reshape(-1, data.num_pixels),

@@ -1,18 +1,18 @@
 """This project: an epoch is one call of a compiled program."""
 
-import functools
+import collections
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.work import LEVELS, SIDE, Work
-from vae_jax import population
+from vae_jax import views
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, make_vae
-from vae_jax.training import EpochMetrics, Member, Recipe, TrainState, train_epoch
+from vae_jax.population import Population, member_keys
+from vae_jax.training import EpochMetrics, TrainingConfig, TrainState
 
 
 class Program(NamedTuple):
@@ -25,50 +25,44 @@ class Program(NamedTuple):
 
 def compile_members(
     models: Sequence[VAE],
-    recipe: Recipe,
+    config: TrainingConfig,
     images: np.ndarray,
     *,
     betas: Sequence[float],
     learning_rate: float,
     execution: str,
 ) -> Program:
-    """Compiles ``recipe.num_epochs`` epochs of members that share a program.
+    """Compiles ``config.num_epochs`` epochs of members that share a program.
 
     Args:
         models: one per member; they differ in latent size alone.
-        recipe: how they are trained.
+        config: how they are trained.
         images: integers, uint8 ``[N, D]``.
         betas: one per member.
         learning_rate: of all members.
         execution: 'map' or 'loop'.
     """
-    widest = max(models, key=lambda model: model.latent_dim)
-    levels = widest.likelihood.levels
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(
-        jax.random.key(0), jnp.arange(len(models))
+    population = Population(
+        models,
+        config,
+        len(images),
+        keys=member_keys(np.arange(len(models), dtype=np.uint32)),
+        beta=betas,
+        learning_rate=[learning_rate] * len(models),
+        execution=execution,
     )
-    intensity = images / np.float32(levels - 1)
-    statistics = (jnp.asarray(intensity.mean(0)), jnp.asarray(intensity.std(0)))
-    init = population.compile_init(models, recipe, keys, *statistics)
-    state = init(keys, *statistics)
-    masks = [
-        population.latent_mask(model.latent_dim, widest.latent_dim) for model in models
-    ]
-    member = Member(
-        keys,
-        jnp.asarray(betas, jnp.float32),
-        jnp.full(len(models), learning_rate),
-        jnp.asarray(np.stack(masks)),
-    )
-    one_epoch = functools.partial(train_epoch, widest, recipe)
-    lifted = population.over_members(one_epoch, num_shared=1, execution=execution)
-    data = (member, jnp.asarray(images))
-    compiled = jax.jit(lifted, donate_argnums=0).lower(state, *data).compile()
+    statistics = views.pixel_statistics(images, models[0].likelihood.levels)
+    state = population.init(population.compile_init(*statistics), *statistics)
+    on_device = population.placement.place_shared(images)
+    compiled = population.compile_epoch(on_device)
+
+    def one_epoch(state: TrainState) -> tuple[TrainState, EpochMetrics]:
+        return compiled(state, population.placed_members, on_device)
 
     def train(state: TrainState) -> tuple[TrainState, EpochMetrics]:
-        for _ in range(recipe.num_epochs):
-            state, metrics = compiled(state, *data)
-        return state, metrics
+        epochs = population.epochs(one_epoch, None, state)
+        (last,) = collections.deque(epochs, maxlen=1)
+        return last.state, last.metrics
 
     return Program(state, train, compiled)
 
@@ -89,7 +83,7 @@ def compile_one(work: Work, images: np.ndarray, members: int = 1) -> Program:
     """One model, or several that differ in their keys, and an epoch of these images."""
     return compile_members(
         [vae(work, work.latent_dim)] * members,
-        Recipe(batch_size=work.batch_size, num_epochs=1, validate_every=1),
+        TrainingConfig(batch_size=work.batch_size, num_epochs=1, validate_every=1),
         images,
         betas=[1.0] * members,
         learning_rate=work.learning_rate,

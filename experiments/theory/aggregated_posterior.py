@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from experiments.chart_style import COLORS, FAINT, INK, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import show_images
-from experiments.theory.models import RECIPE, digits, train
+from experiments.theory.models import CONFIG, digits, train
 from vae_jax import population, views
 from vae_jax.diagnostics import (
     KLDecomposition,
@@ -34,12 +34,12 @@ from vae_jax.diagnostics import (
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.objectives import elbo
+from vae_jax.objectives import Elbo
 
 _LATENTS = (2, 8)
 _BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
 _MEMBERS = [(latents, beta) for latents in _LATENTS for beta in _BETAS]
-_RECIPE = dataclasses.replace(RECIPE, kl_warmup_epochs=30)
+_CONFIG = dataclasses.replace(CONFIG, kl_warmup_epochs=30)
 _SAMPLES = 4  # of each q(z|x_n)
 _REPEATS = 16
 _PRIOR_SAMPLES = 2000
@@ -66,38 +66,38 @@ class Measured(NamedTuple):
 def run() -> Story:
     images = digits()
     keys = iter(jax.random.split(jax.random.key(11), 10))
-    models = [
-        make_vae(
-            make_likelihood("bernoulli", images.levels),
-            image_shape=images.shape,
-            latent_dim=latents,
-            widths=(128,),
-        )
-        for latents, _ in _MEMBERS
-    ]
-    trained = train(
-        models,
-        _RECIPE,
-        images,
-        seeds=[0] * len(models),
-        betas=[beta for _, beta in _MEMBERS],
+    latent_dims, betas = zip(*_MEMBERS, strict=True)
+    widest = make_vae(
+        make_likelihood("bernoulli", images.levels),
+        image_shape=images.shape,
+        latent_dim=max(latent_dims),
+        widths=(128,),
     )
+    trained, _ = train(widest, images, _CONFIG, beta=betas, latent_dims=latent_dims)
+    shapes = population.param_shapes(widest)
+    padded = [population.pad(own.params, shapes) for own in trained]
+    masks = [population.latent_mask(own, widest.latent_dim) for own in latent_dims]
     x = views.observe("binary", next(keys), jnp.asarray(images.train), images.levels)
     measured = jax.tree.map(
         np.asarray,
         jax.jit(
             population.over_members(
-                functools.partial(measure, trained.widest),
+                functools.partial(measure, widest),
                 num_shared=1,
                 execution="loop",
             )
-        )(jax.random.split(next(keys), len(models)), trained.padded, trained.masks, x),
+        )(
+            jax.random.split(next(keys), len(trained)),
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded),
+            jnp.stack(masks),
+            x,
+        ),
     )
     parts, _, sampled_kl = measured.decomposition
 
     # --- the member with 2 latents, where integrals over z are sums over a grid ---
 
-    model, params = models[_CLOSE], trained.params(_CLOSE)
+    model, params = trained[_CLOSE].model, trained[_CLOSE].params
     posterior = cast(DiagonalGaussian, model.encode(params, x))
     marginal_kl, share_of_holes = integrate(posterior)
     again = decompose_again(posterior, next(keys))
@@ -131,7 +131,7 @@ def run() -> Story:
     claims = [
         below(
             "average KL = I(n; z) + KL(q(z) ‖ p(z)): largest difference of"
-            f" {len(models)} models (nats)",
+            f" {len(trained)} models (nats)",
             1e-4,
             _largest(parts.average_kl - parts.mutual_information - parts.marginal_kl),
         ),
@@ -259,8 +259,8 @@ def measure(
     decomposition = decompose_gaussian_kl(
         posterior.mean, posterior.log_scale, noise, latent_mask, chunk=50
     )
-    terms = elbo(
-        model, params, bound_key, x, num_samples=_SAMPLES, latent_mask=latent_mask
+    terms = Elbo(num_samples=_SAMPLES)(
+        model, params, bound_key, x, latent_mask=latent_mask
     )
     # log q - log p of z = mean + scale e is, but for a constant, mean scale e +
     # (scale^2 - 1) e^2 / 2, of variance mean^2 scale^2 + (scale^2 - 1)^2 / 2.

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from experiments.chart_style import COLORS, INK, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import image_rows
-from experiments.theory.models import RECIPE, Images, digits, train
+from experiments.theory.models import CONFIG, Images, digits, train
 from vae_jax import views
 from vae_jax.evidence import importance_estimate
 from vae_jax.likelihoods import Bernoulli, Beta, Gaussian, Laplace, make_likelihood
@@ -38,7 +38,7 @@ _LIKELIHOODS = {
     "discretized_logistic": "discretized logistic",
     "categorical": "categorical",
 }
-_RECIPE = dataclasses.replace(RECIPE, kl_warmup_epochs=30)
+_CONFIG = dataclasses.replace(CONFIG, kl_warmup_epochs=30)
 _GENERATED = 4000
 _SCORED = 300  # generated images, about as many as there are test images
 _IMPORTANCE_SAMPLES = 200
@@ -187,7 +187,8 @@ def investigate(name: str, images: Images, key: jax.Array) -> Found:
     view_key, generation_key, data_key, image_key, mean_key = jax.random.split(key, 5)
     likelihood = make_likelihood(name, images.levels)
     model = make_vae(likelihood, image_shape=images.shape, latent_dim=8, widths=(128,))
-    params = train([model], _RECIPE, images, seeds=[0], betas=[1.0]).params(0)
+    (trained,), _ = train(model, images, _CONFIG)
+    params = trained.params
     test_x = views.observe(
         likelihood.view, view_key, jnp.asarray(images.test), images.levels
     )

@@ -24,10 +24,11 @@ from experiments.theory.claims import Story, below, equal
 from experiments.theory.models import Images, digits
 from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian
+from vae_jax.fit import epochs
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.objectives import elbo
-from vae_jax.training import Member, MemberKeys, Recipe, init_state, train_epoch
+from vae_jax.objectives import Elbo
+from vae_jax.training import TrainingConfig
 
 SNAPSHOTS = (0, 1, 2, 4, 8, 16, 32, 64, 128)  # epochs
 _NUM_IMAGES = 8
@@ -134,31 +135,15 @@ def train_snapshots(images: Images) -> tuple[VAE, list[Params]]:
         widths=(64,),
         activation="tanh",
     )
-    recipe = Recipe(
-        batch_size=50, num_epochs=SNAPSHOTS[-1], validate_every=SNAPSHOTS[-1]
+    trained = epochs(
+        model,
+        images.train,
+        TrainingConfig(batch_size=50, num_epochs=SNAPSHOTS[-1]),
+        seeds=jax.random.key(0)[None],
+        learning_rate=3e-3,
     )
-    member = Member(
-        key=jax.random.key(0),
-        beta=jnp.float32(1.0),
-        learning_rate=jnp.float32(3e-3),
-        latent_mask=jnp.ones(2),
-    )
-    epoch = jax.jit(functools.partial(train_epoch, model, recipe))
-    init_key = MemberKeys.of(member.key).init
-    state = init_state(
-        recipe,
-        model.init(
-            init_key, jnp.asarray(images.pixel_mean), jnp.asarray(images.pixel_std)
-        ),
-    )
-    train_images = jnp.asarray(images.train)
-    snapshots = []
-    for finished in range(SNAPSHOTS[-1] + 1):
-        if finished:
-            state, _ = epoch(state, member, train_images)
-        if finished in SNAPSHOTS:
-            snapshots.append(state.params)
-    return model, snapshots
+    snapshots = (e.trained() for e in trained if e.snapshot.epoch in SNAPSHOTS)
+    return model, [own.params for (own,) in snapshots]
 
 
 def run() -> Story:
@@ -227,7 +212,7 @@ def _sampled_elbo(model: VAE, params: Params, x: jax.Array) -> tuple[float, floa
     """The library's ELBO, mean over images x, and its standard error."""
 
     def one(key):
-        return elbo(model, params, key, x).elbo.mean()
+        return Elbo()(model, params, key, x).elbo.mean()
 
     draws = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), _MONTE_CARLO))
     draws = np.asarray(draws, np.float64)

@@ -11,6 +11,7 @@ best 0. Both are reached at once, by a decoder that ignores z: the floor.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from experiments.chart_style import COLORS, INK, MATPLOTLIB
 from experiments.data import DataSettings, load_data
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import image_rows
-from experiments.theory.models import RECIPE, Images, Population, digits, train
+from experiments.theory.models import CONFIG, Images, digits, train
 from vae_jax import views
 from vae_jax.diagnostics import (
     active_units,
@@ -36,7 +37,7 @@ from vae_jax.diagnostics import (
 from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import Likelihood, make_likelihood
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.objectives import elbo
+from vae_jax.objectives import Elbo, Terms
 
 _LARGE_BETA = 4.0
 _SEEDS = (0, 1, 2)
@@ -47,11 +48,11 @@ _FREE_NATS = 1.0  # of each latent's KL
 # How the model with a scale for every pixel is trained: as usual, and in two ways that
 # keep its latents.
 _CURES = {
-    "no cure": RECIPE,
-    "KL warm-up": dataclasses.replace(RECIPE, kl_warmup_epochs=RECIPE.num_epochs // 2),
+    "no cure": CONFIG,
+    "KL warm-up": dataclasses.replace(CONFIG, kl_warmup_epochs=CONFIG.num_epochs // 2),
     # Fewer free nats than these are spent, by some seeds, on a q(z|x) that is the same
     # for all images: a rate without information.
-    "free bits": dataclasses.replace(RECIPE, free_bits=_FREE_NATS),
+    "free bits": dataclasses.replace(CONFIG, objective=Elbo(free_bits=_FREE_NATS)),
 }
 
 
@@ -82,15 +83,13 @@ def run() -> Story:
         )
         for ignore_x in (True, False)
     )
-    blind = train([blind_vae], RECIPE, images, seeds=[0], betas=[1.0])
+    blind, blind_terms = train(blind_vae, images)
     # Of the two that see, the second pays four times for what its latents tell.
-    seeing = train(
-        [seeing_vae] * 2, RECIPE, images, seeds=[0, 0], betas=[1.0, _LARGE_BETA]
-    )
+    seeing, seeing_terms = train(seeing_vae, images, beta=[1.0, _LARGE_BETA])
     models = {
-        "ignores x": (blind_vae, blind.params(0)),
-        "sees x": (seeing_vae, seeing.params(0)),
-        f"sees x, β = {_LARGE_BETA:g}": (seeing_vae, seeing.params(1)),
+        "ignores x": (blind_vae, blind[0].params),
+        "sees x": (seeing_vae, seeing[0].params),
+        f"sees x, β = {_LARGE_BETA:g}": (seeing_vae, seeing[1].params),
     }
     names = tuple(models)
 
@@ -124,19 +123,13 @@ def run() -> Story:
     )
     pixel_floor = constant_floor(pixel, next(keys), images, grey)
     pixel_found: dict[str, list[Diagnosis]] = {}
-    for cure, cure_recipe in _CURES.items():
-        trained = train(
-            [pixel_vae] * len(_SEEDS),
-            cure_recipe,
-            images,
-            seeds=_SEEDS,
-            betas=[1.0] * len(_SEEDS),
-        )
+    for cure, config in _CURES.items():
+        trained, _ = train(pixel_vae, images, config, seeds=_SEEDS)
         pixel_found[cure] = [
-            diagnose(pixel_vae, trained.params(i), next(keys), grey, pixel_floor)
-            for i in range(len(_SEEDS))
+            diagnose(pixel_vae, own.params, next(keys), grey, pixel_floor)
+            for own in trained
         ]
-        shown = expected_pictures(pixel_vae, trained.params(0), next(keys), _PICTURES)
+        shown = expected_pictures(pixel_vae, trained[0].params, next(keys), _PICTURES)
         samples[f"Gaussian, {cure}"] = shown
 
     # Four claims allow for three standard errors, of which only the first is close: by
@@ -227,7 +220,7 @@ def run() -> Story:
             )
         )
     figures = {
-        "training": _training_figure(names, blind, seeing, floor),
+        "training": _training_figure(names, [blind_terms, seeing_terms], floor),
         "samples": image_rows(
             {"data": images.test[:_PICTURES] / (images.levels - 1)}
             | {name: shown[:_PICTURES] for name, shown in samples.items()},
@@ -282,7 +275,7 @@ def bound_of_training_images(
     def bounds(key):
         view_key, latent_key = jax.random.split(key)
         x = views.observe("binary", view_key, jnp.asarray(images.train), images.levels)
-        return elbo(model, params, latent_key, x).elbo
+        return Elbo()(model, params, latent_key, x).elbo
 
     draws = np.stack([bounds(k) for k in jax.random.split(key, _BINARIZATIONS)])
     variance = draws.var(axis=0, ddof=1).mean()
@@ -332,7 +325,7 @@ def diagnose(
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(model, params, key, x):
     bound_key, noise_key = jax.random.split(key)
-    bound = elbo(model, params, bound_key, x, num_samples=50).elbo
+    bound = Elbo(num_samples=50)(model, params, bound_key, x).elbo
     posterior = model.encode(params, x)
     noise = latent_noise(noise_key, 8, len(x), model.latent_dim)
     parts = decompose_gaussian_kl(
@@ -386,10 +379,10 @@ def _row(name: str, diagnoses: list[Diagnosis], floor: np.ndarray) -> list[str]:
 
 @matplotlib.rc_context(MATPLOTLIB)
 def _training_figure(
-    names: tuple[str, ...], blind: Population, seeing: Population, floor: float
+    names: tuple[str, ...], terms: Sequence[Terms], floor: float
 ) -> Figure:
     """-ELBO by epoch of the model that ignores x and of the two that see it."""
-    bounds = np.concatenate([blind.training.elbo, seeing.training.elbo], axis=1).T
+    bounds = np.concatenate([each.elbo for each in terms], axis=1).T
     epochs = np.arange(1, bounds.shape[1] + 1)
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.add_subplot(

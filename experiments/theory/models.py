@@ -1,22 +1,25 @@
 """Models for the theory: the digits, and several models trained as one population."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import DataSettings, load_data, pixel_statistics
-from vae_jax import population
-from vae_jax.model import VAE, Params
+from experiments.data import DataSettings, load_data
+from vae_jax import views
+from vae_jax.fit import epochs
+from vae_jax.model import VAE
 from vae_jax.objectives import Terms
-from vae_jax.training import Member, Recipe, train_epoch
+from vae_jax.trained import TrainedModel
+from vae_jax.training import TrainingConfig
 
 # How the digits are learned, if nothing else is said.
-RECIPE = Recipe(batch_size=100, num_epochs=100, validate_every=100, schedule="cosine")
+CONFIG = TrainingConfig(
+    batch_size=100, num_epochs=100, validate_every=100, schedule="cosine"
+)
 
 
 class Images(NamedTuple):
@@ -42,88 +45,54 @@ def digits() -> Images:
     train, test = (
         split.images.reshape(len(split.images), -1) for split in (data.train, data.test)
     )
-    return Images(train, test, *pixel_statistics(data), data.image_shape, data.levels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Population:
-    """Trained models: members of one compiled program, in the order they were given."""
-
-    models: tuple[VAE, ...]  # each at its own latent size
-    padded: Params  # zero-padded to the widest latent, leading axis [members]
-    training: Terms  # means over each epoch while it trained, nats, [epochs, members]
-
-    @property
-    def widest(self) -> VAE:
-        """The member whose shapes ``padded`` has."""
-        return max(self.models, key=lambda model: model.latent_dim)
-
-    @property
-    def masks(self) -> jax.Array:
-        """1 for a latent in use, 0 for padding, ``[members, latent]``."""
-        return _masks(self.models)
-
-    def params(self, index: int) -> Params:
-        """The parameters of one member at its own latent size."""
-        own = jax.tree.map(lambda leaf: leaf[index], self.padded)
-        num_pixels = own["decoder"]["bias"]["pixels"].shape[-1]
-        shapes = population.param_shapes(self.models[index], num_pixels)
-        return population.unpad(own, shapes)
+    return Images(
+        train,
+        test,
+        *views.pixel_statistics(train, data.levels),
+        data.image_shape,
+        data.levels,
+    )
 
 
 def train(
-    models: Sequence[VAE],
-    recipe: Recipe,
+    model: VAE,
     images: Images,
+    config: TrainingConfig = CONFIG,
     *,
-    seeds: Sequence[int],
-    betas: Sequence[float],
     learning_rate: float = 3e-3,
-) -> Population:
+    seeds: Sequence[int] = (0,),
+    **options: Any,
+) -> tuple[list[TrainedModel], Terms]:
     """Trains models together as one compiled program.
 
     Args:
-        models: one per member; they differ in latent size alone.
-        recipe: how they are trained; every epoch of it is one.
+        model: all of them, but for their latent sizes.
         images: what they learn from.
-        seeds: of each member's initial parameters and noise.
-        betas: weight of each member's KL.
+        config: how they are trained.
         learning_rate: of all.
+        seeds: of each one's initial parameters and noise.
+        **options: what else members differ in, as in ``vae_jax.fit``.
+
+    Returns:
+        The models, and the means over each epoch while they trained, nats,
+        ``[epochs, members]``.
 
     Raises:
         FloatingPointError: a member met a value that is not finite.
     """
-    member_keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-    widest = max(models, key=lambda model: model.latent_dim)
-    members = Member(
-        key=member_keys,
-        beta=jnp.array(betas, jnp.float32),
-        learning_rate=jnp.full(len(models), learning_rate),
-        latent_mask=_masks(models),
-    )
-    statistics = jnp.asarray(images.pixel_mean), jnp.asarray(images.pixel_std)
-    init = population.compile_init(models, recipe, member_keys, *statistics)
-    start = init(member_keys, *statistics)
-    one_epoch = population.over_members(
-        functools.partial(train_epoch, widest, recipe), num_shared=1, execution="map"
-    )
-
-    @jax.jit
-    def all_epochs(state, members, train_images):
-        def epoch(state, _):
-            state, metrics = one_epoch(state, members, train_images)
-            return state, metrics.terms
-
-        return jax.lax.scan(epoch, state, length=recipe.num_epochs)
-
-    state, terms = all_epochs(start, members, jnp.asarray(images.train))
-    if not state.active.all():
-        raise FloatingPointError(f"members stopped: {state.failure}.")
-    return Population(tuple(models), state.params, terms)
-
-
-def _masks(models: Sequence[VAE]) -> jax.Array:
-    widest = max(model.latent_dim for model in models)
-    return jnp.stack(
-        [population.latent_mask(model.latent_dim, widest) for model in models]
-    )
+    terms = []
+    for epoch in epochs(
+        model,
+        images.train,
+        config,
+        seeds=jax.vmap(jax.random.key)(jnp.array(seeds)),
+        learning_rate=learning_rate,
+        execution="map",
+        **options,
+    ):
+        if epoch.snapshot.epoch:
+            terms.append(epoch.snapshot.metrics.terms)
+    trained = epoch.trained()
+    if failures := [own.failure for own in trained if own.failure]:
+        raise FloatingPointError(f"members stopped: not finite are {failures}.")
+    return trained, jax.tree.map(lambda *means: np.stack(means), *terms)

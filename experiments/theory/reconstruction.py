@@ -27,8 +27,8 @@ from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evidence import LinearGaussian, num_surviving, principal_components
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.objectives import elbo
-from vae_jax.training import Recipe
+from vae_jax.objectives import Elbo
+from vae_jax.training import TrainingConfig
 
 _LATENTS_OF_PCA = (2, 5, 10, 20)
 _DRAWS = 100  # of the ELBO
@@ -38,9 +38,9 @@ _DRAWS = 100  # of the ELBO
 VARIANCES = (1.0, 0.5, 0.4, 0.28, 0.115)
 _LATENTS = 16
 # Gradients vanish with what a latent explains; hence many steps, with little noise.
-_RECIPE = Recipe(
+_CONFIG = TrainingConfig(
+    objective=Elbo(num_samples=4),
     batch_size=325,
-    num_samples=4,
     num_epochs=1_500,
     validate_every=1_500,
     schedule="cosine",
@@ -186,7 +186,7 @@ def _constants(images: Images) -> tuple[list[dict], list[Claim]]:
         model, params = exact.to_vae(images.shape, images.levels)
 
         def one_draw(key, model=model, params=params):
-            terms = elbo(model, params, key, x)
+            terms = Elbo()(model, params, key, x)
             return terms.reconstruction.mean(), terms.kl.mean()
 
         keys = jax.random.split(jax.random.key(latent_dim), _DRAWS)
@@ -277,21 +277,13 @@ def _train_linear(images: Images) -> tuple[np.ndarray, list[int]]:
         latent_dim=_LATENTS,
         widths=(),
     )
-    members = range(len(VARIANCES))
-    population = train(
-        [model] * len(VARIANCES),
-        _RECIPE,
-        images,
-        seeds=[0 for _ in members],
-        betas=[s2 / shared for s2 in VARIANCES],
-        learning_rate=_LEARNING_RATE,
-    )
+    betas = [s2 / shared for s2 in VARIANCES]
+    trained, _ = train(model, images, _CONFIG, beta=betas, learning_rate=_LEARNING_RATE)
     x = views.observe(
         "continuous", jax.random.key(4), jnp.asarray(images.train), images.levels
     )
     means = [
-        cast(DiagonalGaussian, model.encode(population.params(member), x)).mean
-        for member in members
+        cast(DiagonalGaussian, model.encode(own.params, x)).mean for own in trained
     ]
     variances = [np.sort(np.asarray(latent_variances(m)))[::-1] for m in means]
     return np.array(variances), [int(active_units(m)) for m in means]

@@ -21,7 +21,7 @@ from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.evidence import LinearGaussian
 from vae_jax.model import VAE, Params
-from vae_jax.objectives import elbo_log_weight
+from vae_jax.objectives import ElboLogWeight
 
 _LATENTS = 5
 _SAMPLES = 100_000
@@ -217,7 +217,7 @@ def difference_to_library(
 
     def objective(mean):
         encoder["head"]["mean"]["bias"] = mean
-        terms = elbo_log_weight(
+        terms = ElboLogWeight()(
             model, {**params, "encoder": encoder}, key, x[None], num_samples=10
         )
         return terms.bound[0]

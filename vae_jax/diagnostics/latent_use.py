@@ -12,8 +12,8 @@ from vae_jax.diagnostics.aggregated_posterior import (
     decompose_kl,
 )
 from vae_jax.diagnostics.two_samples import TwoSampleTest, mmd_test
-from vae_jax.model import VAE, Params
 from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
+from vae_jax.model import VAE, Params
 from vae_jax.priors import Prior, StandardNormal
 
 # Samples compared at once; measured fastest on a CPU, and bounds the memory.

@@ -10,16 +10,14 @@ comparable with the rest. Those of the other two views are, through bits per dim
 of the integers (see `continuous`).
 """
 
-import dataclasses
-import difflib
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 from vae_jax.likelihoods.binary import Bernoulli
 from vae_jax.likelihoods.continuous import (
     Beta,
     ContinuousBernoulli,
+    FixedGaussian,
     Gaussian,
     Laplace,
 )
@@ -31,6 +29,7 @@ from vae_jax.likelihoods.levels import (
     DiscretizedLogistic,
     LogisticMixture,
 )
+from vae_jax.registry import Registry
 
 __all__ = [
     "LIKELIHOODS",
@@ -41,7 +40,7 @@ __all__ = [
     "ContinuousBernoulli",
     "DiscretizedGaussian",
     "DiscretizedLogistic",
-    "Family",
+    "FixedGaussian",
     "Gaussian",
     "Laplace",
     "Likelihood",
@@ -51,27 +50,21 @@ __all__ = [
 ]
 
 
-class Family(NamedTuple):
-    """A class of likelihoods, with the fields that a name in the registry fixes."""
-
-    cls: type[Likelihood]
-    fixed: Mapping[str, Any] = MappingProxyType({})
-
-
-LIKELIHOODS = {
-    "bernoulli": Family(Bernoulli),
-    "continuous_bernoulli": Family(ContinuousBernoulli),
-    "gaussian_fixed": Family(Gaussian, {"scale": "fixed"}),
-    "gaussian_shared": Family(Gaussian, {"scale": "shared"}),
-    "gaussian_pixel": Family(Gaussian, {"scale": "pixel"}),
-    "gaussian_optimal": Family(Gaussian, {"scale": "optimal"}),
-    "laplace": Family(Laplace),
-    "beta": Family(Beta),
-    "discretized_logistic": Family(DiscretizedLogistic),
-    "discretized_gaussian": Family(DiscretizedGaussian),
-    "logistic_mixture": Family(LogisticMixture),
-    "categorical": Family(Categorical),
-    "beta_binomial": Family(BetaBinomial),
+LIKELIHOODS: Registry[Likelihood] = Registry("likelihood", num_bound=1)
+LIKELIHOODS |= {
+    "bernoulli": Bernoulli,
+    "continuous_bernoulli": ContinuousBernoulli,
+    "gaussian_fixed": FixedGaussian,
+    "gaussian_shared": functools.partial(Gaussian, scale="shared"),
+    "gaussian_pixel": functools.partial(Gaussian, scale="pixel"),
+    "gaussian_optimal": functools.partial(Gaussian, scale="optimal"),
+    "laplace": Laplace,
+    "beta": Beta,
+    "discretized_logistic": DiscretizedLogistic,
+    "discretized_gaussian": DiscretizedGaussian,
+    "logistic_mixture": LogisticMixture,
+    "categorical": Categorical,
+    "beta_binomial": BetaBinomial,
 }
 
 
@@ -81,25 +74,10 @@ def make_likelihood(name: str, levels: int, **options: Any) -> Likelihood:
     Args:
         name: a key of `LIKELIHOODS`.
         levels: number of values a pixel takes, at least 2.
-        **options: further fields of the class, such as `components` of
-            'logistic_mixture' or `fixed_scale` of 'gaussian_fixed'.
+        **options: its own, such as `components` of 'logistic_mixture' or `fixed_scale`
+            of 'gaussian_fixed'.
 
     Raises:
         ValueError: the name or an option is unknown, or a value is not allowed.
     """
-    if name not in LIKELIHOODS:
-        nearest = difflib.get_close_matches(name, LIKELIHOODS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown likelihood {name!r}; did you mean {nearest!r}? "
-            f"known: {', '.join(LIKELIHOODS)}"
-        )
-    family = LIKELIHOODS[name]
-    fields = {field.name for field in dataclasses.fields(family.cls)}
-    known = sorted(fields - {"levels"} - family.fixed.keys())
-    unknown = sorted(options.keys() - set(known))
-    if unknown:
-        raise ValueError(
-            f"likelihood {name!r} has no option {', '.join(unknown)}; "
-            f"its options: {', '.join(known) or 'none'}"
-        )
-    return family.cls(levels, **family.fixed, **options)
+    return LIKELIHOODS.make(name, levels, **options)

@@ -5,6 +5,7 @@ on the log-mass of the integers k (Theis, van den Oord and Bethge 2016, section 
 which puts all families here and in `levels` on one scale.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ from vae_jax.likelihoods.numerics import (
     stirling_correction,
     sum_pixels,
 )
+from vae_jax.registry import require_known
 
-GAUSSIAN_SCALES = ("fixed", "shared", "pixel", "optimal")
+GAUSSIAN_SCALES = ("shared", "pixel", "optimal")
 
 # A narrower start would make the first, random, reconstructions astronomically
 # unlikely at pixels that hardly vary in the data.
@@ -43,55 +45,14 @@ _LOG_SINHC = (0.0, 1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800)
 _LOG_SINHC_SLOPE = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)
 
 
-@dataclasses.dataclass(frozen=True)
-class Gaussian(Likelihood):
-    """Gaussian: p(x) = exp(-(x - loc)^2 / (2 s^2)) / (s sqrt(2 pi)), a density.
+class _Gaussian(Likelihood):
+    """p(x) = exp(-(x - loc)^2 / (2 s^2)) / (s sqrt(2 pi)), a density.
 
     The first output is loc itself, with no squashing, so that a linear decoder is
-    exactly probabilistic PCA (Tipping and Bishop 1999). The scale s, in units of x, is
-
-    - 'fixed': the constant `fixed_scale`;
-    - 'shared': one parameter for all pixels, learned by gradient;
-    - 'pixel': an output of the decoder for each pixel;
-    - 'optimal': one parameter for all pixels, set to its maximum-likelihood value
-      by `optimal_shared` (optimal sigma-VAE; Rybkin, Daniilidis and Levine 2021).
-      Within `log_prob` it is a parameter like any other, so p(x | z) stays a density.
-
-    Parameters are log-scales, taken through `bounded_exp` with bounds (1e-5, 1e5).
-
-    Attributes:
-        scale: one of `GAUSSIAN_SCALES`.
-        fixed_scale: the standard deviation used by scale 'fixed', and only there.
+    exactly probabilistic PCA (Tipping and Bishop 1999). The scale s is in units of x.
     """
 
     view: ClassVar[View] = "continuous"
-    scale: str = "shared"
-    fixed_scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale not in GAUSSIAN_SCALES:
-            raise ValueError(
-                f"unknown Gaussian scale {self.scale!r}; known: {GAUSSIAN_SCALES}"
-            )
-        if not (0.0 < self.fixed_scale < math.inf):
-            raise ValueError(
-                f"fixed_scale must be positive and finite, got {self.fixed_scale}"
-            )
-        if self.scale != "fixed" and self.fixed_scale != type(self).fixed_scale:
-            raise ValueError(f"fixed_scale has no effect with scale {self.scale!r}")
-
-    @property
-    def pixel_outputs(self) -> int:
-        return 2 if self.scale == "pixel" else 1
-
-    @property
-    def shared_outputs(self) -> int:
-        return 1 if self.scale in ("shared", "optimal") else 0
-
-    @property
-    def fits_shared(self) -> bool:
-        return self.scale == "optimal"
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the log-density [...] of images x [..., D], in nats."""
@@ -107,10 +68,78 @@ class Gaussian(Likelihood):
         loc, scale = self._loc_scale(outputs)
         return loc + scale * jax.random.normal(key, loc.shape)
 
+    @abc.abstractmethod
+    def _loc_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns loc and the scale, [..., D] each, of outputs [..., C, D]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedGaussian(_Gaussian):
+    """Gaussian of a constant scale.
+
+    Attributes:
+        fixed_scale: the standard deviation, in units of x.
+    """
+
+    fixed_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0.0 < self.fixed_scale < math.inf):
+            raise ValueError(
+                f"fixed_scale is {self.fixed_scale}: a standard deviation is positive "
+                "and finite. Give one in units of [0, 1], as in 0.1."
+            )
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 1
+
+    def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
+        loc, _ = self._continuous_moments(pixel_mean, pixel_std)
+        return loc[None]
+
+    def _loc_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        (loc,) = self._channels(outputs)
+        return loc, jnp.full_like(loc, self.fixed_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian(_Gaussian):
+    """Gaussian of a scale that is found from the data.
+
+    - 'shared': one parameter for all pixels, learned by gradient;
+    - 'pixel': an output of the decoder for each pixel;
+    - 'optimal': one parameter for all pixels, set to its maximum-likelihood value by
+      `optimal_shared` (optimal sigma-VAE; Rybkin, Daniilidis and Levine 2021). Within
+      `log_prob` it is a parameter like any other, so p(x | z) stays a density.
+
+    Parameters are log-scales, taken through `bounded_exp` with bounds (1e-5, 1e5).
+
+    Attributes:
+        scale: one of `GAUSSIAN_SCALES`.
+    """
+
+    scale: str = "shared"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_known("scale", self.scale, GAUSSIAN_SCALES)
+
+    @property
+    def pixel_outputs(self) -> int:
+        return 2 if self.scale == "pixel" else 1
+
+    @property
+    def shared_outputs(self) -> int:
+        return 2 - self.pixel_outputs
+
+    @property
+    def fits_shared(self) -> bool:
+        return self.scale == "optimal"
+
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
         loc, std = self._continuous_moments(pixel_mean, pixel_std)
-        if self.scale == "fixed":
-            return loc[None]
         return jnp.stack([loc, bounded_log(jnp.maximum(std, MIN_INITIAL_STD))])
 
     def optimal_shared(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
@@ -126,11 +155,8 @@ class Gaussian(Likelihood):
         return bounded_log(jnp.sqrt(jnp.mean((x - loc) ** 2)))[None]
 
     def _loc_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        channels = self._channels(outputs)
-        loc = channels[0]
-        if self.scale == "fixed":
-            return loc, jnp.full_like(loc, self.fixed_scale)
-        return loc, bounded_exp(channels[1])
+        loc, log_scale = self._channels(outputs)
+        return loc, bounded_exp(log_scale)
 
 
 @dataclasses.dataclass(frozen=True)

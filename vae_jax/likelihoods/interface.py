@@ -41,7 +41,10 @@ class Likelihood(abc.ABC):
 
     def __post_init__(self) -> None:
         if self.levels < 2:
-            raise ValueError(f"levels must be at least 2, got {self.levels}")
+            raise ValueError(
+                f"levels is {self.levels}: a pixel takes two values or more. Give how "
+                "many, as in 256."
+            )
 
     @property
     @abc.abstractmethod

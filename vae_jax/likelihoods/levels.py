@@ -144,7 +144,10 @@ class LogisticMixture(Likelihood):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.components < 1:
-            raise ValueError(f"components must be at least 1, got {self.components}")
+            raise ValueError(
+                f"components is {self.components}: a mixture has at least one. Give "
+                "how many, as in 5."
+            )
 
     @property
     def pixel_outputs(self) -> int:

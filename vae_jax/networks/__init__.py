@@ -13,7 +13,7 @@ of it, since XLA merges there what is computed twice.
 from vae_jax.networks.common import ACTIVATIONS, PRECISIONS
 from vae_jax.networks.convolutional import Conv, ResNet
 from vae_jax.networks.dense import MLP, Gated, MLPEncoder
-from vae_jax.networks.interface import Heads, Module, Network, Params
+from vae_jax.networks.interface import Heads, Module, Network, Params, Shape
 from vae_jax.networks.masked import MaskedMLP, PixelCNN
 from vae_jax.registry import Registry
 
@@ -32,6 +32,7 @@ __all__ = [
     "Params",
     "PixelCNN",
     "ResNet",
+    "Shape",
 ]
 
 NETWORKS: Registry[Network] = Registry("network")

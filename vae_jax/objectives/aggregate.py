@@ -1,29 +1,22 @@
 """Objectives that see the aggregated posterior q(z), the mean of q(z|x) over images.
 
-They estimate it from the batch, so that an image's terms depend on its company. One
+They estimate it from the batch, so that the terms of an image depend on the others. One
 image alone says nothing of q(z): its bound is then the ELBO.
 """
+
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.mmd import squared_mmd
-from vae_jax.model import VAE, Params
-from vae_jax.objectives.interface import Terms, log_ratios, posterior_and_noise
+from vae_jax.objectives.base import Batch, Objective, Terms, require_at_least
 
 
-def beta_tc(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-    num_images: int | None = None,
-) -> Terms:
+@dataclasses.dataclass(frozen=True)
+class BetaTC(Objective):
     """ELBO whose total correlation KL(q(z) || prod_l q(z_l)) counts ``beta`` times.
 
     The average KL is index-code mutual information, total correlation and
@@ -33,91 +26,83 @@ def beta_tc(
     warm-up begins, the other two parts already count in full.
 
     In the batch q(z) is estimated for z of image n as q(z|x_n) / N and, for the other
-    N - 1, the batch's mean: unbiased, as is the stratified estimator of their appendix
-    C.2, of which this is the mean over the order of the batch. Its logarithm lies below
-    log q(z) on average. With the whole set as batch, it is exact.
+    N - 1 training images, the mean over the batch: unbiased, as is the stratified
+    estimator of their appendix C.2, of which this is the mean over the order of the
+    batch. Its logarithm lies below log q(z) on average. With the whole set as batch, it
+    is exact.
 
-    Args:
-        model: the VAE, of diagonal posterior.
-        params: its parameters.
-        key: a typed key.
-        x: images in the likelihood's view, ``[batch, D]``.
-        beta: weight of the total correlation.
-        num_samples: samples per image.
-        latent_mask: as in ``posterior_and_noise``; padding contributes exactly 0.
-        num_images: N, of the training set; at least the batch.
-
-    Raises:
-        ValueError: another posterior, or no number of images or too small a one.
+    The posterior must be diagonal, and the number of training images N be given.
     """
-    batch = x.shape[0]
-    posterior, noise = posterior_and_noise(
-        model, params, key, x, num_samples, latent_mask
-    )
-    if not isinstance(posterior, DiagonalGaussian):
-        raise ValueError(
-            f"{type(posterior).__name__} has dependent latents: for 'beta_tc' choose "
-            "the posterior 'diagonal'."
-        )
-    z = posterior.sample(noise)
-    reconstruction = model.log_likelihood(params, x, z).mean(0)
-    kl = model.closed_form_kl(params, posterior).sum(-1)
-    bound = reconstruction - kl
-    if batch > 1:
-        if num_images is None or num_images < batch:
-            raise ValueError(
-                f"num_images={num_images} is no number of training images for a batch "
-                f"of {batch}: give one that is at least that."
+
+    needs_closed_form_kl: ClassVar[bool] = True
+    needs_diagonal_posterior: ClassVar[bool] = True
+    depends_on_batch: ClassVar[bool] = True
+
+    def terms(self, batch: Batch) -> Terms:
+        self.check(batch.model)
+        posterior, size = batch.posterior, batch.x.shape[0]
+        assert isinstance(posterior, DiagonalGaussian)
+        z = posterior.sample(batch.noise)
+        reconstruction = batch.model.log_likelihood(batch.params, batch.x, z).mean(0)
+        kl = batch.model.closed_form_kl(batch.params, posterior).sum(-1)
+        bound = reconstruction - kl
+        if size > 1:
+            if batch.num_images is None or batch.num_images < size:
+                raise ValueError(
+                    f"num_images is {batch.num_images}: it is the number of training "
+                    f"images that the batch of {size} is from. Give at least {size}."
+                )
+            mask = batch.latent_mask
+            mask = jnp.ones(z.shape[-1:]) if mask is None else mask
+            correlation = jax.vmap(_total_correlation, (0, None, None, None))(
+                z, posterior, mask, batch.num_images
             )
-        mask = jnp.ones(z.shape[-1:]) if latent_mask is None else latent_mask
-        correlation = jax.vmap(_total_correlation, (0, None, None, None))(
-            z, posterior, mask, num_images
-        )
-        bound = bound - (beta - 1) * correlation.mean(0)
-    return Terms(bound, reconstruction, kl)
+            bound = bound - (batch.kl_weight - 1) * correlation.mean(0)
+        return Terms(bound, reconstruction, kl)
 
 
-def mmd(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-    mmd_weight: float = 0.0,
-) -> Terms:
-    """``elbo_log_weight`` less ``mmd_weight`` times MMD^2(q(z), p(z)).
+@dataclasses.dataclass(frozen=True)
+class MMD(Objective):
+    """``ElboLogWeight`` less ``mmd_weight`` times MMD^2(q(z), p(z)).
 
-    The squared maximum mean discrepancy of the batch's samples, one per image, from as
-    many of the prior: the unbiased U-statistic (Gretton et al. 2012, Lemma 6) under the
-    inverse multiquadratic kernel 2 L / (2 L + |y - z|^2), L latents, of Tolstikhin et
-    al. 2018, section 4 (WAE-MMD, which is beta = 0). InfoVAE (Zhao et al. 2019) has
+    The squared maximum mean discrepancy of the samples of a batch, one per image, from
+    as many of the prior: the unbiased U-statistic (Gretton et al. 2012, Lemma 6) under
+    the inverse multiquadratic kernel 2 L / (2 L + |y - z|^2), L latents, of Tolstikhin
+    et al. 2018, section 4 (WAE-MMD, which is beta = 0). InfoVAE (Zhao et al. 2019) has
     beta = 1 - alpha and mmd_weight = alpha + lambda - 1. It is the same number for all
     images, between -2 and 2, so that useful weights are large. A learned prior has its
     gradient as far as its samples move with its parameters.
     """
-    posterior, noise = posterior_and_noise(
-        model, params, key, x, num_samples, latent_mask
-    )
-    z, log_q = posterior.sample_and_log_prob(noise)
-    reconstruction, kl = (
-        ratio.mean(0) for ratio in log_ratios(model, params, x, z, log_q)
-    )
-    bound = reconstruction - beta * kl
-    batch = x.shape[0]
-    if batch > 1:
-        prior_key = jax.random.fold_in(key, 0)
-        drawn = model.prior(params).sample(prior_key, num_samples * batch)
-        num_latents: jax.Array | int = z.shape[-1]
-        if latent_mask is not None:
-            drawn, num_latents = drawn * latent_mask[None], latent_mask.sum()
-        drawn = drawn.reshape(z.shape)
-        pooled = jnp.concatenate([z, drawn], axis=1)  # [S, 2 B, L]
-        discrepancy = jax.vmap(_prior_mmd, (0, None))(pooled, num_latents).mean()
-        bound = bound - mmd_weight * discrepancy
-    return Terms(bound, reconstruction, kl)
+
+    mmd_weight: float = 0.0
+
+    depends_on_batch: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("mmd_weight", self.mmd_weight, 0)
+
+    def for_validation(self) -> "MMD":
+        return dataclasses.replace(self, mmd_weight=0.0)
+
+    def terms(self, batch: Batch) -> Terms:
+        z, log_q = batch.posterior.sample_and_log_prob(batch.noise)
+        reconstruction, kl = (ratio.mean(0) for ratio in batch.log_ratios(z, log_q))
+        bound = reconstruction - batch.kl_weight * kl
+        size = batch.x.shape[0]
+        if size > 1:
+            prior_key = jax.random.fold_in(batch.key, 0)
+            prior = batch.model.prior(batch.params)
+            drawn = prior.sample(prior_key, self.num_samples * size)
+            num_latents: jax.Array | int = z.shape[-1]
+            if batch.latent_mask is not None:
+                drawn = drawn * batch.latent_mask[None]
+                num_latents = batch.latent_mask.sum()
+            drawn = drawn.reshape(z.shape)
+            pooled = jnp.concatenate([z, drawn], axis=1)  # [S, 2 B, L]
+            discrepancy = jax.vmap(_prior_mmd, (0, None))(pooled, num_latents).mean()
+            bound = bound - self.mmd_weight * discrepancy
+        return Terms(bound, reconstruction, kl)
 
 
 def _total_correlation(

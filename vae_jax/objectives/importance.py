@@ -1,8 +1,12 @@
 """Bounds of several samples that count by their importance weights.
 
-A sample's log-weight is log w = log p(x|z) - beta (log q(z|x) - log p(z)), nats. The
-reconstruction and KL that are reported are plain means over the samples.
+The log-weight of a sample is log w = log p(x|z) - beta (log q(z|x) - log p(z)), nats.
+The reconstruction and KL that are reported are plain means over the samples.
 """
+
+import abc
+import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +14,7 @@ import numpy as np
 
 from vae_jax.distributions import sample_without_score
 from vae_jax.gradients import scale_gradient, with_gradient_of
-from vae_jax.model import VAE, Params
-from vae_jax.objectives.interface import (
-    Terms,
-    log_ratios,
-    posterior_and_noise,
-    sampled_log_ratios,
-)
+from vae_jax.objectives.base import Batch, Objective, Terms, require_at_least
 
 # Far below the rounding of a sum of weights; its inverse is still a float32.
 _SMALLEST_WEIGHT = 1e-20
@@ -25,39 +23,36 @@ _SMALLEST_WEIGHT = 1e-20
 _FIRST_POINT = 0.01
 
 
-def iwae(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-) -> Terms:
+class WeightedBound(Objective):
+    """A bound that is a function of the samples' log-weights alone."""
+
+    weighs_samples: ClassVar[bool] = True
+
+    def terms(self, batch: Batch) -> Terms:
+        reconstruction, kl = batch.sampled_log_ratios()
+        bound = self.bound(reconstruction - batch.kl_weight * kl)
+        return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    @abc.abstractmethod
+    def bound(self, log_weight: jax.Array) -> jax.Array:
+        """Returns the bound ``[batch]`` of log-weights ``[samples, batch]``, nats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IWAE(WeightedBound):
     """Importance-weighted bound L_k = E[log 1/k sum_i p(x, z_i)/q(z_i|x)].
 
     Burda et al. 2016, eq. 8; k is ``num_samples`` and one sample gives the ELBO in
     log-weight form.
     """
-    reconstruction, kl = sampled_log_ratios(
-        model, params, key, x, num_samples, latent_mask
-    )
-    bound = _log_mean_exp(reconstruction - beta * kl)
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    def bound(self, log_weight: jax.Array) -> jax.Array:
+        return _log_mean_exp(log_weight)
 
 
-def dreg(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-) -> Terms:
-    """``iwae`` with its doubly reparameterized gradient (Tucker et al. 2019).
+@dataclasses.dataclass(frozen=True)
+class DReG(Objective):
+    """``IWAE`` with its doubly reparameterized gradient (Tucker et al. 2019).
 
     The score of q is reparameterized once more, which leaves the gradient unbiased:
     with normalised weights v, that of q's parameters is, for beta = 1,
@@ -65,150 +60,125 @@ def dreg(
         sum_i v_i^2  d log w_i/dz_i  dz_i/dphi.
 
     For another beta the score comes beta times, and 1 - beta + beta v_i
-    takes the place of one v_i. All other parameters have the gradient of ``iwae``; one
-    sample gives ``stl``.
+    takes the place of one v_i. All other parameters have the gradient of ``IWAE``; one
+    sample gives ``STL``.
     """
-    posterior, noise = posterior_and_noise(
-        model, params, key, x, num_samples, latent_mask
-    )
-    samples = sample_without_score(posterior, noise)
-    reconstruction, kl = log_ratios(model, params, x, *samples)
-    weights = jax.nn.softmax(reconstruction - beta * kl, axis=0)
-    # The weights come of the same forward pass, which a compiler does once.
-    scale = jax.lax.stop_gradient(1 - beta * (1 - weights))
-    reconstruction, kl = log_ratios(model, params, x, *scale_gradient(samples, scale))
-    bound = _log_mean_exp(reconstruction - beta * kl)
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    weighs_samples: ClassVar[bool] = True
+
+    def terms(self, batch: Batch) -> Terms:
+        beta = batch.kl_weight
+        samples = sample_without_score(batch.posterior, batch.noise)
+        reconstruction, kl = batch.log_ratios(*samples)
+        weights = jax.nn.softmax(reconstruction - beta * kl, axis=0)
+        # The weights come of the same forward pass, which a compiler does once.
+        scale = jax.lax.stop_gradient(1 - beta * (1 - weights))
+        reconstruction, kl = batch.log_ratios(*scale_gradient(samples, scale))
+        bound = _log_mean_exp(reconstruction - beta * kl)
+        return Terms(bound, reconstruction.mean(0), kl.mean(0))
 
 
-def miwae(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-    num_groups: int = 1,
-) -> Terms:
-    """The mean over ``num_groups`` groups of samples of each one's ``iwae``.
+@dataclasses.dataclass(frozen=True)
+class _Grouped(Objective):
+    """An objective whose samples fall into groups of equal size."""
+
+    num_groups: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("num_groups", self.num_groups, 1)
+        if self.num_samples % self.num_groups:
+            raise ValueError(
+                f"num_samples is {self.num_samples}: it is not a multiple of "
+                f"num_groups, {self.num_groups}. Change one of them."
+            )
+
+    def _grouped(self, log_weight: jax.Array) -> jax.Array:
+        """``[num_samples, batch]`` as ``[groups, samples of each, batch]``."""
+        return log_weight.reshape(self.num_groups, -1, log_weight.shape[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class MIWAE(_Grouped, WeightedBound):
+    """The mean over ``num_groups`` groups of samples of the ``IWAE`` of each.
 
     A bound L_k with k = num_samples / num_groups, whose gradient for q is less noisy
     than that of more weights. Rainforth et al. 2018, "Tighter variational bounds are
     not necessarily better".
-
-    Raises:
-        ValueError: groups of different sizes.
     """
-    reconstruction, kl = sampled_log_ratios(
-        model, params, key, x, num_samples, latent_mask
-    )
-    groups = _grouped(reconstruction - beta * kl, num_groups)
-    bound = jax.vmap(_log_mean_exp)(groups).mean(0)
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    def bound(self, log_weight: jax.Array) -> jax.Array:
+        return jax.vmap(_log_mean_exp)(self._grouped(log_weight)).mean(0)
 
 
-def ciwae(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-    mixing: float = 0.0,
-) -> Terms:
-    """``mixing`` times the ELBO and the rest of ``iwae``, of the same samples.
+@dataclasses.dataclass(frozen=True)
+class CIWAE(WeightedBound):
+    """``mixing`` times the ELBO and the rest of ``IWAE``, of the same samples.
 
     Rainforth et al. 2018; ``mixing`` in [0, 1].
-
-    Raises:
-        ValueError: another ``mixing``.
     """
-    if not 0 <= mixing <= 1:
-        raise ValueError(f"mixing={mixing} is no share: set it within [0, 1].")
-    reconstruction, kl = sampled_log_ratios(
-        model, params, key, x, num_samples, latent_mask
-    )
-    log_weight = reconstruction - beta * kl
-    bound = mixing * log_weight.mean(0) + (1 - mixing) * _log_mean_exp(log_weight)
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    mixing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.mixing <= 1:
+            raise ValueError(f"mixing is {self.mixing}: it must be in [0, 1].")
+
+    def bound(self, log_weight: jax.Array) -> jax.Array:
+        iwae = _log_mean_exp(log_weight)
+        return self.mixing * log_weight.mean(0) + (1 - self.mixing) * iwae
 
 
-def piwae(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-    num_groups: int = 1,
-) -> Terms:
-    """``iwae`` with a gradient for q of ``miwae``, both of the same samples.
+@dataclasses.dataclass(frozen=True)
+class PIWAE(_Grouped):
+    """``IWAE`` with a gradient for q of ``MIWAE``, both of the same samples.
 
     The decoder and the prior have the gradient of the tighter bound, which is the
     value. Rainforth et al. 2018.
-
-    Raises:
-        ValueError: groups of different sizes.
     """
-    posterior, noise = posterior_and_noise(
-        model, params, key, x, num_samples, latent_mask
-    )
-    samples = posterior.sample_and_log_prob(noise)
-    reconstruction, kl = log_ratios(model, params, x, *samples)
-    log_weight = reconstruction - beta * kl
-    # What q's weights are divided by here and multiplied with below.
-    weights = jnp.maximum(jax.nn.softmax(log_weight, axis=0), _SMALLEST_WEIGHT)
-    of_groups = jax.nn.softmax(_grouped(log_weight, num_groups), axis=1) / num_groups
-    weights, scale = jax.lax.stop_gradient(
-        (weights, of_groups.reshape(weights.shape) / weights)
-    )
-    ratios = log_ratios(model, params, x, *scale_gradient(samples, scale))
-    surrogate = (weights * (ratios[0] - beta * ratios[1])).sum(0)
-    bound = with_gradient_of(surrogate, _log_mean_exp(log_weight))
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    weighs_samples: ClassVar[bool] = True
+
+    def terms(self, batch: Batch) -> Terms:
+        beta = batch.kl_weight
+        samples = batch.posterior.sample_and_log_prob(batch.noise)
+        reconstruction, kl = batch.log_ratios(*samples)
+        log_weight = reconstruction - beta * kl
+        # Clipped so that dividing by the weights is safe.
+        weights = jnp.maximum(jax.nn.softmax(log_weight, axis=0), _SMALLEST_WEIGHT)
+        of_groups = jax.nn.softmax(self._grouped(log_weight), axis=1) / self.num_groups
+        weights, scale = jax.lax.stop_gradient(
+            (weights, of_groups.reshape(weights.shape) / weights)
+        )
+        ratios = batch.log_ratios(*scale_gradient(samples, scale))
+        surrogate = (weights * (ratios[0] - beta * ratios[1])).sum(0)
+        bound = with_gradient_of(surrogate, _log_mean_exp(log_weight))
+        return Terms(bound, reconstruction.mean(0), kl.mean(0))
 
 
-def renyi(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 1,
-    latent_mask: jax.Array | None = None,
-    alpha: float = 0.0,
-) -> Terms:
+@dataclasses.dataclass(frozen=True)
+class Renyi(WeightedBound):
     """Variational Renyi bound: log of the mean of w^(1 - alpha), over 1 - alpha.
 
-    Li & Turner 2016. It falls with ``alpha``: 0 gives ``iwae``, 1 by continuity
+    Li & Turner 2016. It falls with ``alpha``: 0 gives ``IWAE``, 1 by continuity
     the ELBO in log-weight form. Below 0 its exact value is an upper bound on log p(x),
     though with few samples the estimate is smaller in expectation.
     """
-    reconstruction, kl = sampled_log_ratios(
-        model, params, key, x, num_samples, latent_mask
-    )
-    bound = _log_power_mean(reconstruction - beta * kl, 1 - alpha)
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+
+    alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not np.isfinite(self.alpha):
+            raise ValueError(f"alpha is {self.alpha}: it must be finite.")
+
+    def bound(self, log_weight: jax.Array) -> jax.Array:
+        return _log_power_mean(log_weight, 1 - self.alpha)
 
 
-def thermodynamic(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    *,
-    beta: jax.Array | float = 1.0,
-    num_samples: int = 2,
-    latent_mask: jax.Array | None = None,
-    partitions: int = 1,
-) -> Terms:
+@dataclasses.dataclass(frozen=True)
+class Thermodynamic(Objective):
     """Thermodynamic variational objective (Masrani et al. 2019).
 
     log p(x) is the integral over t from 0 to 1 of E_t[log w], the expectation under
@@ -216,53 +186,52 @@ def thermodynamic(
     ``partitions`` intervals is a lower bound: with one the ELBO, and with more a
     tighter one. The points are 0 and then, in equal ratios, 0.01 up to 1. Expectations
     are self-normalised importance estimates of the same samples, whose sum is never
-    above their ``iwae``.
+    above their ``IWAE``.
 
-    The gradient is theirs, a covariance under pi_t:
+    The gradient is theirs, a covariance under pi_t, so that it needs two samples:
 
         d E_t[f] = E_t[df] + Cov_t(d log pi~_t, f),   log pi~_t = log q + t log w,
 
     which holds z fixed. It is unbiased with one partition, otherwise as the number of
     samples grows.
-
-    Raises:
-        ValueError: fewer than two samples, which have no covariance, or no partition.
     """
-    if num_samples < 2:
-        raise ValueError(
-            f"num_samples={num_samples} is too few for a covariance over samples: set "
-            "num_samples to 2 or more."
-        )
-    if partitions < 1:
-        raise ValueError(f"partitions={partitions} is no sum: set it to 1 or more.")
-    posterior, noise = posterior_and_noise(
-        model, params, key, x, num_samples, latent_mask
-    )
-    z = jax.lax.stop_gradient(posterior.sample(noise))
-    log_q = posterior.log_prob(z)
-    reconstruction, kl = log_ratios(model, params, x, z, log_q)
-    log_weight = reconstruction - beta * kl  # [S, B]
 
-    exponents = np.arange(partitions)[::-1] / max(partitions - 1, 1)
-    edges = np.concatenate([[0.0], _FIRST_POINT**exponents])
-    points, widths = (
-        jnp.asarray(values, log_weight.dtype)[:, None, None]
-        for values in (edges[:-1], np.diff(edges))
-    )
-    weights = jax.nn.softmax(points * log_weight[None], axis=1)  # [T, S, B]
-    means = (weights * log_weight[None]).sum(1, keepdims=True)  # [T, 1, B]
-    # The mean is of the same samples: as for a sample covariance.
-    unbiased = num_samples / (num_samples - 1)
-    deviations = unbiased * weights * (log_weight[None] - means)
-    on_log_weight, on_log_q = jax.lax.stop_gradient(
-        (
-            (widths * (weights + points * deviations)).sum(0),
-            (widths * deviations).sum(0),
+    num_samples: int = 2
+    partitions: int = 1
+
+    fewest_samples: ClassVar[int] = 2
+    weighs_samples: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least("partitions", self.partitions, 1)
+
+    def terms(self, batch: Batch) -> Terms:
+        z = jax.lax.stop_gradient(batch.posterior.sample(batch.noise))
+        log_q = batch.posterior.log_prob(z)
+        reconstruction, kl = batch.log_ratios(z, log_q)
+        log_weight = reconstruction - batch.kl_weight * kl  # [S, B]
+
+        exponents = np.arange(self.partitions)[::-1] / max(self.partitions - 1, 1)
+        edges = np.concatenate([[0.0], _FIRST_POINT**exponents])
+        points, widths = (
+            jnp.asarray(values, log_weight.dtype)[:, None, None]
+            for values in (edges[:-1], np.diff(edges))
         )
-    )
-    surrogate = (on_log_weight * log_weight + on_log_q * log_q).sum(0)
-    bound = with_gradient_of(surrogate, (widths * means).sum((0, 1)))
-    return Terms(bound, reconstruction.mean(0), kl.mean(0))
+        weights = jax.nn.softmax(points * log_weight[None], axis=1)  # [T, S, B]
+        means = (weights * log_weight[None]).sum(1, keepdims=True)  # [T, 1, B]
+        # The mean is of the same samples: as for a sample covariance.
+        unbiased = self.num_samples / (self.num_samples - 1)
+        deviations = unbiased * weights * (log_weight[None] - means)
+        on_log_weight, on_log_q = jax.lax.stop_gradient(
+            (
+                (widths * (weights + points * deviations)).sum(0),
+                (widths * deviations).sum(0),
+            )
+        )
+        surrogate = (on_log_weight * log_weight + on_log_q * log_q).sum(0)
+        bound = with_gradient_of(surrogate, (widths * means).sum((0, 1)))
+        return Terms(bound, reconstruction.mean(0), kl.mean(0))
 
 
 def _log_mean_exp(log_weight: jax.Array) -> jax.Array:
@@ -278,14 +247,3 @@ def _log_power_mean(log_weight: jax.Array, power: float) -> jax.Array:
     # Through expm1, so that a power near 0 costs no digits.
     excess = jnp.expm1(power * (log_weight - largest)).mean(0)
     return largest[0] + jnp.log1p(excess) / power
-
-
-def _grouped(log_weight: jax.Array, num_groups: int) -> jax.Array:
-    """``[num_samples, batch]`` as ``[groups, samples of each, batch]``."""
-    num_samples = log_weight.shape[0]
-    if num_samples % num_groups:
-        raise ValueError(
-            f"num_samples={num_samples} is not a multiple of num_groups={num_groups}: "
-            "change one of them."
-        )
-    return log_weight.reshape(num_groups, num_samples // num_groups, -1)

@@ -5,29 +5,28 @@ posterior, a value that is sampled and has a density.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from vae_jax.distributions.flows import STEPS
 from vae_jax.posteriors.flow import FlowFamily
 from vae_jax.posteriors.gaussian import DiagonalGaussianFamily, FullCovarianceFamily
 from vae_jax.posteriors.hierarchy import BottomUpFamily, LadderFamily
-from vae_jax.posteriors.interface import PosteriorFamily, make_family
+from vae_jax.posteriors.interface import PosteriorFamily
+from vae_jax.registry import Registry
 
 __all__ = [
     "POSTERIORS",
     "LadderFamily",
     "PosteriorFamily",
+    "is_hierarchical",
     "make_posterior",
 ]
 
-# Made from the number of latents, or of each of several stochastic layers.
-POSTERIORS: dict[str, Callable[..., PosteriorFamily]] = {
+POSTERIORS: Registry[PosteriorFamily] = Registry("posterior", num_bound=1)
+POSTERIORS |= {
     "diagonal": DiagonalGaussianFamily,
     "full_covariance": FullCovarianceFamily,
     **{kind: functools.partial(FlowFamily, kind=kind) for kind in STEPS},
-}
-HIERARCHICAL: dict[str, Callable[..., PosteriorFamily]] = {
     "bottom_up": BottomUpFamily,
     "ladder": LadderFamily,
 }
@@ -36,31 +35,35 @@ HIERARCHICAL: dict[str, Callable[..., PosteriorFamily]] = {
 def make_posterior(
     name: str, layer_dims: tuple[int, ...], **options: Any
 ) -> PosteriorFamily:
-    """A family by name.
+    """Returns the family of a name.
 
     Args:
-        name: a name in ``POSTERIORS``, or for several stochastic layers in
-            ``HIERARCHICAL``.
-        layer_dims: number of latents of each layer, the images' first.
-        **options: fields of that and other families, which take what is theirs.
+        name: a name in ``POSTERIORS``.
+        layer_dims: number of latents of each stochastic layer, the images' first.
+        **options: the family's own.
 
     Raises:
-        ValueError: an unknown name, or one for another number of layers.
+        ValueError: an unknown name or option, a value that is refused, or a name for
+            another number of layers.
     """
-    known = {**POSTERIORS, **HIERARCHICAL}
-    if name not in known:
+    POSTERIORS.require_name(name)
+    for_layers = is_hierarchical(name)
+    fitting = [each for each in POSTERIORS if is_hierarchical(each) != for_layers]
+    if for_layers and len(layer_dims) == 1:
         raise ValueError(
-            f"unknown posterior {name!r}: choose one of {', '.join(known)}."
+            f"posterior is {name!r}: it needs at least two stochastic layers. Give "
+            f"upper_layers, or choose one of {', '.join(fitting)}."
         )
-    if name in HIERARCHICAL and len(layer_dims) == 1:
+    if not for_layers and len(layer_dims) > 1:
         raise ValueError(
-            f"posterior {name!r} needs at least two stochastic layers: give "
-            f"upper_layers, or choose one of {', '.join(POSTERIORS)}."
+            f"posterior is {name!r}: it has one stochastic layer. Leave upper_layers "
+            f"out, or choose one of {', '.join(fitting)}."
         )
-    if name in POSTERIORS and len(layer_dims) > 1:
-        raise ValueError(
-            f"posterior {name!r} has one stochastic layer: give no upper_layers, or "
-            f"choose one of {', '.join(HIERARCHICAL)}."
-        )
-    size = layer_dims if name in HIERARCHICAL else layer_dims[0]
-    return make_family(known[name], size, options)
+    size = layer_dims if for_layers else layer_dims[0]
+    return POSTERIORS.make(name, size, **options)
+
+
+def is_hierarchical(name: str) -> bool:
+    """Returns whether a posterior is made for several stochastic layers."""
+    family: Any = POSTERIORS[name]
+    return bool(getattr(getattr(family, "func", family), "is_hierarchical", False))

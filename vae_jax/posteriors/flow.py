@@ -50,7 +50,7 @@ class FlowFamily:
     latent_dim: int
     flow_steps: int = 4
     flow_widths: tuple[int, ...] = (64,)
-    activation: str = "tanh"
+    activation: str = "relu"
     kind: str = "inverse_autoregressive_flow"
     precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False

@@ -15,6 +15,7 @@ class DiagonalGaussianFamily:
 
     latent_dim: int
     has_closed_form_kl: ClassVar[bool] = True
+    pads_exactly: ClassVar[bool] = True
 
     @property
     def heads(self) -> Heads:

@@ -112,9 +112,10 @@ class BottomUpFamily:
 
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
-    activation: str = "tanh"
+    activation: str = "relu"
     precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
+    is_hierarchical: ClassVar[bool] = True
 
     @property
     def heads(self) -> Heads:
@@ -165,9 +166,10 @@ class LadderFamily:
 
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
-    activation: str = "tanh"
+    activation: str = "relu"
     precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
+    is_hierarchical: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.layer_widths:

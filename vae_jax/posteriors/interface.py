@@ -1,8 +1,6 @@
 """What every family of posteriors offers to the rest of the library."""
 
-import inspect
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 
@@ -10,14 +8,14 @@ from vae_jax.distributions import Posterior
 from vae_jax.networks import Heads, Params
 
 
-def make_family(family: Any, size: Any, options: Mapping[str, Any]) -> Any:
-    """A family from its size and those of the options that it takes."""
-    names = set(inspect.signature(family).parameters)
-    return family(size, **{name: options[name] for name in names & options.keys()})
-
-
 class PosteriorFamily(Protocol):
-    """A family of posteriors: hashable, so that it can be static under ``jit``."""
+    """A family of posteriors: hashable, so that it can be static under ``jit``.
+
+    Made from the number of latents or, with a ClassVar ``is_hierarchical = True``, from
+    those of each stochastic layer; its other fields are its options. It may also
+    declare ``pads_exactly: ClassVar[bool] = True``: of an encoder's outputs that are 0
+    for a latent, it makes the standard normal there, independent of the other latents.
+    """
 
     @property
     def has_closed_form_kl(self) -> bool:

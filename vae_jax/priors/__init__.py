@@ -4,18 +4,18 @@ A family is a frozen description; with the model's parameters it gives a prior, 
 that is sampled and has a density.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-from vae_jax.posteriors.interface import make_family
 from vae_jax.priors.flow import FlowPriorFamily
 from vae_jax.priors.gaussian import GaussianPriorFamily, StandardNormal
 from vae_jax.priors.hierarchy import TopDown
 from vae_jax.priors.interface import Prior, PriorFamily
 from vae_jax.priors.mixture import GaussianMixtureFamily
 from vae_jax.priors.vamp import VampPriorFamily
+from vae_jax.registry import Registry
 
 __all__ = [
+    "HIERARCHICAL_PRIORS",
     "PRIORS",
     "GaussianMixtureFamily",
     "GaussianPriorFamily",
@@ -24,10 +24,11 @@ __all__ = [
     "StandardNormal",
     "VampPriorFamily",
     "make_prior",
+    "priors_of",
 ]
 
-# Made from the number of latents.
-PRIORS: dict[str, Callable[..., PriorFamily]] = {
+PRIORS: Registry[PriorFamily] = Registry("prior", num_bound=1)
+PRIORS |= {
     "standard_normal": StandardNormal,
     "gaussian": GaussianPriorFamily,
     "mixture": GaussianMixtureFamily,
@@ -35,26 +36,40 @@ PRIORS: dict[str, Callable[..., PriorFamily]] = {
     "flow": FlowPriorFamily,
 }
 
+# By the name of the top layer's prior, below which each layer is given the one above.
+HIERARCHICAL_PRIORS: Registry[PriorFamily] = Registry("prior", num_bound=1)
+HIERARCHICAL_PRIORS |= {"standard_normal": TopDown}
+
 
 def make_prior(name: str, layer_dims: tuple[int, ...], **options: Any) -> PriorFamily:
-    """A family by name.
+    """Returns the family of a name.
 
     Args:
-        name: a name in ``PRIORS``.
+        name: a name in ``PRIORS``; of the top layer where there are several.
         layer_dims: number of latents of each stochastic layer, the images' first.
-        **options: fields of that and other families, which take what is theirs.
+        **options: the family's own, those of ``priors_of(name, layer_dims).options(name)``.
+
+    Raises:
+        ValueError: an unknown name or option, a value that is refused, or a name for a
+            single layer where there are more.
+    """
+    size = layer_dims if len(layer_dims) > 1 else layer_dims[0]
+    return priors_of(name, layer_dims).make(name, size, **options)
+
+
+def priors_of(name: str, layer_dims: tuple[int, ...]) -> Registry[PriorFamily]:
+    """Returns the registry in which a prior of so many layers has its options.
 
     Raises:
         ValueError: an unknown name, or one for a single layer where there are more.
     """
-    if len(layer_dims) > 1:
-        if name != "standard_normal":
-            raise ValueError(
-                f"prior {name!r} has one stochastic layer, but there are "
-                f"{len(layer_dims)}: choose 'standard_normal', which is then the top "
-                "layer's, or give no upper_layers."
-            )
-        return make_family(TopDown, layer_dims, options)
-    if name not in PRIORS:
-        raise ValueError(f"unknown prior {name!r}: choose one of {', '.join(PRIORS)}.")
-    return make_family(PRIORS[name], layer_dims[0], options)
+    PRIORS.require_name(name)
+    if len(layer_dims) == 1:
+        return PRIORS
+    if name not in HIERARCHICAL_PRIORS:
+        raise ValueError(
+            f"prior is {name!r}: it has one stochastic layer, but there are "
+            f"{len(layer_dims)}. Choose 'standard_normal', which is then the top "
+            "layer's, or leave upper_layers out."
+        )
+    return HIERARCHICAL_PRIORS

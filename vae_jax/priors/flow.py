@@ -40,7 +40,7 @@ class FlowPriorFamily:
     latent_dim: int
     flow_steps: int = 4
     flow_widths: tuple[int, ...] = (64,)
-    activation: str = "tanh"
+    activation: str = "relu"
     precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 

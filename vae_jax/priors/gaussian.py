@@ -18,6 +18,7 @@ class StandardNormal:
 
     latent_dim: int
     has_closed_form_kl: ClassVar[bool] = True
+    pads_exactly: ClassVar[bool] = True
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """No parameters."""

@@ -57,7 +57,7 @@ class TopDown:
 
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
-    activation: str = "tanh"
+    activation: str = "relu"
     precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 

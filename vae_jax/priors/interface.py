@@ -23,7 +23,12 @@ class Prior(Protocol):
 
 
 class PriorFamily(Protocol):
-    """A family of priors: hashable, so that it can be static under ``jit``."""
+    """A family of priors: hashable, so that it can be static under ``jit``.
+
+    Made from the number of latents; its other fields are its options. It may declare
+    ``pads_exactly: ClassVar[bool] = True``: latents are independent and each standard
+    normal, so that more of them do not change the density of the others.
+    """
 
     @property
     def has_closed_form_kl(self) -> bool:

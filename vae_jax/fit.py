@@ -1,0 +1,191 @@
+"""Trains models on arrays: many members as one population, in one call."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vae_jax import views
+from vae_jax.model import VAE
+from vae_jax.population import (
+    Layout,
+    Population,
+    Snapshot,
+    Validate,
+    member_keys,
+    param_shapes,
+    unpad,
+)
+from vae_jax.trained import TrainedModel
+from vae_jax.training import OFFENDERS, TrainingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """Members after an epoch; valid until the next one begins.
+
+    Attributes:
+        population: the members.
+        snapshot: their stacked state, and what the epoch reported.
+        keeps_best: whether the best parameters are kept, by validation.
+    """
+
+    population: Population
+    snapshot: Snapshot
+    keeps_best: bool
+
+    def trained(self) -> list[TrainedModel]:
+        """Returns the members, in the order they were given.
+
+        With the parameters of the highest validation bound, or the last ones if there
+        is no validation.
+        """
+        population, state = self.population, self.snapshot.state
+        params = state.best_params if self.keeps_best else state.params
+        params, failure = population.placement.fetch((params, state.failure))
+        found = []
+        for i, model in enumerate(population.models):
+            own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+            offender = int(failure.offender[i])
+            found.append(
+                TrainedModel(
+                    model,
+                    unpad(own, param_shapes(model)),
+                    population.keys[i],
+                    OFFENDERS[offender] if offender else "",
+                )
+            )
+        return found
+
+
+def fit(
+    model: VAE,
+    images: np.ndarray,
+    config: TrainingConfig | None = None,
+    *,
+    seeds: int | Sequence[int] | jax.Array = 0,
+    beta: float | Sequence[float] = 1.0,
+    learning_rate: float | Sequence[float] = 1e-3,
+    latent_dims: Sequence[int] | None = None,
+    validation_images: np.ndarray | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    execution: str = "auto",
+) -> list[TrainedModel]:
+    """Returns trained models: members that are trained together as one program.
+
+    ``seeds``, ``beta``, ``learning_rate`` and ``latent_dims`` each hold one value for
+    all members, or one for each.
+
+    Args:
+        model: the VAE, as ``make_vae`` describes it.
+        images: the training images: integers 0 ... levels - 1, ``[N, H, W]``,
+            ``[N, H, W, C]`` or ``[N, D]``.
+        config: how all are trained; ``TrainingConfig()`` if None.
+        seeds: of initial parameters, order of images and noise; or typed keys.
+        beta: weight of the KL in training.
+        learning_rate: Adam's peak learning rate.
+        latent_dims: numbers of latents; the model's own if None.
+        validation_images: the parameters of the highest bound on these are kept; the
+            last ones if None.
+        devices: that members are split over; all of them if None.
+        execution: 'map' trains members together, 'loop' one after another, 'auto'
+            whichever was measured to be faster.
+
+    Raises:
+        ValueError: images that are not the model's, members of different numbers, or a
+            model that its objective is not defined for.
+    """
+    all_epochs = epochs(
+        model,
+        images,
+        config,
+        seeds=seeds,
+        beta=beta,
+        learning_rate=learning_rate,
+        latent_dims=latent_dims,
+        validation_images=validation_images,
+        devices=devices,
+        execution=execution,
+    )
+    (last,) = collections.deque(all_epochs, maxlen=1)
+    return last.trained()
+
+
+def epochs(
+    model: VAE,
+    images: np.ndarray,
+    config: TrainingConfig | None = None,
+    *,
+    seeds: int | Sequence[int] | jax.Array = 0,
+    beta: float | Sequence[float] = 1.0,
+    learning_rate: float | Sequence[float] = 1e-3,
+    latent_dims: Sequence[int] | None = None,
+    validation_images: np.ndarray | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    execution: str = "auto",
+) -> Iterator[Epoch]:
+    """Yields the members after each epoch of ``fit``, which has the same arguments.
+
+    The first one is of epoch 0, before any training.
+    """
+    config = TrainingConfig() if config is None else config
+    likelihood = model.likelihood
+    view, levels = likelihood.view, likelihood.levels
+    train = views.as_rows(images, model.image_shape, levels)
+    count, each = _per_member(
+        seeds=seeds,
+        beta=beta,
+        learning_rate=learning_rate,
+        latent_dims=model.latent_dim if latent_dims is None else latent_dims,
+    )
+    keys = each["seeds"]
+    if not isinstance(keys, jax.Array):
+        keys = member_keys(keys.astype(np.uint32))
+    population = Population(
+        [model.with_latent_dim(int(size)) for size in each["latent_dims"]],
+        config,
+        len(train),
+        keys=keys,
+        beta=each["beta"],
+        learning_rate=each["learning_rate"],
+        layout=Layout.of(count, devices),
+        execution=execution,
+    )
+    place, members = population.placement, population.placed_members
+    statistics = (*views.pixel_statistics(train, levels), train)
+    state = population.init(population.compile_init(*statistics), *statistics)
+    on_device = place.place_shared(train)
+    one_epoch = population.compile_epoch(on_device)
+    validate: Validate | None = None
+    if validation_images is not None:
+        rows = views.as_rows(validation_images, model.image_shape, levels)
+        x = place.place_shared(views.shared_draw(view, views.VALIDATION, rows, levels))
+        validation = population.compile_validation(x)
+        validate = lambda state: validation(state, members, x)  # noqa: E731
+    keeps_best = validate is not None
+    start = Snapshot(0, state, population.no_sums(), None)
+    yield Epoch(population, start, keeps_best)
+    for snapshot in population.epochs(
+        lambda state: one_epoch(state, members, on_device), validate, state
+    ):
+        yield Epoch(population, snapshot, keeps_best)
+
+
+def _per_member(**given: Any) -> tuple[int, dict[str, Any]]:
+    """The number of members, and each argument with one value for each of them."""
+    values = {
+        name: value if isinstance(value, jax.Array) else np.atleast_1d(value)
+        for name, value in given.items()
+    }
+    count = max(map(len, values.values()))
+    for name, value in values.items():
+        if value.ndim != 1 or len(value) not in (1, count):
+            raise ValueError(
+                f"{name} has {len(value)} values: another argument has {count}. Give "
+                "one for all members, or one for each."
+            )
+    rows = {name: np.arange(count) % len(value) for name, value in values.items()}
+    return count, {name: value[rows[name]] for name, value in values.items()}

@@ -1,0 +1,197 @@
+"""The parts that all objectives share: their interface, and samples of q(z|x)."""
+
+import abc
+import dataclasses
+import functools
+from typing import ClassVar, NamedTuple
+
+import jax
+
+from vae_jax.distributions import Posterior, latent_noise
+from vae_jax.model import VAE, Params
+from vae_jax.posteriors.gaussian import DiagonalGaussianFamily
+
+
+class Terms(NamedTuple):
+    """The terms of each image, ``[batch]``, nats."""
+
+    # What is maximised. With beta = 1 it is a bound on log p(x), but for a capacity,
+    # the estimate that MMD subtracts, and Renyi with alpha < 0, a bound from above.
+    bound: jax.Array
+    reconstruction: jax.Array  # estimate of E_q[log p(x|z)]
+    kl: jax.Array  # KL(q(z|x) || p(z)), exact or estimated
+
+    @property
+    def elbo(self) -> jax.Array:
+        """reconstruction - kl, for any beta and bound that were trained on."""
+        return self.reconstruction - self.kl
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Images, and the posterior samples of them that an objective is estimated with.
+
+    Attributes:
+        model: the VAE.
+        params: its parameters, possibly zero-padded to a wider latent.
+        key: a typed key.
+        x: images in the likelihood's view, ``[batch, D]``.
+        num_samples: samples of q(z|x) per image.
+        beta: weight of the KL.
+        warmup: factor in [0, 1] by which the KL's weight, or a capacity, has risen.
+        latent_mask: 1 for a latent in use and 0 for padding, ``[latent]``, or None.
+            In the padding q is the prior and z is 0: the decoder's padded rows get a
+            gradient of exactly 0, and so do the encoder's.
+        num_images: number of training images that the batch is from, or None.
+    """
+
+    model: VAE
+    params: Params
+    key: jax.Array
+    x: jax.Array
+    num_samples: int = 1
+    beta: jax.Array | float = 1.0
+    warmup: jax.Array | float = 1.0
+    latent_mask: jax.Array | None = None
+    num_images: int | None = None
+
+    @property
+    def kl_weight(self) -> jax.Array | float:
+        """beta, warmed up."""
+        return self.beta * self.warmup
+
+    @functools.cached_property
+    def posterior(self) -> Posterior:
+        """q(z|x) of each image."""
+        return self.model.encode(self.params, self.x, self.latent_mask)
+
+    @functools.cached_property
+    def noise(self) -> jax.Array:
+        """Standard normal noise to sample q with, ``[num_samples, batch, latent]``."""
+        mask = self.latent_mask
+        noise = latent_noise(
+            self.key, self.num_samples, self.x.shape[0], self.model.latent_dim
+        )
+        return noise if mask is None else noise * mask[None, None]
+
+    def log_ratios(self, z: jax.Array, log_q: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns log p(x|z) and log q(z|x) - log p(z), nats, ``[samples, batch]``.
+
+        Their difference is the log-weight log p(x, z) - log q(z|x).
+
+        Args:
+            z: samples of q(z|x), ``[samples, batch, latent]``.
+            log_q: log q(z|x) of these, nats, ``[samples, batch]``.
+        """
+        # Padded latents add the same constant to both densities, which cancels.
+        log_pz = self.model.prior(self.params).log_prob(z)
+        return self.model.log_likelihood(self.params, self.x, z), log_q - log_pz
+
+    def sampled_log_ratios(self) -> tuple[jax.Array, jax.Array]:
+        """Returns ``log_ratios`` of reparameterized samples."""
+        return self.log_ratios(*self.posterior.sample_and_log_prob(self.noise))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective(abc.ABC):
+    """A lower bound on log p(x), with its options; hashable, and static under ``jit``.
+
+    A subclass defines ``terms``, and declares what it needs by class attributes. Its
+    fields are its options.
+
+    Attributes:
+        num_samples: samples of q(z|x) per image, at least ``fewest_samples``.
+    """
+
+    num_samples: int = 1
+
+    fewest_samples: ClassVar[int] = 1
+    needs_closed_form_kl: ClassVar[bool] = False
+    needs_diagonal_posterior: ClassVar[bool] = False
+    # The terms of an image depend on the batch that it is in.
+    depends_on_batch: ClassVar[bool] = False
+    # Samples of an image count by their importance weights.
+    weighs_samples: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_at_least("num_samples", self.num_samples, self.fewest_samples)
+
+    def __call__(
+        self,
+        model: VAE,
+        params: Params,
+        key: jax.Array,
+        x: jax.Array,
+        *,
+        beta: jax.Array | float = 1.0,
+        warmup: jax.Array | float = 1.0,
+        latent_mask: jax.Array | None = None,
+        num_images: int | None = None,
+    ) -> Terms:
+        """Returns the terms of each image of a batch; arguments as in ``Batch``."""
+        return self.terms(
+            Batch(
+                model,
+                params,
+                key,
+                x,
+                self.num_samples,
+                beta,
+                warmup,
+                latent_mask,
+                num_images,
+            )
+        )
+
+    @abc.abstractmethod
+    def terms(self, batch: Batch) -> Terms:
+        """Returns the terms of each image, nats."""
+
+    def for_validation(self) -> "Objective":
+        """Returns the objective without options that only shape training."""
+        return self
+
+    def check(self, model: VAE) -> None:
+        """Refuses a model that this objective is not defined for.
+
+        Raises:
+            ValueError: naming the part of the model, and the remedy.
+        """
+        posterior, prior = (
+            type(family).__name__
+            for family in (model.posterior_family, model.prior_family)
+        )
+        name = type(self).__name__
+        is_diagonal = isinstance(model.posterior_family, DiagonalGaussianFamily)
+        if self.needs_diagonal_posterior and not is_diagonal:
+            raise ValueError(
+                f"objective is {name}: it needs independent latents, which {posterior} "
+                "does not have. Choose the posterior 'diagonal', or the objective "
+                "'mmd'."
+            )
+        if self.needs_closed_form_kl and not model.has_closed_form_kl:
+            raise ValueError(
+                f"objective is {name}: it needs the KL in closed form, which "
+                f"{posterior} and {prior} do not have. Choose 'elbo_log_weight', which "
+                "estimates it."
+            )
+        weighs = self.weighs_samples and self.num_samples > 1
+        if weighs and model.likelihood.fits_shared:
+            raise ValueError(
+                f"objective is {name} with num_samples={self.num_samples}: it weighs "
+                "samples, and a scale in closed form is not the optimum of its bound. "
+                "Choose a likelihood that learns its scale, such as "
+                "'gaussian_shared', or the objective 'stl'."
+            )
+
+
+def require_at_least(name: str, value: float, smallest: float) -> None:
+    """Refuses an option that is too small, or not a finite number.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not smallest <= value < float("inf"):  # NaN included.
+        raise ValueError(
+            f"{name} is {value}: it must be at least {smallest}, and finite."
+        )

@@ -1,0 +1,155 @@
+"""Models of several latent sizes with arrays of one shape, by appended zeros.
+
+Each member is initialised at its own latent size (its own fan-in) and padded with zeros
+to the largest of its group. Padded entries get exactly zero gradient and an Adam update
+of exactly zero (``objectives.Batch``), so a padded member follows the trajectory of the
+model trained alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import VAE, Params
+from vae_jax.objectives import ElboLogWeight
+
+# More than any prior starts at; shapes alone, which cost nothing.
+_ENOUGH_IMAGES = 1_000_000
+
+# Relative: products of another width are rounded otherwise, also in TF32.
+_TOLERANCE = 1e-2
+
+
+def pad(tree: Any, like: Any) -> Any:
+    """Appends zeros to every axis of every leaf until it has the shapes of ``like``."""
+
+    def pad_leaf(leaf: jax.Array, target: jax.Array) -> jax.Array:
+        sizes = zip(leaf.shape, target.shape, strict=True)
+        zero = jnp.zeros((), leaf.dtype)
+        return jax.lax.pad(leaf, zero, [(0, wide - own, 0) for own, wide in sizes])
+
+    return jax.tree.map(pad_leaf, tree, like)
+
+
+def unpad(tree: Any, like: Any) -> Any:
+    """Cuts every leaf to the shapes of ``like``: the inverse of ``pad``."""
+    return jax.tree.map(
+        lambda leaf, target: leaf[tuple(slice(n) for n in target.shape)], tree, like
+    )
+
+
+def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
+    """Returns 1 for the latents in use and 0 for padding, ``[widest]``."""
+    return (np.arange(widest) < latent_dim).astype(np.float32)
+
+
+def param_shapes(model: VAE) -> Params:
+    """Returns shapes and dtypes of a model's parameters, without computing any."""
+    statistics = jax.ShapeDtypeStruct((model.num_pixels,), jnp.float32)
+    images = jax.ShapeDtypeStruct((_ENOUGH_IMAGES, model.num_pixels), jnp.uint8)
+    shapes: Params = jax.eval_shape(
+        model.init,
+        jax.eval_shape(lambda: jax.random.key(0)),
+        statistics,
+        statistics,
+        images,
+    )
+    return shapes
+
+
+def check_padding(models: Sequence[VAE]) -> None:
+    """Refuses models of several latent sizes whose zero-padding is not exact.
+
+    What the parts declare (``pads_exactly``) is tried with random parameters: the
+    padded model must give the same terms as the model itself, and no gradient in the
+    padding. The likelihood has no part in this, so that a check serves all of them.
+
+    Raises:
+        ValueError: models that are not declared to be padded exactly, or are not.
+    """
+    narrow = min(models, key=lambda model: model.latent_dim)
+    wide = max(models, key=lambda model: model.latent_dim)
+    if narrow.latent_dim == wide.latent_dim:
+        return
+    parts = (wide.network, wide.posterior_family, wide.prior_family)
+    names = ", ".join(type(part).__name__ for part in parts)
+    if not wide.can_be_padded:
+        undeclared = [
+            type(part).__name__
+            for part in parts
+            if not getattr(part, "pads_exactly", False)
+        ]
+        raise ValueError(
+            f"latent_dim is {narrow.latent_dim} and {wide.latent_dim} in one program: "
+            f"{' and '.join(undeclared) or 'a hierarchy'} does not declare "
+            "pads_exactly. Train one latent size at a time."
+        )
+    if not _pads_exactly(*(_with_bernoulli(model) for model in (narrow, wide))):
+        raise ValueError(
+            f"pads_exactly is True of {names}: zero-padded from {narrow.latent_dim} to "
+            f"{wide.latent_dim} latents, random parameters give other terms or a "
+            "gradient in the padding. Let the part at fault declare pads_exactly = "
+            "False."
+        )
+
+
+def _with_bernoulli(model: VAE) -> VAE:
+    return dataclasses.replace(model, likelihood=make_likelihood("bernoulli", 2))
+
+
+@functools.lru_cache
+def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
+    """Whether padding with zeros is exact, at random parameters and images."""
+    num_pixels = narrow.num_pixels
+    shapes = param_shapes(wide)
+    mask = jnp.asarray(latent_mask(narrow.latent_dim, wide.latent_dim))
+
+    def compare(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        init_key, bias_key, image_key, noise_key = jax.random.split(key, 4)
+        half = jnp.full(num_pixels, 0.5)
+        leaves, structure = jax.tree.flatten(narrow.init(init_key, half, half))
+        # Biases that start at 0 would hide what they do.
+        noise = (
+            0.3 * jax.random.normal(jax.random.fold_in(bias_key, i), leaf.shape)
+            for i, leaf in enumerate(leaves)
+        )
+        params = structure.unflatten(map(jnp.add, leaves, noise))
+        x = jax.random.bernoulli(image_key, 0.5, (4, num_pixels)).astype(jnp.float32)
+
+        def terms(model: VAE, params: Params, mask: jax.Array | None) -> Any:
+            found = ElboLogWeight()(model, params, noise_key, x, latent_mask=mask)
+            if not model.has_closed_form_kl:
+                return found, found.kl
+            posterior = model.encode(params, x, mask)
+            return found, model.closed_form_kl(params, posterior).sum(-1)
+
+        def loss(padded: Params) -> tuple[jax.Array, Any]:
+            found, kl = terms(wide, padded, mask)
+            return found.bound.mean() + kl.mean(), (found, kl)
+
+        gradient, padded = jax.grad(loss, has_aux=True)(pad(params, shapes))
+        inside = pad(unpad(gradient, params), shapes)
+        distances = jax.tree.map(
+            lambda a, b: jnp.max(jnp.abs(a - b) / (1 + jnp.abs(a))),
+            terms(narrow, params, None),
+            padded,
+        )
+        same = jax.tree.map(lambda a, b: jnp.all(a == b), gradient, inside)
+        return (
+            jnp.max(jnp.stack(jax.tree.leaves(distances))),
+            jnp.all(jnp.stack(jax.tree.leaves(same))),
+        )
+
+    key = jax.random.key(0)
+    # It runs once: optimising takes longer than running.
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+    on_cpu = jax.devices()[0].platform == "cpu"
+    program = jax.jit(compare).lower(key).compile(options if on_cpu else None)
+    distance, no_gradient_outside = program(key)
+    return bool(no_gradient_outside) and bool(distance < _TOLERANCE)

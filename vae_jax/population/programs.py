@@ -1,0 +1,93 @@
+"""Functions of one member as compiled programs of many, on one device or several."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, PartitionSpec
+
+from vae_jax.mesh import MEMBERS
+
+EXECUTIONS = ("map", "loop")
+
+
+def over_members(
+    function: Callable[..., Any],
+    *,
+    num_shared: int,
+    execution: str,
+    mesh: Mesh | None = None,
+) -> Callable[..., Any]:
+    """Lifts a function of one member to one of stacked members.
+
+    Args:
+        function: takes arguments of one member, then ``num_shared`` arguments that
+            all members share (the data).
+        num_shared: number of shared arguments, the last ones.
+        execution: 'map' runs members together (vmap), 'loop' one after another
+            through the same compiled body.
+        mesh: members are split over its axis 'members', an equal number on each; see
+            ``vae_jax.mesh``. Without, all run where the arguments are.
+
+    Returns:
+        A function whose member arguments and results have a leading axis [members].
+
+    Raises:
+        ValueError: unknown execution.
+    """
+    if execution not in EXECUTIONS:
+        raise ValueError(
+            f"execution {execution!r} is unknown: choose one of "
+            f"{', '.join(EXECUTIONS)}."
+        )
+
+    def lifted(*arguments: Any) -> Any:
+        split = len(arguments) - num_shared
+        own, shared = arguments[:split], arguments[split:]
+
+        def one(own: Any) -> Any:
+            return function(*own, *shared)
+
+        return jax.vmap(one)(own) if execution == "map" else jax.lax.map(one, own)
+
+    if mesh is None:
+        return lifted
+
+    def sharded(*arguments: Any) -> Any:
+        specs = [PartitionSpec(MEMBERS)] * (len(arguments) - num_shared)
+        specs += [PartitionSpec()] * num_shared
+        return jax.shard_map(
+            lifted,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=PartitionSpec(MEMBERS),
+            # The other axis is left to the compiler.
+            axis_names={MEMBERS},
+            check_vma=False,
+        )(*arguments)
+
+    return sharded
+
+
+def unoptimized(platform: str) -> dict[str, str | bool]:
+    """Returns compiler options for a program that runs once, for a platform.
+
+    On a CPU, optimising many small draws takes longer than all else they do, and
+    changes no bit of them. Other platforms have no such choice.
+    """
+    return {"xla_backend_optimization_level": "0"} if platform == "cpu" else {}
+
+
+def beyond_arguments(program: jax.stages.Compiled) -> int:
+    """Returns the bytes that a program takes on a device beside its arguments.
+
+    Its results, unless they replace arguments, and what it holds between.
+    """
+    found = program.memory_analysis()
+    if found is None:
+        return 0  # The backend does not say.
+    return int(
+        found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+    )

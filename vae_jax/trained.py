@@ -1,0 +1,163 @@
+"""A trained model: a VAE with its parameters, for images as people have them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vae_jax import views
+from vae_jax.distributions import latent_noise
+from vae_jax.evidence import ImportanceEstimate, importance_estimate
+from vae_jax.model import VAE, Params
+from vae_jax.per_image import map_images
+from vae_jax.training import MemberKeys
+
+# Images, and importance samples, computed together; they bound the memory.
+_BATCH, _CHUNK = 100, 50
+# For E_q[z|x] where it has no closed form.
+_MEAN_SAMPLES = 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A VAE with its parameters.
+
+    Images go in as integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]`` or, of one
+    channel, ``[N, H, W]``. They come out as ``[N, H, W, C]``, or ``[N, H, W]`` if they
+    have one channel: mean images as floats in the same units, samples as integers.
+
+    Log-probabilities are nats per image in the likelihood's view: log-masses, or
+    log-densities of dequantised images (``views.log_mass_bound`` compares them). The
+    view of an image is drawn from a key that all models share, and latents from the
+    model's own: the same images in the same order give the same numbers.
+
+    Attributes:
+        model: the VAE.
+        params: its parameters, at its own latent size.
+        key: the key that it was trained with.
+        failure: where training met a value that is not finite; '' if it did not. A
+            model that failed computes nothing.
+    """
+
+    model: VAE
+    params: Params
+    key: jax.Array
+    failure: str = ""
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Returns the posterior means E_q[z|x], ``[N, latent]``."""
+        key = self._keys().evaluate
+        return np.asarray(_encode(self.model, self.params, key, self._x(images)))
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """Returns the mean image of each z ``[N, latent]``.
+
+        E[x|z]; an autoregressive decoder's at one draw of the pixels before.
+
+        Raises:
+            ValueError: another number of latents.
+        """
+        latent_dim = self.model.latent_dim
+        if np.ndim(z) != 2 or np.shape(z)[1] != latent_dim:
+            raise ValueError(
+                f"z has shape {list(np.shape(z))}: the model has {latent_dim} latents. "
+                f"Give an array [N, {latent_dim}]."
+            )
+        key = self._keys().pictures
+        mean = _decode(self.model, self.params, key, jnp.asarray(z, jnp.float32))
+        white = self.model.likelihood.levels - 1
+        return self._shaped(np.asarray(mean) * np.float32(white))
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Returns the mean image at each image's posterior mean, of the same shape."""
+        return self.decode(self.encode(images)).reshape(np.shape(images))
+
+    def sample(self, num_images: int, key: jax.Array) -> np.ndarray:
+        """Returns images x ~ p(x|z) of z ~ p(z), as integers."""
+        self._keys()
+        levels, view = self.model.likelihood.levels, self.model.likelihood.view
+        x = np.asarray(_sample(self.model, self.params, key, num_images))
+        if view == "continuous":
+            x = np.clip(np.floor(x * levels), 0, levels - 1)
+        elif view == "binary":
+            x = x * (levels - 1)
+        return self._shaped(x.astype(np.uint8))
+
+    def elbo(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
+        """Returns the ELBO of each image, the mean over samples of q, ``[N]``, nats."""
+        estimate = self._estimate(images, num_samples)
+        return np.asarray(estimate.reconstruction - estimate.kl)
+
+    def log_prob(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
+        """Returns log p(x) of each image, importance-weighted, ``[N]``, nats.
+
+        A lower bound on average, which more samples of q tighten.
+        """
+        return np.asarray(self._estimate(images, num_samples).log_px)
+
+    def _estimate(self, images: np.ndarray, num_samples: int) -> ImportanceEstimate:
+        key, x = self._keys().evaluate, self._x(images)
+        return _estimate(self.model, self.params, key, x, num_samples)
+
+    def _keys(self) -> MemberKeys:
+        """The children of the model's key; refuses a model that failed."""
+        if self.failure:
+            raise FloatingPointError(
+                f"this model failed: training met a value that is not finite in "
+                f"{self.failure}. Train it with a smaller learning rate, or with "
+                "clip_norm."
+            )
+        return MemberKeys.of(self.key)
+
+    def _x(self, images: np.ndarray) -> jax.Array:
+        """The view of images that the likelihood is defined on, ``[N, D]``."""
+        likelihood = self.model.likelihood
+        rows = views.as_rows(images, self.model.image_shape, likelihood.levels)
+        return views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
+
+    def _shaped(self, rows: np.ndarray) -> np.ndarray:
+        *size, channels = self.model.image_shape
+        return rows.reshape(len(rows), *size, *[channels] * (channels > 1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(model: VAE, params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
+    def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
+        noise = latent_noise(key, _MEAN_SAMPLES, 1, model.latent_dim)
+        return model.encode(params, x[None]).expectation(noise)[0]
+
+    means: jax.Array = map_images(one_image, key, x, batch_size=_BATCH)
+    return means
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(model: VAE, params: Params, key: jax.Array, z: jax.Array) -> jax.Array:
+    likelihood = model.likelihood
+
+    def one_image(key: jax.Array, z: jax.Array) -> jax.Array:
+        mean, _ = model.sample_images(params, key, z[None])
+        return views.to_intensity(likelihood.view, mean[0], likelihood.levels)
+
+    means: jax.Array = map_images(one_image, key, z, batch_size=_BATCH)
+    return means
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _sample(model: VAE, params: Params, key: jax.Array, num_images: int) -> jax.Array:
+    return model.generate(params, key, num_images)[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _estimate(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, num_samples: int
+) -> ImportanceEstimate:
+    def one_image(key: jax.Array, x: jax.Array) -> ImportanceEstimate:
+        chunk = min(_CHUNK, num_samples)
+        return importance_estimate(
+            model, params, key, x, num_samples=num_samples, chunk=chunk
+        )
+
+    found: ImportanceEstimate = map_images(one_image, key, x, batch_size=_BATCH)
+    return found
