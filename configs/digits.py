@@ -94,7 +94,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         {"num_samples": 500, "chunk": 50, "batch_size": 100}
     )
     config.parallel = ml_collections.ConfigDict(
-        {"member_execution": "auto", "members": 0, "batch": 1, "memory_gib": 0.0}
+        {
+            "member_execution": "auto",
+            "members": 0,
+            "batch": 1,
+            "memory_gib": 0.0,
+            "compile_ahead": True,
+        }
     )
     config.diagnostics = ml_collections.ConfigDict(
         {"latents": True, "permutations": 0, "floor": True, "probes": True}

@@ -139,9 +139,10 @@ def run_groups(
 ) -> bool:
     """Trains, evaluates and stores every group that no other command trains.
 
-    While a group trains, the next one compiles, and then the group's baseline is
-    searched: these keep one core busy, and the steps of small networks hardly more than
-    another. A group that does not fit into memory is cut into slices.
+    While a group trains, the next one compiles (``parallel.compile_ahead``), and then
+    the group's baseline is searched: these keep one core busy, and the steps of small
+    networks hardly more than another. A group that does not fit into memory is cut into
+    slices.
 
     Args:
         groups: what to train.
@@ -183,11 +184,15 @@ def run_groups(
                 _note_slices([task.group, *rest], folder)
             progress.add(rest)
             waiting.extendleft(reversed(rest))
-            ahead = compile_next()
+            compiles_ahead = task.settings.parallel.compile_ahead
+            if compiles_ahead:
+                ahead = compile_next()
             training = GroupTraining(task, programs, folder, progress, background)
             training.run(interruption)
             if folder:
                 folder.release([run.name for run in task.group.runs])
+            if not compiles_ahead:
+                ahead = compile_next()
     finally:
         # A request to stop does not wait for the next group's programs.
         background.shutdown(wait=False, cancel_futures=True)

@@ -333,6 +333,9 @@ class ParallelSettings:
     members: int  # devices, or columns of them, that members are split over; 0: all
     batch: int  # devices that share the images of each batch
     memory_gib: float  # that a program may take on each device; 0: most of what it has
+    # The next group compiles while one trains. False where that slows training, as
+    # where compiling tries out programs on the same GPU.
+    compile_ahead: bool = True
 
     def __post_init__(self) -> None:
         allowed = ("auto", *population.EXECUTIONS)
@@ -421,10 +424,15 @@ def _build(
     cls: type, mapping: Mapping[str, Any], path: str, checked: MutableMapping[int, Any]
 ) -> Any:
     hints = field_types(cls)
+    optional = {
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is not dataclasses.MISSING
+    }
     refuse_unknown(mapping, hints, f"config.{path}")
     values = {}
     for name, hint in hints.items():
-        if name not in mapping and hint is Options:
+        if name not in mapping and name in optional:
             continue
         if name not in mapping:
             raise SettingsError(f"config.{path}{name} is missing: give it a value.")
