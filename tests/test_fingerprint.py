@@ -251,10 +251,10 @@ def test_a_group_is_its_runs_in_their_order_and_the_attempt():
 SOURCE = """
 from vae_jax.likelihoods import LIKELIHOODS
 
-class Own(LIKELIHOODS["bernoulli"].cls):
+class Own(LIKELIHOODS["bernoulli"]):
     pass
 
-entry = LIKELIHOODS["bernoulli"]._replace(cls=Own)
+entry = Own
 """
 
 
@@ -310,8 +310,8 @@ def test_a_part_of_a_module_without_a_file_or_name_has_a_fingerprint(own, monkey
     del own
     entry = LIKELIHOODS["bernoulli"]
     for name in ("typed", "vanished"):
-        cls = type("Own", (entry.cls,), {"__module__": name})
+        cls = type("Own", (entry,), {"__module__": name})
         if name == "typed":
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-        monkeypatch.setitem(LIKELIHOODS, "own", entry._replace(cls=cls))
+        monkeypatch.setitem(LIKELIHOODS, "own", cls)
         assert len(of(config(model={"likelihood": "own"}))) == 64

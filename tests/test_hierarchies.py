@@ -188,9 +188,9 @@ def test_an_inactive_upper_layer_has_its_expectation_without_noise(key):
     [
         (lambda: make_posterior("ladder", (3,)), "at least two stochastic layers"),
         (lambda: make_posterior("diagonal", LAYERS), "choose one of bottom_up, ladder"),
-        (lambda: make_prior("vamp", LAYERS), "choose 'standard_normal'"),
-        (lambda: make_posterior("upwards", (3,)), "unknown posterior 'upwards'"),
-        (lambda: make_prior("flat", (3,)), "unknown prior 'flat'"),
+        (lambda: make_prior("vamp", LAYERS), "Choose 'standard_normal'"),
+        (lambda: make_posterior("upwards", (3,)), "posterior 'upwards' is unknown"),
+        (lambda: make_prior("flat", (3,)), "prior 'flat' is unknown"),
         (lambda: make_posterior("ladder", LAYERS, layer_widths=()), "at least one"),
     ],
 )

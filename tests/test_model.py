@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,9 @@ import pytest
 
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.networks import ACTIVATIONS
+from vae_jax.networks import ACTIVATIONS, MLP, NETWORKS, Gated, Network
+from vae_jax.posteriors import POSTERIORS, is_hierarchical
+from vae_jax.priors import PRIORS
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
@@ -105,12 +108,114 @@ def test_num_parameters_counts_every_scalar():
         ),
         ({"activation": "sine"}, "'sine' is unknown.*; choose one of tanh, relu"),
         ({"network": "conv", "widths": ()}, r"widths is \(\): .* one or more"),
-        ({"ignore_x": True, "prior": "vamp"}, "choose another prior"),
+        ({"ignore_x": True, "prior": "vamp"}, "Choose another prior"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_an_option_goes_to_every_part_that_has_it():
+    model, _ = build(
+        posterior="affine_coupling",
+        prior="flow",
+        precision="bfloat16",
+        activation="tanh",
+        flow_steps=2,
+        prior_options={"flow_steps": 1, "activation": "elu"},
+    )
+    parts = (model.network, model.posterior_family, model.prior_family)
+    assert [part.precision for part in parts] == ["bfloat16"] * 3
+    assert [part.activation for part in parts] == ["tanh", "tanh", "elu"]
+    assert [part.flow_steps for part in parts[1:]] == [2, 1]
+    layered, _ = build(posterior="ladder", upper_layers=(2,), layer_widths=(5,))
+    assert layered.posterior_family.layer_widths == (5,)
+    assert layered.prior_family.layer_widths == (5,)
+
+
+@pytest.mark.parametrize(
+    ("given", "refused", "followed"),
+    [
+        (
+            {"network": "gated", "activation": "tanh"},
+            "activation is 'tanh': network 'gated', posterior 'diagonal', prior "
+            "'standard_normal' have no such option. Leave it out, or choose network "
+            "'mlp' or",
+            {"network": "mlp", "activation": "tanh"},
+        ),
+        (
+            {"flow_steps": 2},
+            "choose posterior 'inverse_autoregressive_flow' or",
+            {"flow_steps": 2, "posterior": "inverse_autoregressive_flow"},
+        ),
+        ({"flow_step": 2}, "have no such option. Leave it out.", {}),
+        (
+            {"prior_options": {"components": 3}},
+            "prior 'standard_normal' has no such option. Leave it out, or choose "
+            "'mixture' or 'vamp'",
+            {"prior_options": {"components": 3}, "prior": "mixture"},
+        ),
+        (
+            {"posterior_options": {"widths": (3,)}},
+            "posterior 'diagonal' has no such option. Leave it out.",
+            {},
+        ),
+    ],
+)
+def test_an_option_that_no_part_has_is_refused_with_a_remedy(given, refused, followed):
+    with pytest.raises(ValueError, match=re.escape(refused)):
+        build(**given)
+    build(**followed)
+
+
+def test_a_network_may_be_given_as_it_is():
+    network = Gated((5,))
+    options = {"image_shape": SHAPE, "latent_dim": 3, "network": network}
+    model = make_vae(make_likelihood("bernoulli", 2), **options)
+    assert model.network is network
+    with pytest.raises(ValueError, match=r"network_options is .* has its options"):
+        make_vae(
+            make_likelihood("bernoulli", 2), **options, network_options={"widths": (4,)}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Undeclared(Network):
+    """A network of one's own, which says nothing of padding."""
+
+    widths: tuple[int, ...] = (4,)
+
+    def encoder(self, image_shape, heads):
+        return MLP(self.widths).encoder(image_shape, heads)
+
+    def decoder(self, image_shape, pixel_outputs):
+        return MLP(self.widths).decoder(image_shape, pixel_outputs)
+
+
+def test_a_model_can_be_padded_if_all_its_parts_declare_it(monkeypatch):
+    monkeypatch.setitem(NETWORKS, "undeclared", Undeclared)
+    single = [name for name in POSTERIORS if not is_hierarchical(name)]
+    kinds = {"network": NETWORKS, "posterior": single, "prior": PRIORS}
+
+    def can_be_padded(**options):
+        return make_vae(
+            make_likelihood("bernoulli", 2),
+            image_shape=SHAPE,
+            latent_dim=2,
+            **options,
+        ).can_be_padded
+
+    declared = {
+        kind: [name for name in names if can_be_padded(**{kind: name})]
+        for kind, names in kinds.items()
+    }
+    assert declared == {
+        "network": ["mlp", "conv", "gated", "resnet", "pixelcnn"],
+        "posterior": ["diagonal"],
+        "prior": ["standard_normal"],
+    }
+    assert not can_be_padded(posterior="ladder", upper_layers=(2,))
 
 
 def test_a_posterior_may_ignore_x(untrained):

@@ -447,24 +447,19 @@ def test_capacity_charges_the_distance_of_the_kl_from_it(small, capacity):
 
 
 @pytest.mark.parametrize(
-    ("posterior", "upper_layers"),
+    ("posterior", "options"),
     [
-        ("full_covariance", ()),
-        ("inverse_autoregressive_flow", ()),
-        ("ladder", (2,)),
+        ("full_covariance", {}),
+        (
+            "inverse_autoregressive_flow",
+            {"posterior_options": {"flow_steps": 1, "flow_widths": (3,)}},
+        ),
+        ("ladder", {"upper_layers": (2,), "layer_widths": (3,)}),
     ],
 )
-def test_gradients_without_a_score_need_no_more_than_a_density(posterior, upper_layers):
+def test_gradients_without_a_score_need_no_more_than_a_density(posterior, options):
     """Of a posterior with dependent latents: the same value, and a finite gradient."""
-    model = bernoulli_model(
-        2,
-        widths=(),
-        posterior=posterior,
-        upper_layers=upper_layers,
-        layer_widths=(3,),
-        flow_steps=1,
-        flow_widths=(3,),
-    )
+    model = bernoulli_model(2, widths=(), posterior=posterior, **options)
     names = ("stl", "thermodynamic", "elbo_log_weight", "dreg", "iwae")
 
     def total(params):

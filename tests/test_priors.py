@@ -15,7 +15,7 @@ from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.priors import make_prior
+from vae_jax.priors import PRIORS, make_prior
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
@@ -28,13 +28,14 @@ LATENTS, COMPONENTS, LEVELS = 2, 4, 17
 
 
 def build(prior, components=COMPONENTS):
+    has_components = "components" in PRIORS.options(prior)
     return make_vae(
         make_likelihood("bernoulli", LEVELS),
         image_shape=(4, 4, 1),
         latent_dim=LATENTS,
         widths=(6,),
         prior=prior,
-        components=components,
+        prior_options={"components": components} if has_components else {},
     )
 
 

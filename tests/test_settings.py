@@ -223,7 +223,7 @@ def test_total_correlation_needs_independent_latents(mapping):
 
 def test_a_conv_network_needs_widths(mapping):
     mapping["model"]["network"] = "conv"
-    assert "at least one" in refusal(mapping, "model", "widths", ())
+    assert "one or more" in refusal(mapping, "model", "widths", ())
 
 
 def test_the_recipe_leaves_out_what_members_differ_in(mapping):

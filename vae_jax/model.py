@@ -358,13 +358,12 @@ def make_vae(
         if not any(option in each for each in known):
             names = [(registry, name) for registry, name, _ in named]
             raise ValueError(_refusal(option, value, names))
-    *given, for_posterior, for_prior = (
-        {name: value for name, value in options.items() if name in each}
-        | dict(own or {})
+    *for_network, for_posterior, for_prior = (
+        {name: options[name] for name in each if name in options} | dict(own or {})
         for each, (_, _, own) in zip(known, named, strict=True)
     )
     if not isinstance(network, Network):
-        network = NETWORKS.make(network, **given[0])
+        network = NETWORKS.make(network, **for_network[0])
     return VAE(
         network,
         image_shape,
@@ -380,7 +379,7 @@ def _refusal(
     option: str, value: Any, named: Sequence[tuple[Registry[Any], str]]
 ) -> str:
     """Returns why an option is refused that no part of a model has."""
-    parts = " and ".join(f"{registry.kind} {name!r}" for registry, name in named)
+    parts = ", ".join(f"{registry.kind} {name!r}" for registry, name in named)
     able = "".join(
         f", or choose {registry.kind} {' or '.join(map(repr, takers))}"
         for registry, _ in named

@@ -47,7 +47,7 @@ def make_prior(name: str, layer_dims: tuple[int, ...], **options: Any) -> PriorF
     Args:
         name: a name in ``PRIORS``; of the top layer where there are several.
         layer_dims: number of latents of each stochastic layer, the images' first.
-        **options: the family's own, those of ``priors_of(name, layer_dims).options(name)``.
+        **options: the family's own: ``priors_of(name, layer_dims).options(name)``.
 
     Raises:
         ValueError: an unknown name or option, a value that is refused, or a name for a
