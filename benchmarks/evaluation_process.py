@@ -39,7 +39,7 @@ def main(asked: Asked) -> None:
     from benchmarks.machine import peak_bytes
     from benchmarks.work import LEVELS, Work
     from vae_jax import views
-    from vae_jax.evaluation import evaluate
+    from vae_jax.measure import evaluate
 
     work = Work.from_json(asked.work)
     model = vae(work, work.latent_dim)

@@ -49,9 +49,9 @@ from experiments.status import DIVERGED, FAILED
 from experiments.tables import add_to_table, read_table
 from experiments.wording import counted, listed
 from vae_jax import views
-from vae_jax.evaluation import Evaluation, evaluate
 from vae_jax.evidence import measure_sandwich
-from vae_jax.fitting import FITTABLE, fit_prior, require_own_prior
+from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior
+from vae_jax.measure import Evaluation, evaluate
 from vae_jax.model import VAE, Params
 from vae_jax.population import param_shapes
 from vae_jax.priors import make_prior
@@ -331,7 +331,7 @@ def _fitted_row(
         **dict.fromkeys(diagnosis.OF_THE_PRIOR, math.nan),
         "num_parameters": model.num_parameters(params),
     }
-    gain = _elbo(evaluation) - _elbo(one.evaluation)
+    gain = evaluation.estimate.elbo - one.evaluation.estimate.elbo
     fitted = one._replace(model=model, evaluation=evaluation, trained=facts)
     return {
         **_row(fitted, data),
@@ -339,11 +339,6 @@ def _fitted_row(
         "fit_steps": _FIT_STEPS.value,
         **mean_with_error("elbo_gain", gain),
     }
-
-
-def _elbo(evaluation: Evaluation) -> np.ndarray:
-    estimate = evaluation.estimate
-    return np.asarray(estimate.reconstruction) - np.asarray(estimate.kl)
 
 
 def _sandwich_row(one: _Evaluated, device_data: DeviceData) -> dict[str, Any]:

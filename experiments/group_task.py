@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import pictures, streaming
+from experiments import streaming
 from experiments.data import ImageData
 from experiments.grid import Group
+from experiments.pictures import MANIFOLD_SIDE, SHOWN
 from experiments.settings import Settings, SettingsError
 from vae_jax import population, views
 from vae_jax.diagnostics import LatentUse, likelihood_floor, measure_latent_use
-from vae_jax.evaluation import Evaluation, evaluate
+from vae_jax.measure import Evaluation, Pictures, draw, evaluate
 from vae_jax.model import VAE, Params
 from vae_jax.population import Layout, Population, TrainEpoch, member_keys
 from vae_jax.training import MemberKeys
@@ -110,7 +111,7 @@ class Measured(NamedTuple):
     """What is measured of a trained model."""
 
     evaluation: Evaluation
-    pictures: pictures.Arrays
+    pictures: Pictures
     latent_use: LatentUse
 
 
@@ -273,7 +274,14 @@ class GroupTask:
         keys, asked = MemberKeys.of(member.key), self.settings.diagnostics
         return Measured(
             self._evaluate_member(params, member, test_x, test_images),
-            pictures.draw(self.widest, params, keys.pictures, test_x),
+            draw(
+                self.widest,
+                params,
+                keys.pictures,
+                test_x,
+                num_images=SHOWN,
+                manifold_side=MANIFOLD_SIDE,
+            ),
             measure_latent_use(
                 self.widest,
                 params,

@@ -10,10 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -22,72 +19,23 @@ from experiments.data import ImageData
 from experiments.files import parse_json, read_bytes, write_atomically
 from experiments.grid import Run
 from experiments.image_grids import image_grid, reconstruction_grid
-from vae_jax import views
-from vae_jax.distributions import latent_noise
-from vae_jax.evaluation import Evaluation
-from vae_jax.model import VAE, Params
+from vae_jax.measure import Evaluation, Pictures
 
-_SHOWN = 32
+SHOWN = 32  # reconstructions, and samples
+MANIFOLD_SIDE = 10
 _COLUMNS = 8
-_MANIFOLD_SIDE = 10
-_MOST_IN_A_GRID = max(_SHOWN, _MANIFOLD_SIDE**2)
+_MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
 # Pictures of every run, and those of a run with two latents.
 _GRIDS = ("reconstructions", "prior_means", "samples")
 _OF_A_PLANE = ("manifold", "latents")
-# For E_q[z|x] where it has no closed form.
-_MEAN_SAMPLES = 100
 _CLASS_NAMES = "class_names"
-
-
-class Arrays(NamedTuple):
-    """Intensities, ``[pictures, D]``."""
-
-    reconstructions: jax.Array  # E[x|z] at the posterior mean of the first test images
-    prior_means: jax.Array  # E[x|z] at z ~ p(z)
-    samples: jax.Array  # x ~ p(x|z) at the same z
-    manifold: jax.Array  # E[x|z] over a grid of the first two latents, the others 0
-
-
-def draw(model: VAE, params: Params, key: jax.Array, test_x: jax.Array) -> Arrays:
-    """Computes all pictures of a model as arrays.
-
-    The manifold's grid lies at equally likely values under the prior: the inverse
-    Gaussian CDF of equally spaced quantiles (Kingma & Welling 2014, figure 4).
-    """
-    likelihood = model.likelihood
-
-    def intensity(x: jax.Array) -> jax.Array:
-        return views.to_intensity(likelihood.view, x, likelihood.levels)
-
-    def expected(key: jax.Array, z: jax.Array) -> jax.Array:
-        return intensity(model.sample_images(params, key, z)[0])
-
-    noise_key, generate_key, reconstruct_key, manifold_key = (
-        jax.random.fold_in(key, i) for i in range(4)
-    )
-    shown = test_x[:_SHOWN]
-    noise = latent_noise(noise_key, _MEAN_SAMPLES, len(shown), model.latent_dim)
-    posterior_means = model.encode(params, shown).expectation(noise)
-    means, samples = model.generate(params, generate_key, _SHOWN)
-    quantiles = (jnp.arange(_MANIFOLD_SIDE) + 0.5) / _MANIFOLD_SIDE
-    coordinates = jax.scipy.stats.norm.ppf(quantiles)
-    first, second = jnp.meshgrid(coordinates, -coordinates)
-    grid = jnp.zeros((first.size, model.latent_dim)).at[:, 0].set(first.ravel())
-    if model.latent_dim > 1:
-        grid = grid.at[:, 1].set(second.ravel())
-    return Arrays(
-        expected(reconstruct_key, posterior_means),
-        intensity(means),
-        intensity(samples),
-        expected(manifold_key, grid),
-    )
 
 
 def to_store(
     run: Run,
     data: ImageData,
     evaluation: Evaluation,
-    arrays: Arrays,
+    arrays: Pictures,
     floor: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Returns what is stored of a run, for pictures and comparisons to need no model.
@@ -96,7 +44,7 @@ def to_store(
         run: the run.
         data: the data set the model was trained on.
         evaluation: arrays over the test images.
-        arrays: what ``draw`` computed.
+        arrays: what ``vae_jax.measure.draw`` computed.
         floor: -log p(x) of the test images without latents, nats.
 
     Returns:
@@ -105,7 +53,7 @@ def to_store(
         ``test/posterior_mean``, and ``test/labels`` where there are any, with
         ``class_names`` (their names, as JSON in UTF-8) if they have some; of pictures,
         ``picture/originals`` (integers below ``picture/levels``) and the intensities
-        of ``Arrays``.
+        of ``Pictures``.
     """
     estimate = evaluation.estimate
     model = run.settings.model
@@ -117,11 +65,11 @@ def to_store(
     }
     stored = {
         "test/log_px": estimate.log_px,
-        "test/elbo": estimate.reconstruction - estimate.kl,
+        "test/elbo": estimate.elbo,
         "test/floor": floor,
         "test/effective_sample_size": estimate.effective_sample_size,
         "test/posterior_mean": evaluation.posterior_mean,
-        "picture/originals": data.test.images[:_SHOWN],
+        "picture/originals": data.test.images[:SHOWN],
         "picture/levels": np.int32(data.levels),
         **{f"picture/{name}": images for name, images in shown.items()},
     }
@@ -193,7 +141,7 @@ def _drawn(
     }
     if "picture/manifold" in arrays:
         drawings |= {
-            "manifold": lambda: grid("manifold", _MANIFOLD_SIDE),
+            "manifold": lambda: grid("manifold", MANIFOLD_SIDE),
             "latents": latents,
         }
     return {name: draw() for name, draw in drawings.items() if name in names}

@@ -12,8 +12,8 @@ from experiments.grid import Run
 from experiments.status import status
 from vae_jax import views
 from vae_jax.diagnostics import active_units
-from vae_jax.evaluation import Evaluation
 from vae_jax.evidence import Sandwich, importance_bias
+from vae_jax.measure import Evaluation
 from vae_jax.model import VAE
 
 
@@ -49,7 +49,6 @@ def result_row(
     """
     settings, view = run.settings, model.likelihood.view
     estimate = evaluation.estimate
-    elbo = estimate.reconstruction - estimate.kl
 
     def comparable(nats: jax.Array) -> np.ndarray:
         return views.log_mass_bound(
@@ -61,7 +60,7 @@ def result_row(
     layers = np.split(means, ends, axis=1) if np.isfinite(means).all() else []
     active = [int(active_units(jnp.asarray(layer))) for layer in layers]
     binary = view == "binary"
-    bound = mean_with_error("elbo", elbo)
+    bound = mean_with_error("elbo", estimate.elbo)
     bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
     score = scores(view, estimate.log_px, data.num_pixels, data.levels)
     reached = mean_with_error("score", score)

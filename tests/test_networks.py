@@ -13,8 +13,8 @@ import pytest
 import scipy.special
 
 from vae_jax import networks, population
-from vae_jax.evaluation import evaluate
 from vae_jax.likelihoods import make_likelihood
+from vae_jax.measure import evaluate
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.objectives import elbo, elbo_log_weight
 

@@ -12,6 +12,8 @@ from PIL import Image
 from experiments import pictures
 from experiments.data import ImageData, Split
 from experiments.files import FolderError
+from vae_jax.evidence import ImportanceEstimate
+from vae_jax.measure import Evaluation, Pictures
 
 OWN, OTHER = "0" * 64, "1" * 64
 NAMES = ("reconstructions", "prior_means", "samples", "manifold", "latents")
@@ -62,13 +64,11 @@ def to_store(names):
     split = Split(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2, dtype=np.int32))
     images = ImageData("x", 17, split, split, split, "dynamic", names)
     numbers = np.zeros(2)
-    estimate = types.SimpleNamespace(
-        log_px=numbers, reconstruction=numbers, kl=0, effective_sample_size=numbers
-    )
-    evaluation = types.SimpleNamespace(estimate=estimate, posterior_mean=numbers)
+    estimate = ImportanceEstimate(*[numbers] * len(ImportanceEstimate._fields))
+    evaluation = Evaluation(estimate, numbers, numbers)
     model = types.SimpleNamespace(latent_dim=3, can_be_padded=True)
     run = types.SimpleNamespace(settings=types.SimpleNamespace(model=model))
-    drawn = pictures.Arrays(*(np.zeros((2, 16)) for _ in pictures.Arrays._fields))
+    drawn = Pictures(*(np.zeros((2, 16)) for _ in Pictures._fields))
     stored = pictures.to_store(run, images, evaluation, drawn, floor=numbers)
     return {name: stored[name] for name in stored if name == "class_names"}
 

@@ -11,8 +11,8 @@ import pytest
 
 from experiments.data import DataSettings, load_data, pixel_statistics
 from vae_jax import training, views
-from vae_jax.evaluation import evaluate
 from vae_jax.likelihoods import make_likelihood
+from vae_jax.measure import evaluate
 from vae_jax.model import make_vae
 from vae_jax.training import Member, MemberKeys, Recipe
 

@@ -12,8 +12,8 @@ from experiments import grid, progress
 from experiments.data import ImageData, Split
 from experiments.results import result_row
 from experiments.runner import build_model
-from vae_jax.evaluation import Evaluation
 from vae_jax.evidence import ImportanceEstimate
+from vae_jax.measure import Evaluation
 
 COLUMNS = [
     "run",

@@ -24,6 +24,11 @@ class ImportanceEstimate(NamedTuple):
     last_doubling: jax.Array
     doubling_before: jax.Array
 
+    @property
+    def elbo(self) -> jax.Array:
+        """reconstruction - kl, nats."""
+        return self.reconstruction - self.kl
+
 
 def importance_estimate(
     model: VAE,

@@ -7,8 +7,8 @@ import pytest
 
 from vae_jax import views
 from vae_jax.diagnostics import active_units
-from vae_jax.evaluation import evaluate
 from vae_jax.likelihoods import make_likelihood
+from vae_jax.measure import evaluate
 from vae_jax.model import make_vae
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")

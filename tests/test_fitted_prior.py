@@ -11,7 +11,7 @@ import scipy.stats
 
 from tests import linear_gaussian
 from tests.test_training import assert_same
-from vae_jax.fitting import FITTABLE, fit_prior
+from vae_jax.fitted_prior import FITTABLE, fit_prior
 from vae_jax.posteriors import make_posterior
 from vae_jax.priors import make_prior
 

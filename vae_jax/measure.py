@@ -1,0 +1,152 @@
+"""A trained model on images: what is reported of each of them, and what pictures show.
+
+``evaluate`` scores every image of a test set. ``draw`` computes a few images of the
+model. Both decode the mean of q(z|x).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax import views
+from vae_jax.distributions import latent_noise
+from vae_jax.evidence import ImportanceEstimate, importance_estimate
+from vae_jax.model import VAE, Params
+from vae_jax.per_image import map_images
+
+# For E_q[z|x] where it has no closed form.
+_MEAN_SAMPLES = 100
+
+
+def posterior_mean(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array
+) -> jax.Array:
+    """E_q[z|x] ``[batch, latent]`` of images x ``[batch, D]`` in the likelihood's view.
+
+    Exact where it has a formula; else a mean over 100 samples, drawn with the key.
+    """
+    noise = latent_noise(key, _MEAN_SAMPLES, len(x), model.latent_dim)
+    return model.encode(params, x).expectation(noise)
+
+
+class Evaluation(NamedTuple):
+    """Per image, ``[N]`` unless said, nats unless said."""
+
+    estimate: ImportanceEstimate
+    # mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, intensity^2;
+    # of an autoregressive decoder with E[x_i | x_<i, z] at one draw, which adds to it
+    squared_error: jax.Array
+    posterior_mean: jax.Array  # E_q[z|x], [N, latent]
+
+
+def evaluate(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    images: jax.Array,
+    latent_mask: jax.Array,
+    *,
+    num_samples: int,
+    chunk: int,
+    batch_size: int,
+) -> Evaluation:
+    """Evaluates a model on every image given, remainder of the batches included.
+
+    Memory is that of decoding ``batch_size * chunk`` images. Results depend on neither,
+    but for how the networks round in products of another size: in float32 a few units
+    of an estimate's last place (0.0005 nats near -4500).
+
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: from which each image's key is folded.
+        x: images in the likelihood's view, ``[N, D]``.
+        images: the integers they were drawn from, ``[N, D]``: squared errors are
+            against their intensity, one common reference for all views.
+        latent_mask: as in ``objectives.posterior_and_noise``.
+        num_samples: importance samples per image.
+        chunk: importance samples decoded together.
+        batch_size: images evaluated together.
+    """
+
+    def one_image(key: jax.Array, x: jax.Array, image: jax.Array) -> Evaluation:
+        estimate = importance_estimate(
+            model,
+            params,
+            key,
+            x,
+            num_samples=num_samples,
+            chunk=chunk,
+            latent_mask=latent_mask,
+        )
+        # Beside the keys of the samples, which are the children 0 to num_samples - 1.
+        mean_key, pixel_key = (jax.random.fold_in(key, num_samples + i) for i in (0, 1))
+        mean = posterior_mean(model, params, mean_key, x[None])  # [1, L]
+        shown = _expected_intensity(model, params, pixel_key, mean)[0]
+        target = views.to_intensity("levels", image, model.likelihood.levels)
+        return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
+
+    return map_images(one_image, key, x, images, batch_size=batch_size)
+
+
+class Pictures(NamedTuple):
+    """Intensities, ``[images, D]``."""
+
+    reconstructions: jax.Array  # E[x|z] at the posterior mean of the first images
+    prior_means: jax.Array  # E[x|z] at z ~ p(z), as many
+    samples: jax.Array  # x ~ p(x|z) at the same z
+    manifold: jax.Array  # E[x|z] over a grid of the first two latents, the others 0
+
+
+def draw(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    num_images: int,
+    manifold_side: int,
+) -> Pictures:
+    """Computes all pictures of a model as arrays.
+
+    The manifold's grid lies at equally likely values under N(0, I): the inverse
+    Gaussian CDF of equally spaced quantiles (Kingma & Welling 2014, figure 4).
+
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: a typed key.
+        x: images in the likelihood's view, ``[N, D]``.
+        num_images: how many are reconstructed, the first ones, and how many drawn.
+        manifold_side: values of each of the manifold's two latents.
+    """
+    mean_key, generate_key, reconstruct_key, manifold_key = (
+        jax.random.fold_in(key, i) for i in range(4)
+    )
+    posterior_means = posterior_mean(model, params, mean_key, x[:num_images])
+    means, samples = model.generate(params, generate_key, num_images)
+    quantiles = (jnp.arange(manifold_side) + 0.5) / manifold_side
+    coordinates = jax.scipy.stats.norm.ppf(quantiles)
+    first, second = jnp.meshgrid(coordinates, -coordinates)
+    grid = jnp.zeros((first.size, model.latent_dim)).at[:, 0].set(first.ravel())
+    if model.latent_dim > 1:
+        grid = grid.at[:, 1].set(second.ravel())
+    return Pictures(
+        _expected_intensity(model, params, reconstruct_key, posterior_means),
+        _intensity(model, means),
+        _intensity(model, samples),
+        _expected_intensity(model, params, manifold_key, grid),
+    )
+
+
+def _expected_intensity(
+    model: VAE, params: Params, key: jax.Array, z: jax.Array
+) -> jax.Array:
+    """The mean of ``VAE.sample_images`` as intensities, ``[images, D]``."""
+    return _intensity(model, model.sample_images(params, key, z)[0])
+
+
+def _intensity(model: VAE, x: jax.Array) -> jax.Array:
+    return views.to_intensity(model.likelihood.view, x, model.likelihood.levels)
