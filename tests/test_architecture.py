@@ -14,6 +14,7 @@ RANKS = {
     "mesh": 0,
     "gradients": 0,
     "mmd": 0,
+    "products": 0,
     "per_image": 1,
     "networks": 1,
     "likelihoods": 1,

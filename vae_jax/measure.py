@@ -14,11 +14,13 @@ from vae_jax.distributions import latent_noise
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
+from vae_jax.products import float32_products
 
 # For E_q[z|x] where it has no closed form.
 _MEAN_SAMPLES = 100
 
 
+@float32_products
 def posterior_mean(
     model: VAE, params: Params, key: jax.Array, x: jax.Array
 ) -> jax.Array:
@@ -40,6 +42,7 @@ class Evaluation(NamedTuple):
     posterior_mean: jax.Array  # E_q[z|x], [N, latent]
 
 
+@float32_products
 def evaluate(
     model: VAE,
     params: Params,
@@ -100,6 +103,7 @@ class Pictures(NamedTuple):
     manifold: jax.Array  # E[x|z] over a grid of the first two latents, the others 0
 
 
+@float32_products
 def draw(
     model: VAE,
     params: Params,

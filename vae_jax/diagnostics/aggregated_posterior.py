@@ -32,6 +32,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.products import float32_products
+
 _LOG_2PI = np.log(2 * np.pi)
 
 
@@ -64,6 +66,7 @@ class KLDecomposition(NamedTuple):
     sampled_kl: jax.Array  # average_kl from samples whatever is given, nats, []
 
 
+@float32_products
 def decompose_kl(
     log_densities: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]],
     samples: Any,
@@ -160,7 +163,7 @@ def _controlled(parts: KLParts, kl: jax.Array) -> KLParts:
 
     def one_part(part: jax.Array, expected: jax.Array) -> jax.Array:
         rest = part - expected
-        slope = jnp.tensordot(weights, rest, 1, precision="highest")
+        slope = jnp.tensordot(weights, rest, 1)
         return expected + (rest - jnp.tensordot(noise, slope, 0))
 
     return jax.tree.map(one_part, parts, expected)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.likelihoods import Likelihood
+from vae_jax.products import float32_products
 
 # Probability that is left to a pixel value never seen in training.
 _UNSEEN = 1e-5
@@ -91,6 +92,7 @@ def likelihood_floor(
     return jnp.where(fit.settled, fit.negative_log_prob, jnp.nan)
 
 
+@float32_products
 def fit_constant(
     log_prob: Callable[[Any, jax.Array], jax.Array],
     initial: Any,

@@ -15,6 +15,7 @@ from vae_jax.diagnostics.two_samples import TwoSampleTest, mmd_test
 from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.priors import Prior, StandardNormal
+from vae_jax.products import float32_products
 
 # Samples compared at once; measured fastest on a CPU, and bounds the memory.
 _CHUNK = 16
@@ -35,6 +36,7 @@ class LatentUse(NamedTuple):
     two_samples: TwoSampleTest | None
 
 
+@float32_products
 def measure_latent_use(
     model: VAE,
     params: Params,

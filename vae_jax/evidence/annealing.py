@@ -27,6 +27,7 @@ import numpy as np
 from vae_jax.distributions import Posterior, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.priors import Prior
+from vae_jax.products import float32_products
 
 INITIALS = ("prior", "posterior")
 
@@ -106,6 +107,7 @@ class BidirectionalEstimate(NamedTuple):
         return self.upper.log_px - self.lower.log_px
 
 
+@float32_products
 def annealed_estimate(
     model: VAE,
     params: Params,
@@ -148,6 +150,7 @@ def annealed_estimate(
     return _forward(bridge, key, schedule, num_chains)[0]
 
 
+@float32_products
 def bidirectional_estimate(
     model: VAE,
     params: Params,

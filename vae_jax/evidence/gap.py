@@ -8,6 +8,7 @@ import optax
 
 from vae_jax.distributions import latent_noise, sample_without_score
 from vae_jax.model import VAE, Params
+from vae_jax.products import float32_products
 
 
 class InferenceGap(NamedTuple):
@@ -27,6 +28,7 @@ class InferenceGap(NamedTuple):
     num_steps: jax.Array  # int32
 
 
+@float32_products
 def inference_gap(
     model: VAE,
     params: Params,

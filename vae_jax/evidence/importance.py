@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vae_jax.model import VAE, Params
+from vae_jax.products import float32_products
 
 
 class ImportanceEstimate(NamedTuple):
@@ -30,6 +31,7 @@ class ImportanceEstimate(NamedTuple):
         return self.reconstruction - self.kl
 
 
+@float32_products
 def importance_estimate(
     model: VAE,
     params: Params,
