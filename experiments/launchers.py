@@ -7,7 +7,9 @@ is seen in its folder alone. This module imports nothing heavy, as every job loa
 import contextlib
 import functools
 import importlib
+import itertools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,6 +175,8 @@ def make_launcher(
 class Local:
     """Processes on this machine, through submitit.
 
+    GPUs are shared out over ``max_jobs`` slots, and a job sees those of a free slot.
+
     Args:
         folder: for submitit's files.
         max_jobs: processes at once.
@@ -186,6 +190,8 @@ class Local:
         self._submitit = _import("submitit")
         self._folder = folder
         self._jobs: dict[str, Any] = {}
+        self._slots: dict[str, int] = {}  # of each job
+        self._shares = _shares(max_jobs)
         self.most_at_once = max_jobs
 
     def submit(self, commands: Sequence[Command]) -> list[str]:
@@ -194,16 +200,23 @@ class Local:
             executor = self._submitit.AutoExecutor(self._folder, cluster="local")
             executor.update_parameters(timeout_min=_TEN_YEARS)
             for command in commands:
+                slot = self._free_slot()
                 # A Ctrl-C at the terminal reaches all processes there. The jobs are
                 # told of it by this one, and a second request would end them at once.
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 try:
-                    job = executor.submit(become, command, _changed_locally(), umask)
+                    restored = {_VISIBLE: self._shares[slot]}
+                    job = executor.submit(become, command, restored, umask)
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                self._jobs[job.job_id] = job
+                self._jobs[job.job_id], self._slots[job.job_id] = job, slot
                 handles.append(job.job_id)
         return handles
+
+    def _free_slot(self) -> int:
+        """The slot with the fewest jobs that run."""
+        taken = [self._slots[handle] for handle in filter(self.is_running, self._jobs)]
+        return min(range(self.most_at_once), key=taken.count)
 
     def is_running(self, handle: str) -> bool:
         return handle in self._jobs and not self._jobs[handle].done()
@@ -217,14 +230,48 @@ class Local:
 _TEN_YEARS = 10 * 365 * 24 * 60  # minutes
 
 
-def _changed_locally() -> dict[str, str | None]:
-    """The variables that submitit changes for a job of this machine, as they are.
+# The variable that submitit changes for a job of this machine. Everything else a job
+# inherits: what it is given is written into a file, where a token that the environment
+# holds has no place.
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
-    Everything else a job inherits: these are written into a file, where a token that
-    the environment holds has no place.
+
+def _shares(num_slots: int) -> list[str | None]:
+    """What ``CUDA_VISIBLE_DEVICES`` is for the jobs of each slot; None: absent.
+
+    All have as many GPUs, since the bits of a job that is continued may depend on that;
+    GPUs that are left over are not used. Where there are fewer GPUs than slots, slots
+    share them. Without a GPU it stays as it is.
     """
-    hides_accelerators = "CUDA_VISIBLE_DEVICES"
-    return {hides_accelerators: os.environ.get(hides_accelerators)}
+    gpus = _gpus()
+    if not gpus:
+        return [os.environ.get(_VISIBLE)] * num_slots
+    size = max(1, len(gpus) // num_slots)
+    starts = (slot * size % len(gpus) for slot in range(num_slots))
+    return [",".join(gpus[start : start + size]) for start in starts]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that jobs may use, by number or name; none where JAX uses no GPU.
+
+    They are those that ``CUDA_VISIBLE_DEVICES`` lists, else all of ``nvidia-smi``. JAX
+    would know them too, but reserve their memory in this process.
+    """
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        return []
+    if _VISIBLE in os.environ:
+        listed = os.environ[_VISIBLE].replace(" ", "").split(",")
+        # CUDA looks no further than the first that is none.
+        return list(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), listed))
+    try:
+        found = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    # By name, as CUDA may number them in another order.
+    return re.findall(r"^GPU .*\(UUID: (GPU-[^)]+)\)", found.stdout, re.MULTILINE)
 
 
 @contextlib.contextmanager

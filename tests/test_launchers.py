@@ -205,6 +205,7 @@ def test_a_job_of_this_machine_inherits_what_no_file_holds(
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("A_TOKEN", TOKEN)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # A GPU of this machine has no part.
     if devices is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     folder = tmp_path / "jobs" / "submitit"
@@ -218,6 +219,74 @@ def test_a_job_of_this_machine_inherits_what_no_file_holds(
     assert log_of(command) == f"{TOKEN} {seen} 0\n"
     assert_private(folder)
     assert os.umask(0o000) == 0o000
+
+
+NVIDIA_SMI = """#!/bin/sh
+[ "$1" = -L ] || exit 1
+for i in 0 1 2 3 4; do
+  echo "GPU $i: NVIDIA H100 80GB HBM3 (UUID: GPU-$i-of-five)"
+  echo "  MIG 3g.20gb     Device  0: (UUID: MIG-$i)"
+done
+"""
+
+
+@pytest.fixture
+def five_gpus(tmp_path, monkeypatch):
+    """A machine whose ``nvidia-smi`` lists five GPUs."""
+    script = tmp_path / "bin" / "nvidia-smi"
+    script.parent.mkdir()
+    script.write_text(NVIDIA_SMI)
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    for variable in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "num_slots", "shares"),
+    [
+        ({}, 2, ["GPU-0-of-five,GPU-1-of-five", "GPU-2-of-five,GPU-3-of-five"]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, 2, ["0,1", "2,3"]),
+        ({"CUDA_VISIBLE_DEVICES": "4, 2 ,7"}, 3, ["4", "2", "7"]),
+        ({"CUDA_VISIBLE_DEVICES": "4,2"}, 3, ["4", "2", "4"]),
+        ({"CUDA_VISIBLE_DEVICES": "4,-1,2"}, 2, ["4", "4"]),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, 2, ["-1", "-1"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 2, ["", ""]),
+        ({"JAX_PLATFORMS": "cpu"}, 2, [None, None]),
+        ({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "1,2"}, 2, ["1,2", "1,2"]),
+        ({"JAX_PLATFORMS": "cuda,cpu", "CUDA_VISIBLE_DEVICES": "1,2"}, 2, ["1", "2"]),
+        ({"PATH": ""}, 2, [None, None]),
+    ],
+)
+def test_gpus_are_shared_out_over_the_jobs_of_a_machine(
+    five_gpus, monkeypatch, environment, num_slots, shares
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launchers._shares(num_slots) == shares
+
+
+def test_no_two_jobs_that_run_at_once_see_one_gpu(
+    submitit, job, tmp_path, monkeypatch, five_gpus
+):
+    """A job that follows another has its GPU, not that of the one still running."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    engine = launchers.make_launcher("local", tmp_path / "submitit", 2, {})
+    say = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)"
+    commands = [
+        job(say, "first"),
+        job(f"{say}; import time; time.sleep(60)", "long"),
+        job(say, "second"),
+    ]
+    first, long = engine.submit(commands[:2])
+    wait_for(lambda: not engine.is_running(first))
+    (second,) = engine.submit(commands[2:])
+    wait_for(lambda: not engine.is_running(second))
+    wait_for(lambda: log_of(commands[1]))
+    assert [log_of(command) for command in commands] == ["5\n", "6\n", "5\n"]
+    engine.stop()
+    wait_for(lambda: not engine.is_running(long))
 
 
 @pytest.fixture
