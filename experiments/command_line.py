@@ -13,7 +13,7 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-from experiments import configuration, data_cache, guard, processes, stored
+from experiments import configuration, data_cache, guard, processes, stored, user_code
 from experiments.arguments import Argument, expanded
 from experiments.data import ImageData, load_data
 from experiments.data_errors import DataError
@@ -54,6 +54,16 @@ def define_flags(workdir: str, config: str | None = None) -> None:
             "of a run folder. Its fields are overridden as in "
             "--config.model.latent_dim=8; the last of the same counts.",
         )
+
+
+def define_parts_flag() -> None:
+    """Defines where the user's own parts are: no folder's word is taken for it."""
+    flags.DEFINE_multi_string(
+        "parts",
+        [],
+        "Module that registers likelihoods, networks or other parts of your own, as in "
+        "--parts=my_parts or --parts=my_parts.py; give it again for another.",
+    )
 
 
 def define_distributed_flags() -> None:
@@ -325,6 +335,8 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
             raise SettingsError(
                 f"{place}{left[1]!r} is not understood: write options as --name=value."
             )
+        if "parts" in flags.FLAGS:
+            user_code.import_parts(flags.FLAGS.parts)  # A configuration may name them.
         if has_config:
             flag = flags.FLAGS["config"]
             flag.value = configuration.read(own, str(flag.default))

@@ -15,8 +15,6 @@ import os
 import re
 import runpy
 import shlex
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +36,7 @@ from experiments.settings import (
     refuse_unknown,
     shown,
 )
+from experiments.user_code import find_modules_in, line_of, told
 from experiments.wording import counted
 
 ROOT = Path(__file__).parents[1]  # where the configurations of this package lie
@@ -207,9 +206,7 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
     Raises:
         SettingsError: it describes no configuration, or there is no such variant.
     """
-    beside = str(path.resolve().parent)
-    if beside not in sys.path:
-        sys.path.append(beside)  # Last, so that it hides nothing.
+    find_modules_in(path.resolve().parent)
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         loaded = get_config and get_config(*[] if variant is None else [variant])
@@ -220,7 +217,7 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
         ) from error
     except Exception as error:
         raise SettingsError(
-            f"--config is {argument!r}{_line(error, path)}: {_told(error)}"
+            f"--config is {argument!r}{line_of(error, path)}: {told(error)}"
         ) from error
     if not get_config:
         raise SettingsError(
@@ -239,40 +236,6 @@ def _run(argument: str, path: Path, variant: str | None) -> ConfigDict:
                 for grid in grids
             ]
     return config
-
-
-def _line(error: BaseException, path: Path) -> str:
-    """Where a mistake is, in the file or in one beside it."""
-    own = path.absolute()
-    places = [
-        (Path(frame.filename).absolute(), frame.lineno)
-        for frame in traceback.extract_tb(error.__traceback__)
-    ]
-    beside = [place for place in places if place[0].parent == own.parent]
-    if not beside:
-        return ""
-    file, line = beside[-1]
-    return f", {file.name + ' ' if file != own else ''}line {line}"
-
-
-# By the types of a ConfigDict.
-_CAST = re.compile(r"of original type <class '(.*)'> and cannot be casted to type <cl")
-
-
-def _told(error: Exception) -> str:
-    """What a mistake in the user's code is, and what to write instead."""
-    told = str(error).partition(" Other fields present")[0]
-    if found := _CAST.search(told):
-        kind = found[1]
-        if kind.startswith(("numpy.", "jax")):
-            told += "; write .tolist() behind it."
-        elif kind in ("range", "generator", "map"):
-            told += "; write list(...) around it."
-        else:
-            told += "; give one of that type."
-    if isinstance(error, ValueError) and told:  # Written to be read, as of a variant.
-        return told
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def _read(argument: str, path: Path) -> dict[str, Any]:

@@ -381,4 +381,5 @@ def _as_evaluated(run: grid.Run) -> grid.Run:
 if __name__ == "__main__":
     command_line.define_flags("runs/sweep")
     command_line.define_data_flags()
+    command_line.define_parts_flag()
     command_line.run(main)

@@ -19,6 +19,7 @@ from experiments.group_task import (
     from_named_leaves,
     named_leaves,
 )
+from experiments.user_code import parts_options
 from vae_jax import views
 from vae_jax.model import Params
 from vae_jax.objectives import Terms
@@ -74,7 +75,8 @@ def record(
 
 def replay_command(run: str, folder: Path) -> str:
     """The command that replays a run's last failure."""
-    return shell_command("experiments.replay", f"--workdir={folder}", f"--run={run}")
+    where = f"--workdir={folder}", f"--run={run}"
+    return shell_command("experiments.replay", *where, *parts_options())
 
 
 def describe(facts: Mapping[str, Any]) -> str:

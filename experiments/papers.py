@@ -252,4 +252,5 @@ def _device(facts: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    command_line.define_parts_flag()
     command_line.run(main)

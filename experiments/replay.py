@@ -60,4 +60,5 @@ def main() -> None:
 if __name__ == "__main__":
     command_line.define_flags("runs/sweep")
     command_line.define_data_flags()
+    command_line.define_parts_flag()
     command_line.run(main)

@@ -132,4 +132,5 @@ def _refuse_hidden(sweep: Any, overridden: Iterable[str]) -> None:
 if __name__ == "__main__":
     command_line.define_flags("runs/sweep", "configs/digits.py")
     command_line.define_distributed_flags()
+    command_line.define_parts_flag()
     command_line.run(main)

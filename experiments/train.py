@@ -33,4 +33,5 @@ def main() -> None:
 if __name__ == "__main__":
     command_line.define_flags("runs/train", "configs/digits.py")
     command_line.define_distributed_flags()
+    command_line.define_parts_flag()
     command_line.run(main)

@@ -1,6 +1,7 @@
 """The examples of docs/extending.md, run in the order they stand there."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import configuration
+from experiments import configuration, user_code
 from experiments.arguments import expanded
 from experiments.grid import expand
 from experiments.settings import ModelSettings
@@ -41,22 +42,20 @@ def examples():
         registry.update(entries)
 
 
-def test_a_sweep_takes_them_from_a_configuration(examples, tmp_path, monkeypatch):
+def test_a_sweep_takes_them_from_a_module(examples, tmp_path, monkeypatch):
     del examples  # What they register is removed again.
     parts = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (config,) = re.findall(
-        r"```\n(import my_parts\n.*?)```", PAGE.read_text(), re.DOTALL
-    )
     (tmp_path / "my_parts.py").write_text("\n".join(parts[:-1]))
-    (tmp_path / "my_config.py").write_text(config)
-    monkeypatch.setattr(sys, "path", list(sys.path))  # The parts are found beside it.
-    given = (
-        f"--config={tmp_path / 'my_config.py'}:tiny",
-        "--config.training.objective=elbo_log_weight",
-        "--config.sweep.posterior=diagonal,laplace",
-    )
-    own, _ = configuration.split(expanded(given))
-    config = configuration.read(own, "").fields
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(user_code, "_parts", [])
+    (command,) = re.findall(r"experiments\.sweep (.*?)\n[^ ]", PAGE.read_text(), re.S)
+    arguments = shlex.split(command.replace("\\\n", ""))
+    own, others = configuration.split(expanded(arguments))
+    option, name = others[0].option()
+    assert option == "parts"
+    user_code.import_parts([name])
+    config = configuration.read(own, "configs/digits.py:tiny").fields
     names = {run.settings.model.posterior for run in expand(config)}
     assert names == {"diagonal", "laplace"}
 
