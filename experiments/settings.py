@@ -72,8 +72,8 @@ class ModelSettings:
     def __post_init__(self) -> None:
         for kind, registry in _REGISTRIES.items():
             if kind != "objective":
-                _one_of(f"model.{kind}", getattr(self, kind), registry)
-        _one_of("model.activation", self.activation, networks.ACTIVATIONS)
+                _part(f"model.{kind}", getattr(self, kind), registry)
+        _part("model.activation", self.activation, networks.ACTIVATIONS)
         _one_of("model.precision", self.precision, networks.PRECISIONS)
         _count("model.latent_dim", self.latent_dim, 1)
         for name in ("components", "prior_components", "flow_steps"):
@@ -141,7 +141,7 @@ class TrainingSettings(TrainingPlan):
     learning_rate: float = 1e-3  # of Adam, where ``schedule`` starts from
 
     def __post_init__(self) -> None:
-        _one_of("training.objective", self.objective, OBJECTIVES)
+        _part("training.objective", self.objective, OBJECTIVES)
         _one_of("training.schedule", self.schedule, SCHEDULES)
         _one_of("training.on_non_finite", self.on_non_finite, ON_NON_FINITE)
         try:
@@ -546,6 +546,17 @@ def shown(name: Any) -> str:
 def _one_of(name: str, value: str, allowed: Any) -> None:
     if value not in allowed:
         raise SettingsError(f"{name} {value!r} is unknown{suggest(value, allowed)}.")
+
+
+def _part(name: str, value: str, registered: Iterable[str]) -> None:
+    """Refuses the name of a part that is not registered."""
+    try:
+        _one_of(name, value, registered)
+    except SettingsError as error:
+        raise SettingsError(
+            f"{error} If it is your own, name the module that registers it, as in "
+            "--parts=my_parts.py."
+        ) from None
 
 
 def _count(name: str, value: int, smallest: int) -> None:

@@ -810,20 +810,73 @@ def test_a_stored_configuration_is_that_of_its_folder(command, own):
     assert "not used here" not in outcome.stdout
 
 
-def test_jobs_find_a_module_beside_their_configuration(command, small, tmp_path):
+MY_PARTS = """
+from vae_jax.likelihoods import LIKELIHOODS
+
+LIKELIHOODS["mine"] = LIKELIHOODS["bernoulli"]
+"""
+
+
+def test_jobs_find_what_their_sweep_found(command, tmp_path):
+    """A module beside their configuration, and parts of one's own."""
     (tmp_path / "beside_it.py").write_text("SIZES = (1,)\n")
     path = tmp_path / "mine.py"
     code = SMALL.replace("import runpy", "import runpy\n\nimport beside_it")
     path.write_text(code.replace("= (1, 2)", "= beside_it.SIZES"))
+    (tmp_path / "my_parts.py").write_text(MY_PARTS)
     outcome = command(
         "sweep",
         f"--config={path}",
+        f"--parts={tmp_path / 'my_parts.py'}",
         f"--workdir={tmp_path / 'run'}",
-        "--config.sweep.likelihood=bernoulli",
+        "--config.sweep.likelihood=mine",
         "--launcher=local",
     )
     assert outcome.status == 0, outcome.stdout + outcome.stderr
     assert "2 to train in 1 job" in outcome.stdout
+
+
+def test_parts_of_ones_own_are_trained_and_evaluated(command, small, tmp_path):
+    """Those of docs/extending.md; a folder's word is not taken for the module."""
+    page = (ROOT / "docs" / "extending.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_parts.py").write_text("\n".join(examples[:-1]))
+    parts, folder = (
+        f"--parts={tmp_path / 'my_parts.py'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    own = {
+        "model.likelihood": "binomial",
+        "model.posterior": "laplace",
+        "model.prior": "laplace",
+        "training.objective": "jackknife",
+        "training.num_samples": 2,
+    }
+    options = [f"--config.{field}={value}" for field, value in own.items()]
+    outcome = command("train", small, parts, folder, *options)
+    assert outcome.status == 0, outcome.stderr
+    (trained,) = rows_of(tmp_path / "run" / "results.csv")
+    for name, *others in (
+        ("evaluate", "--num_samples=16"),
+        ("replay", "--run=model"),
+        ("train", f"--config={tmp_path / 'run' / 'config.json'}"),
+    ):
+        outcome = command(name, folder, *others)
+        assert_refused(outcome, "'binomial' is unknown", "as in --parts=my_parts.py.")
+    outcome = command("evaluate", folder, parts, "--num_samples=16")
+    assert outcome.status == 0, outcome.stderr
+    (evaluated,) = rows_of(tmp_path / "run" / "evaluation.csv")
+    assert evaluated["elbo"] == trained["elbo"]
+
+
+@pytest.mark.parametrize("name", ["sweep", "train", "evaluate", "replay", "papers"])
+def test_parts_that_cannot_be_imported_are_refused(command, tmp_path, name):
+    (tmp_path / "my_parts.py").write_text("\n1 / 0\n")
+    where = () if name == "papers" else (f"--workdir={tmp_path / 'run'}",)
+    outcome = command(name, *where, f"--parts={tmp_path / 'my_parts.py'}")
+    assert_refused(outcome, "my_parts.py', line 2: ZeroDivisionError: division by zero")
+    assert_refused(command(name, *where, "--parts=nowhere"), "no such module")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_of_options_has_a_name(command):
