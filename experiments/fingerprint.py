@@ -152,6 +152,7 @@ def _own_modules(settings: Settings) -> dict[str, str]:
         "network": NETWORKS[model.network],
         "posterior": POSTERIORS[model.posterior],
         "prior": PRIORS[model.prior],
+        "network": NETWORKS[model.network],
         "objective": OBJECTIVES[settings.training.objective],
         "activation": ACTIVATIONS[model.activation],
     }

@@ -23,6 +23,7 @@ from experiments.fingerprint import (
 from experiments.grid import expand
 from experiments.settings import CheckpointSettings, Settings
 from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.networks import NETWORKS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
@@ -286,7 +287,12 @@ def test_the_source_of_a_likelihood_of_ones_own_is_in_it(own):
 
 @pytest.mark.parametrize(
     ("registry", "name"),
-    [(POSTERIORS, "diagonal"), (PRIORS, "standard_normal"), (OBJECTIVES, "elbo")],
+    [
+        (POSTERIORS, "diagonal"),
+        (PRIORS, "standard_normal"),
+        (NETWORKS, "mlp"),
+        (OBJECTIVES, "elbo"),
+    ],
 )
 def test_other_parts_may_be_ones_own_too(own, registry, name, monkeypatch):
     def part(*arguments, **options):
