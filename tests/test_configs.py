@@ -105,19 +105,24 @@ def test_every_warm_up_ends_within_the_training(module, variant):
     {case.values[0]: case for case in VARIANTS if hasattr(case.values[0], "TABLE")},
     ids=lambda module: module.__name__,
 )
-def test_every_row_of_a_table_chooses_runs(module):
+def test_every_row_of_a_table_chooses_runs_and_every_run_has_a_row(module):
     runs = {
         variant: grid.expand(module.get_config(variant).to_dict())
         for case, variant in (case.values for case in VARIANTS)
         if case is module
     }
+    shown = set()
     for row in module.TABLE["rows"]:
         chosen = []
         for variant, only in row["runs"]:
             # A smaller variant may lack some.
             with contextlib.suppress(SettingsError):
-                chosen += grid.choose(runs[variant], only)
+                chosen += [(variant, run) for run in grid.choose(runs[variant], only)]
         assert chosen, row["model"]
+        shown.update(chosen)
+    # Nothing else is trained.
+    names = {variant for variant, _ in shown}
+    assert shown == {(name, run) for name in names for run in runs[name]}
 
 
 def test_a_vamp_prior_of_more_images_than_there_are_is_refused():

@@ -31,10 +31,9 @@ def start(data: str, variant: str) -> ml_collections.ConfigDict:
 
 
 def finish(
-    config: ml_collections.ConfigDict, **sweep: tuple[Any, ...]
+    config: ml_collections.ConfigDict, *grids: dict[str, tuple[Any, ...]]
 ) -> ml_collections.ConfigDict:
-    """The configuration with its sweep, locked but for that."""
-    config.sweep = ml_collections.ConfigDict(sweep, type_safe=False)
+    """The configuration with its sweep of these grids, locked."""
+    config.sweep = grids
     config.lock()
-    config.sweep.unlock()  # A command line may add axes.
     return config

@@ -60,4 +60,4 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.training.validate_every = 5
         config.evaluation.num_samples = 100
         betas, seeds = _FEW_BETAS, (0,)
-    return _protocol.finish(config, beta=betas, seed=seeds)
+    return _protocol.finish(config, {"beta": betas, "seed": seeds})

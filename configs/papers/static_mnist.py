@@ -60,4 +60,4 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.training.num_epochs = 120
         config.training.learning_rate = 1e-3
         config.evaluation.num_samples = 1000
-    return _protocol.finish(config, num_samples=(1,), seed=(0,))
+    return _protocol.finish(config, {"num_samples": (1,), "seed": (0,)})

@@ -73,4 +73,6 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
         config.training.kl_warmup_epochs = 20
         config.training.schedule = "cosine"
         config.evaluation.num_samples = 1000
-    return _protocol.finish(config, prior=("standard_normal", "vamp"), seed=(0,))
+    return _protocol.finish(
+        config, {"prior": ("standard_normal", "vamp"), "seed": (0,)}
+    )
