@@ -149,7 +149,6 @@ def _own_modules(settings: Settings) -> dict[str, str]:
     model = settings.model
     parts = {
         "likelihood": LIKELIHOODS[model.likelihood],
-        "network": NETWORKS[model.network],
         "posterior": POSTERIORS[model.posterior],
         "prior": PRIORS[model.prior],
         "network": NETWORKS[model.network],

@@ -96,9 +96,9 @@ class VAE:
                 f"latent_dim is {latent_dim}: the model has the layers "
                 f"{self.layer_dims}. Make a model for each latent size."
             )
+        families: list[Any] = [self.posterior_family, self.prior_family]
         posterior, prior = (
-            dataclasses.replace(family, latent_dim=latent_dim)
-            for family in (self.posterior_family, self.prior_family)
+            dataclasses.replace(family, latent_dim=latent_dim) for family in families
         )
         return dataclasses.replace(
             self,

@@ -217,8 +217,8 @@ def difference_to_library(
 
     def objective(mean):
         encoder["head"]["mean"]["bias"] = mean
-        terms = ElboLogWeight()(
-            model, {**params, "encoder": encoder}, key, x[None], num_samples=10
+        terms = ElboLogWeight(num_samples=10)(
+            model, {**params, "encoder": encoder}, key, x[None]
         )
         return terms.bound[0]
 

@@ -119,7 +119,7 @@ def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
             0.3 * jax.random.normal(jax.random.fold_in(bias_key, i), leaf.shape)
             for i, leaf in enumerate(leaves)
         )
-        params = structure.unflatten(map(jnp.add, leaves, noise))
+        params = jax.tree.unflatten(structure, map(jnp.add, leaves, noise))
         x = jax.random.bernoulli(image_key, 0.5, (4, num_pixels)).astype(jnp.float32)
 
         def terms(model: VAE, params: Params, mask: jax.Array | None) -> Any:
