@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def _fit(
     def loss(own: Params, z: jax.Array) -> jax.Array:
         return -model.prior({**params, "prior": own}).log_prob(z).mean()
 
-    def step(carry, index):
+    def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
         own, state = carry
         image_key, noise_key = jax.random.split(jax.random.fold_in(step_key, index))
         rows = jax.random.randint(image_key, (batch_size,), 0, x.shape[0])

@@ -91,7 +91,8 @@ def evaluate(
         target = views.to_intensity("levels", image, model.likelihood.levels)
         return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
 
-    return map_images(one_image, key, x, images, batch_size=batch_size)
+    found: Evaluation = map_images(one_image, key, x, images, batch_size=batch_size)
+    return found
 
 
 class Pictures(NamedTuple):

@@ -36,10 +36,10 @@ def map_images(
     batch_size = min(batch_size, num_images)
     inputs = (jnp.arange(num_images), *arrays)
 
-    def one_image(index, *rows):
+    def one_image(index: jax.Array, *rows: jax.Array) -> Any:
         return function(jax.random.fold_in(key, index), *rows)
 
-    def one_batch(inputs):
+    def one_batch(inputs: Any) -> Any:
         return jax.vmap(one_image)(*split_batch(inputs))
 
     whole = num_images - num_images % batch_size

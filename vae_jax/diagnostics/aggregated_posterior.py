@@ -96,7 +96,7 @@ def decompose_kl(
     """
     num_samples, num_images = jax.tree.leaves(samples)[0].shape[:2]
 
-    def one_sample(inputs):
+    def one_sample(inputs: tuple[jax.Array, Any]) -> KLParts:
         image, sample = inputs
         log_q, log_p = log_densities(image, sample)  # [N, F], [F]
         own = log_q[image].sum()
@@ -166,7 +166,8 @@ def _controlled(parts: KLParts, kl: jax.Array) -> KLParts:
         slope = jnp.tensordot(weights, rest, 1)
         return expected + (rest - jnp.tensordot(noise, slope, 0))
 
-    return jax.tree.map(one_part, parts, expected)
+    controlled: KLParts = jax.tree.map(one_part, parts, expected)
+    return controlled
 
 
 def decompose_gaussian_kl(
@@ -194,7 +195,9 @@ def decompose_gaussian_kl(
     scale, inverse_scale = jnp.exp(log_scale), jnp.exp(-log_scale)
     mask = jnp.ones_like(mean[0]) if latent_mask is None else latent_mask
 
-    def log_densities(image, noise):
+    def log_densities(
+        image: jax.Array, noise: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         step = scale[image] * noise
         distance = (mean[image][None] - mean) + step[None]
         log_q = -0.5 * ((distance * inverse_scale) ** 2 + _LOG_2PI) - log_scale

@@ -81,7 +81,7 @@ def likelihood_floor(
     outputs = likelihood.initial_outputs(pixel_mean, pixel_std)
     num_pixels = outputs.shape[1]
 
-    def log_prob(outputs, x):
+    def log_prob(outputs: Any, x: jax.Array) -> jax.Array:
         own, shared = outputs
         repeated = jnp.broadcast_to(shared[:, None], (shared.size, num_pixels))
         return likelihood.log_prob(jnp.concatenate([own, repeated]), x)
@@ -135,17 +135,17 @@ def fit_constant(
     )
     optimizer = optax.lbfgs()
 
-    def negative_log_prob(outputs, x):
+    def negative_log_prob(outputs: Any, x: jax.Array) -> Any:
         # Recomputed for the gradient, which so needs the memory of one chunk only.
         one_image = jax.checkpoint(lambda x: -log_prob(outputs, x))
         return jax.lax.map(one_image, x, batch_size=min(chunk, len(x)))
 
-    def loss(outputs):
+    def loss(outputs: Any) -> Any:
         distance = optax.tree.norm(optax.tree.sub(outputs, initial), squared=True)
         penalty = 0.5 * _PENALTY * distance
         return negative_log_prob(outputs, train_x).mean() + penalty / num_train
 
-    def units(outputs):
+    def units(outputs: Any) -> Any:
         """1 / sqrt(curvature) of the loss by each output, from squared gradients.
 
         Curvatures differ by a factor of 1e6 between a pixel that hardly varies and
@@ -153,7 +153,7 @@ def fit_constant(
         whole chunk are not needed for that.
         """
 
-        def add_chunk(total, x):
+        def add_chunk(total: Any, x: jax.Array) -> tuple[Any, None]:
             gradients = jax.vmap(jax.grad(log_prob), in_axes=(None, 0))(outputs, x)
             squares = jax.tree.map(lambda gradient: (gradient**2).sum(0), gradients)
             return optax.tree.add(total, squares), None
@@ -161,18 +161,18 @@ def fit_constant(
         total, _ = jax.lax.scan(add_chunk, optax.tree.zeros_like(outputs), whole_chunks)
         return jax.tree.map(lambda leaf: jnp.sqrt(num_train / (leaf + _PENALTY)), total)
 
-    def search(carry):
+    def search(carry: Any) -> Any:
         """One round: at most so many steps, in units that belong to its start."""
         start, _, _, num_rounds = carry
         unit = units(start)
 
-        def moved(change):
+        def moved(change: Any) -> Any:
             return optax.tree.add(start, optax.tree.mul(unit, change))
 
-        def loss_after(change):
+        def loss_after(change: Any) -> Any:
             return loss(moved(change))
 
-        def step(carry):
+        def step(carry: Any) -> Any:
             change, state, _, num_steps = carry
             value, gradient = optax.value_and_grad_from_state(loss_after)(
                 change, state=state

@@ -100,7 +100,7 @@ def _decompose(
         )
         return decomposition, None
 
-    def log_densities(image, z):
+    def log_densities(image: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         del image
         log_q = posterior.log_prob(jnp.broadcast_to(z, shape)[None])[0]
         return log_q[:, None], prior.log_prob(z)[None]

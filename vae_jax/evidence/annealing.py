@@ -18,7 +18,7 @@ there and add the same constant to f_0 and p(x, z), which cancels.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -272,13 +272,15 @@ class _Bridge:
         momentum_key, accept_key = jax.random.split(key)
         momentum = self._masked(jax.random.normal(momentum_key, z.shape))
 
-        def log_density_at_temperature(z):
+        def log_density_at_temperature(
+            z: jax.Array,
+        ) -> tuple[jax.Array, jax.Array]:
             log_initial, log_ratio = self.log_densities(z)
             return log_initial + temperature * log_ratio, log_ratio
 
         evaluate = jax.value_and_grad(log_density_at_temperature, has_aux=True)
 
-        def leapfrog(_, state):
+        def leapfrog(_: jax.Array, state: Any) -> Any:
             z, momentum, _, gradient = state
             momentum = momentum + 0.5 * step_size * gradient
             z = z + step_size * momentum
@@ -338,7 +340,7 @@ def _adapt_step_sizes(
         return jnp.zeros(0)
     temperatures = jnp.concatenate([jnp.full(_WARM_UP, schedule[1]), schedule[1:-1]])
 
-    def step(carry, inputs):
+    def step(carry: Any, inputs: Any) -> Any:
         z, log_step_size = carry
         index, temperature = inputs
         step_size = jnp.exp(log_step_size)
@@ -355,7 +357,8 @@ def _adapt_step_sizes(
         (z, jnp.log(_FIRST_STEP_SIZE)),
         (jnp.arange(temperatures.size), temperatures),
     )
-    return step_sizes[_WARM_UP:]
+    own: jax.Array = step_sizes[_WARM_UP:]
+    return own
 
 
 def _anneal(
@@ -379,7 +382,7 @@ def _anneal(
     """
     increments = jnp.diff(schedule)
 
-    def step(carry, inputs):
+    def step(carry: Any, inputs: Any) -> Any:
         z, log_weights = carry
         index, increment, temperature, step_size = inputs
         z, acceptance, log_ratio = bridge.move_all(

@@ -91,26 +91,26 @@ def inference_gap(
         )
     )
 
-    def draw_noise(key, num_samples):  # [S, 1, L]
+    def draw_noise(key: jax.Array, num_samples: int) -> jax.Array:  # [S, 1, L]
         noise = latent_noise(key, num_samples, 1, model.latent_dim)
         return noise if latent_mask is None else noise * latent_mask[None, None]
 
-    def elbo_samples(z, log_q):  # [S]
+    def elbo_samples(z: jax.Array, log_q: jax.Array) -> jax.Array:  # [S]
         log_px_z = model.log_likelihood(params, x[None], z)
         return (log_px_z + prior.log_prob(z) - log_q)[:, 0]
 
-    def loss(posterior, noise):
+    def loss(posterior: Any, noise: jax.Array) -> jax.Array:
         return -elbo_samples(*sample_without_score(posterior, noise)).mean()
 
-    def step(index, state):
+    def step(index: jax.Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
         posterior, adam_state = state
         noise = draw_noise(jax.random.fold_in(step_key, index), num_samples)
         gradient = jax.grad(loss)(posterior, noise)
         updates, adam_state = adam.update(gradient, adam_state)
         return optax.apply_updates(posterior, updates), adam_state
 
-    def measure(posterior):
-        def one_sample(index):
+    def measure(posterior: Any) -> Any:
+        def one_sample(index: jax.Array) -> jax.Array:
             noise = draw_noise(jax.random.fold_in(measure_key, index), 1)
             return elbo_samples(*posterior.sample_and_log_prob(noise))[0]
 

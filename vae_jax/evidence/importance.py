@@ -1,7 +1,7 @@
 """Estimates of log p(x), per image, in nats."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,11 +65,11 @@ def importance_estimate(
     posterior, prior = model.encode(params, x[None]), model.prior(params)
     chunk = min(chunk, num_samples)
 
-    def sample_noise(index):
+    def sample_noise(index: jax.Array) -> jax.Array:
         noise = jax.random.normal(jax.random.fold_in(key, index), (model.latent_dim,))
         return noise if latent_mask is None else noise * latent_mask
 
-    def one_chunk(samples):
+    def one_chunk(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
         noise = jax.vmap(sample_noise)(samples)[:, None]
         z, log_q = posterior.sample_and_log_prob(noise)  # [S, 1, L], [S, 1]
         log_px_z = model.log_likelihood(params, x[None], z)  # [S, 1]
@@ -120,7 +120,7 @@ def importance_bias(
     rises = np.stack([last_doubling, doubling_before]).astype(np.float64)  # [2, N]
     num_images = rises.shape[1]
 
-    def still_to_come(last, before):
+    def still_to_come(last: Any, before: Any) -> Any:
         share = np.divide(last, before, out=np.zeros_like(last), where=before != 0)
         share = np.clip(share, 0.5, 0.8)
         return last * share / (1 - share)
@@ -142,7 +142,7 @@ def _rises(log_weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Relative to the largest, so that small rises keep their digits.
     relative = log_weight[: 4 * quarter] - log_weight.max()
 
-    def log_mean(values):
+    def log_mean(values: jax.Array) -> jax.Array:
         return jax.nn.logsumexp(values, axis=1) - jnp.log(values.shape[1])
 
     quarters = log_mean(relative.reshape(4, quarter))

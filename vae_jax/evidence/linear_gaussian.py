@@ -8,6 +8,7 @@ reference for what is estimated elsewhere in float32.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -190,7 +191,7 @@ class LinearGaussian(NamedTuple):
         projection = self.weights @ covariance / self.variance  # [D, L]
         _, log_scale = self.mean_field(self.offset[None])
 
-        def float32(array: np.ndarray):
+        def float32(array: np.ndarray) -> jax.Array:
             return jnp.asarray(array, jnp.float32)
 
         params = {

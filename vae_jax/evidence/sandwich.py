@@ -100,4 +100,5 @@ def measure_sandwich(
             )
         return Sandwich(importance, annealed, gap, simulated)
 
-    return map_images(one_image, key, x, batch_size=_BATCH)
+    found: Sandwich = map_images(one_image, key, x, batch_size=_BATCH)
+    return found
