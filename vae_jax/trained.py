@@ -8,16 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import views
-from vae_jax.distributions import latent_noise
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
+from vae_jax.measure import posterior_mean
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.training import MemberKeys
 
 # Images, and importance samples, computed together; they bound the memory.
 _BATCH, _CHUNK = 100, 50
-# For E_q[z|x] where it has no closed form.
-_MEAN_SAMPLES = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,8 +85,7 @@ class TrainedModel:
 
     def elbo(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
         """Returns the ELBO of each image, the mean over samples of q, ``[N]``, nats."""
-        estimate = self._estimate(images, num_samples)
-        return np.asarray(estimate.reconstruction - estimate.kl)
+        return np.asarray(self._estimate(images, num_samples).elbo)
 
     def log_prob(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
         """Returns log p(x) of each image, importance-weighted, ``[N]``, nats.
@@ -125,8 +122,7 @@ class TrainedModel:
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: VAE, params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
     def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
-        noise = latent_noise(key, _MEAN_SAMPLES, 1, model.latent_dim)
-        return model.encode(params, x[None]).expectation(noise)[0]
+        return posterior_mean(model, params, key, x[None])[0]
 
     means: jax.Array = map_images(one_image, key, x, batch_size=_BATCH)
     return means
