@@ -29,6 +29,7 @@ from experiments.files import read_json
 from experiments.fingerprint import with_defaults
 from experiments.grid import AXES
 from experiments.settings import (
+    Options,
     Settings,
     SettingsError,
     field_types,
@@ -354,7 +355,12 @@ def _set(tree: Any, option: str, text: str) -> None:
             group[field] = value
 
 
-_WORDS = {int: "an integer", float: "a number", bool: "true or false"}
+_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    Options: "values by name",
+}
 _PARSERS: dict[type, Callable[[str], Any]] = {
     int: flags.IntegerParser().parse,
     float: flags.FloatParser().parse,
@@ -381,6 +387,8 @@ def _parsed(option: str, text: str, now: Any) -> Any:
         if "#" in text:
             raise ValueError("Python would leave out the rest, as a comment")
         values = _values(text) if kind is None else ast.literal_eval(text.strip())
+        if kind is Options:
+            return dict(values)
         if isinstance(values, (set, dict)):
             raise ValueError("it has no order")
         # An axis may have one value.
@@ -402,6 +410,8 @@ def _example(option: str, now: Any) -> Any:
         kind = axes[option.rpartition(".")[2]]
         if kind not in _SEVERAL:
             return "'((64, 64), (128,))'"
+    elif kind is Options:
+        return "\"{'depth': 2}\""
     elif kind in _PARSERS:
         return _SEVERAL[kind].partition(",")[0] if now is None else now
     several = isinstance(now, (tuple, list)) and now

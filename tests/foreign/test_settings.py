@@ -374,6 +374,12 @@ GRIDS = [
 ]
 
 
+def test_options_of_a_part_are_given_by_name(place):
+    given = """--config.model.network_options="{'depth': 2, 'h': (3,)}" """
+    fields = read(shlex.split(given), place).fields
+    assert fields["model"]["network_options"] == {"depth": 2, "h": (3,)}
+
+
 @pytest.mark.parametrize(("file", "overrides", "names"), GRIDS)
 def test_grids_are_united_and_overridden(file, overrides, names, place):
     fields = read([f"--config={file}", *overrides.split()], place).fields
@@ -485,6 +491,11 @@ REFUSED = [
     ),
     Refused("a set on a command line", "--config.sweep.seed={1,2}", ("seed=0,1",)),
     Refused("a set of widths", "--config.model.widths={8}", ("widths=128,128",)),
+    Refused(
+        "options without names",
+        "--config.model.network_options=2",
+        ("give values by name", "network_options=\"{'depth': 2}\"."),
+    ),
     Refused("blanks", "--config.sweep.latent_dim='2 4'", ("latent_dim=2,4",)),
     Refused(
         "widths of a sweep", "--config.sweep.widths='(64,64'", ("'((64, 64), (128,))'",)
