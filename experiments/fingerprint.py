@@ -151,7 +151,6 @@ def _own_modules(settings: Settings) -> dict[str, str]:
         "likelihood": LIKELIHOODS[model.likelihood],
         "posterior": POSTERIORS[model.posterior],
         "prior": PRIORS[model.prior],
-        "network": NETWORKS[model.network],
         "objective": OBJECTIVES[settings.training.objective],
         "activation": ACTIVATIONS[model.activation],
     }

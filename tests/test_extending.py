@@ -55,6 +55,7 @@ def test_a_sweep_takes_them_from_a_module(examples, tmp_path, monkeypatch):
     option, name = others[0].option()
     assert option == "parts"
     user_code.import_parts([name])
+    del sys.modules["my_parts"]  # Other tests have others.
     config = configuration.read(own, "configs/digits.py:tiny").fields
     names = {run.settings.model.posterior for run in expand(config)}
     assert names == {"diagonal", "laplace"}

@@ -300,14 +300,10 @@ def test_other_parts_may_be_ones_own_too(own, registry, name, monkeypatch):
 
     own(SOURCE)
     part.__module__ = "my_own_parts"
-    is_objective = registry is OBJECTIVES
-    entry = dataclasses.replace(registry[name], terms=part) if is_objective else part
     settings = expand(config())[0].settings
-    monkeypatch.setitem(registry, name, entry)
+    monkeypatch.setitem(registry, name, part)
     assert fingerprint(settings, IMAGES) != DEFAULT
-    monkeypatch.setitem(
-        registry, name, functools.partial(part) if entry is part else entry
-    )
+    monkeypatch.setitem(registry, name, functools.partial(part))
     assert fingerprint(settings, IMAGES) != DEFAULT
 
 
