@@ -79,3 +79,12 @@ def test_no_moment_is_copied_before_it_is_updated():
 
     assert copies(select_before, own.init) == 0
     assert copies(select_afterwards, theirs.init) >= 2
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_programs_for_a_cpu_have_a_barrier(platform):
+    adam = scale_by_adam(*OPTIONS)
+    state = adam.init(gradients(0))
+    traced = jax.jit(adam.update).trace(gradients(0), state, taken=jnp.bool_(True))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == (platform == "cpu")

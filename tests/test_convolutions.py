@@ -74,3 +74,27 @@ def test_convolutions_that_would_be_others_are_refused(option, value):
     images, kernel = np.zeros((1, 6, 6, 2)), np.zeros((3, 3, 2, 4))
     with pytest.raises(ValueError, match=f"{option} is"):
         convolve(images, kernel, (1, 1), "SAME", **{option: value})
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_program_has_the_form_of_the_platform_it_is_for(platform, mapped):
+    """Also its gradients, those of several members, and within loops."""
+
+    def loss(kernel, images):
+        return jnp.sum(convolve(images, kernel, (1, 1), "SAME") ** 2)
+
+    def step(kernel, images):
+        return kernel - jax.grad(loss)(kernel, images), None
+
+    def train(kernel, images):
+        return jax.lax.scan(step, kernel, images)[0]
+
+    kernel, images = jnp.zeros((3, 3, 2, 2)), jnp.zeros((2, 1, 6, 6, 2))
+    if mapped:
+        train = jax.vmap(train, (0, None))
+        kernel = kernel[None]
+    traced = jax.jit(train).trace(kernel, images)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("stablehlo.convolution" in text) == (platform != "cpu")
+    assert ("stablehlo.dot_general" in text) == (platform == "cpu")

@@ -7,7 +7,7 @@ of a loop such as a compiled epoch (docs/benchmarks.md).
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,10 +26,11 @@ def convolve(
 ) -> jax.Array:
     """``jax.lax.conv_general_dilated`` of images; on a CPU, as matrix products.
 
-    There, a sum over the kernel's weights of the images, shifted, times a matrix. With
-    dilation (a transposed convolution) outputs fall into classes by row and column
-    modulo the dilation, each of which meets its own part of the kernel: no product
-    with the zeros in between is taken.
+    The platform is that for which a program is compiled. On a CPU, outputs are a sum
+    over the kernel's weights of the images, shifted, times a matrix. With dilation (a
+    transposed convolution) they fall into classes by row and column modulo the
+    dilation, each of which meets its own part of the kernel: no product with the zeros
+    in between is taken.
 
     Args:
         images: ``[batch, height, width, inputs]``.
@@ -53,22 +54,81 @@ def convolve(
                 f"{name} is {options[name]}: there are no such convolutions here; use "
                 "jax.lax.conv_general_dilated."
             )
-    if jax.default_backend() != "cpu":
-        return jax.lax.conv_general_dilated(
-            images, kernel, strides, padding, lhs_dilation=lhs_dilation, **options
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")} | options
+    product = functools.partial(
+        _as_products, strides=strides, padding=padding, dilation=lhs_dilation
+    )
+    convolution = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        **options,
+    )
+    return _by_platform(product, convolution)(images, kernel)
+
+
+def _by_platform(
+    cpu: Callable[..., jax.Array], default: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+    """Returns a function in two forms, of which a program has the one of its platform.
+
+    So have its gradients: differentiated as a whole, the choice would keep for the
+    backward pass all that either form needs there.
+    """
+
+    @jax.custom_vjp
+    def apply(*arguments: jax.Array) -> jax.Array:
+        chosen: jax.Array = jax.lax.platform_dependent(
+            *arguments, cpu=cpu, default=default
         )
+        return chosen
+
+    def forward(*arguments: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        return apply(*arguments), arguments
+
+    def gradient(
+        form: Callable[..., jax.Array], cotangent: jax.Array, *arguments: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        gradients: tuple[jax.Array, ...] = jax.vjp(form, *arguments)[1](cotangent)
+        return gradients
+
+    def backward(
+        arguments: tuple[jax.Array, ...], cotangent: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        gradients: tuple[jax.Array, ...] = jax.lax.platform_dependent(
+            cotangent,
+            *arguments,
+            cpu=functools.partial(gradient, cpu),
+            default=functools.partial(gradient, default),
+        )
+        return gradients
+
+    apply.defvjp(forward, backward)
+    return apply
+
+
+def _as_products(
+    images: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+) -> jax.Array:
+    """Returns what ``convolve`` does, as a sum of matrix products."""
     window = kernel.shape[:2]
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(images.shape[1:3], window, strides, padding)
     rows, columns = itertools.starmap(
         _Axis,
-        zip(images.shape[1:3], window, strides, padding, lhs_dilation, strict=True),
+        zip(images.shape[1:3], window, strides, padding, dilation, strict=True),
     )
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     # Images are shifted, then multiplied; or if that leaves fewer numbers to shift,
     # the products are.
     products = None
-    if kernel.shape[3] < kernel.shape[2] and {*strides, *lhs_dilation} == {1}:
+    if kernel.shape[3] < kernel.shape[2] and {*strides, *dilation} == {1}:
         products = _times(images, jnp.moveaxis(kernel, 2, 0))  # [..., *window, outputs]
 
     def term(row: tuple[int, int], column: tuple[int, int]) -> jax.Array:

@@ -31,8 +31,10 @@ def scale_by_adam(
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         _, new = adam.update(gradients, state, params)
         new = optax.tree.where(taken, new, state)
-        if jax.default_backend() == "cpu":
-            new = jax.lax.optimization_barrier(new)
+        # By the platform of the program, which need not be that of this process.
+        new = jax.lax.platform_dependent(
+            new, cpu=jax.lax.optimization_barrier, default=lambda new: new
+        )
         mean = optax.tree.bias_correction(new.mu, b1, new.count)
         square = optax.tree.bias_correction(new.nu, b2, new.count)
         direction = jax.tree.map(
