@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.networks.convolutions import convolve
+from vae_jax import networks
+from vae_jax.networks.convolutions import FORMS, convolve
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -98,3 +99,41 @@ def test_a_program_has_the_form_of_the_platform_it_is_for(platform, mapped):
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.convolution" in text) == (platform != "cpu")
     assert ("stablehlo.dot_general" in text) == (platform == "cpu")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [networks.Conv, networks.ResNet, networks.PixelCNN],
+    ids=lambda n: n.__name__,
+)
+def test_members_are_the_same_however_their_convolutions_are_computed(network):
+    """Outputs and gradients of two members, and that the forms are others."""
+    z, x = np.ones((3, 2), np.float32), np.linspace(0, 1, 3 * 20, dtype=np.float32)
+    inputs = (z, x.reshape(3, 20)) if network.is_autoregressive else (z,)
+
+    def run(form):
+        decoder = network((4, 4), convolutions=form).decoder((5, 4, 1), 1)
+        member = jax.vmap(lambda key: decoder.init(key, *inputs))
+        params = member(jax.random.split(jax.random.key(0)))
+
+        @jax.jit
+        @jax.vmap
+        @jax.value_and_grad
+        def loss(params):
+            return jnp.sum(jnp.sin(decoder.apply(params, *inputs)))
+
+        text = loss.lower(params).as_text()
+        groups = text.count("feature_group_count = 2")
+        return loss(params), (text.count("stablehlo.convolution"), groups)
+
+    results, programs = zip(*(run(form) for form in FORMS), strict=True)
+    assert programs[0] == (0, 0)
+    assert programs[1][1] > 0
+    assert programs[2][0] > programs[1][0]
+    assert programs[2][1] == 0
+    for other in results[1:]:
+        jax.tree.map(
+            lambda one, two: np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4),
+            other,
+            results[0],
+        )

@@ -19,20 +19,30 @@ from vae_jax.networks.common import (
     dense,
     per_pixel,
 )
-from vae_jax.networks.convolutions import convolve
+from vae_jax.networks.convolutions import FORMS, convolve
 from vae_jax.networks.interface import Heads, Module, Shape
+from vae_jax.registry import require_known
 
 # Channels that are normalised together in a residual block.
 _NORM_GROUP = 8
 
 
+@dataclasses.dataclass(frozen=True)
 class _Convolutional(ActivatedNetwork):
     """An encoder that halves the image once for each width, and its mirror image."""
 
+    _: dataclasses.KW_ONLY
+    convolutions: str = "auto"  # one of ``convolutions.FORMS``
     residual: ClassVar[bool]
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The options of both modules, by name."""
+        return {**super().layers, "convolutions": self.convolutions}
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_known("convolutions", self.convolutions, FORMS)
         if not self.widths:
             raise ValueError(
                 "widths is (): the layers of a convolutional network are one or more. "
@@ -85,6 +95,7 @@ class ConvEncoder(nn.Module):
     residual: bool = False
     precision: str = "float32"
     rematerialize: bool = False
+    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
@@ -98,11 +109,8 @@ class ConvEncoder(nn.Module):
 
     def _halve(self, h: jax.Array, features: int) -> jax.Array:
         if self.residual:
-            return _ResidualBlock(
-                features, self.activation, strides=(2, 2), precision=self.precision
-            )(h)
-        dtype = PRECISIONS[self.precision]
-        h = conv(features, strides=(2, 2), dtype=dtype)(h)
+            return _residual_block(self, features, strides=(2, 2))(h)
+        h = conv(self, features, strides=(2, 2))(h)
         return ACTIVATIONS[self.activation](h)
 
 
@@ -121,6 +129,7 @@ class ConvDecoder(nn.Module):
     residual: bool = False
     precision: str = "float32"
     rematerialize: bool = False
+    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
@@ -134,21 +143,15 @@ class ConvDecoder(nn.Module):
         for features in (*self.widths[-2::-1], self.widths[0]):
             double = functools.partial(ConvDecoder._double, features=features)
             h = apply_block(self, double, h)
-        h = conv(self.pixel_outputs * channels, use_bias=False, dtype=dtype)(h)
+        h = conv(self, self.pixel_outputs * channels, use_bias=False)(h)
         h = h[:, :height, :width].reshape(*z.shape[:-1], height, width, -1)
         return OutputBias(name="bias")(per_pixel(h, self.pixel_outputs))
 
     def _double(self, h: jax.Array, features: int) -> jax.Array:
         if self.residual:
             h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-            block = _ResidualBlock(features, self.activation, precision=self.precision)
-            return block(h)
-        h = ConvTranspose(
-            features,
-            (3, 3),
-            kernel_init=nn.initializers.glorot_uniform(),
-            dtype=PRECISIONS[self.precision],
-        )(h)
+            return _residual_block(self, features)(h)
+        h = conv(self, features, kind=ConvTranspose)(h)
         return ACTIVATIONS[self.activation](h)
 
 
@@ -165,33 +168,45 @@ class _ResidualBlock(nn.Module):
     activation: str
     strides: tuple[int, int] = (1, 1)
     precision: str = "float32"
+    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:  # h [batch, height, width, channels]
         activation, dtype = ACTIVATIONS[self.activation], PRECISIONS[self.precision]
         groups = math.gcd(self.features, self.features // _NORM_GROUP or 1)
-        straight = nn.Conv(
-            self.features,
-            (1, 1),
-            strides=self.strides,
-            use_bias=False,
-            kernel_init=nn.initializers.glorot_uniform(),
-            conv_general_dilated=convolve,
-            dtype=dtype,
-        )(h)
-        h = conv(self.features, strides=self.strides, use_bias=False, dtype=dtype)(h)
+        linear = functools.partial(conv, self, self.features, use_bias=False)
+        straight = linear(window=(1, 1), strides=self.strides)(h)
+        h = linear(strides=self.strides)(h)
         h = activation(nn.GroupNorm(groups, dtype=dtype)(h))
-        h = conv(self.features, use_bias=False, dtype=dtype)(h)
+        h = linear()(h)
         return activation(straight + nn.GroupNorm(groups, dtype=dtype)(h))
 
 
-def conv(features: int, **options: Any) -> nn.Conv:
-    """Returns a 3x3 convolution as all networks start it."""
-    return nn.Conv(
+def _residual_block(module: Any, features: int, **options: Any) -> _ResidualBlock:
+    return _ResidualBlock(
         features,
-        (3, 3),
+        module.activation,
+        precision=module.precision,
+        convolutions=module.convolutions,
+        **options,
+    )
+
+
+def conv(
+    module: Any,
+    features: int,
+    *,
+    window: tuple[int, int] = (3, 3),
+    kind: type[nn.Conv] = nn.Conv,
+    **options: Any,
+) -> nn.Conv:
+    """Returns a convolution as all networks start it, computed as a module says."""
+    return kind(
+        features,
+        window,
         kernel_init=nn.initializers.glorot_uniform(),
-        conv_general_dilated=convolve,
+        conv_general_dilated=functools.partial(convolve, form=module.convolutions),
+        dtype=PRECISIONS[module.precision],
         **options,
     )
 
@@ -202,4 +217,3 @@ class ConvTranspose(nn.Conv):
 
     input_dilation: tuple[int, int] = (2, 2)
     padding: Any = ((2, 1), (2, 1))
-    conv_general_dilated: Any = convolve

@@ -14,6 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# How convolutions are computed: 'auto', as matrix products on a CPU and as 'grouped'
+# elsewhere; or everywhere as XLA's own, those of members that are mapped together as
+# one convolution with the members' features in groups ('grouped', as ``vmap`` has it),
+# or one convolution for each member ('unrolled').
+FORMS = ("auto", "grouped", "unrolled")
+
 
 def convolve(
     images: jax.Array,
@@ -21,6 +27,7 @@ def convolve(
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     *,
+    form: str = "auto",
     lhs_dilation: Sequence[int] = (1, 1),
     **options: Any,
 ) -> jax.Array:
@@ -37,6 +44,7 @@ def convolve(
         kernel: ``[rows, columns, inputs, outputs]``, no smaller than the dilation.
         strides: of the outputs, vertical and horizontal.
         padding: as there.
+        form: one of ``FORMS``.
         lhs_dilation: distances of the images' pixels; height and width of the outputs
             are to be multiples of it.
         **options: the others of ``jax.lax.conv_general_dilated``, which are to be what
@@ -58,14 +66,18 @@ def convolve(
     product = functools.partial(
         _as_products, strides=strides, padding=padding, dilation=lhs_dilation
     )
-    convolution = functools.partial(
+    convolution: Callable[..., jax.Array] = functools.partial(
         jax.lax.conv_general_dilated,
         window_strides=strides,
         padding=padding,
         lhs_dilation=lhs_dilation,
         **options,
     )
-    return _by_platform(product, convolution)(images, kernel)
+    if form == "auto":
+        return _by_platform(product, convolution)(images, kernel)
+    if form == "unrolled":
+        return _unrolled(convolution)(images, kernel)
+    return convolution(images, kernel)
 
 
 def _by_platform(
@@ -77,34 +89,78 @@ def _by_platform(
     backward pass all that either form needs there.
     """
 
-    @jax.custom_vjp
-    def apply(*arguments: jax.Array) -> jax.Array:
+    def choose(*arguments: jax.Array) -> jax.Array:
         chosen: jax.Array = jax.lax.platform_dependent(
             *arguments, cpu=cpu, default=default
         )
         return chosen
 
-    def forward(*arguments: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        return apply(*arguments), arguments
-
-    def gradient(
-        form: Callable[..., jax.Array], cotangent: jax.Array, *arguments: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        gradients: tuple[jax.Array, ...] = jax.vjp(form, *arguments)[1](cotangent)
-        return gradients
-
-    def backward(
-        arguments: tuple[jax.Array, ...], cotangent: jax.Array
-    ) -> tuple[jax.Array, ...]:
+    def choose_gradient(*arguments: jax.Array) -> tuple[jax.Array, ...]:
         gradients: tuple[jax.Array, ...] = jax.lax.platform_dependent(
-            cotangent,
-            *arguments,
-            cpu=functools.partial(gradient, cpu),
-            default=functools.partial(gradient, default),
+            *arguments, cpu=_gradient(cpu), default=_gradient(default)
         )
         return gradients
 
-    apply.defvjp(forward, backward)
+    return _with_gradient(choose, choose_gradient)
+
+
+def _unrolled(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Returns a convolution that is one for each member if kernels are mapped."""
+    return _with_gradient(_one_by_one(convolution), _one_by_one(_gradient(convolution)))
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is called for each of many mapped second arguments."""
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def _(size: int, is_mapped: Sequence[bool], *arguments: jax.Array) -> Any:
+        if is_mapped[1]:
+            each = [
+                mapped(
+                    *(
+                        argument[i] if has_axis else argument
+                        for argument, has_axis in zip(arguments, is_mapped, strict=True)
+                    )
+                )
+                for i in range(size)
+            ]
+            results = jax.tree.map(lambda *own: jnp.stack(own), *each)
+        else:
+            axes = tuple(0 if has_axis else None for has_axis in is_mapped)
+            results = jax.vmap(function, axes)(*arguments)
+        return results, jax.tree.map(lambda _: True, results)
+
+    return mapped
+
+
+def _gradient(
+    function: Callable[..., jax.Array],
+) -> Callable[..., tuple[jax.Array, ...]]:
+    """Returns the gradients of a function: of its arguments and then a cotangent."""
+
+    def gradient(*arguments: jax.Array) -> tuple[jax.Array, ...]:
+        *primals, cotangent = arguments
+        gradients: tuple[jax.Array, ...] = jax.vjp(function, *primals)[1](cotangent)
+        return gradients
+
+    return gradient
+
+
+def _with_gradient(
+    function: Callable[..., jax.Array],
+    gradient: Callable[..., tuple[jax.Array, ...]],
+) -> Callable[..., jax.Array]:
+    """Returns a function whose gradients are those of another, as in ``_gradient``."""
+
+    @jax.custom_vjp
+    def apply(*arguments: jax.Array) -> jax.Array:
+        return function(*arguments)
+
+    apply.defvjp(
+        lambda *arguments: (function(*arguments), arguments),
+        lambda arguments, cotangent: gradient(*arguments, cotangent),
+    )
     return apply
 
 

@@ -18,8 +18,10 @@ from vae_jax.networks.common import (
     per_pixel,
 )
 from vae_jax.networks.convolutional import conv
+from vae_jax.networks.convolutions import FORMS
 from vae_jax.networks.dense import MLP, apply_dense
 from vae_jax.networks.interface import Module, Shape
+from vae_jax.registry import require_known
 
 # Of the autoregressive decoder: few and near, so that it sees a neighbourhood of each
 # pixel and has to leave the image as a whole to z.
@@ -31,12 +33,21 @@ _MASKED_LAYERS = 3
 class PixelCNN(MLP):
     """The encoder of an ``MLP``, and an ``AutoregressiveDecoder``."""
 
+    _: dataclasses.KW_ONLY
+    convolutions: str = "auto"  # one of ``convolutions.FORMS``
     is_autoregressive: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_known("convolutions", self.convolutions, FORMS)
 
     def decoder(self, image_shape: Shape, pixel_outputs: int) -> Module:
         """See ``Network``."""
         return AutoregressiveDecoder(
-            image_shape=image_shape, pixel_outputs=pixel_outputs, **self.layers
+            image_shape=image_shape,
+            pixel_outputs=pixel_outputs,
+            convolutions=self.convolutions,
+            **self.layers,
         )
 
 
@@ -57,6 +68,7 @@ class AutoregressiveDecoder(nn.Module):
     activation: str
     precision: str = "float32"
     rematerialize: bool = False
+    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, z: jax.Array, x: jax.Array) -> jax.Array:
@@ -66,7 +78,7 @@ class AutoregressiveDecoder(nn.Module):
         h = apply_dense(self, z.reshape(-1, z.shape[-1]), self.widths[::-1])
         h = dense(height * width * _FEATURES, dtype=dtype)(h)
         h = h.reshape(*z.shape[:-1], height, width, _FEATURES)
-        before = _masked_conv(channels, itself=False, dtype=dtype)
+        before = _masked_conv(self, channels, itself=False)
         seen = before(x.reshape(-1, *self.image_shape))
         h = activation(h + seen.reshape(*x.shape[:-1], *h.shape[-3:]))
         leading, h = h.shape[:-3], h.reshape(-1, *h.shape[-3:])
@@ -78,16 +90,16 @@ class AutoregressiveDecoder(nn.Module):
         return OutputBias(name="bias")(per_pixel(h, self.pixel_outputs))
 
     def _add_seen(self, h: jax.Array) -> jax.Array:
-        masked = _masked_conv(_FEATURES, itself=True, dtype=PRECISIONS[self.precision])
+        masked = _masked_conv(self, _FEATURES, itself=True)
         return h + ACTIVATIONS[self.activation](masked(h))
 
 
-def _masked_conv(channels: int, *, itself: bool, **options: Any) -> nn.Conv:
+def _masked_conv(module: Any, channels: int, *, itself: bool) -> nn.Conv:
     """Returns a 3x3 convolution of the pixels before one in raster order, or at it."""
     mask = np.zeros((3, 3, channels, _FEATURES), np.float32)
     mask[0] = 1
     mask[1, : 2 if itself else 1] = 1
-    return conv(_FEATURES, mask=mask, **options)
+    return conv(module, _FEATURES, mask=mask)
 
 
 class MaskedMLP(nn.Module):
