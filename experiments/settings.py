@@ -235,12 +235,8 @@ def part_options(section: Any, kind: str) -> dict[str, Any]:
 
 
 def fitted_prior_options(model: ModelSettings, prior: str) -> dict[str, Any]:
-    """Returns the options of another prior that is fitted to a trained model.
-
-    Those that are fields; it is computed in float32.
-    """
-    known = PRIORS.options(prior).keys() - {"precision"}
-    fields = _taken(model, "prior", known)
+    """Returns the options of another prior that is fitted to a trained model."""
+    fields = _taken(model, "prior", PRIORS.options(prior))
     return {option: getattr(model, field) for field, option in fields.items()}
 
 
