@@ -149,9 +149,10 @@ class TrainingSettings(TrainingPlan):
             self.config()
         except ValueError as error:
             raise SettingsError(f"training.{error}") from error
-        for name, hint in field_types(type(self)).items():
-            if hint is int:
-                _count(f"training.{name}", getattr(self, name), 0)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int):
+                _count(f"training.{field.name}", value, 0)
         _at_least("training.beta", self.beta, 0)
         _at_least("training.learning_rate", self.learning_rate, 0, exclusive=True)
         # Else a finite gradient could give a step that is not.
@@ -180,41 +181,43 @@ _REGISTRIES: dict[str, Registry[Any]] = {
     "objective": OBJECTIVES,
 }
 
-# Fields that are options of parts: the kinds of these, and the option's name if it is
-# another than the field's.
-_OPTION_FIELDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "fixed_scale": (("likelihood",), ""),
-    "components": (("likelihood",), ""),
-    "widths": (("network",), ""),
-    "activation": (("network", "posterior", "prior"), ""),
-    "precision": (("network", "posterior", "prior"), ""),
-    "rematerialize": (("network",), ""),
-    "layer_widths": (("posterior", "prior"), ""),
-    "flow_steps": (("posterior", "prior"), ""),
-    "flow_widths": (("posterior", "prior"), ""),
-    "prior_components": (("prior",), "components"),
-    **dict.fromkeys(
-        ("num_samples", "free_bits", "capacity", "num_groups", "mixing", "alpha"),
-        (("objective",), ""),
-    ),
-    **dict.fromkeys(("partitions", "mmd_weight"), (("objective",), "")),
-}
+# Fields that are options: of every part that has an option of this name.
+_OPTION_FIELDS = (
+    "fixed_scale",
+    "components",
+    "widths",
+    "activation",
+    "precision",
+    "rematerialize",
+    "layer_widths",
+    "flow_steps",
+    "flow_widths",
+    "prior_components",
+    "num_samples",
+    "free_bits",
+    "capacity",
+    "num_groups",
+    "mixing",
+    "alpha",
+    "partitions",
+    "mmd_weight",
+)
 
 
-def _parameters(section: Any, kind: str) -> Mapping[str, Any]:
-    """The options, by name, of a section's part of a kind."""
-    name, registry = getattr(section, kind), _REGISTRIES[kind]
-    if kind == "prior":
-        registry = priors_of(name, (section.latent_dim, *section.upper_layers))
-    return registry.options(name)
+def _option(field: str, kind: str) -> str:
+    """The option of parts of a kind that a field is."""
+    if kind == "prior":  # 'components' are the likelihood's.
+        return {"components": "", "prior_components": "components"}.get(field, field)
+    return field
 
 
 def _taken(section: Any, kind: str, known: Container[str]) -> dict[str, str]:
-    """The option, of those of a part of a kind, that each field of a section is."""
+    """The fields of a section that are options of a part, and which."""
+    fields = {field: _option(field, kind) for field in _OPTION_FIELDS}
     return {
-        field: option or field
-        for field, (kinds, option) in _OPTION_FIELDS.items()
-        if kind in kinds and (option or field) in known and hasattr(section, field)
+        field: option
+        for field, option in fields.items()
+        if option in known and hasattr(section, field)
     }
 
 
@@ -240,48 +243,50 @@ def fitted_prior_options(model: ModelSettings, prior: str) -> dict[str, Any]:
     return {option: getattr(model, field) for field, option in fields.items()}
 
 
-def _neutral(field: str) -> Any:
-    """The default of the parts that take a field as an option."""
-    kinds, option = _OPTION_FIELDS[field]
-    for kind in kinds:
-        for name in _REGISTRIES[kind].takers(option or field):
-            return _REGISTRIES[kind].options(name)[option or field].default
-    raise LookupError(field)
+def _parameters(section: Any, kind: str) -> Mapping[str, Any]:
+    """The options, by name, of a section's part of a kind."""
+    name, registry = getattr(section, kind), _REGISTRIES[kind]
+    if kind == "prior":
+        registry = priors_of(name, (section.latent_dim, *section.upper_layers))
+    return registry.options(name)
 
 
-def without_effect(settings: "Settings") -> dict[str, Any]:
-    """Returns the defaults of the fields that no part of a run takes, by section.
+@functools.lru_cache
+def _without_effect(section: Any) -> dict[str, Any]:
+    """The fields of a section that no part of it takes, with their defaults.
 
-    A field at its default counts as not given.
-
-    Returns:
-        ``{'model': {...}, 'training': {...}}``, of fields that have another value.
+    Of those that have another value: a field at its default counts as not given.
     """
-    found: dict[str, Any] = {}
-    for name in ("model", "training"):
-        section = getattr(settings, name)
-        taken = {
-            field
-            for kind in _REGISTRIES
-            if hasattr(section, kind)
-            for field in _taken(section, kind, _parameters(section, kind))
-        }
-        found[name] = {
-            field: _neutral(field)
-            for field in _OPTION_FIELDS
-            if hasattr(section, field)
-            and field not in taken
-            and getattr(section, field) != _neutral(field)
-        }
-    return found
+    kinds = [kind for kind in _REGISTRIES if hasattr(section, kind)]
+    taken = set().union(
+        *(_taken(section, kind, _parameters(section, kind)) for kind in kinds)
+    )
+    return {
+        field: default
+        for field in _OPTION_FIELDS
+        if hasattr(section, field)
+        and field not in taken
+        and getattr(section, field) != (default := _parts_with(field)[0][2])
+    }
+
+
+def _parts_with(field: str) -> list[tuple[str, str, Any]]:
+    """The parts that take a field as an option: (kind, name, default)."""
+    return [
+        (kind, name, registry.options(name)[option].default)
+        for kind, registry in _REGISTRIES.items()
+        if (option := _option(field, kind))
+        for name in registry.takers(option)
+    ]
 
 
 def same_model(settings: "Settings") -> "Settings":
     """Returns settings of which those of the same model and training are equal."""
+    sections = {name: getattr(settings, name) for name in ("model", "training")}
     changes = {
-        name: dataclasses.replace(getattr(settings, name), **fields)
-        for name, fields in without_effect(settings).items()
-        if fields
+        name: dataclasses.replace(section, **unused)
+        for name, section in sections.items()
+        if (unused := _without_effect(section))
     }
     return dataclasses.replace(settings, **changes) if changes else settings
 
@@ -292,23 +297,21 @@ def refuse_unused(every: Sequence["Settings"]) -> None:
     Raises:
         SettingsError: naming the first one, its parts, and the remedy.
     """
-    unused = [without_effect(settings) for settings in every]
-    for section in ("model", "training"):
-        for field in unused[0][section] if unused else ():
-            if not all(field in found[section] for found in unused):
-                continue
-            kinds, option = _OPTION_FIELDS[field]
-            parts, able = [], []
-            for kind in kinds:
-                used = {getattr(getattr(run, section), kind) for run in every}
-                parts += [f"{kind} {name!r}" for name in sorted(used)]
-                names = _REGISTRIES[kind].takers(option or field)
-                able += [f"{kind} {name!r}" for name in names]
-            value = getattr(getattr(every[0], section), field)
+    for name in ("model", "training"):
+        sections = {getattr(settings, name) for settings in every}
+        unused = [_without_effect(section) for section in sections]
+        common = set(unused[0]).intersection(*unused[1:]) if unused else set()
+        for field in sorted(common):
+            able = _parts_with(field)
+            kinds = dict.fromkeys(kind for kind, _, _ in able)
+            used = {(kind, getattr(own, kind)) for own in sections for kind in kinds}
+            parts = [f"{kind} {part!r}" for kind, part in sorted(used)]
+            value = getattr(getattr(every[0], name), field)
             raise SettingsError(
-                f"{section}.{field} is {value!r}: {listed(parts, ', ')} "
+                f"{name}.{field} is {value!r}: {listed(parts, ', ')} "
                 f"{'has' if len(parts) == 1 else 'have'} no such option. Leave it at "
-                f"{_neutral(field)!r}, or choose {listed(able, ' or ')}."
+                f"{unused[0][field]!r}, or choose "
+                f"{listed([f'{kind} {part!r}' for kind, part, _ in able], ' or ')}."
             )
 
 

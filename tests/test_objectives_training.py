@@ -164,7 +164,11 @@ def test_validation_leaves_out_what_is_of_training_alone(small, objective, other
             {"num_groups": 2},
             ("num_samples is 1", "num_groups, 2", "Change one of them"),
         ),
-        ("thermodynamic", {"num_samples": 1}, ("num_samples is 1", "at least 2")),
+        (
+            "thermodynamic",
+            {"num_samples": 1},
+            ("num_samples is 1", "at least 2", "another objective"),
+        ),
         (
             "elbo",
             {"capacity": 5.0, "free_bits": 0.5},

@@ -114,7 +114,12 @@ class Objective(abc.ABC):
     weighs_samples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require_at_least("num_samples", self.num_samples, self.fewest_samples)
+        if self.num_samples < self.fewest_samples:
+            raise ValueError(
+                f"num_samples is {self.num_samples}: {type(self).__name__} needs at "
+                f"least {self.fewest_samples} for each image. Give so many, or choose "
+                "another objective."
+            )
 
     def __call__(
         self,

@@ -18,6 +18,7 @@ from vae_jax.mesh import split_batch
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Batch, Terms
 from vae_jax.per_image import map_images
+from vae_jax.products import float32_products
 from vae_jax.training.config import TrainingConfig
 from vae_jax.training.state import (
     OFFENDERS,
@@ -394,6 +395,7 @@ class Trainer:
         )
         return new_state, Validation(terms, new_state.best_bound, active, failure)
 
+    @float32_products
     def validation_terms(self, params: Params, member: Member, x: jax.Array) -> Terms:
         """Returns the objective's mean terms over x ``[M, D]``, with the same noise.
 
