@@ -110,7 +110,10 @@ COMMON = (
     "training.kl_warmup_epochs=2",
     "evaluation.num_samples=4",
     "evaluation.chunk=2",
+    # What costs more than training; one command of the other paths has them all.
     "diagnostics.probes=False",
+    "diagnostics.latents=False",
+    "diagnostics.floor=False",
     "sweep.latent_dim=2",
     "sweep.seed=0",
 )
@@ -215,9 +218,14 @@ SPECIAL: dict[str, Options] = {
         "training.validate_every=20",
         "checkpoint.every_epochs=5",
         "checkpoint.every_seconds=0",
-        "diagnostics.floor=False",
     ),
-    FITTED: (*_PLAIN, "diagnostics.permutations=20", "diagnostics.probes=True"),
+    FITTED: (
+        "sweep.likelihood=bernoulli,laplace,logistic_mixture",
+        "diagnostics.permutations=20",
+        "diagnostics.probes=True",
+        "diagnostics.latents=True",
+        "diagnostics.floor=True",
+    ),
 }
 
 
