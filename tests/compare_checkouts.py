@@ -33,6 +33,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.numpy
 
@@ -42,7 +43,6 @@ XLA_FLAGS = (
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 NUM_RUNS = 90  # A full cover of pairs has at least 13 likelihoods x 12 objectives.
-_START = 1.5  # What starting a command costs, in runs: it imports for seconds.
 
 Options = tuple[str, ...]
 _FLOW: Options = ("model.flow_steps=2", "model.flow_widths=(8,)")
@@ -133,64 +133,67 @@ def allowed(run: Run) -> bool:
         (objective not in ("elbo", "beta_tc") or closed_form_kl)
         and (objective != "beta_tc" or posterior == "diagonal")
         and (posterior not in ("bottom_up", "ladder") or prior == "standard_normal")
-        and (likelihood != "gaussian_optimal" or not fields(run) & set(_SAMPLES))
+        and (
+            likelihood != "gaussian_optimal"
+            or not {*AXES["objective"][objective]} & {*_SAMPLES}
+        )
     )
-
-
-def fields(run: Run) -> set[str]:
-    values = zip(AXES.values(), run, strict=True)
-    return {field for axis, value in values for field in axis[value]}
 
 
 def pairs(run: Run) -> set[tuple[tuple[int, str], ...]]:
     return set(itertools.combinations(enumerate(run), 2))
 
 
-def cover(num_runs: int) -> tuple[list[list[Run]], float]:
+def cover(num_runs: int) -> tuple[list[Run], float]:
     """Runs that pair as many values as they can, greedily, and the same ones each time.
 
     Returns:
-        Commands, each of runs that differ in one axis and need the same fields; and the
-        part of all possible pairs that is in them.
+        The runs, and the part of all possible pairs that is in them.
     """
     rng = random.Random(0)
     runs = [run for run in itertools.product(*AXES.values()) if allowed(run)]
     missing = set().union(*map(pairs, runs))
     total = len(missing)
-    commands: list[list[Run]] = []
-    while missing and num_runs > 0:
-        best, most = [runs[0]], 0.0
-        for start in rng.sample(runs, 150):
-            for axis, values in enumerate(AXES.values()):
-                line: list[Run] = []
-                left = set(missing)
-                for value in (start[axis], *rng.sample(list(values), len(values))):
-                    run = (*start[:axis], value, *start[axis + 1 :])
-                    gain = len(left & pairs(run))
-                    fits = allowed(run) and fields(run) == fields(start)
-                    if not fits or (line and gain < 2) or len(line) == min(4, num_runs):
-                        continue
-                    line.append(run)
-                    left -= pairs(run)
-                gains = (len(missing) - len(left)) / (len(line) + _START)
-                if gains > most:
-                    best, most = line, gains
-        for run in best:
-            missing -= pairs(run)
-        commands.append(best)
-        num_runs -= len(best)
-    return commands, 1 - len(missing) / total
+    chosen = []
+    for _ in range(num_runs):
+        best = max(rng.sample(runs, 400), key=lambda run: len(missing & pairs(run)))
+        missing -= pairs(best)
+        chosen.append(best)
+    return chosen, 1 - len(missing) / total
 
 
-def covering(line: Sequence[Run]) -> Options:
-    """The fields of a command of several runs."""
-    needed = sorted(fields(line[0]))
-    values = zip(*line, strict=True)
-    axes = [
-        f"sweep.{axis}={','.join(dict.fromkeys(used))}"
-        for axis, used in zip(AXES, values, strict=True)
-    ]
-    return (*axes, *needed)
+def commands_of(runs: Sequence[Run]) -> dict[str, Options]:
+    """Few commands, as each draws a report: sweeps of which ``--only`` picks runs.
+
+    All combinations of a sweep must be allowed, and need the same fields.
+    """
+    kinds: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        _, posterior, _, objective, _ = run
+        closed_form = objective if objective in ("elbo", "beta_tc") else ""
+        own = AXES["objective"][objective]
+        is_layered = AXES["posterior"][posterior] == _LAYERS
+        kinds.setdefault((closed_form, own, is_layered), []).append(run)
+    commands = {}
+    for (_, own, is_layered), chosen in kinds.items():
+        used = [list(dict.fromkeys(values)) for values in zip(*chosen, strict=True)]
+        axes = [
+            f"sweep.{axis}={','.join(values)}"
+            for axis, values in zip(AXES, used, strict=True)
+        ]
+        needed = {
+            field
+            for values, axis in zip(used, AXES.values(), strict=True)
+            for value in values
+            for field in axis[value]
+        }
+        only = " ".join(
+            ",".join(f"{axis}={value}" for axis, value in zip(AXES, run, strict=True))
+            for run in chosen
+        )
+        name = f"{', '.join(used[3])}{' in layers' if is_layered else ''}"
+        commands[name] = (*axes, *sorted(needed), f"--only={only}")
+    return commands
 
 
 STOPPED, FITTED = "stopped and resumed", "evaluated with a fitted prior"
@@ -287,7 +290,10 @@ class Checkout:
         """What a checkout leaves of a command: its results, or why it refused."""
         # The last value of a field is the one that counts.
         given = dict(option.split("=", 1) for option in (*COMMON, *options))
-        sweep = [f"--config.{field}={value}" for field, value in given.items()]
+        sweep = [
+            f"{field if field.startswith('--') else f'--config.{field}'}={value}"
+            for field, value in given.items()
+        ]
         commands = [["sweep", "--config=configs/digits.py", *sweep]]
         if name == STOPPED:
             commands *= 2
@@ -434,18 +440,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (arguments.new or arguments.keep or arguments.list):
         parser.error("there is nothing to compare OLD with: give NEW, or --keep.")
-    lines, part = cover(NUM_RUNS)
+    runs, part = cover(NUM_RUNS)
+    commands = commands_of(runs) | SPECIAL
     print(
-        f"{sum(map(len, lines))} runs in {len(lines)} commands have {part:.0%} of all "
-        f"pairs; and {len(SPECIAL)} commands of other paths",
+        f"{len(runs)} runs have {part:.0%} of all pairs; with other paths, there are "
+        f"{len(commands)} commands",
         flush=True,
     )
-    commands = {" ".join(covering(line)): covering(line) for line in lines} | SPECIAL
     commands = {name: each for name, each in commands.items() if arguments.only in name}
     if not commands:
         parser.error(f"--only is {arguments.only!r}: --list prints what there is.")
     if arguments.list:
-        print("\n".join(commands))
+        for name, options in commands.items():
+            print(name, *options, sep="\n    ")
         return
     if arguments.keep:
         open_kept(arguments.keep, arguments.old)
