@@ -24,7 +24,7 @@ from experiments.theory.claims import Story, below, equal
 from experiments.theory.models import Images, digits
 from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian
-from vae_jax.fit import epochs
+from vae_jax.fitting import epochs
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params, make_vae
 from vae_jax.objectives import Elbo

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.data import DataSettings, load_data
 from vae_jax import views
-from vae_jax.fit import epochs
+from vae_jax.fitting import epochs
 from vae_jax.model import VAE
 from vae_jax.objectives import Terms
 from vae_jax.trained import TrainedModel
