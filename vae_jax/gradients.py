@@ -18,10 +18,12 @@ def scale_gradient(values: Any, scale: jax.Array) -> Any:
 
 
 @scale_gradient.defjvp
-def _scale_gradient_jvp(primals, tangents):
+def _scale_gradient_jvp(
+    primals: tuple[Any, jax.Array], tangents: tuple[Any, Any]
+) -> tuple[Any, Any]:
     values, scale = primals
 
-    def scaled(tangent):
+    def scaled(tangent: jax.Array) -> jax.Array:
         return tangent * scale.reshape(scale.shape + (1,) * (tangent.ndim - scale.ndim))
 
     return values, jax.tree.map(scaled, tangents[0])
@@ -35,5 +37,7 @@ def with_gradient_of(surrogate: jax.Array, value: jax.Array) -> jax.Array:
 
 
 @with_gradient_of.defjvp
-def _with_gradient_of_jvp(primals, tangents):
+def _with_gradient_of_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return primals[1], tangents[0]

@@ -91,8 +91,7 @@ def evaluate(
         target = views.to_intensity("levels", image, model.likelihood.levels)
         return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
 
-    found: Evaluation = map_images(one_image, key, x, images, batch_size=batch_size)
-    return found
+    return map_images(one_image, key, x, images, batch_size=batch_size)
 
 
 class Pictures(NamedTuple):

@@ -29,7 +29,7 @@ def split_batch(tree: Any) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
     size = mesh.shape.get(BATCH, 1)
 
-    def split(leaf):
+    def split(leaf: Any) -> Any:
         if size == 1 or leaf.shape[0] % size:
             return leaf
         return jax.lax.with_sharding_constraint(leaf, PartitionSpec(BATCH))

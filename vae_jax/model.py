@@ -190,7 +190,8 @@ class VAE:
                 "estimate it, as the objective 'elbo_log_weight' does."
             )
         prior: Any = self.prior(params)
-        return prior.kl_from(posterior)
+        kl: jax.Array = prior.kl_from(posterior)
+        return kl
 
     def decode(
         self, params: Params, z: jax.Array, x: jax.Array | None = None
@@ -219,7 +220,7 @@ class VAE:
                 )
             likelihood = self.likelihood
             inputs.append(views.to_intensity(likelihood.view, x, likelihood.levels))
-        outputs = self.decoder.apply({"params": params["decoder"]}, *inputs)
+        outputs: jax.Array = self.decoder.apply({"params": params["decoder"]}, *inputs)
         if not self.likelihood.shared_outputs:
             return outputs
         *leading, _, num_pixels = outputs.shape
@@ -266,7 +267,7 @@ class VAE:
     ) -> jax.Array:
         num_pixels = params["decoder"]["bias"]["pixels"].shape[-1]
 
-        def add_pixel(i, x):
+        def add_pixel(i: jax.Array, x: jax.Array) -> jax.Array:
             outputs = self.decode(params, z, x)
             own = jax.lax.dynamic_slice_in_dim(outputs, i, 1, axis=-1)
             pixel = self.likelihood.sample(jax.random.fold_in(key, i), own)
@@ -274,7 +275,8 @@ class VAE:
 
         dtype = jnp.int32 if self.likelihood.view == "levels" else jnp.float32
         black = jnp.zeros((len(z), num_pixels), dtype)
-        return jax.lax.fori_loop(0, num_pixels, add_pixel, black)
+        x: jax.Array = jax.lax.fori_loop(0, num_pixels, add_pixel, black)
+        return x
 
     def generate(
         self, params: Params, key: jax.Array, num_samples: int

@@ -1,17 +1,19 @@
 """Functions of one image, over all images of a set."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax.mesh import split_batch
 
+Result = TypeVar("Result")  # a tree of arrays
+
 
 def map_images(
-    function: Callable[..., Any], key: jax.Array, *arrays: jax.Array, batch_size: int
-) -> Any:
+    function: Callable[..., Result], key: jax.Array, *arrays: jax.Array, batch_size: int
+) -> Result:
     """Maps ``function(image_key, *rows)`` over images, in batches.
 
     Every image is visited, the remainder of the batches included, and has a key of its
@@ -36,7 +38,7 @@ def map_images(
     batch_size = min(batch_size, num_images)
     inputs = (jnp.arange(num_images), *arrays)
 
-    def one_image(index: jax.Array, *rows: jax.Array) -> Any:
+    def one_image(index: jax.Array, *rows: jax.Array) -> Result:
         return function(jax.random.fold_in(key, index), *rows)
 
     def one_batch(inputs: Any) -> Any:
@@ -46,9 +48,12 @@ def map_images(
     batches = jax.tree.map(
         lambda leaf: leaf[:whole].reshape(-1, batch_size, *leaf.shape[1:]), inputs
     )
-    results = jax.lax.map(one_batch, batches)
-    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
+    results: Result = jax.tree.map(
+        lambda leaf: leaf.reshape(whole, *leaf.shape[2:]),
+        jax.lax.map(one_batch, batches),
+    )
     if whole == num_images:
         return results
     rest = one_batch(jax.tree.map(lambda leaf: leaf[whole:], inputs))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+    joined: Result = jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+    return joined

@@ -96,7 +96,10 @@ class TrainedModel:
 
     def _estimate(self, images: np.ndarray, num_samples: int) -> ImportanceEstimate:
         key, x = self._keys().evaluate, self._x(images)
-        return _estimate(self.model, self.params, key, x, num_samples)
+        found: ImportanceEstimate = _estimate(
+            self.model, self.params, key, x, num_samples
+        )
+        return found
 
     def _keys(self) -> MemberKeys:
         """The children of the model's key; refuses a model that failed."""
@@ -124,8 +127,7 @@ def _encode(model: VAE, params: Params, key: jax.Array, x: jax.Array) -> jax.Arr
     def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
         return posterior_mean(model, params, key, x[None])[0]
 
-    means: jax.Array = map_images(one_image, key, x, batch_size=_BATCH)
-    return means
+    return map_images(one_image, key, x, batch_size=_BATCH)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -136,8 +138,7 @@ def _decode(model: VAE, params: Params, key: jax.Array, z: jax.Array) -> jax.Arr
         mean, _ = model.sample_images(params, key, z[None])
         return views.to_intensity(likelihood.view, mean[0], likelihood.levels)
 
-    means: jax.Array = map_images(one_image, key, z, batch_size=_BATCH)
-    return means
+    return map_images(one_image, key, z, batch_size=_BATCH)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -155,5 +156,4 @@ def _estimate(
             model, params, key, x, num_samples=num_samples, chunk=chunk
         )
 
-    found: ImportanceEstimate = map_images(one_image, key, x, batch_size=_BATCH)
-    return found
+    return map_images(one_image, key, x, batch_size=_BATCH)

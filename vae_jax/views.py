@@ -72,7 +72,8 @@ def shared_draw(
       levels: number of intensity levels.
     """
     key = jax.random.fold_in(jax.random.key(0), which)
-    return _observe(view, key, images, levels)
+    x: jax.Array = _observe(view, key, images, levels)
+    return x
 
 
 def pixel_statistics(images: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -205,10 +206,11 @@ def log_mass_bound(
       lower bound ``log p(x) - D log(levels)`` on the log-mass of the integers.
     """
     if view == "continuous":
-        return log_prob - num_pixels * np.log(levels)
+        log_prob = log_prob - num_pixels * np.log(levels)
     return log_prob
 
 
 def bits_per_dim(log_mass: np.ndarray, num_pixels: int) -> np.ndarray:
     """Bits per pixel value of a log-mass in nats per image (smaller is better)."""
-    return -log_mass / (num_pixels * np.log(2))
+    bits: np.ndarray = -log_mass / (num_pixels * np.log(2))
+    return bits

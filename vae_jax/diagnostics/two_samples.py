@@ -80,6 +80,7 @@ def mmd_test(
 
 def _distances(points: jax.Array) -> jax.Array:
     """Euclidean distances ``[n, n]``, from differences: exact for near points."""
-    return jax.lax.map(
+    distances: jax.Array = jax.lax.map(
         lambda point: jnp.sqrt(jnp.sum((points - point[None]) ** 2, axis=-1)), points
     )
+    return distances

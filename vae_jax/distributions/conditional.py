@@ -34,7 +34,8 @@ class ConditionalGaussian:
 
     def init(self, key: jax.Array, size: int) -> Params:
         """Fresh parameters for h of a size."""
-        return self._network.init(key, jnp.zeros((1, size)))["params"]
+        params: Params = self._network.init(key, jnp.zeros((1, size)))["params"]
+        return params
 
     def at(self, params: Params, h: jax.Array) -> DiagonalGaussian:
         """The Gaussians of h ``[..., size]``, with the same leading axes."""

@@ -194,7 +194,7 @@ class InverseAutoregressive:
     ) -> tuple[jax.Array, jax.Array]:
         """See ``Step``."""
 
-        def add_latent(_, u):
+        def add_latent(_: int, u: jax.Array) -> jax.Array:
             shift, log_gate = self._gates(params, u, context)
             return (z + jnp.expm1(log_gate) * shift) * jnp.exp(-log_gate)
 
@@ -240,7 +240,7 @@ class _Coupling:
         """What moves each latent, ``[n, moved, outputs_per_latent]``."""
         inputs = jnp.concatenate([given, context], axis=-1)
         outputs: Any = self._network.apply({"params": params["network"]}, inputs)
-        raw = outputs["raw"]
+        raw: jax.Array = outputs["raw"]
         return raw.reshape(len(raw), -1, self.outputs_per_latent)
 
     def _move(

@@ -16,7 +16,9 @@ class DiagonalGaussian(NamedTuple):
     log_scale: jax.Array  # [..., latent]
 
     @classmethod
-    def from_outputs(cls, mean: jax.Array, raw_log_scale: jax.Array):
+    def from_outputs(
+        cls, mean: jax.Array, raw_log_scale: jax.Array
+    ) -> "DiagonalGaussian":
         """The posterior of an encoder's two linear outputs, each ``[..., latent]``.
 
         ``log_scale = 20 tanh(raw/20)``: within 2 % of raw up to |raw| = 4.9, and
@@ -44,13 +46,17 @@ class DiagonalGaussian(NamedTuple):
           ``[samples, ...]``.
         """
         standardized = (z - self.mean[None]) * jnp.exp(-self.log_scale)[None]
-        per_latent = -0.5 * (standardized**2 + np.log(2 * np.pi)) - self.log_scale[None]
+        per_latent: jax.Array = (
+            -0.5 * (standardized**2 + np.log(2 * np.pi)) - self.log_scale[None]
+        )
         return per_latent.sum(-1)
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See ``Posterior``."""
         # Of the noise itself: the sample is rounded where the mean is far larger.
-        per_latent = -0.5 * (noise**2 + np.log(2 * np.pi)) - self.log_scale[None]
+        per_latent: jax.Array = (
+            -0.5 * (noise**2 + np.log(2 * np.pi)) - self.log_scale[None]
+        )
         return self.sample(noise), per_latent.sum(-1)
 
     def expectation(self, noise: jax.Array) -> jax.Array:
@@ -110,7 +116,8 @@ class FullCovarianceGaussian(NamedTuple):
         squares = jnp.moveaxis((noise**2).sum(-2), -1, 0)
         log_determinant = self.log_scale.sum(-1)
         size = self.mean.shape[-1]
-        return -0.5 * (squares + size * np.log(2 * np.pi)) - log_determinant[None]
+        log_q: jax.Array = -0.5 * (squares + size * np.log(2 * np.pi))
+        return log_q - log_determinant[None]
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See ``Posterior``; no system of equations is solved."""

@@ -86,12 +86,13 @@ class LinearGaussian(NamedTuple):
     @property
     def latent_dim(self) -> int:
         """L, the number of latents."""
-        return self.weights.shape[1]
+        return int(self.weights.shape[1])
 
     @property
     def posterior_precision(self) -> np.ndarray:
         """The inverse covariance of p(z|x), the same for every x, ``[L, L]``."""
-        return self.weights.T @ self.weights / self.variance + np.eye(self.latent_dim)
+        explained: np.ndarray = self.weights.T @ self.weights / self.variance
+        return explained + np.eye(self.latent_dim)
 
     def log_prob(self, x: ArrayLike) -> np.ndarray:
         """log p(x) in nats, a density: ``[N, D] -> [N]``.
@@ -106,7 +107,10 @@ class LinearGaussian(NamedTuple):
         log_determinant = (
             self.offset.size * np.log(self.variance) + np.linalg.slogdet(precision)[1]
         )
-        return -0.5 * (quadratic + log_determinant + self.offset.size * _LOG_2PI)
+        log_px: np.ndarray = -0.5 * (
+            quadratic + log_determinant + self.offset.size * _LOG_2PI
+        )
+        return log_px
 
     def posterior(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Mean ``[N, L]`` and covariance ``[L, L]`` of p(z|x) for x ``[N, D]``."""
@@ -160,7 +164,8 @@ class LinearGaussian(NamedTuple):
         squares = ((residual**2).sum(-1) + spread) / self.variance
         log_normaliser = self.offset.size * (_LOG_2PI + np.log(self.variance))
         kl = 0.5 * (mean**2 + q_variance - 1 - 2 * log_scale).sum(-1)
-        return -0.5 * (squares + log_normaliser) - kl
+        elbo: np.ndarray = -0.5 * (squares + log_normaliser) - kl
+        return elbo
 
     def to_vae(
         self, image_shape: tuple[int, int, int], levels: int

@@ -100,5 +100,4 @@ def measure_sandwich(
             )
         return Sandwich(importance, annealed, gap, simulated)
 
-    found: Sandwich = map_images(one_image, key, x, batch_size=_BATCH)
-    return found
+    return map_images(one_image, key, x, batch_size=_BATCH)

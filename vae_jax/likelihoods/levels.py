@@ -385,7 +385,8 @@ def _mean_from_survival(
     def add(j: jax.Array, total: jax.Array) -> jax.Array:
         return total + survival(j.astype(loc.dtype) / levels)
 
-    return jax.lax.fori_loop(1, levels, add, jnp.zeros_like(loc))
+    total: jax.Array = jax.lax.fori_loop(1, levels, add, jnp.zeros_like(loc))
+    return total
 
 
 def _shift_to_mean(

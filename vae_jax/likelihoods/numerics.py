@@ -344,7 +344,9 @@ def solve_increasing(
         high: right end of the bracket.
     """
 
-    def halve(_: int, bracket: tuple[jax.Array, jax.Array]):
+    def halve(
+        _: int, bracket: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         left, right = bracket
         middle = 0.5 * (left + right)
         too_low = function(middle) < target
@@ -352,4 +354,5 @@ def solve_increasing(
 
     bracket = jnp.full_like(target, low), jnp.full_like(target, high)
     left, right = jax.lax.fori_loop(0, 40, halve, bracket)
-    return 0.5 * (left + right)
+    middle: jax.Array = 0.5 * (left + right)
+    return middle

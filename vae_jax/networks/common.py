@@ -91,7 +91,7 @@ class LinearHeads(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array) -> dict[str, jax.Array]:
         zeros = {"kernel_init": nn.initializers.zeros}
-        outputs = {
+        outputs: dict[str, jax.Array] = {
             name: dense(
                 size,
                 dtype=PRECISIONS[self.precision],
@@ -100,7 +100,8 @@ class LinearHeads(nn.Module):
             )(h)
             for name, size in self.heads
         }
-        return jax.tree.map(at_least_float32, outputs)
+        outputs = jax.tree.map(at_least_float32, outputs)
+        return outputs
 
 
 class OutputBias(nn.Module):

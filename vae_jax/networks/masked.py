@@ -149,7 +149,8 @@ class _MaskedDense(nn.Module):
         mask = np.array(self.mask, np.float32)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), mask.shape)
         h, kernel = nn.dtypes.promote_dtype(h, kernel * mask, dtype=self.dtype)
-        return h @ kernel
+        outputs: jax.Array = h @ kernel
+        return outputs
 
 
 def _pairs(mask: np.ndarray) -> tuple[tuple[bool, ...], ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import (
@@ -75,7 +76,8 @@ class Placement:
     @property
     def platform(self) -> str:
         """The platform that programs are compiled for: 'cpu', 'gpu' or 'tpu'."""
-        return self.layout.devices[0].platform
+        platform: str = self.layout.devices[0].platform
+        return platform
 
     @functools.cached_property
     def mesh(self) -> Mesh | None:
@@ -135,12 +137,12 @@ class Placement:
 def put(tree: Any, sharding: Sharding) -> Any:
     """Returns arrays, the same in every process, where a program wants them."""
 
-    def put_leaf(leaf: Any) -> jax.Array:
+    def put_leaf(leaf: Any) -> Any:
         if getattr(leaf, "sharding", None) == sharding:
             return leaf
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = np.asarray(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(jax.device_put(data, sharding))
         return jax.device_put(np.asarray(leaf), sharding)

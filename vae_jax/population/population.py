@@ -235,10 +235,11 @@ class Population:
 
     def no_sums(self) -> EpochMetrics:
         """Returns the sums of an epoch's metrics before its first step, padded."""
-        return jax.tree.map(
+        sums: EpochMetrics = jax.tree.map(
             lambda zero: np.zeros(self.placement.num_padded, zero.dtype),
             EpochMetrics.empty(),
         )
+        return sums
 
     def pad_shapes(self, stacked: Any) -> Any:
         """Returns the shapes of arrays over the members, padded."""

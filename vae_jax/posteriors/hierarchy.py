@@ -81,7 +81,7 @@ class ChainPosterior:
     ) -> DiagonalGaussian:
         gaussian = self.family.layer(self.values, i, before)
         shape = (*like.shape[:-1], self.family.layer_dims[i])
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), gaussian)
+        return DiagonalGaussian(*(jnp.broadcast_to(leaf, shape) for leaf in gaussian))
 
 
 class ChainFamily(Protocol):
@@ -149,6 +149,7 @@ class BottomUpFamily:
 
     def layer(self, values: Any, i: int, before: jax.Array | None) -> DiagonalGaussian:
         """See ``ChainFamily``."""
+        first: DiagonalGaussian
         first, conditionals = values
         if before is None:
             return first
@@ -233,6 +234,7 @@ class LadderFamily:
 
     def layer(self, values: Any, i: int, before: jax.Array | None) -> DiagonalGaussian:
         """See ``ChainFamily``."""
+        gaussians: list[DiagonalGaussian]
         gaussians, generative = values
         if before is None:
             return gaussians[i]

@@ -32,7 +32,8 @@ class StandardNormal:
 
     def log_prob(self, z: jax.Array) -> jax.Array:
         """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
-        return (-0.5 * (z**2 + np.log(2 * np.pi))).sum(-1)
+        per_latent: jax.Array = -0.5 * (z**2 + np.log(2 * np.pi))
+        return per_latent.sum(-1)
 
     def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
         """z, ``[num_samples, latent]``."""

@@ -329,7 +329,8 @@ class Trainer:
                 )
                 return -terms.bound.mean(), terms
 
-            return jax.grad(loss, has_aux=True)(params)
+            found: tuple[Params, Terms] = jax.grad(loss, has_aux=True)(params)
+            return found
 
         count = self.config.microbatches
         if count == 1:
@@ -357,7 +358,8 @@ class Trainer:
         to a model with definite parameters, where a value computed from the very batch
         it scores would not be a density.
         """
-        model, shared = self.model, params["shared"]
+        model = self.model
+        shared: jax.Array = params["shared"]
         batch = Batch(model, params, key, x, latent_mask=latent_mask)
         outputs = model.decode(params, batch.posterior.sample(batch.noise), x[None])
         optimum = model.likelihood.optimal_shared(outputs, x[None])
@@ -415,8 +417,8 @@ class Trainer:
                 beta=member.beta,
                 latent_mask=member.latent_mask,
             )
-            return jax.tree.map(lambda term: term[0], terms)
+            return Terms(*(term[0] for term in terms))
 
         keys = MemberKeys.of(member.key)
         terms = map_images(one_image, keys.evaluate, x, batch_size=_VALIDATION_BATCH)
-        return jax.tree.map(jnp.mean, terms)
+        return Terms(*map(jnp.mean, terms))
