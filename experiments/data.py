@@ -271,27 +271,6 @@ def _notes_on_equal_images(splits: Mapping[str, Split]) -> list[str]:
     return notes
 
 
-def pixel_statistics(data: ImageData) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and standard deviation of each pixel over the training images.
-
-    They are those of the intensity k / (levels - 1), summed as integers, so exactly.
-
-    Returns:
-        mean, std: float32 [D] each, in [0, 1].
-    """
-    images = data.train.images.reshape(-1, data.num_pixels)
-    total = np.zeros(data.num_pixels, np.int64)
-    total_square = np.zeros(data.num_pixels, np.int64)
-    for start in range(0, len(images), 1000):
-        chunk = images[start : start + 1000].astype(np.int64)
-        total += chunk.sum(axis=0)
-        total_square += (chunk * chunk).sum(axis=0)
-    count, scale = len(images), data.levels - 1
-    variance = (count * total_square - total**2) / count**2
-    mean = total / (count * scale)
-    return mean.astype(np.float32), (np.sqrt(variance) / scale).astype(np.float32)
-
-
 def _read(settings: DataSettings) -> Source:
     """Returns all images of the data set, from the cache where that is faster."""
     name, data_dir, meaning = settings.name, settings.data_dir, settings.meaning

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from vae_jax.adam import scale_by_adam
+
+from vae_jax.training.adam import scale_by_adam
 
 OPTIONS = (0.8, 0.95, 1e-3)
 SHAPE = (96, 40)

@@ -27,8 +27,8 @@ from experiments.data import (
     ImageData,
     Split,
     load_data,
-    pixel_statistics,
 )
+from vae_jax import views
 
 SPLITS = ("train", "validation", "test")
 
@@ -163,21 +163,6 @@ def test_fingerprint_sees_every_part(tmp_path):
     ]
     assert len({x.fingerprint for x in [data, *others]}) == 4
     assert data.fingerprint == dataclasses.replace(data, name="y").fingerprint
-
-
-@pytest.mark.parametrize("name", ["digits", "npz"])
-def test_pixel_statistics_agree_with_numpy(name, tmp_path):
-    path = ""
-    if name == "npz":
-        path = str(tmp_path / "a.npz")
-        np.savez(path, images=numbered(2500))
-    data = load_data(DataSettings(name, path=path))
-    mean, std = pixel_statistics(data)
-    x = data.train.images.reshape(len(data.train.images), -1) / (data.levels - 1)
-    assert mean.dtype == std.dtype == np.float32
-    assert mean.shape == std.shape == (data.num_pixels,)
-    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(std, x.std(axis=0), rtol=1e-6, atol=1e-9)
 
 
 # --- static binarization --------------------------------------------------------------
@@ -927,7 +912,8 @@ def test_mnist_facts(name, mean, std, test_mean, real):
         assert np.bincount(labels)[:3].tolist() == [5923, 6742, 5958]
     else:
         assert np.bincount(labels).tolist() == [6000] * 10
-    mean, std = pixel_statistics(data)
+    rows = data.train.images.reshape(-1, data.num_pixels)
+    mean, std = views.pixel_statistics(rows, data.levels)
     assert mean.mean() == pytest.approx(data.train.images.mean() / 255, abs=1e-6)
     assert (std[mean == 0] == 0).all()
 

@@ -11,8 +11,7 @@ from experiments.data import DataSettings, load_data
 from experiments.fingerprint import fingerprints
 from experiments.group_task import DeviceData, GroupTask, member, named_leaves
 from experiments.run_folder import RunFolder
-from vae_jax import training
-from vae_jax.training import OFFENDERS, MemberKeys
+from vae_jax.training import OFFENDERS, Failure, MemberKeys
 
 # The checker takes a key for spent once it is sliced from an array of keys, as members'
 # keys are wherever one member is looked at.
@@ -52,19 +51,15 @@ def sound(task):
     data = task.device_data
     init = jax.jit(task.widest.init)
     params = init(jax.random.key(0), data.pixel_mean, data.pixel_std)
-    return training.init_state(task.recipe, params)
+    return task.trainer.start(params)
 
 
 @pytest.fixture(scope="module")
 def failed(without_key_checks, task, sound):
     """Its state after an epoch with weights so large that a bound is not finite."""
     params = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e30), sound.params)
-    epoch = jax.jit(
-        lambda state, own, images: training.train_epoch(
-            task.widest, task.recipe, state, own, images
-        )
-    )
-    own = member(task.members, INDEX)
+    epoch = jax.jit(task.trainer.epoch)
+    own = member(task.population.members, INDEX)
     state = sound._replace(params=params, epoch=jnp.int32(4))
     state, _ = epoch(state, own, task.device_data.train)
     return jax.device_get(state)
@@ -83,10 +78,10 @@ def test_the_failure_is_named(task, failed, recorded, tmp_path):
     assert facts["offender"] == OFFENDERS[int(failed.failure.offender)]
     # It failed at the first batch of the fifth epoch; an epoch has three.
     assert (facts["epochs_finished"], facts["batch"], facts["step"]) == (4, 0, 12)
-    keys = MemberKeys.of(task.members.key[INDEX])
-    key = jax.random.fold_in(keys.step, 12)
+    member_key = task.population.members.key[INDEX]
+    key = jax.random.fold_in(MemberKeys.of(member_key).step, 12)
     assert facts["key"] == jax.random.key_data(key).tolist()
-    batches = training.epoch_batches(keys, 4, 300, 100)
+    batches = task.trainer.batches(member_key, 4)
     assert facts["images"] == batches[0].tolist()
     assert facts["replay"] == (
         f"python -m experiments.replay --workdir={tmp_path / 'run'} --run=latent_dim=2"
@@ -141,7 +136,7 @@ def test_a_replay_of_a_sound_step_says_so(recorded, sound, task, data):
 def test_a_validation_is_replayed(recorded, failed, sound, task, data, sane, tmp_path):
     offender = OFFENDERS.index("validation bound")
     state = failed._replace(
-        failure=training.Failure(np.int32(offender), np.int32(0)), epoch=np.int32(10)
+        failure=Failure(np.int32(offender), np.int32(0)), epoch=np.int32(10)
     )
     if sane:
         state = state._replace(params=jax.device_get(sound.params))
@@ -167,8 +162,8 @@ def test_a_model_of_several_layers_is_replayed(data, tmp_path):
     own = task.device_data
     params = jax.jit(task.widest.init)(jax.random.key(0), own.pixel_mean, own.pixel_std)
     offender = OFFENDERS.index("validation bound")
-    state = training.init_state(task.recipe, params)._replace(
-        failure=training.Failure(np.int32(offender), np.int32(0))
+    state = task.trainer.start(params)._replace(
+        failure=Failure(np.int32(offender), np.int32(0))
     )
     recorded = failures.record(task, 0, jax.device_get(state), tmp_path)
     reproduced, (line,) = failures.replay(*recorded, group.runs[0], data)

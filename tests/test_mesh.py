@@ -60,13 +60,10 @@ def task(layout):
 def trained(task):
     """State after two epochs, what validation says, and the evaluation, as placed."""
     programs = task.compile()
-    device_data = task.device_data
-    state = programs.init(
-        task.keys, device_data.pixel_mean, device_data.pixel_std, device_data.sample
-    )
-    state = task.place(task.pad(state))
-    members = task.place(task.members)
-    validation_x = task.place_shared(task.validation_x)
+    population, placement = task.population, task.placement
+    state = population.init(programs.init, *task.statistics)
+    members = population.placed_members
+    validation_x = placement.place_shared(task.validation_x)
     with (
         task.training(programs.train, 0) as train_epoch,
         jax.transfer_guard("disallow"),
@@ -75,7 +72,7 @@ def trained(task):
             state, metrics = train_epoch(state)
         state, validation = programs.validate(state, members, validation_x)
     measured = task.evaluate(programs.evaluate, state.best_params)
-    return state, task.fetch((metrics, validation)), measured.evaluation
+    return state, placement.fetch((metrics, validation)), measured.evaluation
 
 
 def check_on_many(name):
@@ -98,10 +95,10 @@ def check_on_many(name):
     one = task((1, 1, seeds, "loop"))
     expected, *expected_reports = trained(one)
     assert len(expected.epoch.devices()) == 1
-    got = (many.fetch(state).params, reports)
+    got = (many.placement.fetch(state).params, reports)
     for a, b in zip(
         jax.tree.leaves(got),
-        jax.tree.leaves((one.fetch(expected).params, expected_reports)),
+        jax.tree.leaves((one.placement.fetch(expected).params, expected_reports)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, **TOLERANCE)

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
 
 from experiments import processes
+from vae_jax.population import Layout, Placement, put
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,31 +66,6 @@ def test_a_single_process_keeps_its_arrays():
     assert processes.arrays_from_primary(own) is own
 
 
-def test_fetch_is_the_inverse_of_place():
-    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": [jnp.uint8(3), np.float32(0.1)]}
-    placed = processes.place(tree, SingleDeviceSharding(jax.devices()[0]))
-    fetched = processes.fetch(placed)
-    assert jax.tree.structure(fetched) == jax.tree.structure(tree)
-    for before, after in zip(*map(jax.tree.leaves, (tree, fetched)), strict=True):
-        assert isinstance(after, np.ndarray | np.generic)
-        assert after.dtype == before.dtype
-        np.testing.assert_array_equal(after, before)
-
-
-def test_what_lies_there_already_is_not_copied():
-    sharding = SingleDeviceSharding(jax.devices()[0])
-    placed = processes.place(jnp.arange(3), sharding)
-    assert processes.place(placed, sharding) is placed
-
-
-def test_keys_are_placed():
-    keys = jax.random.split(jax.random.key(3), 2)
-    placed = processes.place(keys, SingleDeviceSharding(jax.devices()[0]))
-    np.testing.assert_array_equal(
-        jax.random.key_data(placed), jax.random.key_data(keys)
-    )
-
-
 # --- two processes --------------------------------------------------------------------
 
 HELD = "all has held"
@@ -110,41 +84,35 @@ def check_in_two(port, process_id):
     assert_same_arrays(processes.arrays_from_primary(mine), arrays())
     assert processes.arrays_from_primary({}) == {}
 
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("members",))
-    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("members"))
-    shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placement = Placement(4, Layout.of(4))
     special = np.tile(np.array([[-0.0, -np.inf, 1e-45]], np.float32), (2, 1))
     tree = {
         "x": np.arange(8.0, dtype=np.float32).reshape(4, 2),
         "n": np.arange(2),
         "special": special,
     }
-    for sharding in (split, shared):
-        placed = processes.place(tree, sharding)
+    for sharding in (placement.split, placement.shared):
+        placed = put(tree, sharding)
         assert placed["x"].sharding == sharding
         assert not placed["x"].is_fully_addressable
-        assert processes.place(placed, sharding)["x"] is placed["x"]
-        assert processes.fetch(placed)["special"].tobytes() == special.tobytes()
+        assert put(placed, sharding)["x"] is placed["x"]
+        assert placement.fetch(placed)["special"].tobytes() == special.tobytes()
         # A program sees whole arrays, and its results come back whole.
         doubled = jax.jit(lambda tree: jax.tree.map(lambda leaf: 2 * leaf, tree))(
             placed
         )
-        fetched = processes.fetch(doubled)
+        fetched = placement.fetch(doubled)
         np.testing.assert_array_equal(fetched["x"], 2 * tree["x"])
         np.testing.assert_array_equal(fetched["n"], 2 * tree["n"])
-    (own_rows,) = {shard.data.shape for shard in placed_rows(tree, split)}
-    assert own_rows == (2, 2)
+    rows = placement.place(tree)["x"].addressable_shards
+    assert [shard.data.shape for shard in rows] == [(2, 2)]
 
     keys = jax.random.split(jax.random.key(3), 4)
     bits = jax.jit(jax.vmap(jax.random.bits))
     np.testing.assert_array_equal(
-        processes.fetch(bits(processes.place(keys, split))), bits(keys)
+        placement.fetch(bits(placement.place(keys))), bits(keys)
     )
     print(HELD)
-
-
-def placed_rows(tree, sharding):
-    return processes.place(tree, sharding)["x"].addressable_shards
 
 
 def test_two_processes_share_what_the_first_has():

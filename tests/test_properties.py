@@ -170,7 +170,7 @@ def test_runs_are_the_same_after_json_or_refused_alike(config):
     assert len({group.name for group in groups}) == len(groups)
     # A group is one program: its runs share all that is not an array in it.
     for group in groups:
-        assert len({run.settings.training.recipe() for run in group.runs}) == 1
+        assert len({run.settings.training.config() for run in group.runs}) == 1
         assert len({run.settings.model.likelihood for run in group.runs}) == 1
 
 

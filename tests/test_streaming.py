@@ -21,7 +21,10 @@ from experiments.interruption import Stopped
 from experiments.settings import SettingsError
 from experiments.streaming import MOST_PIECES, Stream, StreamedTraining, split_epoch
 from tests.test_group_training import opened, outcome, small_config, train
-from vae_jax.training import MemberKeys, epoch_batches
+from vae_jax import views
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+from vae_jax.training import Trainer, TrainingConfig
 
 pytest.importorskip("grain")
 
@@ -33,17 +36,25 @@ BATCH, PIECES = 10, (3, 3, 1)
 KEY_DATA = np.array([[0, 3], [0, 5], [0, 3]], np.uint32)
 
 
-def stream(sharding=None, epochs=range(4), pieces=PIECES):
+def trainer(num_epochs):
+    model = make_vae(
+        make_likelihood("bernoulli", 17), image_shape=(2, 3, 1), latent_dim=1
+    )
+    config = TrainingConfig(batch_size=BATCH, num_epochs=num_epochs)
+    return Trainer(model, config, len(IMAGES))
+
+
+def stream(sharding=None, epochs=range(4), pieces=PIECES, key_data=KEY_DATA):
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
-    keys = jax.random.wrap_key_data(KEY_DATA)
-    return Stream(IMAGES, keys, pieces, BATCH, epochs, sharding)
+    keys = jax.random.wrap_key_data(key_data)
+    of_epochs = trainer(epochs.stop)
+    return Stream(IMAGES, keys, pieces, of_epochs, epochs.start, sharding)
 
 
 def in_order(epoch):
     """An epoch's images as training on the device sees them."""
     orders = [
-        epoch_batches(MemberKeys.of(jax.random.wrap_key_data(key)), epoch, 73, BATCH)
-        for key in KEY_DATA
+        trainer(1).batches(jax.random.wrap_key_data(key), epoch) for key in KEY_DATA
     ]
     return IMAGES[np.stack(orders)]
 
@@ -269,7 +280,7 @@ def test_of_very_many_images_a_sample_stays_on_the_device(monkeypatch):
     np.testing.assert_array_equal(training_sample(data), flat)
     monkeypatch.setattr(group_task, "_MOST_SAMPLED", 64 * 500)
     np.testing.assert_array_equal(training_sample(data), flat[::3])
-    assert DeviceData(data).view("levels", group_task.TRAIN_VIEW).shape == (434, 64)
+    assert DeviceData(data).view("levels", views.TRAIN).shape == (434, 64)
 
 
 # --- two processes --------------------------------------------------------------------
@@ -290,8 +301,7 @@ def check_in_two(port, process_id):
     sharding = NamedSharding(
         Mesh(jax.devices(), ("members",)), PartitionSpec("members")
     )
-    keys = jax.random.wrap_key_data(KEY_DATA[:2])
-    pieces = Stream(IMAGES, keys, (7,), BATCH, range(1), sharding)
+    pieces = stream(sharding, range(1), (7,), KEY_DATA[:2])
     (piece,) = pieces
     pieces.close()
     assert piece.shape == (2, 7, BATCH, 6)

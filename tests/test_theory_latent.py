@@ -17,7 +17,7 @@ from vae_jax import evidence
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.training import Recipe
+from vae_jax.training import TrainingConfig
 
 
 @pytest.fixture(scope="module")
@@ -36,34 +36,36 @@ def small_images(images):
 def test_members_of_two_sizes_train_together_and_are_returned_at_their_own(
     small_images,
 ):
-    models = [
-        make_vae(
-            make_likelihood("bernoulli", 17),
-            image_shape=(4, 4, 1),
-            latent_dim=latents,
-            widths=(8,),
-        )
-        for latents in (1, 3)
-    ]
-    recipe = Recipe(batch_size=32, num_epochs=20, validate_every=20)
-    trained = train(models, recipe, small_images, seeds=[0, 1], betas=[1.0, 0.5])
+    model = make_vae(
+        make_likelihood("bernoulli", 17),
+        image_shape=(4, 4, 1),
+        latent_dim=3,
+        widths=(8,),
+    )
+    trained, terms = train(
+        model,
+        small_images,
+        TrainingConfig(batch_size=32, num_epochs=20, validate_every=20),
+        seeds=[0, 1],
+        beta=[1.0, 0.5],
+        latent_dims=[1, 3],
+    )
 
-    assert trained.widest == models[1]
-    assert trained.masks.tolist() == [[1, 0, 0], [1, 1, 1]]
-    assert trained.training.elbo.shape == (20, 2)
-    assert (trained.training.elbo[-1] > trained.training.elbo[0]).all()
-    for i, model in enumerate(models):
-        z = jnp.ones((5, model.latent_dim))
-        assert model.decode(trained.params(i), z).shape == (5, 1, 16)
+    assert [own.model for own in trained] == [model.with_latent_dim(1), model]
+    assert terms.elbo.shape == (20, 2)
+    assert (terms.elbo[-1] > terms.elbo[0]).all()
+    for own in trained:
+        z = jnp.ones((5, own.model.latent_dim))
+        assert own.model.decode(own.params, z).shape == (5, 1, 16)
 
 
 def test_training_that_diverges_is_not_returned(small_images):
     model = make_vae(
         make_likelihood("bernoulli", 17), image_shape=(4, 4, 1), latent_dim=1
     )
-    recipe = Recipe(batch_size=32, num_epochs=1, validate_every=1)
+    config = TrainingConfig(batch_size=32, num_epochs=1, validate_every=1)
     with pytest.raises(FloatingPointError, match="stopped"):
-        train([model], recipe, small_images, seeds=[0], betas=[np.inf])
+        train(model, small_images, config, seeds=[0], beta=[np.inf])
 
 
 def test_entropy_of_pixels_that_never_vary_is_zero():

@@ -79,3 +79,16 @@ def test_masses_need_no_correction():
 def test_unknown_view_is_refused_with_the_ones_there_are(key):
     with pytest.raises(ValueError, match=r"'grey'.*binary, levels, continuous"):
         views.observe("grey", key, jnp.zeros((1, 1), jnp.uint8), 17)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_pixel_statistics_agree_with_numpy(levels):
+    generator = np.random.default_rng(levels)
+    images = generator.integers(0, levels, (2500, 5)).astype(np.uint8)
+    images[:, 0] = levels - 1  # A pixel that never varies.
+    mean, std = views.pixel_statistics(images, levels)
+    x = images / (levels - 1)
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(mean, x.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, x.std(axis=0), rtol=1e-6, atol=1e-9)
+    assert (mean[0], std[0]) == (1, 0)

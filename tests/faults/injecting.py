@@ -10,8 +10,6 @@ that a replay, which has the same key, meets the same injection.
 Checkpoints are kept beside the run folder, for a test to look into all of them.
 """
 
-import dataclasses
-import functools
 import json
 import runpy
 import shutil
@@ -22,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.group_notes import GroupNotes
-from vae_jax import training, views
-from vae_jax.training import MemberKeys, StepKeys
+from vae_jax import views
+from vae_jax.objectives import Elbo
+from vae_jax.training import MemberKeys, StepKeys, Trainer
 
 PLACES = ("reconstruction", "kl", "bound", "batch", "gradient", "shared", "validation")
 VALIDATION_IMAGE = 3
@@ -75,15 +74,14 @@ class Injections:
 def install(injections):
     """Puts the injections into ``vae_jax``."""
     inject = Injections(injections).at
-    observe, elbo = views.observe, training.OBJECTIVES["elbo"]
-    gradient, fit_shared = training.gradient, training._fit_shared
+    observe, elbo_terms = views.observe, Elbo.terms
+    gradient, fit_shared = Trainer.gradient, Trainer._fit_shared
 
     def observe_injected(view, key, k, levels):
         return inject("batch", key, observe(view, key, k, levels))
 
-    @functools.wraps(elbo.terms)  # Else it would be a part of the user's own.
-    def elbo_injected(model, params, key, x, **options):
-        terms = elbo.terms(model, params, key, x, **options)
+    def terms_injected(self, batch):
+        terms, key = elbo_terms(self, batch), batch.key
         bound = inject("validation", key, inject("bound", key, terms.bound))
         return terms._replace(
             reconstruction=inject("reconstruction", key, terms.reconstruction),
@@ -91,19 +89,19 @@ def install(injections):
             bound=bound,
         )
 
-    def gradient_injected(model, recipe, params, member, keys, *rest):
-        gradients, terms = gradient(model, recipe, params, member, keys, *rest)
+    def gradient_injected(self, params, member, key, *rest):
+        gradients, terms = gradient(self, params, member, key, *rest)
         leaves, structure = jax.tree.flatten(gradients)
-        leaves[0] = inject("gradient", keys.latent, leaves[0])
+        leaves[0] = inject("gradient", key, leaves[0])
         return jax.tree.unflatten(structure, leaves), terms
 
-    def fit_shared_injected(model, params, key, x, latent_mask):
-        return inject("shared", key, fit_shared(model, params, key, x, latent_mask))
+    def fit_shared_injected(self, params, key, x, latent_mask):
+        return inject("shared", key, fit_shared(self, params, key, x, latent_mask))
 
     views.observe = observe_injected
-    training.OBJECTIVES["elbo"] = dataclasses.replace(elbo, terms=elbo_injected)
-    training.gradient = gradient_injected
-    training._fit_shared = fit_shared_injected
+    Elbo.terms = terms_injected
+    Trainer.gradient = gradient_injected
+    Trainer._fit_shared = fit_shared_injected
 
 
 def _keep_checkpoints():

@@ -12,10 +12,17 @@ import pytest
 
 from experiments.files import load_arrays
 from tests.faults import harness, injecting
-from vae_jax import training
-from vae_jax.training import MemberKeys
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+from vae_jax.training import Trainer, TrainingConfig
 
 NUM_IMAGES, BATCH_SIZE, STEPS_PER_EPOCH = 400, 100, 4
+# Of any model: it says in what order images come.
+TRAINER = Trainer(
+    make_vae(make_likelihood("bernoulli", 17), image_shape=(8, 8, 1), latent_dim=2),
+    TrainingConfig(batch_size=BATCH_SIZE),
+    NUM_IMAGES,
+)
 VALIDATE_EVERY = 5  # The last validation comes two epochs after the one before.
 SMALL = (
     "--config=configs/digits.py",
@@ -123,8 +130,8 @@ def assert_recorded(folder, run, injection):
     if place != "validation":
         key = injecting.step_key(injection)
         assert facts["key"] == jax.random.key_data(key).tolist()
-        keys = MemberKeys.of(injecting.member_key(injection["seed"]))
-        batches = training.epoch_batches(keys, epoch, NUM_IMAGES, BATCH_SIZE)
+        key = injecting.member_key(injection["seed"])
+        batches = TRAINER.batches(key, epoch)
         assert facts["images"] == batches[batch].tolist()
 
 
