@@ -405,11 +405,13 @@ class Settings:
 @functools.lru_cache
 def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
     """Refuses an objective that a model does not allow."""
+    objective = training.config().objective
     try:
-        objective = training.config().objective
         objective.check(model.build(image_shape=(8, 8, 1), levels=2))
     except ValueError as error:
-        raise SettingsError(f"training.{error}") from error
+        name = type(objective).__name__
+        line = str(error).replace(name, repr(training.objective), 1)
+        raise SettingsError(f"training.{line}") from error
 
 
 @functools.cache
@@ -423,15 +425,10 @@ def _build(
     cls: type, mapping: Mapping[str, Any], path: str, checked: MutableMapping[int, Any]
 ) -> Any:
     hints = field_types(cls)
-    optional = {
-        field.name
-        for field in dataclasses.fields(cls)
-        if field.default is not dataclasses.MISSING
-    }
     refuse_unknown(mapping, hints, f"config.{path}")
     values = {}
     for name, hint in hints.items():
-        if name not in mapping and name in optional:
+        if name not in mapping and hint is Options:
             continue
         if name not in mapping:
             raise SettingsError(f"config.{path}{name} is missing: give it a value.")

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from configs import digits
+from experiments import grid
 from experiments.data import DataError, DataSettings
 from experiments.settings import (
     EvaluationSettings,
@@ -41,6 +42,15 @@ FLOATS = [
 ]
 
 
+# Objectives that take a field, where that of the configuration does not.
+OWNERS = {
+    "num_groups": {"objective": "miwae", "num_samples": 4},
+    "partitions": {"objective": "thermodynamic", "num_samples": 4},
+    "mmd_weight": {"objective": "mmd"},
+    "mixing": {"objective": "ciwae"},
+}
+
+
 @pytest.fixture
 def mapping():
     values = copy.deepcopy(digits.get_config().to_dict())
@@ -56,7 +66,7 @@ def refusal(mapping, section, name, value):
     """Returns the one line with which a value of a field is refused."""
     place(mapping, section)[name] = value
     with pytest.raises((SettingsError, DataError)) as caught:
-        Settings.from_mapping(mapping)
+        grid.expand(mapping | {"sweep": {}})
     line = str(caught.value)
     assert "\n" not in line
     assert name in line
@@ -182,6 +192,8 @@ def test_a_list_passes_for_a_tuple(mapping):
     ],
 )
 def test_values_out_of_range_are_refused(mapping, section, name, value, allowed):
+    if section == "training":
+        mapping[section] |= OWNERS.get(name, {})
     line = refusal(mapping, section, name, value)
     if not isinstance(value, tuple):
         assert str(value) in line
@@ -222,7 +234,7 @@ def test_total_correlation_needs_independent_latents(mapping):
     Settings.from_mapping(mapping)
     line = refusal(mapping, "model", "posterior", "full_covariance")
     assert "'beta_tc'" in line
-    assert "choose 'diagonal', or the objective 'mmd'" in line
+    assert "Choose the posterior 'diagonal', or the objective 'mmd'" in line
 
 
 def test_a_conv_network_needs_widths(mapping):
