@@ -21,7 +21,7 @@ families"). That each rival is represented by the best of its own models does.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # Its parts at their first use: every command would wait for them.
 
 LEVEL = 0.05  # of a false lead in a report
 POWER = 0.8
@@ -68,7 +68,7 @@ def compare(
     if not freedom:
         nothing = np.full_like(difference, np.nan)
         return Lead(difference, error, nothing > 0, nothing)
-    threshold = float(stats.t.isf(LEVEL / 2 / choices / tests, freedom))
+    threshold = float(scipy.stats.t.isf(LEVEL / 2 / choices / tests, freedom))
     return Lead(
         difference,
         error,
@@ -89,9 +89,9 @@ def _detectable(threshold: float, freedom: int) -> float:
     """The true mean, in standard errors, whose t exceeds a threshold often enough."""
     # Over what is known of the error; SciPy's noncentral t fails at large thresholds.
     probabilities = (np.arange(1000) + 0.5) / 1000
-    errors = np.sqrt(stats.chi2.ppf(probabilities, freedom) / freedom)
+    errors = np.sqrt(scipy.stats.chi2.ppf(probabilities, freedom) / freedom)
 
     def lacks_power(mean: float) -> float:
-        return float(stats.norm.sf(threshold * errors - mean).mean() - POWER)
+        return float(scipy.stats.norm.sf(threshold * errors - mean).mean() - POWER)
 
-    return float(optimize.brentq(lacks_power, 0, 3 * threshold + 3))
+    return float(scipy.optimize.brentq(lacks_power, 0, 3 * threshold + 3))

@@ -59,7 +59,9 @@ RUNS = [
 ]
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["experiments.runner", "experiments.command_line"])
+_SERVER.set_forkserver_preload(
+    ["experiments.runner", "experiments.command_line", "scipy.optimize", "scipy.stats"]
+)
 
 
 class Outcome(NamedTuple):

@@ -1,5 +1,9 @@
 """Tests of experiments.leads: how often a lead is called that is none, or is one."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -126,3 +130,9 @@ def test_a_difference_that_is_called_detectable_is_called(num_seeds, choices, ca
     assert power > 0.77
     if case == "seeds":
         assert power < 0.83
+
+
+def test_no_command_waits_for_what_leads_alone_need():
+    code = "import experiments.sweep, sys; sys.exit('scipy.stats' in sys.modules)"
+    root = Path(__file__).parents[1]
+    assert not subprocess.run([sys.executable, "-c", code], cwd=root).returncode
