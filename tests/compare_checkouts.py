@@ -175,7 +175,7 @@ def commands_of(runs: Sequence[Run]) -> dict[str, Options]:
         is_layered = AXES["posterior"][posterior] == _LAYERS
         kinds.setdefault((closed_form, own, is_layered), []).append(run)
     commands = {}
-    for (_, own, is_layered), chosen in kinds.items():
+    for (_, _, is_layered), chosen in kinds.items():
         used = [list(dict.fromkeys(values)) for values in zip(*chosen, strict=True)]
         axes = [
             f"sweep.{axis}={','.join(values)}"

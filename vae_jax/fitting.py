@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -135,17 +135,17 @@ def epochs(
     likelihood = model.likelihood
     view, levels = likelihood.view, likelihood.levels
     train = views.as_rows(images, model.image_shape, levels)
-    count, each = _per_member(
-        seeds=seeds,
-        beta=beta,
-        learning_rate=learning_rate,
-        latent_dims=model.latent_dim if latent_dims is None else latent_dims,
-    )
+    given = {"seeds": seeds, "beta": beta, "learning_rate": learning_rate}
+    if latent_dims is not None:
+        given["latent_dims"] = latent_dims
+    count, each = _per_member(given)
     keys = each["seeds"]
-    if not isinstance(keys, jax.Array):
+    if not _are_keys(keys):
         keys = member_keys(keys.astype(np.uint32))
     population = Population(
-        [model.with_latent_dim(int(size)) for size in each["latent_dims"]],
+        [model.with_latent_dim(int(size)) for size in each["latent_dims"]]
+        if latent_dims is not None
+        else [model] * count,
         config,
         len(train),
         keys=keys,
@@ -174,18 +174,41 @@ def epochs(
         yield Epoch(population, snapshot, keeps_best)
 
 
-def _per_member(**given: Any) -> tuple[int, dict[str, Any]]:
+# The least value of each argument, whether it may be that, and whether it is a count.
+_LEAST = {
+    "seeds": (0, True, True),
+    "latent_dims": (1, True, True),
+    "beta": (0, True, False),
+    "learning_rate": (0, False, False),
+}
+
+
+def _are_keys(values: Any) -> bool:
+    return isinstance(values, jax.Array) and jax.dtypes.issubdtype(
+        values.dtype, jax.dtypes.prng_key
+    )
+
+
+def _per_member(given: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """The number of members, and each argument with one value for each of them."""
     values = {
-        name: value if isinstance(value, jax.Array) else np.atleast_1d(value)
+        name: value if _are_keys(value) else np.atleast_1d(value)
         for name, value in given.items()
     }
     count = max(map(len, values.values()))
     for name, value in values.items():
         if value.ndim != 1 or len(value) not in (1, count):
             raise ValueError(
-                f"{name} has {len(value)} values: another argument has {count}. Give "
-                "one for all members, or one for each."
+                f"{name} has the shape {list(value.shape)}: there are {count} members. "
+                f"Give one value for all, or a list of {count}."
             )
+        if _are_keys(value):
+            continue
+        least, inclusive, is_count = _LEAST[name]
+        if is_count and not np.issubdtype(value.dtype, np.integer):
+            raise ValueError(f"{name} is {value.tolist()}: give integers.")
+        if not all(value >= least if inclusive else value > least):  # NaN included.
+            word = "at least" if inclusive else "above"
+            raise ValueError(f"{name} is {value.tolist()}: give {word} {least}.")
     rows = {name: np.arange(count) % len(value) for name, value in values.items()}
     return count, {name: value[rows[name]] for name, value in values.items()}
