@@ -102,8 +102,11 @@ def test_a_member_that_cannot_fit_is_refused(whole):
 def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
     *_, found = whole
     kept = {}
-    for name, limit in (("whole", 0.0), ("cut", 0.7 * needed(found))):
+    cut = 0.7 * needed(found)
+    ways = {"whole": (0.0, True), "cut": (cut, True), "in turn": (cut, False)}
+    for name, (limit, compile_ahead) in ways.items():
         config = small_config(limit / 2**30)
+        config["parallel"]["compile_ahead"] = compile_ahead
         runs = grid.expand(config)
         runner.train_and_report(config, runs, runs, tmp_path / name)
         kept[name] = {
@@ -115,7 +118,30 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
             rows = map(json.loads, path.read_text().splitlines())
             assert [row["epoch"] for row in rows] == [1, 2]
     assert len(kept["whole"]) == len(SEEDS)
-    assert kept["whole"] == kept["cut"]
+    assert kept["whole"] == kept["cut"] == kept["in turn"]
+
+
+def test_compiling_can_wait_until_training_has_ended(tmp_path, monkeypatch):
+    """Two groups, each compiled while none trains."""
+    compile_fitting, run = memory.compile_fitting, runner.GroupTraining.run
+    events = []
+
+    def compiled(*arguments):
+        events.append("compiled")
+        return compile_fitting(*arguments)
+
+    def trained(training, interruption):
+        run(training, interruption)
+        events.append("trained")
+
+    monkeypatch.setattr(memory, "compile_fitting", compiled)
+    monkeypatch.setattr(runner.GroupTraining, "run", trained)
+    config = small_config()
+    config["parallel"]["compile_ahead"] = False
+    config["sweep"] = {"likelihood": ("bernoulli", "laplace"), "seed": (0,)}
+    runs = grid.expand(config)
+    runner.train_and_report(config, runs, runs, tmp_path)
+    assert events == ["compiled", "trained"] * 2
 
 
 def opened(path, config, data):
