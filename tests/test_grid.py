@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from configs import digits
-from experiments import grid
+from experiments import grid, settings
 from experiments.data import DataSettings
 from experiments.settings import ModelSettings, SettingsError, TrainingSettings
 
@@ -223,8 +223,6 @@ OTHER_VALUES = {
     "network": "conv",
     "widths": (7,),
     "activation": "tanh",
-    "fixed_scale": 0.25,
-    "components": 3,
     "objective": "iwae",
     "num_samples": 2,
     "kl_warmup_epochs": 1,
@@ -242,20 +240,24 @@ OTHER_VALUES = {
     "ignore_x": True,
     "posterior": "full_covariance",
     "prior": "gaussian",
-    "layer_widths": (7,),
-    "prior_components": 7,
-    "flow_steps": 7,
-    "flow_widths": (7,),
 }
-# Options of one objective, with other values.
+# Options that one part takes, with other values.
 OPTIONS = {
-    "capacity": ("elbo", 7.0),
-    "num_groups": ("miwae", 2),
-    "mixing": ("ciwae", 0.5),
-    "alpha": ("renyi", 0.5),
-    "partitions": ("thermodynamic", 7),
-    "mmd_weight": ("mmd", 7.0),
+    "fixed_scale": ({"likelihood": "gaussian_fixed"}, 0.25),
+    "components": ({"likelihood": "logistic_mixture"}, 3),
+    "layer_widths": ({"posterior": "ladder", "upper_layers": (3,)}, (7,)),
+    "prior_components": ({"prior": "mixture"}, 7),
+    "flow_steps": ({"prior": "flow"}, 7),
+    "flow_widths": ({"prior": "flow"}, (7,)),
+    "capacity": ({"objective": "elbo"}, 7.0),
+    "num_groups": ({"objective": "miwae"}, 2),
+    "mixing": ({"objective": "ciwae"}, 0.5),
+    "alpha": ({"objective": "renyi"}, 0.5),
+    "partitions": ({"objective": "thermodynamic"}, 7),
+    "mmd_weight": ({"objective": "mmd"}, 7.0),
 }
+# Options by name have no values that suit all parts.
+BY_NAME = {f"{kind}_options" for kind in settings._REGISTRIES}
 # Another value is allowed only together with another posterior and objective.
 TOGETHER = ("upper_layers",)
 
@@ -281,10 +283,12 @@ def test_runs_that_differ_in_anything_else_do_not(field):
 
 
 @pytest.mark.parametrize("field", OPTIONS)
-def test_runs_that_differ_in_an_option_of_their_objective_do_not(field):
-    objective, other = OPTIONS[field]
-    base = config(**{field: (digits.get_config().training[field], other)})
-    base["training"] |= {"objective": objective, "num_samples": 2}
+def test_runs_that_differ_in_an_option_of_a_part_do_not(field):
+    parts, other = OPTIONS[field]
+    section = "training" if "objective" in parts else "model"
+    base = config(**{field: (digits.get_config()[section][field], other)})
+    base["training"] |= {"objective": "elbo_log_weight", "num_samples": 2}
+    base[section] |= parts
     runs = grid.expand(base)
     assert [group.runs for group in grid.group(runs)] == [runs[:1], runs[1:]]
 
@@ -313,7 +317,7 @@ def test_every_field_is_either_shared_or_not():
         for cls in (ModelSettings, TrainingSettings)
         for field in dataclasses.fields(cls)
     } | {"seed"}
-    assert fields == {*SHARED, *OTHER_VALUES, *OPTIONS, *TOGETHER}
+    assert fields == {*SHARED, *OTHER_VALUES, *OPTIONS, *TOGETHER, *BY_NAME}
 
 
 def test_the_name_of_a_group_tells_its_runs_and_attempt():
