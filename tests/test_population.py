@@ -1,37 +1,53 @@
 import dataclasses
-import functools
+import math
+from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_training import RECIPE, assert_same, build, member, train
-from vae_jax import population, training
-from vae_jax.training import Member, MemberKeys
+from tests.test_training import CONFIG, assert_same, build, member, train
+from vae_jax import population
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+from vae_jax.networks import MLP, NETWORKS, Network
+from vae_jax.networks.common import OutputBias
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.population import Layout, Population, check_padding
+from vae_jax.population.programs import unoptimized
+from vae_jax.training import MemberKeys, Trainer
 
 SIZES = (2, 5, 3)
 WIDEST = 5
 
 
-def run_population(images, likelihood, execution, *, epochs=6, recipe=RECIPE):
+def populate(models, execution="map", *, config=CONFIG, num_images=96):
+    return Population(
+        models,
+        config,
+        num_images,
+        keys=jnp.stack([member(seed).key for seed in range(len(models))]),
+        beta=np.ones(len(models)),
+        learning_rate=np.full(len(models), 3e-3),
+        execution=execution,
+    )
+
+
+def statistics(images):
+    return [np.float32(found / 16) for found in (images.mean(0), images.std(0))]
+
+
+def run_population(images, likelihood, execution, *, epochs=6, config=CONFIG):
     """Trains members of three latent sizes as one program; the stacked state."""
     models = [build(likelihood, size) for size in SIZES]
-    keys = jnp.stack([member(seed).key for seed in range(len(SIZES))])
-    mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
-    std = jnp.asarray(images.std(0) / 16, jnp.float32)
-    state = population.compile_init(models, recipe, keys, mean, std)(keys, mean, std)
-    members = Member(
-        key=keys,
-        beta=jnp.ones(len(SIZES)),
-        learning_rate=jnp.full(len(SIZES), 3e-3),
-        latent_mask=jnp.stack([population.latent_mask(s, WIDEST) for s in SIZES]),
-    )
-    widest = build(likelihood, WIDEST)
-    one = functools.partial(training.train_epoch, widest, recipe)
-    program = jax.jit(population.over_members(one, num_shared=1, execution=execution))
+    members = populate(models, execution, config=config)
+    given = statistics(images)
+    state = members.init(members.compile_init(*given), *given)
+    program = members.compile_epoch(images)
     for _ in range(epochs):
-        state, _ = program(state, members, jnp.asarray(images))
+        state, _ = program(state, members.placed_members, images)
     return state
 
 
@@ -40,7 +56,7 @@ def trained(request, images):
     """A likelihood, and the final states of its models, each trained alone."""
     models = [build(request.param, size) for size in SIZES]
     return request.param, [
-        train(model, RECIPE, member(index, model.latent_dim), images, 3)[0]
+        train(model, CONFIG, member(index, model.latent_dim), images, 3)[0]
         for index, model in enumerate(models)
     ]
 
@@ -48,14 +64,12 @@ def trained(request, images):
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "bernoulli"])
 def test_no_bit_of_the_first_state_depends_on_optimisation(likelihood, monkeypatch):
     def first_state():
-        models = [build(likelihood, size) for size in SIZES]
-        keys = jnp.stack([member(seed).key for seed in range(len(SIZES))])
-        statistics = jnp.full(16, 0.4), jnp.full(16, 0.2)
-        compiled = population.compile_init(models, RECIPE, keys, *statistics)
-        return compiled(keys, *statistics)
+        members = populate([build(likelihood, size) for size in SIZES])
+        given = np.full(16, 0.4, np.float32), np.full(16, 0.2, np.float32)
+        return members.init(members.compile_init(*given), *given)
 
     expected = first_state()
-    monkeypatch.setattr(population, "_LARGEST_UNOPTIMIZED", 0)
+    monkeypatch.setattr("vae_jax.population.population._LARGEST_UNOPTIMIZED", 0)
     assert_same(first_state(), expected)
 
 
@@ -83,9 +97,7 @@ def test_members_start_at_their_own_fan_in(images):
     for index, size in enumerate(SIZES):
         model = build("bernoulli", size)
         key = MemberKeys.of(member(index).key).init
-        mean = jnp.asarray(images.mean(0) / 16, jnp.float32)
-        std = jnp.asarray(images.std(0) / 16, jnp.float32)
-        alone = model.init(key, mean, std)
+        alone = model.init(key, *statistics(images))
         own = jax.tree.map(lambda leaf, i=index: leaf[i], stacked.params)
         assert_same(population.unpad(own, alone), alone)
 
@@ -105,16 +117,18 @@ def test_pad_and_unpad_are_inverse():
 )
 def test_padding_stays_zero_under_every_objective(images, objective, microbatches):
     """The log-weight of a padded latent has a gradient unless it is masked."""
-    recipe = dataclasses.replace(
-        RECIPE, objective=objective, num_samples=3, microbatches=microbatches
+    config = dataclasses.replace(
+        CONFIG,
+        objective=OBJECTIVES.make(objective, num_samples=3),
+        microbatches=microbatches,
     )
-    stacked = run_population(images, "bernoulli", "map", epochs=2, recipe=recipe)
+    stacked = run_population(images, "bernoulli", "map", epochs=2, config=config)
     for index, size in enumerate(SIZES):
         own = jax.tree.map(lambda leaf, i=index: leaf[i], stacked.params)
-        shapes = population.param_shapes(build("bernoulli", size), images.shape[1])
+        shapes = population.param_shapes(build("bernoulli", size))
         assert_same(own, population.pad(population.unpad(own, shapes), own))
     alone, _ = train(
-        build("bernoulli", SIZES[0]), recipe, member(0, SIZES[0]), images, 1
+        build("bernoulli", SIZES[0]), config, member(0, SIZES[0]), images, 1
     )
     own = jax.tree.map(lambda leaf: leaf[0], stacked.params)
     for a, b in zip(
@@ -131,7 +145,7 @@ def test_a_member_that_has_stopped_is_not_touched(images, execution):
     model = build()
     states, members = [], [member(seed) for seed in (0, 1)]
     for own in members:
-        state, _ = train(model, RECIPE, own, images, 1)
+        state, _ = train(model, CONFIG, own, images, 1)
         states.append(state)
     states[0] = states[0]._replace(active=jnp.bool_(False))
     stacked, stacked_members = (
@@ -139,9 +153,11 @@ def test_a_member_that_has_stopped_is_not_touched(images, execution):
         for trees in (states, members)
     )
 
+    trainer = Trainer(model, CONFIG, len(images))
+
     def one(state, member, train_images, validation_x):
-        state, _ = training.train_epoch(model, RECIPE, state, member, train_images)
-        return training.validate(model, RECIPE, state, member, validation_x)
+        state, _ = trainer.epoch(state, member, train_images)
+        return trainer.validate(state, member, validation_x)
 
     program = jax.jit(population.over_members(one, num_shared=2, execution=execution))
     data = (jnp.asarray(images), jnp.asarray(images[:30], jnp.int32))
@@ -153,7 +169,7 @@ def test_a_member_that_has_stopped_is_not_touched(images, execution):
 
 
 def test_an_unknown_execution_is_refused():
-    with pytest.raises(ValueError, match="'vmap': choose one of map, loop"):
+    with pytest.raises(ValueError, match="'vmap' is unknown: choose one of map"):
         population.over_members(lambda x: x, num_shared=1, execution="vmap")
 
 
@@ -170,4 +186,122 @@ def test_an_unknown_execution_is_refused():
     ],
 )
 def test_members_are_split_evenly_with_little_padding(devices, members, split):
-    assert population.even_split(members, devices) == split
+    layout = Layout.of(members, range(devices))
+    assert (layout.num_used, layout.per_column) == split
+    assert layout.devices == tuple(range(split[0]))
+    # No other division has fewer members on the fullest device, and none of those
+    # that have as many uses fewer devices.
+    others = range(1, devices + 1)
+    assert split[::-1] == min((-(-members // used), used) for used in others)
+
+
+def test_columns_of_devices_share_a_batch():
+    layout = Layout.of(3, range(8), batch=2)
+    assert (layout.num_columns, layout.num_used, layout.per_column) == (4, 3, 1)
+    assert layout.devices == tuple(range(6))
+    layout = Layout.of(3, range(8), columns=2, batch=2)
+    assert (layout.num_columns, layout.num_used, layout.per_column) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_options_of_the_cpu_are_for_the_cpu_alone(platform):
+    assert bool(unoptimized(platform)) == (platform == "cpu")
+
+
+# --- networks that say that they can be padded ----------------------------------------
+
+
+class Concatenating(nn.Module):
+    """A decoder that sees z once more behind its hidden layer."""
+
+    image_shape: tuple[int, ...]
+    pixel_outputs: int
+
+    def of_latents(self, z):
+        return jnp.concatenate([z, nn.tanh(nn.Dense(4)(z))], -1)
+
+    @nn.compact
+    def __call__(self, z):
+        size = self.pixel_outputs * math.prod(self.image_shape)
+        h = nn.Dense(size, use_bias=False)(self.of_latents(z))
+        h = h.reshape(*z.shape[:-1], self.pixel_outputs, -1)
+        return OutputBias(name="bias")(h)
+
+
+class Normalizing(Concatenating):
+    """A decoder that divides by the spread of all latents, appended ones included."""
+
+    def of_latents(self, z):
+        return nn.LayerNorm()(z)
+
+
+class Periodic(Concatenating):
+    """A decoder with cos(z) as features: 1 of an appended zero."""
+
+    def of_latents(self, z):
+        return jnp.cos(z)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claiming(MLP):
+    """A network whose decoder is another one, and that says it can be padded."""
+
+    module: type[nn.Module] = Concatenating
+
+    pads_exactly: ClassVar[bool] = True
+
+    def decoder(self, image_shape, pixel_outputs):
+        return self.module(image_shape, pixel_outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent(Claiming):
+    """The same, but it declares nothing of the kind."""
+
+    pads_exactly: ClassVar[bool] = Network.pads_exactly
+
+
+def of_sizes(network, *sizes):
+    return [
+        make_vae(
+            make_likelihood("bernoulli", 17),
+            image_shape=(4, 4, 1),
+            latent_dim=size,
+            network=network,
+        )
+        for size in sizes
+    ]
+
+
+@pytest.mark.parametrize("module", [Concatenating, Normalizing, Periodic])
+def test_a_network_that_claims_to_pad_exactly_is_tried(module):
+    network = Claiming((5,), module=module)
+    with pytest.raises(ValueError, match="pads_exactly is True of Claiming") as caught:
+        populate(of_sizes(network, 2, 3))
+    assert "\n" not in str(caught.value)
+    assert "declare pads_exactly = False" in str(caught.value)
+    assert populate(of_sizes(network, 2, 2)).models  # Nothing is padded.
+
+
+def test_a_network_that_does_not_declare_it_trains_one_size_at_a_time():
+    network = Silent((5,))
+    with pytest.raises(ValueError, match="Silent does not declare pads_exactly"):
+        populate(of_sizes(network, 2, 3))
+    assert populate(of_sizes(network, 3, 3)).models
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, part in NETWORKS.items() if part.pads_exactly]
+)
+def test_our_networks_pad_exactly(name):
+    models = [
+        make_vae(
+            make_likelihood("bernoulli", 17),
+            image_shape=(8, 8, 1),
+            latent_dim=size,
+            network=name,
+            network_options={"widths": (4,)},
+        )
+        for size in (2, 3)
+    ]
+    assert check_padding(models) is None

@@ -18,6 +18,7 @@ import numpy as np
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import ElboLogWeight
+from vae_jax.population.programs import unoptimized
 
 # More than any prior starts at; shapes alone, which cost nothing.
 _ENOUGH_IMAGES = 1_000_000
@@ -147,9 +148,7 @@ def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
         )
 
     key = jax.random.key(0)
-    # It runs once: optimising takes longer than running.
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    on_cpu = jax.devices()[0].platform == "cpu"
-    program = jax.jit(compare).lower(key).compile(options if on_cpu else None)
+    options = unoptimized(jax.devices()[0].platform)  # It runs once.
+    program = jax.jit(compare).lower(key).compile(options)
     distance, no_gradient_outside = program(key)
     return bool(no_gradient_outside) and bool(distance < _TOLERANCE)
