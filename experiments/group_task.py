@@ -210,7 +210,7 @@ class GroupTask:
         else:
             data.append(self.device_data.train)
         repeated = *programs.train.values(), programs.validate, programs.evaluate
-        needed, shared = self.population.bytes_needed([programs.init, *repeated], data)
+        needed, shared = self.population.bytes_needed(programs.init, repeated, data)
         return needed + streamed, shared
 
     @contextlib.contextmanager

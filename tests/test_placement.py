@@ -112,14 +112,17 @@ def test_a_plan_of_memory_counts_state_data_and_the_hungriest_program():
     images = np.zeros((8, 64), np.uint8)
     init, epoch = own.compile_init(*statistics), own.compile_epoch(images)
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(own.init(init, *statistics)))
-    needed, shared = own.bytes_needed([epoch], [images])
+    needed, shared = own.bytes_needed(init, [epoch], [images])
     assert shared == images.nbytes
-    assert needed > state + images.nbytes
-    # The first state is a result of its own, where an epoch takes the state's memory.
-    with_init, _ = own.bytes_needed([init, epoch], [images])
-    assert with_init >= 2 * state + images.nbytes
-    more, _ = own.bytes_needed([epoch], [images, np.zeros(10**6, np.uint8)])
+    # An epoch takes the state's memory for its own result.
+    assert state + images.nbytes < needed < 2 * state + images.nbytes
+    more, _ = own.bytes_needed(init, [epoch], [images, np.zeros(10**6, np.uint8)])
     assert more == needed + 10**6
+    # Where the first state takes more than all that follows, that is what is needed.
+    validation = own.compile_validation(np.zeros((1, 64), np.float32))
+    without, _ = own.bytes_needed(validation, [validation], [images])
+    first, _ = own.bytes_needed(init, [validation], [images])
+    assert first >= max(without, state + images.nbytes)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from configs import digits
 from experiments import grid
 from experiments.data import DataError, DataSettings
 from experiments.settings import (
+    _REGISTRIES,
     EvaluationSettings,
     ModelSettings,
     Options,
@@ -19,7 +20,11 @@ from experiments.settings import (
     TrainingSettings,
     part_options,
 )
-from vae_jax.objectives import MIWAE
+from vae_jax.likelihoods import Bernoulli
+from vae_jax.networks import MLP
+from vae_jax.objectives import MIWAE, Elbo
+from vae_jax.posteriors.gaussian import DiagonalGaussianFamily
+from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.training import TrainingConfig
 
 SECTIONS = {
@@ -268,3 +273,111 @@ def test_likelihoods_get_their_own_options(mapping, likelihood, options):
     mapping["model"] |= {"likelihood": likelihood, "fixed_scale": 0.25, "components": 3}
     model = Settings.from_mapping(mapping).model
     assert part_options(model, "likelihood") == options
+
+
+# --- options of parts -----------------------------------------------------------------
+
+
+def expanded(mapping, *grids):
+    return grid.expand(mapping | {"sweep": grids or {}})
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "remedy"),
+    [
+        ("model", "fixed_scale", 0.2, {"likelihood": "gaussian_fixed"}),
+        ("model", "prior_components", 7, {"prior": "vamp"}),
+        ("model", "flow_steps", 7, {"prior": "flow"}),
+        ("training", "mixing", 0.5, {"objective": "ciwae"}),
+        ("training", "mmd_weight", 2.0, {"objective": "mmd"}),
+    ],
+)
+def test_an_option_that_no_run_takes_is_refused_and_the_remedies_work(
+    mapping, section, field, value, remedy
+):
+    if section == "model":  # Some priors have no KL in closed form.
+        mapping["training"]["objective"] = "elbo_log_weight"
+    neutral = mapping[section][field]
+    mapping[section][field] = value
+    ((kind, part),) = remedy.items()
+    with pytest.raises(SettingsError) as caught:
+        expanded(mapping)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith(f"{section}.{field} is {value!r}: ")
+    assert f"{kind} {mapping[section][kind]!r}" in line
+    assert f"Leave it at {neutral!r}, or choose " in line
+    assert f"{kind} {part!r}" in line
+    # One run that takes it is enough.
+    other = expanded(mapping, {kind: (mapping[section][kind], part)})
+    assert len(other) == 2
+    for remedied in ({field: neutral}, remedy):
+        assert len(expanded(mapping | {section: mapping[section] | remedied})) == 1
+
+
+def test_an_axis_that_leaves_two_runs_the_same_is_refused_and_the_remedy_works(mapping):
+    axes = {"likelihood": ("laplace", "gaussian_fixed"), "fixed_scale": (0.1, 0.2)}
+    with pytest.raises(SettingsError) as caught:
+        expanded(mapping, axes)
+    line = str(caught.value)
+    assert (
+        "likelihood=laplace,fixed_scale=0.2 is the model of likelihood=laplace" in line
+    )
+    assert "a grid of its own, config.sweep=[{...}, {...}]" in line
+    runs = expanded(
+        mapping,
+        {"likelihood": "laplace"},
+        {"likelihood": "gaussian_fixed", "fixed_scale": (0.1, 0.2)},
+    )
+    assert len(runs) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnObjective(Elbo):
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnNetwork(MLP):
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnLikelihood(Bernoulli):
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnPosterior(DiagonalGaussianFamily):
+    strength: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnPrior(StandardNormal):
+    strength: float = 1.0
+
+
+OWN = {
+    "objective": OwnObjective,
+    "network": OwnNetwork,
+    "likelihood": OwnLikelihood,
+    "posterior": OwnPosterior,
+    "prior": OwnPrior,
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_options_by_name_reach_a_part_of_ones_own(mapping, monkeypatch, kind):
+    monkeypatch.setitem(_REGISTRIES[kind], "own", OWN[kind])
+    section = "training" if kind == "objective" else "model"
+    mapping[section] |= {kind: "own", f"{kind}_options": {"strength": 2.5}}
+    (run,) = expanded(mapping)
+    if kind == "objective":
+        part = run.settings.training.config().objective
+    else:
+        model = run.settings.model.build(image_shape=(8, 8, 1), levels=2)
+        part = getattr(model, f"{kind}_family", None) or getattr(model, kind)
+    assert (type(part), part.strength) == (OWN[kind], 2.5)
+    mapping[section][f"{kind}_options"] = {"strenght": 2.5}
+    line = refusal(mapping, section, kind, "own")
+    assert f"strenght is 2.5: {kind} 'own' has no such option. Leave it out." in line

@@ -252,7 +252,10 @@ class Population:
         )
 
     def bytes_needed(
-        self, programs: Sequence[jax.stages.Compiled], shared: Any
+        self,
+        init: jax.stages.Compiled,
+        programs: Sequence[jax.stages.Compiled],
+        shared: Any,
     ) -> tuple[int, int]:
         """Returns the bytes on the fullest device, in all, and of them shared ones.
 
@@ -260,6 +263,7 @@ class Population:
         the program that needs the most.
 
         Args:
+            init: whose result the state is.
             programs: whose arguments are all among the state and the data.
             shared: the data, or their shapes.
         """
@@ -267,7 +271,8 @@ class Population:
         num_members, per_column = len(self.models), self.placement.layout.per_column
         resident = _nbytes(state) * per_column // num_members
         data = _nbytes(shared)
-        return resident + data + max(map(beyond_arguments, programs)), data
+        training = resident + max(map(beyond_arguments, programs))
+        return data + max(beyond_arguments(init), training), data
 
     # --- training ---
 
