@@ -31,7 +31,7 @@ def fit_prior(
     batch_size: int,
     learning_rate: float,
 ) -> tuple[VAE, Params]:
-    """The same model with another prior, fitted to the aggregated posterior.
+    """Returns the model with another prior, fitted to the aggregated posterior.
 
     The ELBO averaged over images has the prior only in -KL(q(z) || p(z)), with q(z) the
     mean of q(z|x) over them (Hoffman & Johnson 2016, "ELBO surgery"): maximum
@@ -67,7 +67,7 @@ def fit_prior(
 
 
 def require_own_prior(posterior: PosteriorFamily) -> None:
-    """Raises ValueError where another prior would change the posterior."""
+    """Refuses a posterior that another prior would change."""
     if isinstance(posterior, LadderFamily):
         raise ValueError(
             "the prior of a 'ladder' cannot be replaced: its posterior is made of it. "

@@ -7,7 +7,7 @@ import jax
 
 @jax.custom_jvp
 def scale_gradient(values: Any, scale: jax.Array) -> Any:
-    """``values`` themselves, with derivatives multiplied by ``scale``.
+    """Returns ``values``, with derivatives multiplied by ``scale``.
 
     Args:
         values: a tree of arrays, each of shape ``[..., *rest]``.
@@ -31,7 +31,7 @@ def _scale_gradient_jvp(
 
 @jax.custom_jvp
 def with_gradient_of(surrogate: jax.Array, value: jax.Array) -> jax.Array:
-    """``value``, to the bit, with the derivatives of ``surrogate``, of its shape."""
+    """Returns ``value``, to the bit, with the derivatives of ``surrogate``."""
     del surrogate
     return value
 

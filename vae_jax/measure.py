@@ -24,7 +24,9 @@ _MEAN_SAMPLES = 100
 def posterior_mean(
     model: VAE, params: Params, key: jax.Array, x: jax.Array
 ) -> jax.Array:
-    """E_q[z|x] ``[batch, latent]`` of images x ``[batch, D]`` in the likelihood's view.
+    """Returns E_q[z|x] ``[batch, latent]`` of images x ``[batch, D]``.
+
+    Images are in the likelihood's view.
 
     Exact where it has a formula; else a mean over 100 samples, drawn with the key.
     """

@@ -17,14 +17,14 @@ MEMBERS, BATCH = "members", "batch"
 
 
 def make_mesh(devices: Sequence[jax.Device], batch: int = 1) -> Mesh:
-    """Devices along 'members', groups of ``batch`` neighbours along 'batch'."""
+    """Returns devices along 'members', ``batch`` neighbours each along 'batch'."""
     return Mesh(np.array(devices).reshape(-1, batch), (MEMBERS, BATCH))
 
 
 def split_batch(tree: Any) -> Any:
-    """Arrays ``[batch, ...]``, split along the 'batch' axis of the mesh traced within.
+    """Splits arrays ``[batch, ...]`` along the 'batch' axis of the mesh traced within.
 
-    As they are without such a mesh, or where the axis does not divide them.
+    Unchanged without such a mesh, or if the axis does not divide them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     size = mesh.shape.get(BATCH, 1)

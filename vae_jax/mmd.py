@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
-    """Squared MMD ``[labellings]`` of several ways to label the pooled samples.
+    """Returns squared MMD ``[labellings]`` of several ways to label the pooled samples.
 
     Unbiased: the U-statistic of Gretton et al. 2012, Lemma 6.
 
@@ -34,9 +34,9 @@ def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
 
 
 def off_diagonal(square: jax.Array) -> jax.Array:
-    """The entries of ``[n, n]`` off the diagonal, ``[n - 1, n]``.
+    """Returns the entries of ``[n, n]`` off the diagonal, ``[n - 1, n]``.
 
-    Behind its first entry the diagonal recurs at every (n + 1)-th.
+    After its first entry the diagonal recurs at every (n + 1)-th.
     """
     num = len(square)
     return square.reshape(-1)[1:].reshape(num - 1, num + 1)[:, :-1]

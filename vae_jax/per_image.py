@@ -8,12 +8,15 @@ import jax.numpy as jnp
 
 from vae_jax.mesh import split_batch
 
-Result = TypeVar("Result")  # a tree of arrays
+_Result = TypeVar("_Result")  # a tree of arrays
 
 
 def map_images(
-    function: Callable[..., Result], key: jax.Array, *arrays: jax.Array, batch_size: int
-) -> Result:
+    function: Callable[..., _Result],
+    key: jax.Array,
+    *arrays: jax.Array,
+    batch_size: int,
+) -> _Result:
     """Maps ``function(image_key, *rows)`` over images, in batches.
 
     Every image is visited, the remainder of the batches included, and has a key of its
@@ -38,7 +41,7 @@ def map_images(
     batch_size = min(batch_size, num_images)
     inputs = (jnp.arange(num_images), *arrays)
 
-    def one_image(index: jax.Array, *rows: jax.Array) -> Result:
+    def one_image(index: jax.Array, *rows: jax.Array) -> _Result:
         return function(jax.random.fold_in(key, index), *rows)
 
     def one_batch(inputs: Any) -> Any:
@@ -48,12 +51,12 @@ def map_images(
     batches = jax.tree.map(
         lambda leaf: leaf[:whole].reshape(-1, batch_size, *leaf.shape[1:]), inputs
     )
-    results: Result = jax.tree.map(
+    results: _Result = jax.tree.map(
         lambda leaf: leaf.reshape(whole, *leaf.shape[2:]),
         jax.lax.map(one_batch, batches),
     )
     if whole == num_images:
         return results
     rest = one_batch(jax.tree.map(lambda leaf: leaf[whole:], inputs))
-    joined: Result = jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+    joined: _Result = jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
     return joined

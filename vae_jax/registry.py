@@ -12,10 +12,10 @@ import inspect
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
-class Registry(dict[str, Callable[..., Part]], Generic[Part]):
+class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
     """The parts of one kind, by name.
 
     An entry is whatever makes a part when it is called: most often a frozen dataclass,
@@ -31,7 +31,7 @@ class Registry(dict[str, Callable[..., Part]], Generic[Part]):
         super().__init__()
         self.kind, self._num_bound = kind, num_bound
 
-    def make(self, name: str, *bound: Any, **options: Any) -> Part:
+    def make(self, name: str, *bound: Any, **options: Any) -> _Part:
         """Returns the part of a name.
 
         Args:

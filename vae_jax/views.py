@@ -193,7 +193,7 @@ def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:
 def log_mass_bound(
     view: str, log_prob: np.ndarray, num_pixels: int, levels: int
 ) -> np.ndarray:
-    """Nats of log p(x) on the view's comparable scale.
+    """Returns nats of log p(x) on the view's comparable scale.
 
     Args:
       view: one of ``VIEWS``.
@@ -211,6 +211,6 @@ def log_mass_bound(
 
 
 def bits_per_dim(log_mass: np.ndarray, num_pixels: int) -> np.ndarray:
-    """Bits per pixel value of a log-mass in nats per image (smaller is better)."""
+    """Returns bits per pixel value of a log-mass in nats per image; less is better."""
     bits: np.ndarray = -log_mass / (num_pixels * np.log(2))
     return bits

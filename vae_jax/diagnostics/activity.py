@@ -7,7 +7,7 @@ ACTIVE_VARIANCE = 0.01
 
 
 def latent_variances(posterior_means: jax.Array) -> jax.Array:
-    """Var_x(E_q[z|x]) of each latent over the images given, ``[latent]``.
+    """Returns Var_x(E_q[z|x]) of each latent over the images given, ``[latent]``.
 
     Args:
         posterior_means: E_q[z|x], ``[images, latent]``.
@@ -16,7 +16,7 @@ def latent_variances(posterior_means: jax.Array) -> jax.Array:
 
 
 def active_units(posterior_means: jax.Array) -> jax.Array:
-    """Number of latents that carry information about x, ``[]``.
+    """Returns the number of latents that carry information about x, ``[]``.
 
     A latent is active if Var_x(E_q[z|x]) > 0.01 over the images given (Burda et al.
     2016, section 5.2, who write it as Cov_x). Padded latents have variance 0 and never

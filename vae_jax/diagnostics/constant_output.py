@@ -40,7 +40,7 @@ class ConstantFit(NamedTuple):
 
 
 def bernoulli_floor(train_intensities: jax.Array, intensities: jax.Array) -> jax.Array:
-    """Expected -log p(x) under the best factorised Bernoulli, nats per image, ``[M]``.
+    """Returns -log p(x) expected under the best factorised Bernoulli, ``[M]``, nats.
 
     p has the mean intensity of the training images at each pixel, clipped to
     [1e-5, 1 - 1e-5]. The expectation is over the binarization of each image, whose
@@ -64,7 +64,7 @@ def likelihood_floor(
     train_x: jax.Array,
     test_x: jax.Array,
 ) -> jax.Array:
-    """-log p(x) of test images under the best output without latents, nats, ``[M]``.
+    """Returns -log p(x) of test images at the best constant output, ``[M]``, nats.
 
     NaN where the search for that output has not settled.
 

@@ -27,7 +27,7 @@ def mmd_test(
     num_permutations: int,
     bandwidth: jax.Array | float | None = None,
 ) -> TwoSampleTest:
-    """Permutation test of the squared maximum mean discrepancy of two samples.
+    """Tests two samples for equality: permutations of their squared MMD.
 
     The statistic is the unbiased U-statistic (Gretton et al. 2012, "A kernel two-sample
     test", Lemma 6) under a Gaussian kernel. The p-value is (1 + number of permutations

@@ -32,7 +32,9 @@ class Posterior(Protocol):
 def sample_without_score(
     posterior: Posterior, noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Reparameterized z and log q(z|x), whose gradient leaves out the score of q.
+    """Returns z and log q(z|x), whose gradient leaves out the score of q.
+
+    z is reparameterized.
 
     That is the derivative for a z held fixed. The value is that of the noise: from the
     sample, which is rounded, a flow's inverse or a narrow scale may be far off it. The

@@ -44,7 +44,7 @@ _ADAPTATION_RATE = 0.5
 
 
 def linear_schedule(num_steps: int) -> jax.Array:
-    """Temperatures from 0 to 1 in equal steps, ``[num_steps + 1]``.
+    """Returns temperatures from 0 to 1 in equal steps, ``[num_steps + 1]``.
 
     Raises:
         ValueError: no steps.
@@ -54,7 +54,7 @@ def linear_schedule(num_steps: int) -> jax.Array:
 
 
 def sigmoid_schedule(num_steps: int, sharpness: float = 4.0) -> jax.Array:
-    """Temperatures from 0 to 1, closest together at both ends, ``[num_steps + 1]``.
+    """Returns temperatures from 0 to 1, closest at both ends, ``[num_steps + 1]``.
 
     The logistic function between -sharpness and sharpness, rescaled to [0, 1]; Grosse
     et al. 2015 use 4.
@@ -120,7 +120,7 @@ def annealed_estimate(
     initial: str = "prior",
     latent_mask: jax.Array | None = None,
 ) -> AnnealedEstimate:
-    """Stochastic lower bound on one image's log p(x), in constant memory.
+    """Returns a stochastic lower bound on one image's log p(x), in constant memory.
 
     Costs ``(2 (T - 1) + 50) (num_leapfrog + 1)`` gradients of the decoder per chain for
     T > 1 steps of the schedule, those of ``T - 1 + 50`` transitions for the step sizes.

@@ -42,7 +42,7 @@ def importance_estimate(
     chunk: int,
     latent_mask: jax.Array | None = None,
 ) -> ImportanceEstimate:
-    """Importance-weighted estimate of one image's log p(x). Burda et al. 2016, eq. 8.
+    """Estimates one image's log p(x) by importance weights (Burda et al. 2016, eq. 8).
 
     Samples stream through a compiled loop in chunks and leave two numbers each, which
     are averaged once all are there. Sample i has a key of its own, so the estimate
@@ -99,7 +99,7 @@ def importance_estimate(
 def importance_bias(
     last_doubling: ArrayLike, doubling_before: ArrayLike
 ) -> tuple[float, float]:
-    """How far the mean of ``log_px`` over images lies below that of log p(x).
+    """Returns how far the mean of ``log_px`` lies below that of log p(x).
 
     A positive bias says that log p(x) is higher than the estimate. The gap falls as a
     power of the number of samples, 1/k where the weights' variance is finite (Nowozin

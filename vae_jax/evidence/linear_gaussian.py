@@ -28,7 +28,7 @@ class PrincipalComponents(NamedTuple):
 
 
 def principal_components(x: ArrayLike) -> PrincipalComponents:
-    """Mean and eigendecomposition of the covariance of data ``[N, D]``."""
+    """Returns mean and eigendecomposition of the covariance of data ``[N, D]``."""
     x = np.asarray(x, np.float64)
     mean = x.mean(0)
     centred = x - mean
@@ -37,7 +37,7 @@ def principal_components(x: ArrayLike) -> PrincipalComponents:
 
 
 def num_surviving(eigenvalues: ArrayLike, variance: float) -> int:
-    """Latents that a linear model keeps at a fixed variance of p(x|z).
+    """Returns how many latents a linear model keeps at a fixed variance of p(x|z).
 
     At the maximum of the likelihood a column of W has squared length eigenvalue -
     variance, or 0 where that is negative: such a latent has collapsed, by no fault of
