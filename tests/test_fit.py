@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vae_jax.fit import epochs, fit
 
 from tests.test_training import assert_same
 from vae_jax import views
 from vae_jax.evidence import importance_estimate
-from vae_jax.fit import epochs, fit
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.population import Population, member_keys, param_shapes, unpad
