@@ -11,7 +11,7 @@ from tests import linear_gaussian
 from vae_jax.evidence import LinearGaussian, importance_bias, importance_estimate
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.objectives import iwae
+from vae_jax.objectives import IWAE
 from vae_jax.per_image import map_images
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
@@ -129,7 +129,7 @@ def test_it_is_the_iwae_bound_on_average(key, untrained):
     def difference(key):
         first, second = jax.random.split(key)
         streamed = estimate(model, params, first, x, num_samples=5, chunk=2).log_px
-        return jnp.mean(streamed - iwae(model, params, second, x, num_samples=5).bound)
+        return jnp.mean(streamed - IWAE(num_samples=5)(model, params, second, x).bound)
 
     differences = np.asarray(difference(jax.random.split(key, 400)))
     error = differences.std() / np.sqrt(differences.size)

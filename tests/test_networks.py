@@ -16,7 +16,7 @@ from vae_jax import networks, population
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.measure import evaluate
 from vae_jax.model import VAE, Params, make_vae
-from vae_jax.objectives import elbo, elbo_log_weight
+from vae_jax.objectives import Elbo, ElboLogWeight
 
 SHAPE = (5, 3, 2)  # odd sides and two channels: nothing fits by accident
 NUM_PIXELS = 30
@@ -102,7 +102,7 @@ def test_zero_padded_latents_change_nothing_and_get_no_gradient(case):
     key = jax.random.key(3)
 
     def bound(model, mask, params):
-        return elbo(
+        return Elbo()(
             model, params, jax.random.clone(key), x, latent_mask=mask
         ).bound.mean()
 
@@ -254,7 +254,7 @@ def bound_of(model):
     """The mean bound of images as a function of parameters and images."""
 
     def bound(params, x):
-        terms = elbo_log_weight(model, params, jax.random.key(3), x)
+        terms = ElboLogWeight()(model, params, jax.random.key(3), x)
         return terms.bound.mean()
 
     return bound

@@ -464,8 +464,8 @@ def test_gradients_without_a_score_need_no_more_than_a_density(posterior, option
 
     def total(params):
         terms = {
-            name: OBJECTIVES[name].terms(
-                model, params, jax.random.key(8), jnp.eye(4), num_samples=2
+            name: terms_of(
+                name, model, params, jax.random.key(8), jnp.eye(4), num_samples=2
             )
             for name in names
         }
@@ -516,17 +516,3 @@ def test_without_a_score_the_gradient_is_that_of_a_fixed_density():
         strict=True,
     ):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("iwae", {"num_samples": 0}, "num_samples=0 is too few"),
-        ("ciwae", {"mixing": 3.0}, "mixing=3.0 is no share"),
-        ("thermodynamic", {"num_samples": 2, "partitions": 0}, "partitions=0 is no"),
-    ],
-)
-def test_what_bounds_nothing_is_refused(key, untrained, name, options, message):
-    model, params, x = untrained
-    with pytest.raises(ValueError, match=message):
-        OBJECTIVES[name].terms(model, params, key, x, **options)

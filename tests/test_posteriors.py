@@ -10,7 +10,7 @@ from vae_jax.distributions import DiagonalGaussian, FullCovarianceGaussian, late
 from vae_jax.evidence import annealed_estimate, importance_estimate, inference_gap
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.objectives import elbo_log_weight
+from vae_jax.objectives import ElboLogWeight
 from vae_jax.posteriors import (
     POSTERIORS,
     is_hierarchical,
@@ -183,7 +183,7 @@ def test_at_the_exact_correlated_posterior_every_log_weight_is_log_px(key):
             "kernel": jnp.zeros((linear_gaussian.NUM_PIXELS, len(bias))),
             "bias": jnp.asarray(bias, jnp.float32),
         }
-    terms = elbo_log_weight(model, params, key, x, num_samples=5)
+    terms = ElboLogWeight(num_samples=5)(model, params, key, x)
     np.testing.assert_allclose(terms.bound, marginal.logpdf(x), atol=5e-5)
 
 
@@ -302,7 +302,8 @@ def test_every_posterior_is_mapped_over_members(posterior, key):
 
     def gradient(params):
         def bound(params):
-            return elbo_log_weight(model, params, key, x, latent_mask=mask).bound.mean()
+            terms = ElboLogWeight()(model, params, key, x, latent_mask=mask)
+            return terms.bound.mean()
 
         return jax.value_and_grad(bound)(params)
 

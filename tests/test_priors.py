@@ -133,8 +133,8 @@ def test_objectives_reach_every_parameter_of_the_prior(key, moved, images, objec
     @jit
     def gradient(prior):
         def loss(prior):
-            terms = OBJECTIVES[objective].terms(
-                model, {**params, "prior": prior}, key, x, num_samples=3
+            terms = OBJECTIVES.make(objective, num_samples=3)(
+                model, {**params, "prior": prior}, key, x
             )
             return -terms.bound.mean()
 
