@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vae_jax.fit import fit
 
 from experiments.data import DataSettings, load_data
 from vae_jax import views
+from vae_jax.fitting import fit
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.training import TrainingConfig

@@ -83,9 +83,9 @@ class Batch:
             z: samples of q(z|x), ``[samples, batch, latent]``.
             log_q: log q(z|x) of these, nats, ``[samples, batch]``.
         """
+        log_px_z = self.model.log_likelihood(self.params, self.x, z)
         # Padded latents add the same constant to both densities, which cancels.
-        log_pz = self.model.prior(self.params).log_prob(z)
-        return self.model.log_likelihood(self.params, self.x, z), log_q - log_pz
+        return log_px_z, log_q - self.model.prior(self.params).log_prob(z)
 
     def sampled_log_ratios(self) -> tuple[jax.Array, jax.Array]:
         """Returns ``log_ratios`` of reparameterized samples."""
