@@ -20,7 +20,7 @@ from experiments.files import to_json
 from experiments.grid import Run
 from experiments.settings import Settings
 from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.networks import ACTIVATIONS
+from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
@@ -149,6 +149,7 @@ def _own_modules(settings: Settings) -> dict[str, str]:
     model = settings.model
     parts = {
         "likelihood": LIKELIHOODS[model.likelihood],
+        "network": NETWORKS[model.network],
         "posterior": POSTERIORS[model.posterior],
         "prior": PRIORS[model.prior],
         "objective": OBJECTIVES[settings.training.objective],
