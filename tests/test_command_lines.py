@@ -842,7 +842,7 @@ def test_parts_of_ones_own_are_trained_and_evaluated(command, small, tmp_path):
     """Those of docs/extending.md; a folder's word is not taken for the module."""
     page = (ROOT / "docs" / "extending.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "my_parts.py").write_text("\n".join(examples[:-1]))
+    (tmp_path / "my_parts.py").write_text("\n".join(examples[:-2]))
     parts, folder = (
         f"--parts={tmp_path / 'my_parts.py'}",
         f"--workdir={tmp_path / 'run'}",

@@ -14,27 +14,27 @@ import scipy.stats
 from experiments import configuration, user_code
 from experiments.arguments import expanded
 from experiments.grid import expand
-from experiments.settings import ModelSettings
 from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.objectives import OBJECTIVES, iwae
-from vae_jax.posteriors import (
-    POSTERIORS,
-)
+from vae_jax.networks import NETWORKS
+from vae_jax.objectives import IWAE, OBJECTIVES, ElboLogWeight
+from vae_jax.population import check_padding
+from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+*PARTS, AT_WORK, CONFIGURATION = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def examples():
     """What the page's examples define; the registries are as before afterwards."""
-    registries = [LIKELIHOODS, POSTERIORS, PRIORS, OBJECTIVES]
+    registries = [LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, OBJECTIVES]
     before = [dict(registry) for registry in registries]
     names: dict = {}
     # A class needs a module to be found in.
     names["__name__"] = __name__
-    for example in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+    for example in (*PARTS, AT_WORK):
         exec(example, names)
     yield names
     for registry, entries in zip(registries, before, strict=True):
@@ -42,23 +42,47 @@ def examples():
         registry.update(entries)
 
 
-def test_a_sweep_takes_them_from_a_module(examples, tmp_path, monkeypatch):
+OPTIONS = {
+    "likelihood": {"logit_bound": 8.0},
+    "network": {"skip_every": 2},
+    "posterior": {"log_scale_bound": 5.0},
+    "prior": {"scale": 2.0},
+}
+
+
+def test_commands_take_them_with_options_of_their_own(examples, tmp_path, monkeypatch):
+    """The commands of the page, as far as they say what is trained."""
     del examples  # What they register is removed again.
-    parts = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (tmp_path / "my_parts.py").write_text("\n".join(parts[:-1]))
+    (tmp_path / "my_parts.py").write_text("\n".join(PARTS))
+    (tmp_path / "my_config.py").write_text(CONFIGURATION)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(user_code, "_parts", [])
-    (command,) = re.findall(r"experiments\.sweep (.*?)\n[^ ]", PAGE.read_text(), re.S)
-    arguments = shlex.split(command.replace("\\\n", ""))
-    own, others = configuration.split(expanded(arguments))
-    option, name = others[0].option()
-    assert option == "parts"
-    user_code.import_parts([name])
+    code = PAGE.replace("\\\n", "")
+    trained = {}
+    for name in ("sweep", "train"):
+        (command,) = re.findall(rf"python -m experiments\.{name} (.*)", code)
+        own, others = configuration.split(expanded(shlex.split(command)))
+        named = dict(other.option() for other in others)
+        user_code.import_parts([named["parts"]])
+        config = configuration.read(own, "configs/digits.py:tiny").fields
+        trained[name] = expand(config | ({} if name == "sweep" else {"sweep": {}}))
     del sys.modules["my_parts"]  # Other tests have others.
-    config = configuration.read(own, "configs/digits.py:tiny").fields
-    names = {run.settings.model.posterior for run in expand(config)}
-    assert names == {"diagonal", "laplace"}
+    assert len(trained["sweep"]) == 4
+    for run in trained["sweep"]:
+        model = run.settings.model
+        for kind, options in OPTIONS.items():
+            assert dict(getattr(model, f"{kind}_options")) == options
+        vae = model.build(image_shape=(8, 8, 1), levels=17)
+        assert vae.likelihood.logit_bound == 8
+        assert vae.network.skip_every == 2
+        assert vae.posterior_family.log_scale_bound == 5
+        assert vae.prior_family.scale == 2
+        assert run.settings.training.config().objective.correction == 0.5
+        assert not model.can_be_padded
+    (run,) = trained["train"]
+    assert run.settings.model.network == "skip"
+    assert dict(run.settings.model.network_options) == {"skip_every": 2}
 
 
 def test_the_likelihood_is_scipys_and_sums_to_one(examples):
@@ -68,7 +92,8 @@ def test_the_likelihood_is_scipys_and_sums_to_one(examples):
     log_prob = jax.vmap(likelihood.log_prob, (None, 0))(
         logits[:, None, None], jnp.broadcast_to(k[:, None, None], (17, 3, 1))
     )
-    expected = scipy.stats.binom.logpmf(k[:, None], 16, jax.nn.sigmoid(logits)[None])
+    bounded = jax.nn.sigmoid(10 * jnp.tanh(logits / 10))
+    expected = scipy.stats.binom.logpmf(k[:, None], 16, bounded[None])
     np.testing.assert_allclose(log_prob, expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(np.exp(log_prob).sum(0), 1, rtol=1e-5)
 
@@ -86,49 +111,60 @@ def test_the_posterior_and_the_prior_are_scipys(examples, key):
     for i, (mean, scale) in enumerate([(0.5, 2.0), (-1.0, 0.1)]):
         reference = scipy.stats.laplace(mean, scale)
         assert scipy.stats.kstest(z[:, 0, i], reference.cdf).pvalue > 1e-4
-    prior = examples["StandardLaplace"](2)
+    prior = examples["IndependentLaplace"](2, scale=3.0)
+    expected = scipy.stats.laplace(0, 3.0)
     np.testing.assert_allclose(
-        prior.log_prob(z[:, 0]), scipy.stats.laplace.logpdf(z[:, 0]).sum(-1), rtol=1e-4
+        prior.log_prob(z[:, 0]), expected.logpdf(z[:, 0]).sum(-1), rtol=1e-4
     )
+    draws = prior.sample(jax.random.key(1), 2000)
+    assert scipy.stats.kstest(draws.ravel(), expected.cdf).pvalue > 1e-4
 
 
 def test_the_objective_is_the_jackknife_of_the_bound(examples, key):
-    """With two samples it is 2 L_2 - L_1; checked through iwae with the same key."""
-    model, params, x = (examples[name] for name in ("model", "params", "x"))
-    jackknife = examples["jackknife"]
-    terms = jackknife(model, params, jax.random.clone(key), x, num_samples=2)
-    two = iwae(model, params, key, x, num_samples=2)
-    np.testing.assert_allclose(
-        terms.bound, 2 * two.bound - two.elbo, rtol=1e-5, atol=1e-4
-    )
+    """With two samples it is 2 L_2 - L_1; checked through IWAE with the same key."""
+    model, params = examples["model"], examples["trained"].params
+    x = examples["images"].reshape(-1, 16)
+    two = IWAE(num_samples=2)(model, params, key, x)
+    for correction, expected in ((1.0, 2 * two.bound - two.elbo), (0.0, two.bound)):
+        jackknife = examples["Jackknife"](num_samples=2, correction=correction)
+        terms = jackknife(model, params, jax.random.clone(key), x)
+        np.testing.assert_allclose(terms.bound, expected, rtol=1e-5, atol=1e-4)
+    with pytest.raises(ValueError, match="num_samples is 1"):
+        examples["Jackknife"]()
 
 
-def test_all_four_work_together(examples):
-    terms, estimate = examples["terms"], examples["estimate"]
-    assert terms.bound.shape == (8,)
-    assert np.all(np.isfinite(terms.bound))
-    # Better than the bound of four samples, on the same image.
-    assert float(estimate.log_px) > float(terms.elbo[0])
+def test_padding_is_not_exact_for_the_network(examples):
+    """It does not say so, and is refused if it does."""
+    sizes = 2, 5
+
+    def models(network):
+        return [
+            examples["make_vae"](
+                examples["make_likelihood"]("bernoulli", levels=2),
+                image_shape=(4, 4, 1),
+                latent_dim=latent_dim,
+                network=network,
+            )
+            for latent_dim in sizes
+        ]
+
+    skip = examples["Skip"]
+    with pytest.raises(ValueError, match="Skip does not declare pads_exactly"):
+        check_padding(models(skip((8,))))
+
+    class Wrong(skip):
+        pads_exactly = True
+
+    with pytest.raises(ValueError, match="pads_exactly is True of Wrong"):
+        check_padding(models(Wrong((8,))))
 
 
-def test_settings_take_them_by_name(examples):
-    settings = ModelSettings(
-        likelihood="binomial",
-        latent_dim=2,
-        network="mlp",
-        widths=(8,),
-        activation="tanh",
-        fixed_scale=0.1,
-        components=1,
-        ignore_x=False,
-        posterior="laplace",
-        upper_layers=(),
-        layer_widths=(8,),
-        prior="laplace",
-        prior_components=1,
-        flow_steps=1,
-        flow_widths=(8,),
-        precision="float32",
-        rematerialize=False,
-    )
-    assert not settings.can_be_padded
+def test_all_five_work_together(examples, key):
+    model, trained = examples["model"], examples["trained"]
+    assert model.network.skip_every == 2
+    assert model.likelihood.logit_bound == 8
+    assert np.all(np.isfinite(examples["log_px"]))
+    x = examples["images"].reshape(-1, 16)
+    elbo = ElboLogWeight(num_samples=50)(model, trained.params, key, x).elbo
+    # Tighter than the ELBO of the same model.
+    assert examples["log_px"].mean() > elbo.mean()
