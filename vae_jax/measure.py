@@ -70,7 +70,7 @@ def evaluate(
         x: images in the likelihood's view, ``[N, D]``.
         images: the integers they were drawn from, ``[N, D]``: squared errors are
             against their intensity, one common reference for all views.
-        latent_mask: as in ``objectives.posterior_and_noise``.
+        latent_mask: as in ``objectives.Batch``.
         num_samples: importance samples per image.
         chunk: importance samples decoded together.
         batch_size: images evaluated together.

@@ -57,7 +57,7 @@ def measure_latent_use(
         params: its parameters.
         key: a typed key.
         x: the images.
-        latent_mask: as in ``objectives.posterior_and_noise``.
+        latent_mask: as in ``objectives.Batch``.
         decompose: whether the average KL is split into its parts.
         num_permutations: of the two-sample test of q(z) against p(z); 0: no test.
 

@@ -136,7 +136,7 @@ def annealed_estimate(
             any number.
         num_leapfrog: leapfrog steps per transition.
         initial: f_0, 'prior' or the encoder's 'posterior'.
-        latent_mask: as in ``objectives.posterior_and_noise``.
+        latent_mask: as in ``objectives.Batch``.
 
     Returns:
         Scalars, and log-weights per chain; ``vmap`` over keys and images for more.

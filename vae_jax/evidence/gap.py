@@ -72,7 +72,7 @@ def inference_gap(
         num_samples: samples per step.
         num_eval_samples: samples of the final measurement.
         chunk: of those, samples decoded together.
-        latent_mask: as in ``objectives.posterior_and_noise``.
+        latent_mask: as in ``objectives.Batch``.
 
     Returns:
         Scalars; ``vmap`` over keys and images for more.

@@ -57,7 +57,7 @@ def importance_estimate(
         num_samples: k, the number of importance samples.
         chunk: samples decoded together; bounds the memory. What is left over in the
             last is computed, and not used.
-        latent_mask: as in ``objectives.posterior_and_noise``.
+        latent_mask: as in ``objectives.Batch``.
 
     Returns:
         Scalars; ``vmap`` over keys and images for more.
