@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import Any, get_origin
 
 from experiments.settings import (
+    KINDS,
     ModelSettings,
+    Options,
     Settings,
     SettingsError,
     TrainingSettings,
@@ -167,9 +169,10 @@ def _name(place: str, grid: Iterable[str], settings: Settings) -> str:
 
 
 _SECTION_OF = {
-    field.name: section
+    field: section
     for section, cls in (("model", ModelSettings), ("training", TrainingSettings))
-    for field in dataclasses.fields(cls)
+    for field, hint in field_types(cls).items()
+    if hint is not Options
 }
 
 
@@ -198,6 +201,12 @@ def _axis_order(axis: str) -> tuple[int, str]:
 
 
 def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
+    if axis in (f"{kind}_options" for kind in KINDS):
+        raise SettingsError(
+            f"{path}{axis} is no axis: options by name are the same in all runs. "
+            "Register the part once more, as functools.partial(PART, OPTION=VALUE), "
+            "and sweep over the names."
+        )
     refuse_unknown([axis], AXES, path)
     name = f"{path}{axis}"
     values = plain(values, name)

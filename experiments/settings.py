@@ -181,6 +181,8 @@ _REGISTRIES: dict[str, Registry[Any]] = {
     "objective": OBJECTIVES,
 }
 
+KINDS = tuple(_REGISTRIES)  # of parts
+
 # Fields that are options: of every part that has an option of this name.
 _OPTION_FIELDS = (
     "fixed_scale",
