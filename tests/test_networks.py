@@ -278,7 +278,7 @@ def types_of_products(jaxpr):
 @pytest.mark.parametrize("part", PARTS)
 def test_the_precision_is_that_of_networks_and_of_nothing_else(part, precision):
     model = make(**PARTS[part], precision=precision)
-    params = population.param_shapes(model, NUM_PIXELS)
+    params = population.param_shapes(model)
     assert params == population.param_shapes(make(**PARTS[part]), NUM_PIXELS)
     x = jnp.zeros((5, NUM_PIXELS))
     program = jax.make_jaxpr(jax.value_and_grad(bound_of(model)))(params, x)
