@@ -10,6 +10,7 @@ import pytest
 
 from vae_jax.distributions import latent_noise
 from vae_jax.distributions.flows import STEPS, Flow, SplineCoupling
+from vae_jax.networks import MLP
 from vae_jax.posteriors import (
     make_posterior,
 )
@@ -29,7 +30,7 @@ def stirred(params, seed=0, scale=0.5):
 
 @pytest.fixture(scope="module", params=STEPS)
 def flow(request):
-    flow = Flow(request.param, 3, 2, (8,), "tanh", context_dim=2)
+    flow = Flow(request.param, 3, 2, MLP((8,), "tanh"), context_dim=2)
     return flow, stirred(flow.init(jax.random.key(0)))
 
 
@@ -65,7 +66,7 @@ def test_the_log_determinant_is_that_of_the_jacobian(flow):
 
 @pytest.mark.parametrize("width", [2, 3, 9])
 def test_an_autoregressive_latent_sees_only_those_before_it(width):
-    flow = Flow("inverse_autoregressive_flow", 4, 1, (width, width), "tanh")
+    flow = Flow("inverse_autoregressive_flow", 4, 1, MLP((width, width), "tanh"))
     params = stirred(flow.init(jax.random.key(0)))
     forward = jax.jit(lambda u: flow.forward(params, u)[0])
     jacobian = jax.jacobian(forward)(jnp.ones(4))
@@ -80,7 +81,7 @@ def test_an_autoregressive_latent_sees_only_those_before_it(width):
 
 @pytest.mark.parametrize("kind", ["affine_coupling", "spline_coupling"])
 def test_couplings_start_at_the_identity(kind):
-    flow = Flow(kind, 3, 2, (8,), "tanh")
+    flow = Flow(kind, 3, 2, MLP((8,), "tanh"))
     z, log_det = flow.forward(flow.init(jax.random.key(0)), U)
     np.testing.assert_allclose(z, U, atol=1e-5)  # Two reversals.
     np.testing.assert_allclose(log_det, 0, atol=1e-5)
@@ -92,7 +93,7 @@ def test_the_inverse_of_a_spline_is_right_for_any_point(scale):
     rng = np.random.default_rng(0)
     raw = scale * rng.normal(size=(20_000, 1, SplineCoupling.outputs_per_latent))
     place = rng.uniform(-5, 5, (20_000, 1))
-    step = SplineCoupling(2, (4,), "tanh", 0)
+    step = SplineCoupling(2, MLP((4,), "tanh"), 0)
 
     @jax.jit
     def inverse(raw, place):
@@ -109,7 +110,7 @@ def test_an_inverse_of_any_spline_is_finite():
     """Where a slope of 1e-7 lies between two steep knots, too."""
     rng = np.random.default_rng(0)
     raw = 100 * rng.normal(size=(20_000, 1, SplineCoupling.outputs_per_latent))
-    step = SplineCoupling(2, (4,), "tanh", 0)
+    step = SplineCoupling(2, MLP((4,), "tanh"), 0)
     raw, u = jnp.float32(raw), jnp.float32(rng.uniform(-5, 5, (20_000, 1)))
     z, _ = jax.jit(functools.partial(step._move, inverse=False))(raw, u)
 
@@ -127,7 +128,7 @@ def test_an_inverse_of_any_spline_is_finite():
 
 
 def test_a_spline_leaves_far_latents_alone():
-    flow = Flow("spline_coupling", 2, 1, (4,), "tanh")
+    flow = Flow("spline_coupling", 2, 1, MLP((4,), "tanh"))
     params = stirred(flow.init(jax.random.key(0)), scale=2.0)
     u = jnp.array([[0.3, 7.0], [0.3, -100.0], [0.3, 4.0]])
     z, log_det = flow.forward(params, u)
@@ -138,7 +139,7 @@ def test_a_spline_leaves_far_latents_alone():
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_gradients_at_extreme_parameters_are_finite(kind):
-    flow = Flow(kind, 3, 2, (8,), "tanh")
+    flow = Flow(kind, 3, 2, MLP((8,), "tanh"))
     params = jax.tree.map(
         lambda leaf: 300.0 * leaf + 30.0, flow.init(jax.random.key(0))
     )

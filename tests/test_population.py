@@ -12,8 +12,7 @@ from tests.test_training import CONFIG, assert_same, build, member, train
 from vae_jax import population
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.networks import MLP, NETWORKS, Network
-from vae_jax.networks.common import OutputBias
+from vae_jax.networks import MLP, NETWORKS, Network, OutputBias
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.population import Layout, Population, check_padding
 from vae_jax.population.programs import unoptimized

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.distributions.gaussian import DiagonalGaussian
-from vae_jax.networks import MLPEncoder, Params
+from vae_jax.networks import MLP, MLPEncoder, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,32 +16,24 @@ class ConditionalGaussian:
     """N(mean(h), diag(scale(h)^2)) of ``latent_dim`` latents, by dense layers."""
 
     latent_dim: int
-    widths: tuple[int, ...]
-    activation: str
-    precision: str = "float32"
+    network: MLP
 
     @property
-    def _network(self) -> MLPEncoder:
+    def _encoder(self) -> MLPEncoder:
         heads = (("mean", self.latent_dim), ("log_scale", self.latent_dim))
         # Scales of 1 at first: with several layers, one's spread is another's input.
-        return MLPEncoder(
-            self.widths,
-            heads,
-            self.activation,
-            starts_at_zero=("log_scale",),
-            precision=self.precision,
-        )
+        return MLPEncoder(self.network, heads, starts_at_zero=("log_scale",))
 
     def init(self, key: jax.Array, size: int) -> Params:
         """Fresh parameters for h of a size."""
-        params: Params = self._network.init(key, jnp.zeros((1, size)))["params"]
+        params: Params = self._encoder.init(key, jnp.zeros((1, size)))["params"]
         return params
 
     def at(self, params: Params, h: jax.Array) -> DiagonalGaussian:
         """The Gaussians of h ``[..., size]``, with the same leading axes."""
         # One batch axis: with two, XLA transposes the gradient of every product.
         flat = h.reshape(-1, h.shape[-1])
-        outputs: Any = self._network.apply({"params": params}, flat)
+        outputs: Any = self._encoder.apply({"params": params}, flat)
         return DiagonalGaussian.from_outputs(
             *(
                 outputs[name].reshape(*h.shape[:-1], self.latent_dim)

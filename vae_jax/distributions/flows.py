@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.networks import Heads, MaskedMLP, MLPEncoder, Params
+from vae_jax.networks import MLP, Heads, MaskedMLP, MLPEncoder, Params
 
 # Log-scales of an affine step lie within this, smoothly.
 _LOG_SCALE_BOUND = 3.0
@@ -63,19 +63,15 @@ class Flow:
         kind: a class of steps, in ``STEPS``.
         latent_dim: number of latents.
         flow_steps: number of steps.
-        flow_widths: hidden units of each step's network.
-        activation: a name in ``networks.ACTIVATIONS``.
+        network: the hidden layers of each step.
         context_dim: size of what the map may depend on besides; 0 for nothing.
-        precision: what these networks compute in, a name in ``networks.PRECISIONS``.
     """
 
     kind: str
     latent_dim: int
     flow_steps: int
-    flow_widths: tuple[int, ...]
-    activation: str
+    network: MLP
     context_dim: int = 0
-    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.latent_dim < 2 and self.kind in COUPLINGS:
@@ -87,13 +83,7 @@ class Flow:
 
     @property
     def _step(self) -> Step:
-        return STEPS[self.kind](
-            self.latent_dim,
-            self.flow_widths,
-            self.activation,
-            self.context_dim,
-            self.precision,
-        )
+        return STEPS[self.kind](self.latent_dim, self.network, self.context_dim)
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters of each step, by its index."""
@@ -155,28 +145,24 @@ class InverseAutoregressive:
     """
 
     latent_dim: int
-    widths: tuple[int, ...]
-    activation: str
+    network: MLP
     context_dim: int
-    precision: str = "float32"
 
     @property
-    def _network(self) -> MaskedMLP:
-        return MaskedMLP(
-            self.widths, self.latent_dim, 2, self.activation, self.precision
-        )
+    def _gate(self) -> MaskedMLP:
+        return MaskedMLP(self.network, self.latent_dim, outputs=2)
 
     def init(self, key: jax.Array) -> Params:
         """See ``Step``."""
         inputs = jnp.zeros((1, self.latent_dim)), jnp.zeros((1, self.context_dim))
-        return {"network": self._network.init(key, *inputs)["params"]}
+        return {"network": self._gate.init(key, *inputs)["params"]}
 
     def _gates(
         self, params: Params, u: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Shift and log s of each latent, ``[n, latent]``."""
         variables = {"params": params["network"]}
-        outputs: Any = self._network.apply(variables, u, context)
+        outputs: Any = self._gate.apply(variables, u, context)
         shift, raw = outputs[..., 0], outputs[..., 1]
         # Mostly open at first; bounded, so that the inverse can divide by it.
         return shift, jax.nn.log_sigmoid(10 * jnp.tanh(raw / 10) + 2.0)
@@ -208,10 +194,8 @@ class _Coupling:
     """Moves the second half of the latents, given the first half and the context."""
 
     latent_dim: int
-    widths: tuple[int, ...]
-    activation: str
+    network: MLP
     context_dim: int
-    precision: str = "float32"
 
     outputs_per_latent: ClassVar[int]
 
@@ -220,26 +204,20 @@ class _Coupling:
         return self.latent_dim // 2
 
     @property
-    def _network(self) -> MLPEncoder:
+    def _encoder(self) -> MLPEncoder:
         moved = self.latent_dim - self._num_given
         heads: Heads = (("raw", moved * self.outputs_per_latent),)
-        return MLPEncoder(
-            self.widths,
-            heads,
-            self.activation,
-            starts_at_zero=("raw",),
-            precision=self.precision,
-        )
+        return MLPEncoder(self.network, heads, starts_at_zero=("raw",))
 
     def init(self, key: jax.Array) -> Params:
         """See ``Step``."""
         size = self._num_given + self.context_dim
-        return {"network": self._network.init(key, jnp.zeros((1, size)))["params"]}
+        return {"network": self._encoder.init(key, jnp.zeros((1, size)))["params"]}
 
     def _raw(self, params: Params, given: jax.Array, context: jax.Array) -> jax.Array:
         """What moves each latent, ``[n, moved, outputs_per_latent]``."""
         inputs = jnp.concatenate([given, context], axis=-1)
-        outputs: Any = self._network.apply({"params": params["network"]}, inputs)
+        outputs: Any = self._encoder.apply({"params": params["network"]}, inputs)
         raw: jax.Array = outputs["raw"]
         return raw.reshape(len(raw), -1, self.outputs_per_latent)
 

@@ -10,7 +10,7 @@ keeps less for the backward pass, which computes it once more; on a CPU nothing 
 of it, since XLA merges there what is computed twice.
 """
 
-from vae_jax.networks.common import ACTIVATIONS, PRECISIONS
+from vae_jax.networks.common import ACTIVATIONS, PRECISIONS, OutputBias
 from vae_jax.networks.convolutional import Conv, ResNet
 from vae_jax.networks.dense import MLP, Gated, MLPEncoder
 from vae_jax.networks.interface import Heads, Module, Network, Params, Shape
@@ -29,6 +29,7 @@ __all__ = [
     "MaskedMLP",
     "Module",
     "Network",
+    "OutputBias",
     "Params",
     "PixelCNN",
     "ResNet",

@@ -55,13 +55,14 @@ class LayeredNetwork(Network):
         require_known("precision", self.precision, PRECISIONS)
 
     @property
-    def layers(self) -> dict[str, Any]:
-        """The options of both modules, by name."""
-        return {
-            "widths": self.widths,
-            "precision": self.precision,
-            "rematerialize": self.rematerialize,
-        }
+    def dtype(self) -> Any:
+        """The type that layers compute in, as Flax has it."""
+        return PRECISIONS[self.precision]
+
+    def dense(self, features: int, **options: Any) -> nn.Dense:
+        """Returns a dense layer as all networks start it."""
+        options = {"kernel_init": nn.initializers.glorot_uniform()} | options
+        return nn.Dense(features, dtype=self.dtype, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,29 +75,25 @@ class ActivatedNetwork(LayeredNetwork):
         super().__post_init__()
         require_known("activation", self.activation, ACTIVATIONS)
 
-    @property
-    def layers(self) -> dict[str, Any]:
-        """The options of both modules, by name."""
-        return {**super().layers, "activation": self.activation}
+    def activate(self, h: jax.Array) -> jax.Array:
+        """Returns the activation of an array."""
+        return ACTIVATIONS[self.activation](h)
 
 
 class LinearHeads(nn.Module):
     """Linear layers, each with its output as the last axis, so that zeros appended to
     a latent's axis are exactly the parameters of a wider model."""
 
+    network: LayeredNetwork
     heads: Heads
     starts_at_zero: tuple[str, ...] = ()
-    precision: str = "float32"
 
     @nn.compact
     def __call__(self, h: jax.Array) -> dict[str, jax.Array]:
         zeros = {"kernel_init": nn.initializers.zeros}
         outputs: dict[str, jax.Array] = {
-            name: dense(
-                size,
-                dtype=PRECISIONS[self.precision],
-                name=name,
-                **zeros if name in self.starts_at_zero else {},
+            name: self.network.dense(
+                size, name=name, **zeros if name in self.starts_at_zero else {}
             )(h)
             for name, size in self.heads
         }
@@ -127,17 +124,11 @@ def at_least_float32(h: jax.Array) -> jax.Array:
 def apply_block(
     module: Any, block: Callable[[Any, jax.Array], jax.Array], h: jax.Array
 ) -> jax.Array:
-    """Returns ``block(module, h)``; a module that rematerializes keeps h alone.
+    """Returns ``block(module, h)``; with ``rematerialize``, h alone is kept of it.
 
     The layers are the module's own and have the same names either way.
     """
-    return (nn.remat(block) if module.rematerialize else block)(module, h)
-
-
-def dense(features: int, **options: Any) -> nn.Dense:
-    """Returns a dense layer as all networks start it."""
-    options = {"kernel_init": nn.initializers.glorot_uniform()} | options
-    return nn.Dense(features, **options)
+    return (nn.remat(block) if module.network.rematerialize else block)(module, h)
 
 
 def per_pixel(h: jax.Array, pixel_outputs: int) -> jax.Array:

@@ -10,13 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.networks.common import (
-    ACTIVATIONS,
-    PRECISIONS,
     ActivatedNetwork,
     LinearHeads,
     OutputBias,
     apply_block,
-    dense,
     per_pixel,
 )
 from vae_jax.networks.convolutions import FORMS, convolve
@@ -28,21 +25,43 @@ _NORM_GROUP = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class _Convolutional(ActivatedNetwork):
-    """An encoder that halves the image once for each width, and its mirror image."""
+class ConvolvingNetwork(ActivatedNetwork):
+    """A network with convolutions."""
 
     _: dataclasses.KW_ONLY
     convolutions: str = "auto"  # one of ``convolutions.FORMS``
-    residual: ClassVar[bool]
-
-    @property
-    def layers(self) -> dict[str, Any]:
-        """The options of both modules, by name."""
-        return {**super().layers, "convolutions": self.convolutions}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_known("convolutions", self.convolutions, FORMS)
+
+    def conv(
+        self,
+        features: int,
+        *,
+        window: tuple[int, int] = (3, 3),
+        kind: type[nn.Conv] = nn.Conv,
+        **options: Any,
+    ) -> nn.Conv:
+        """Returns a convolution as all networks start it."""
+        return kind(
+            features,
+            window,
+            kernel_init=nn.initializers.glorot_uniform(),
+            conv_general_dilated=functools.partial(convolve, form=self.convolutions),
+            dtype=self.dtype,
+            **options,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Convolutional(ConvolvingNetwork):
+    """An encoder that halves the image once for each width, and its mirror image."""
+
+    residual: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.widths:
             raise ValueError(
                 "widths is (): the layers of a convolutional network are one or more. "
@@ -51,21 +70,11 @@ class _Convolutional(ActivatedNetwork):
 
     def encoder(self, image_shape: Shape, heads: Heads) -> Module:
         """See ``Network``."""
-        return ConvEncoder(
-            image_shape=image_shape,
-            heads=heads,
-            residual=self.residual,
-            **self.layers,
-        )
+        return ConvEncoder(self, image_shape, heads)
 
     def decoder(self, image_shape: Shape, pixel_outputs: int) -> Module:
         """See ``Network``."""
-        return ConvDecoder(
-            image_shape=image_shape,
-            pixel_outputs=pixel_outputs,
-            residual=self.residual,
-            **self.layers,
-        )
+        return ConvDecoder(self, image_shape, pixel_outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,30 +97,24 @@ class ConvEncoder(nn.Module):
     Or residual blocks in place of the convolutions.
     """
 
-    widths: tuple[int, ...]
+    network: _Convolutional
     image_shape: Shape
     heads: Heads
-    activation: str
-    residual: bool = False
-    precision: str = "float32"
-    rematerialize: bool = False
-    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
         h = x.reshape(-1, *self.image_shape)
-        for width in self.widths:
-            h = apply_block(
-                self, functools.partial(ConvEncoder._halve, features=width), h
-            )
+        for width in self.network.widths:
+            halve = functools.partial(ConvEncoder._halve, features=width)
+            h = apply_block(self, halve, h)
         h = h.reshape(*x.shape[:-1], -1)
-        return LinearHeads(self.heads, precision=self.precision, name="head")(h)
+        return LinearHeads(self.network, self.heads, name="head")(h)
 
     def _halve(self, h: jax.Array, features: int) -> jax.Array:
-        if self.residual:
-            return _residual_block(self, features, strides=(2, 2))(h)
-        h = conv(self, features, strides=(2, 2))(h)
-        return ACTIVATIONS[self.activation](h)
+        if self.network.residual:
+            return _ResidualBlock(self.network, features, strides=(2, 2))(h)
+        h = self.network.conv(features, strides=(2, 2))(h)
+        return self.network.activate(h)
 
 
 class ConvDecoder(nn.Module):
@@ -122,37 +125,31 @@ class ConvDecoder(nn.Module):
     rounding up added to odd sizes is cropped.
     """
 
-    widths: tuple[int, ...]
+    network: _Convolutional
     image_shape: Shape
     pixel_outputs: int
-    activation: str
-    residual: bool = False
-    precision: str = "float32"
-    rematerialize: bool = False
-    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
-        activation, dtype = ACTIVATIONS[self.activation], PRECISIONS[self.precision]
+        network, widths = self.network, self.network.widths
         height, width, channels = self.image_shape
-        shrink = 2 ** len(self.widths)
+        shrink = 2 ** len(widths)
         rows, columns = -(-height // shrink), -(-width // shrink)
-        inner = self.widths[-1]
-        h = dense(rows * columns * inner, dtype=dtype)(z.reshape(-1, z.shape[-1]))
-        h = activation(h).reshape(-1, rows, columns, inner)
-        for features in (*self.widths[-2::-1], self.widths[0]):
+        h = network.dense(rows * columns * widths[-1])(z.reshape(-1, z.shape[-1]))
+        h = network.activate(h).reshape(-1, rows, columns, widths[-1])
+        for features in (*widths[-2::-1], widths[0]):
             double = functools.partial(ConvDecoder._double, features=features)
             h = apply_block(self, double, h)
-        h = conv(self, self.pixel_outputs * channels, use_bias=False)(h)
+        h = network.conv(self.pixel_outputs * channels, use_bias=False)(h)
         h = h[:, :height, :width].reshape(*z.shape[:-1], height, width, -1)
         return OutputBias(name="bias")(per_pixel(h, self.pixel_outputs))
 
     def _double(self, h: jax.Array, features: int) -> jax.Array:
-        if self.residual:
+        if self.network.residual:
             h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-            return _residual_block(self, features)(h)
-        h = conv(self, features, kind=ConvTranspose)(h)
-        return ACTIVATIONS[self.activation](h)
+            return _ResidualBlock(self.network, features)(h)
+        h = self.network.conv(features, kind=ConvTranspose)(h)
+        return self.network.activate(h)
 
 
 class _ResidualBlock(nn.Module):
@@ -164,51 +161,20 @@ class _ResidualBlock(nn.Module):
     variances are float32 whatever the precision.
     """
 
+    network: ConvolvingNetwork
     features: int
-    activation: str
     strides: tuple[int, int] = (1, 1)
-    precision: str = "float32"
-    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:  # h [batch, height, width, channels]
-        activation, dtype = ACTIVATIONS[self.activation], PRECISIONS[self.precision]
         groups = math.gcd(self.features, self.features // _NORM_GROUP or 1)
-        linear = functools.partial(conv, self, self.features, use_bias=False)
+        norm = functools.partial(nn.GroupNorm, groups, dtype=self.network.dtype)
+        linear = functools.partial(self.network.conv, self.features, use_bias=False)
         straight = linear(window=(1, 1), strides=self.strides)(h)
         h = linear(strides=self.strides)(h)
-        h = activation(nn.GroupNorm(groups, dtype=dtype)(h))
+        h = self.network.activate(norm()(h))
         h = linear()(h)
-        return activation(straight + nn.GroupNorm(groups, dtype=dtype)(h))
-
-
-def _residual_block(module: Any, features: int, **options: Any) -> _ResidualBlock:
-    return _ResidualBlock(
-        features,
-        module.activation,
-        precision=module.precision,
-        convolutions=module.convolutions,
-        **options,
-    )
-
-
-def conv(
-    module: Any,
-    features: int,
-    *,
-    window: tuple[int, int] = (3, 3),
-    kind: type[nn.Conv] = nn.Conv,
-    **options: Any,
-) -> nn.Conv:
-    """Returns a convolution as all networks start it, computed as a module says."""
-    return kind(
-        features,
-        window,
-        kernel_init=nn.initializers.glorot_uniform(),
-        conv_general_dilated=functools.partial(convolve, form=module.convolutions),
-        dtype=PRECISIONS[module.precision],
-        **options,
-    )
+        return self.network.activate(straight + norm()(h))
 
 
 class ConvTranspose(nn.Conv):

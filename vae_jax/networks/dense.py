@@ -1,5 +1,6 @@
 """Networks of dense layers."""
 
+import abc
 import dataclasses
 import functools
 import math
@@ -9,60 +10,64 @@ import flax.linen as nn
 import jax
 
 from vae_jax.networks.common import (
-    ACTIVATIONS,
-    PRECISIONS,
     ActivatedNetwork,
     LayeredNetwork,
     LinearHeads,
     OutputBias,
     apply_block,
-    dense,
 )
 from vae_jax.networks.interface import Heads, Module, Shape
 
 
-class _Dense(LayeredNetwork):
+class DenseNetwork(LayeredNetwork):
     """An encoder and a decoder of dense layers."""
+
+    @abc.abstractmethod
+    def hidden(self, width: int, h: jax.Array) -> jax.Array:
+        """Returns the outputs ``[..., width]`` of a hidden layer."""
 
     def encoder(self, image_shape: Shape, heads: Heads) -> Module:
         """See ``Network``."""
         del image_shape
-        return MLPEncoder(heads=heads, **self.layers)
+        return MLPEncoder(self, heads)
 
     def decoder(self, image_shape: Shape, pixel_outputs: int) -> Module:
         """See ``Network``."""
-        return MLPDecoder(
-            image_shape=image_shape, pixel_outputs=pixel_outputs, **self.layers
-        )
+        return MLPDecoder(self, image_shape, pixel_outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class MLP(_Dense, ActivatedNetwork):
+class MLP(DenseNetwork, ActivatedNetwork):
     """Dense layers; linear maps if there are no widths."""
 
+    def hidden(self, width: int, h: jax.Array) -> jax.Array:
+        """Returns the activation of W h + b."""
+        return self.activate(self.dense(width)(h))
+
 
 @dataclasses.dataclass(frozen=True)
-class Gated(_Dense):
+class Gated(DenseNetwork):
     """Dense layers with gates in place of an activation.
 
     As in Tomczak & Welling 2018, "VAE with a VampPrior".
     """
 
+    def hidden(self, width: int, h: jax.Array) -> jax.Array:
+        """Returns (W1 h + b1) * sigmoid(W2 h + b2)."""
+        return self.dense(width)(h) * nn.sigmoid(self.dense(width)(h))
+
 
 class MLPEncoder(nn.Module):
     """Array to named linear outputs, by dense layers."""
 
-    widths: tuple[int, ...]
+    network: DenseNetwork
     heads: Heads
-    activation: str | None = None  # None: gates
     starts_at_zero: tuple[str, ...] = ()  # names of heads
-    precision: str = "float32"
-    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
-        h = apply_dense(self, x, self.widths)
-        head = LinearHeads(self.heads, self.starts_at_zero, self.precision, name="head")
+        h = apply_dense(self, x, self.network.widths)
+        head = LinearHeads(self.network, self.heads, self.starts_at_zero, name="head")
         return head(h)
 
 
@@ -73,41 +78,34 @@ class MLPDecoder(nn.Module):
     describes both; the decoder applies them in reverse.
     """
 
-    widths: tuple[int, ...]
+    network: DenseNetwork
     image_shape: Shape
     pixel_outputs: int
-    activation: str | None = None  # None: gates
-    precision: str = "float32"
-    rematerialize: bool = False
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
         num_pixels = math.prod(self.image_shape)
         # One batch axis: with two, XLA transposes the gradient of every product.
         h = z.reshape(-1, z.shape[-1])
-        h = apply_dense(self, h, self.widths[::-1])
-        size, dtype = self.pixel_outputs * num_pixels, PRECISIONS[self.precision]
-        h = dense(size, use_bias=False, dtype=dtype, name="output")(h)
+        h = apply_dense(self, h, self.network.widths[::-1])
+        size = self.pixel_outputs * num_pixels
+        h = self.network.dense(size, use_bias=False, name="output")(h)
         h = h.reshape(*z.shape[:-1], self.pixel_outputs, num_pixels)
         return OutputBias(name="bias")(h)
 
 
 def apply_dense(module: Any, h: jax.Array, widths: tuple[int, ...]) -> jax.Array:
-    """Applies dense layers of a module; gated, (W1 h + b1) * sigmoid(W2 h + b2).
+    """Applies the hidden layers of a module's network.
 
     Rematerialized, n layers are cut into blocks of about sqrt(n): the inputs of all
     blocks are kept, and within one of them at a time what is recomputed (Chen et al.
     2016, "Training deep nets with sublinear memory cost"). Of a single layer nothing
     would be saved: its product needs its input for the gradient anyway.
     """
-    layer = functools.partial(dense, dtype=PRECISIONS[module.precision])
 
-    def layers(_: Any, h: jax.Array, widths: tuple[int, ...]) -> jax.Array:
+    def layers(module: Any, h: jax.Array, widths: tuple[int, ...]) -> jax.Array:
         for width in widths:
-            if module.activation is None:
-                h = layer(width)(h) * nn.sigmoid(layer(width)(h))
-            else:
-                h = ACTIVATIONS[module.activation](layer(width)(h))
+            h = module.network.hidden(width, h)
         return h
 
     size = math.ceil(math.sqrt(len(widths))) or 1

@@ -9,19 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.networks.common import (
-    ACTIVATIONS,
-    PRECISIONS,
     OutputBias,
     apply_block,
     at_least_float32,
-    dense,
     per_pixel,
 )
-from vae_jax.networks.convolutional import conv
-from vae_jax.networks.convolutions import FORMS
+from vae_jax.networks.convolutional import ConvolvingNetwork
 from vae_jax.networks.dense import MLP, apply_dense
 from vae_jax.networks.interface import Module, Shape
-from vae_jax.registry import require_known
 
 # Of the autoregressive decoder: few and near, so that it sees a neighbourhood of each
 # pixel and has to leave the image as a whole to z.
@@ -30,25 +25,14 @@ _MASKED_LAYERS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelCNN(MLP):
+class PixelCNN(MLP, ConvolvingNetwork):
     """The encoder of an ``MLP``, and an ``AutoregressiveDecoder``."""
 
-    _: dataclasses.KW_ONLY
-    convolutions: str = "auto"  # one of ``convolutions.FORMS``
     is_autoregressive: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_known("convolutions", self.convolutions, FORMS)
 
     def decoder(self, image_shape: Shape, pixel_outputs: int) -> Module:
         """See ``Network``."""
-        return AutoregressiveDecoder(
-            image_shape=image_shape,
-            pixel_outputs=pixel_outputs,
-            convolutions=self.convolutions,
-            **self.layers,
-        )
+        return AutoregressiveDecoder(self, image_shape, pixel_outputs)
 
 
 class AutoregressiveDecoder(nn.Module):
@@ -62,44 +46,39 @@ class AutoregressiveDecoder(nn.Module):
     model is left to z (Chen et al. 2017, "Variational lossy autoencoder").
     """
 
-    widths: tuple[int, ...]
+    network: PixelCNN
     image_shape: Shape
     pixel_outputs: int
-    activation: str
-    precision: str = "float32"
-    rematerialize: bool = False
-    convolutions: str = "auto"
 
     @nn.compact
     def __call__(self, z: jax.Array, x: jax.Array) -> jax.Array:
         # z [..., latent], x [..., D] in intensity; leading axes broadcast.
-        activation, dtype = ACTIVATIONS[self.activation], PRECISIONS[self.precision]
-        height, width, channels = self.image_shape
-        h = apply_dense(self, z.reshape(-1, z.shape[-1]), self.widths[::-1])
-        h = dense(height * width * _FEATURES, dtype=dtype)(h)
+        network, (height, width, channels) = self.network, self.image_shape
+        h = apply_dense(self, z.reshape(-1, z.shape[-1]), network.widths[::-1])
+        h = network.dense(height * width * _FEATURES)(h)
         h = h.reshape(*z.shape[:-1], height, width, _FEATURES)
-        before = _masked_conv(self, channels, itself=False)
+        before = _masked_conv(network, channels, itself=False)
         seen = before(x.reshape(-1, *self.image_shape))
-        h = activation(h + seen.reshape(*x.shape[:-1], *h.shape[-3:]))
+        h = network.activate(h + seen.reshape(*x.shape[:-1], *h.shape[-3:]))
         leading, h = h.shape[:-3], h.reshape(-1, *h.shape[-3:])
         for _ in range(_MASKED_LAYERS - 1):
             h = apply_block(self, AutoregressiveDecoder._add_seen, h)
         size = self.pixel_outputs * channels
-        h = dense(size, use_bias=False, dtype=dtype, name="output")(h)
+        h = network.dense(size, use_bias=False, name="output")(h)
         h = h.reshape(*leading, height, width, -1)
         return OutputBias(name="bias")(per_pixel(h, self.pixel_outputs))
 
     def _add_seen(self, h: jax.Array) -> jax.Array:
-        masked = _masked_conv(self, _FEATURES, itself=True)
-        return h + ACTIVATIONS[self.activation](masked(h))
+        masked = _masked_conv(self.network, _FEATURES, itself=True)
+        return h + self.network.activate(masked(h))
 
 
-def _masked_conv(module: Any, channels: int, *, itself: bool) -> nn.Conv:
+def _masked_conv(network: PixelCNN, channels: int, *, itself: bool) -> nn.Conv:
     """Returns a 3x3 convolution of the pixels before one in raster order, or at it."""
     mask = np.zeros((3, 3, channels, _FEATURES), np.float32)
     mask[0] = 1
     mask[1, : 2 if itself else 1] = 1
-    return conv(module, _FEATURES, mask=mask)
+    return network.conv(_FEATURES, mask=mask)
 
 
 class MaskedMLP(nn.Module):
@@ -108,22 +87,20 @@ class MaskedMLP(nn.Module):
     Dense layers with masked weights (Germain et al. 2015, "MADE"); context reaches all.
     """
 
-    widths: tuple[int, ...]
+    network: MLP
     latent_dim: int
     outputs: int  # of each latent
-    activation: str
-    precision: str = "float32"
 
     @nn.compact
     def __call__(self, z: jax.Array, context: jax.Array) -> jax.Array:
         # z [..., latent], context [..., C]; a unit sees latents 1 ... its degree.
         h, degrees = z, np.arange(1, self.latent_dim + 1)
-        for width in self.widths:
+        for width in self.network.widths:
             own = np.arange(width) % self.latent_dim
             if width < self.latent_dim:  # Over all latents, not the first ones alone.
                 own = (np.arange(width) + 1) * self.latent_dim // width - 1
             h = self._layer(h, degrees, own, context)
-            h, degrees = ACTIVATIONS[self.activation](h), own
+            h, degrees = self.network.activate(h), own
         own = np.repeat(np.arange(self.latent_dim), self.outputs)
         h = self._layer(h, degrees, own, context)
         return at_least_float32(h).reshape(*z.shape, self.outputs)
@@ -131,11 +108,11 @@ class MaskedMLP(nn.Module):
     def _layer(
         self, h: jax.Array, degrees: np.ndarray, own: np.ndarray, context: jax.Array
     ) -> jax.Array:
-        dtype = PRECISIONS[self.precision]
-        masked = _MaskedDense(_pairs(degrees[:, None] <= own), dtype)(h)
+        mask = _pairs(degrees[:, None] <= own)
+        masked = _MaskedDense(mask, self.network.dtype)(h)
         # A layer cannot have no inputs at all.
         seen = context if context.shape[-1] else jnp.zeros((*context.shape[:-1], 1))
-        return masked + dense(own.size, dtype=dtype)(seen)
+        return masked + self.network.dense(own.size)(seen)
 
 
 class _MaskedDense(nn.Module):

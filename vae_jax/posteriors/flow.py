@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian, Flow
-from vae_jax.networks import Heads, Params
+from vae_jax.networks import MLP, Heads, Params
 
 
 @jax.tree_util.register_dataclass
@@ -64,10 +64,8 @@ class FlowFamily:
             self.kind,
             self.latent_dim,
             self.flow_steps,
-            self.flow_widths,
-            self.activation,
+            MLP(self.flow_widths, self.activation, precision=self.precision),
             context_dim=self.flow_widths[-1] if self.flow_widths else self.latent_dim,
-            precision=self.precision,
         )
 
     @property

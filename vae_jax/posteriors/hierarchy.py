@@ -19,7 +19,7 @@ from vae_jax.distributions.conditional import (
     sample_and_log_prob_each,
     split_layers,
 )
-from vae_jax.networks import Heads, MLPEncoder, Params
+from vae_jax.networks import MLP, Heads, MLPEncoder, Params
 
 
 @jax.tree_util.register_dataclass
@@ -107,8 +107,8 @@ class ChainFamily(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class BottomUpFamily:
-    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}) (Burda et al. 2016, section 2)."""
+class _LayeredFamily:
+    """Layers, and the networks between two of them."""
 
     layer_dims: tuple[int, ...]
     layer_widths: tuple[int, ...] = (64,)
@@ -118,15 +118,22 @@ class BottomUpFamily:
     is_hierarchical: ClassVar[bool] = True
 
     @property
+    def _network(self) -> MLP:
+        return MLP(self.layer_widths, self.activation, precision=self.precision)
+
+    def _conditional(self, i: int) -> ConditionalGaussian:
+        """The form of a layer's Gaussian, given a neighbouring layer."""
+        return ConditionalGaussian(self.layer_dims[i], self._network)
+
+
+@dataclasses.dataclass(frozen=True)
+class BottomUpFamily(_LayeredFamily):
+    """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}) (Burda et al. 2016, section 2)."""
+
+    @property
     def heads(self) -> Heads:
         """See ``PosteriorFamily``."""
         return (("mean", self.layer_dims[0]), ("log_scale", self.layer_dims[0]))
-
-    def _conditional(self, i: int) -> ConditionalGaussian:
-        dims = self.layer_dims[i]
-        return ConditionalGaussian(
-            dims, self.layer_widths, self.activation, self.precision
-        )
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of q(z_i|z_{i-1}) for each upper layer, by its index."""
@@ -157,20 +164,13 @@ class BottomUpFamily:
 
 
 @dataclasses.dataclass(frozen=True)
-class LadderFamily:
+class LadderFamily(_LayeredFamily):
     """Top-down inference that shares the generative path (Sonderby et al. 2016).
 
     A deterministic pass upwards gives each layer a Gaussian of x; the top layer has it
     as posterior, and a lower one its product with the generative p(z_i|z_{i+1}), whose
     precisions add up.
     """
-
-    layer_dims: tuple[int, ...]
-    layer_widths: tuple[int, ...] = (64,)
-    activation: str = "relu"
-    precision: str = "float32"
-    has_closed_form_kl: ClassVar[bool] = False
-    is_hierarchical: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.layer_widths:
@@ -192,18 +192,7 @@ class LadderFamily:
         return (*gaussian, ("features", self.layer_widths[-1]))
 
     def _upwards(self, i: int) -> MLPEncoder:
-        return MLPEncoder(
-            self.layer_widths,
-            self._heads(i),
-            self.activation,
-            precision=self.precision,
-        )
-
-    def _downwards(self, i: int) -> ConditionalGaussian:
-        dims = self.layer_dims[i]
-        return ConditionalGaussian(
-            dims, self.layer_widths, self.activation, self.precision
-        )
+        return MLPEncoder(self._network, self._heads(i))
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of the pass upwards, for each upper layer by its index."""
@@ -238,7 +227,7 @@ class LadderFamily:
         gaussians, generative = values
         if before is None:
             return gaussians[i]
-        prior = self._downwards(i).at(generative[str(i)], before)
+        prior = self._conditional(i).at(generative[str(i)], before)
         return _product(gaussians[i], prior)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 
 from vae_jax.distributions import Flow
-from vae_jax.networks import Params
+from vae_jax.networks import MLP, Params
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.priors.interface import Encode
 
@@ -53,9 +53,7 @@ class FlowPriorFamily:
             "affine_coupling",
             self.latent_dim,
             self.flow_steps,
-            self.flow_widths,
-            self.activation,
-            precision=self.precision,
+            MLP(self.flow_widths, self.activation, precision=self.precision),
         )
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:

@@ -13,7 +13,7 @@ from vae_jax.distributions.conditional import (
     sample_each,
     split_layers,
 )
-from vae_jax.networks import Params
+from vae_jax.networks import MLP, Params
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.priors.interface import Encode
 
@@ -63,10 +63,8 @@ class TopDown:
 
     def conditional(self, i: int) -> ConditionalGaussian:
         """The form of p(z_i|z_{i+1})."""
-        dims = self.layer_dims[i]
-        return ConditionalGaussian(
-            dims, self.layer_widths, self.activation, self.precision
-        )
+        network = MLP(self.layer_widths, self.activation, precision=self.precision)
+        return ConditionalGaussian(self.layer_dims[i], network)
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """Parameters of p(z_i|z_{i+1}), by i."""
