@@ -83,7 +83,7 @@ def test_every_run_of_every_config_can_be_initialised(module, variant):
     check(runs, data)
     for group in grid.group(runs):
         model = build_model(group.widest, data)
-        params = population.param_shapes(model, data.num_pixels)
+        params = population.param_shapes(model)
         z, x = (
             jax.ShapeDtypeStruct((3, size), jnp.float32)
             for size in (model.latent_dim, data.num_pixels)

@@ -115,7 +115,7 @@ def test_the_parts_do_not_depend_on_the_chunk(key, shifted):
 def test_a_padded_member_has_the_same_parts(key, untrained):
     model, params, x = untrained
     wide = make_vae(model.likelihood, image_shape=(4, 4, 1), latent_dim=5, widths=(9,))
-    padded = population.pad(params, population.param_shapes(wide, 16))
+    padded = population.pad(params, population.param_shapes(wide))
     options = {"num_steps": 50, "num_eval_samples": 100}
     log_px = jnp.zeros(10)
     alone = gaps(model, params, jax.random.clone(key), x, log_px, **options)

@@ -279,7 +279,7 @@ def types_of_products(jaxpr):
 def test_the_precision_is_that_of_networks_and_of_nothing_else(part, precision):
     model = make(**PARTS[part], precision=precision)
     params = population.param_shapes(model)
-    assert params == population.param_shapes(make(**PARTS[part]), NUM_PIXELS)
+    assert params == population.param_shapes(make(**PARTS[part]))
     x = jnp.zeros((5, NUM_PIXELS))
     program = jax.make_jaxpr(jax.value_and_grad(bound_of(model)))(params, x)
     # Convolutions as matrix products sum in float32, so their gradients hold both.
@@ -334,7 +334,7 @@ def test_a_rematerialized_network_keeps_less_for_the_backward_pass(
             widths=widths,
             rematerialize=rematerialize,
         )
-        params = population.param_shapes(model, 64)
+        params = population.param_shapes(model)
         x = jax.ShapeDtypeStruct((256, 64), jnp.float32)
         forward = functools.partial(jax.vjp, bound_of(model))
         _, backward = jax.eval_shape(forward, params, x)
