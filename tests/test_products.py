@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vae_jax import trained
 from vae_jax.diagnostics import (
     decompose_gaussian_kl,
     likelihood_floor,
@@ -68,6 +69,15 @@ def pictures(model, params):
     )
 
 
+def decoded(model, params):
+    return functools.partial(trained._decode, model), params, KEY, jnp.ones((2, 3))
+
+
+def sampled(model, params):
+    draw_images = functools.partial(trained._sample, model, num_images=2)
+    return draw_images, params, KEY
+
+
 def floor(model, params):
     del params
     return functools.partial(likelihood_floor, model.likelihood), MEAN, STD, X, X
@@ -86,7 +96,17 @@ def two_samples(model, params):
 
 @pytest.mark.parametrize(
     "measure",
-    [evaluation, sandwich, latent_use, pictures, floor, kl_parts, two_samples],
+    [
+        evaluation,
+        sandwich,
+        latent_use,
+        pictures,
+        decoded,
+        sampled,
+        floor,
+        kl_parts,
+        two_samples,
+    ],
 )
 def test_a_measurement_multiplies_in_float32(measure):
     for line in products(*measure(*model_of(likelihood="laplace"))):

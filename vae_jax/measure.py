@@ -34,6 +34,14 @@ def posterior_mean(
     return model.encode(params, x).expectation(noise)
 
 
+@float32_products
+def expected_intensity(
+    model: VAE, params: Params, key: jax.Array, z: jax.Array
+) -> jax.Array:
+    """Returns the mean of ``VAE.sample_images`` as intensities, ``[images, D]``."""
+    return _intensity(model, model.sample_images(params, key, z)[0])
+
+
 class Evaluation(NamedTuple):
     """Per image, ``[N]`` unless said, nats unless said."""
 
@@ -89,7 +97,7 @@ def evaluate(
         # Beside the keys of the samples, which are the children 0 to num_samples - 1.
         mean_key, pixel_key = (jax.random.fold_in(key, num_samples + i) for i in (0, 1))
         mean = posterior_mean(model, params, mean_key, x[None])  # [1, L]
-        shown = _expected_intensity(model, params, pixel_key, mean)[0]
+        shown = expected_intensity(model, params, pixel_key, mean)[0]
         target = views.to_intensity("levels", image, model.likelihood.levels)
         return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
 
@@ -140,18 +148,11 @@ def draw(
     if model.latent_dim > 1:
         grid = grid.at[:, 1].set(second.ravel())
     return Pictures(
-        _expected_intensity(model, params, reconstruct_key, posterior_means),
+        expected_intensity(model, params, reconstruct_key, posterior_means),
         _intensity(model, means),
         _intensity(model, samples),
-        _expected_intensity(model, params, manifold_key, grid),
+        expected_intensity(model, params, manifold_key, grid),
     )
-
-
-def _expected_intensity(
-    model: VAE, params: Params, key: jax.Array, z: jax.Array
-) -> jax.Array:
-    """The mean of ``VAE.sample_images`` as intensities, ``[images, D]``."""
-    return _intensity(model, model.sample_images(params, key, z)[0])
 
 
 def _intensity(model: VAE, x: jax.Array) -> jax.Array:

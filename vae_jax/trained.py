@@ -9,9 +9,10 @@ import numpy as np
 
 from vae_jax import views
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
-from vae_jax.measure import posterior_mean
+from vae_jax.measure import expected_intensity, posterior_mean
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
+from vae_jax.products import float32_products
 from vae_jax.training import MemberKeys
 
 # Images, and importance samples, computed together; they bound the memory.
@@ -132,16 +133,14 @@ def _encode(model: VAE, params: Params, key: jax.Array, x: jax.Array) -> jax.Arr
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(model: VAE, params: Params, key: jax.Array, z: jax.Array) -> jax.Array:
-    likelihood = model.likelihood
-
     def one_image(key: jax.Array, z: jax.Array) -> jax.Array:
-        mean, _ = model.sample_images(params, key, z[None])
-        return views.to_intensity(likelihood.view, mean[0], likelihood.levels)
+        return expected_intensity(model, params, key, z[None])[0]
 
     return map_images(one_image, key, z, batch_size=_BATCH)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnames=("model", "num_images"))
+@float32_products
 def _sample(model: VAE, params: Params, key: jax.Array, num_images: int) -> jax.Array:
     return model.generate(params, key, num_images)[1]
 
@@ -151,9 +150,8 @@ def _estimate(
     model: VAE, params: Params, key: jax.Array, x: jax.Array, num_samples: int
 ) -> ImportanceEstimate:
     def one_image(key: jax.Array, x: jax.Array) -> ImportanceEstimate:
-        chunk = min(_CHUNK, num_samples)
         return importance_estimate(
-            model, params, key, x, num_samples=num_samples, chunk=chunk
+            model, params, key, x, num_samples=num_samples, chunk=_CHUNK
         )
 
     return map_images(one_image, key, x, batch_size=_BATCH)
