@@ -10,10 +10,7 @@ import optax
 
 from vae_jax.distributions import latent_noise
 from vae_jax.model import VAE, Params
-from vae_jax.posteriors import (
-    LadderFamily,
-    PosteriorFamily,
-)
+from vae_jax.posteriors import LadderFamily, PosteriorFamily
 from vae_jax.priors import PRIORS, PriorFamily, VampPriorFamily
 
 # Names of the priors that are densities with parameters of their own.

@@ -148,8 +148,7 @@ def _gradient(
 
 
 def _with_gradient(
-    function: Callable[..., jax.Array],
-    gradient: Callable[..., tuple[jax.Array, ...]],
+    function: Callable[..., jax.Array], gradient: Callable[..., tuple[jax.Array, ...]]
 ) -> Callable[..., jax.Array]:
     """Returns a function whose gradients are those of another, as in ``_gradient``."""
 
@@ -177,8 +176,7 @@ def _as_products(
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(images.shape[1:3], window, strides, padding)
     rows, columns = itertools.starmap(
-        _Axis,
-        zip(images.shape[1:3], window, strides, padding, dilation, strict=True),
+        _Axis, zip(images.shape[1:3], window, strides, padding, dilation, strict=True)
     )
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     # Images are shifted, then multiplied; or if that leaves fewer numbers to shift,

@@ -8,12 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.networks.common import (
-    OutputBias,
-    apply_block,
-    at_least_float32,
-    per_pixel,
-)
+from vae_jax.networks.common import OutputBias, apply_block, at_least_float32, per_pixel
 from vae_jax.networks.convolutional import ConvolvingNetwork
 from vae_jax.networks.dense import MLP, apply_dense
 from vae_jax.networks.interface import Module, Shape
