@@ -172,6 +172,20 @@ def test_an_unknown_execution_is_refused():
         population.over_members(lambda x: x, num_shared=1, execution="vmap")
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_on_a_cpu_small_dense_networks_alone_are_mapped(network):
+    model = make_vae(
+        make_likelihood("bernoulli", 2),
+        image_shape=(4, 4, 1),
+        latent_dim=2,
+        network=network,
+        widths=(4,),
+    )
+    execution = "map" if network in ("mlp", "gated") else "loop"
+    assert populate([model, model], "auto").execution == execution
+    assert populate([model], "auto").execution == "loop"
+
+
 @pytest.mark.parametrize(
     ("devices", "members", "split"),
     [

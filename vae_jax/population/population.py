@@ -113,7 +113,8 @@ class Population:
 
     def _fastest(self) -> str:
         large = self.widest.num_parameters(self.shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
-        dense = isinstance(self.widest.network, MLP | Gated)
+        # Not one that inherits from them, as PixelCNN does.
+        dense = type(self.widest.network) in (MLP, Gated)
         slow = self.placement.platform == "cpu" and (large or not dense)
         return "loop" if slow or len(self.models) == 1 else "map"
 
