@@ -422,7 +422,7 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedule": "step"}, "schedule 'step' is unknown: choose one of constant"),
+        ({"schedule": "step"}, "schedule 'step' is unknown; choose one of constant"),
         ({"microbatches": 0}, "microbatches is 0: it must be at least 1"),
         ({"validate_every": 0}, "validate_every is 0: it must be at least 1"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0: it must be at least 0"),

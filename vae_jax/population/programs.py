@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from vae_jax.mesh import MEMBERS
+from vae_jax.registry import require_known
 
 EXECUTIONS = ("map", "loop")
 
@@ -35,11 +36,7 @@ def over_members(
     Raises:
         ValueError: unknown execution.
     """
-    if execution not in EXECUTIONS:
-        raise ValueError(
-            f"execution {execution!r} is unknown: choose one of "
-            f"{', '.join(EXECUTIONS)}."
-        )
+    require_known("execution", execution, EXECUTIONS)
 
     def lifted(*arguments: Any) -> Any:
         split = len(arguments) - num_shared

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from vae_jax.objectives import Elbo, Objective
+from vae_jax.registry import require_known
 from vae_jax.training.adam import scale_by_adam
 
 SCHEDULES = ("constant", "cosine", "tripling_stages")
@@ -41,15 +42,8 @@ class TrainingPlan:
     on_non_finite: str = "stop"  # one of ON_NON_FINITE
 
     def __post_init__(self) -> None:
-        for field, allowed in (
-            ("schedule", SCHEDULES),
-            ("on_non_finite", ON_NON_FINITE),
-        ):
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(
-                    f"{field} {value!r} is unknown: choose one of {', '.join(allowed)}."
-                )
+        require_known("schedule", self.schedule, SCHEDULES)
+        require_known("on_non_finite", self.on_non_finite, ON_NON_FINITE)
         for field, smallest in _SMALLEST.items():
             value = getattr(self, field)
             if not value >= smallest:  # NaN included.
