@@ -1,7 +1,7 @@
 """Gaussians whose mean and scale are functions of something else."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,33 @@ class ConditionalGaussian:
                 for name in ("mean", "log_scale")
             )
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianLayers:
+    """Stochastic layers, each Gaussian given the layer above it or below it.
+
+    Attributes:
+        layer_dims: number of latents of each layer, the images' first.
+        layer_widths: hidden units between two layers.
+        activation: a name in ``networks.ACTIVATIONS``.
+        precision: a name in ``networks.PRECISIONS``.
+    """
+
+    layer_dims: tuple[int, ...]
+    layer_widths: tuple[int, ...] = (64,)
+    activation: str = "relu"
+    precision: str = "float32"
+    has_closed_form_kl: ClassVar[bool] = False
+
+    @property
+    def network(self) -> MLP:
+        """The hidden layers between two layers."""
+        return MLP(self.layer_widths, self.activation, precision=self.precision)
+
+    def conditional(self, i: int) -> ConditionalGaussian:
+        """Returns the form of a layer's Gaussian, given the other layer."""
+        return ConditionalGaussian(self.layer_dims[i], self.network)
 
 
 def sample_each(gaussian: DiagonalGaussian, noise: jax.Array) -> jax.Array:

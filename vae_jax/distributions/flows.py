@@ -57,7 +57,7 @@ class Step(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """Steps of one kind, one behind the other.
+    """Steps of one kind, taken one after the other.
 
     Attributes:
         kind: a class of steps, in ``STEPS``.

@@ -12,7 +12,7 @@ class Posterior(Protocol):
 
     A pytree of its parameters with pure methods, so ``vmap`` maps over it, an optimiser
     can move it, and objectives need not know its family. z is one vector ``[latent]``,
-    the latents of several stochastic layers behind each other.
+    which holds the latents of one stochastic layer after the other.
     """
 
     def sample(self, noise: jax.Array) -> jax.Array:

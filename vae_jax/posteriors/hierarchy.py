@@ -1,6 +1,6 @@
 """Posteriors over several stochastic layers.
 
-z holds the latents of all layers behind each other, the images' layer z_1 first. The
+z holds the latents of one layer after the other, the images' layer z_1 first. The
 generative model is p(z_L) p(z_{L-1}|z_L) ... p(z_1|z_2) p(x|z_1); see
 ``priors.hierarchy``.
 """
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.distributions.conditional import (
-    ConditionalGaussian,
+    GaussianLayers,
     log_prob_each,
     sample_and_log_prob_each,
     split_layers,
 )
-from vae_jax.networks import MLP, Heads, MLPEncoder, Params
+from vae_jax.networks import Heads, MLPEncoder, Params
 
 
 @jax.tree_util.register_dataclass
@@ -107,28 +107,10 @@ class ChainFamily(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class _LayeredFamily:
-    """Layers, and the networks between two of them."""
-
-    layer_dims: tuple[int, ...]
-    layer_widths: tuple[int, ...] = (64,)
-    activation: str = "relu"
-    precision: str = "float32"
-    has_closed_form_kl: ClassVar[bool] = False
-    is_hierarchical: ClassVar[bool] = True
-
-    @property
-    def _network(self) -> MLP:
-        return MLP(self.layer_widths, self.activation, precision=self.precision)
-
-    def _conditional(self, i: int) -> ConditionalGaussian:
-        """The form of a layer's Gaussian, given a neighbouring layer."""
-        return ConditionalGaussian(self.layer_dims[i], self._network)
-
-
-@dataclasses.dataclass(frozen=True)
-class BottomUpFamily(_LayeredFamily):
+class BottomUpFamily(GaussianLayers):
     """q(z_1|x) q(z_2|z_1) ... q(z_L|z_{L-1}) (Burda et al. 2016, section 2)."""
+
+    is_hierarchical: ClassVar[bool] = True
 
     @property
     def heads(self) -> Heads:
@@ -138,7 +120,7 @@ class BottomUpFamily(_LayeredFamily):
     def init(self, key: jax.Array) -> Params:
         """Parameters of q(z_i|z_{i-1}) for each upper layer, by its index."""
         return {
-            str(i): self._conditional(i).init(
+            str(i): self.conditional(i).init(
                 jax.random.fold_in(key, i), self.layer_dims[i - 1]
             )
             for i in range(1, len(self.layer_dims))
@@ -160,17 +142,19 @@ class BottomUpFamily(_LayeredFamily):
         first, conditionals = values
         if before is None:
             return first
-        return self._conditional(i).at(conditionals[str(i)], before)
+        return self.conditional(i).at(conditionals[str(i)], before)
 
 
 @dataclasses.dataclass(frozen=True)
-class LadderFamily(_LayeredFamily):
+class LadderFamily(GaussianLayers):
     """Top-down inference that shares the generative path (Sonderby et al. 2016).
 
     A deterministic pass upwards gives each layer a Gaussian of x; the top layer has it
     as posterior, and a lower one its product with the generative p(z_i|z_{i+1}), whose
     precisions add up.
     """
+
+    is_hierarchical: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.layer_widths:
@@ -192,7 +176,7 @@ class LadderFamily(_LayeredFamily):
         return (*gaussian, ("features", self.layer_widths[-1]))
 
     def _upwards(self, i: int) -> MLPEncoder:
-        return MLPEncoder(self._network, self._heads(i))
+        return MLPEncoder(self.network, self._heads(i))
 
     def init(self, key: jax.Array) -> Params:
         """Parameters of the pass upwards, for each upper layer by its index."""
@@ -227,7 +211,7 @@ class LadderFamily(_LayeredFamily):
         gaussians, generative = values
         if before is None:
             return gaussians[i]
-        prior = self._conditional(i).at(generative[str(i)], before)
+        prior = self.conditional(i).at(generative[str(i)], before)
         return _product(gaussians[i], prior)
 
 

@@ -1,19 +1,18 @@
 """The generative side of several stochastic layers."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import latent_noise
 from vae_jax.distributions.conditional import (
-    ConditionalGaussian,
+    GaussianLayers,
     log_prob_each,
     sample_each,
     split_layers,
 )
-from vae_jax.networks import MLP, Params
+from vae_jax.networks import Params
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.priors.interface import Encode
 
@@ -48,23 +47,12 @@ class TopDownPrior:
 
 
 @dataclasses.dataclass(frozen=True)
-class TopDown:
+class TopDown(GaussianLayers):
     """Gaussian layers, each given the one above, below a standard normal.
 
-    Sonderby et al. 2016, "Ladder variational autoencoders". z holds the layers' latents
-    behind each other, the images' layer first.
+    Sonderby et al. 2016, "Ladder variational autoencoders". z holds the latents of one
+    layer after the other, the images' layer first.
     """
-
-    layer_dims: tuple[int, ...]
-    layer_widths: tuple[int, ...] = (64,)
-    activation: str = "relu"
-    precision: str = "float32"
-    has_closed_form_kl: ClassVar[bool] = False
-
-    def conditional(self, i: int) -> ConditionalGaussian:
-        """The form of p(z_i|z_{i+1})."""
-        network = MLP(self.layer_widths, self.activation, precision=self.precision)
-        return ConditionalGaussian(self.layer_dims[i], network)
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """Parameters of p(z_i|z_{i+1}), by i."""
