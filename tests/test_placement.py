@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from vae_jax.fitting import epochs
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.population import Layout, Placement, Population, member_keys, put
@@ -88,9 +89,24 @@ def check_on_many():
         shards = leaf.addressable_shards
         assert [shard.data.shape[0] for shard in shards] == [2] * 6
         assert len({shard.device for shard in shards}) == 6
-    assert {leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(states[1])}
+    for leaf in jax.tree.leaves(states[1]):
+        assert leaf.devices() == {jax.devices()[0]}
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(a, b)
+    check_metrics()
+
+
+def check_metrics():
+    """Metrics are those of 13 members, though 14 are trained, two on each device."""
+    images = np.random.default_rng(0).integers(0, 17, (8, 8, 8), np.uint8)
+    (model, *_), seeds = population(Layout.of(12)).models, range(13)
+    config = TrainingConfig(batch_size=4, num_epochs=1)
+    for validation in (None, images):
+        _, last = epochs(
+            model, images, config, seeds=seeds, validation_images=validation
+        )
+        assert last.population.placement.num_padded == 14
+        assert last.metrics.terms.bound.shape == (13,)
 
 
 def test_every_device_initialises_and_holds_its_own_members():

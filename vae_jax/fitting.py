@@ -20,7 +20,7 @@ from vae_jax.population import (
     unpad,
 )
 from vae_jax.trained import TrainedModel
-from vae_jax.training import OFFENDERS, TrainingConfig
+from vae_jax.training import OFFENDERS, EpochMetrics, TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,12 @@ class Epoch:
     population: Population
     snapshot: Snapshot
     keeps_best: bool
+
+    @property
+    def metrics(self) -> EpochMetrics:
+        """Means over the epoch's steps, ``[members]``; zeros before the first epoch."""
+        means: EpochMetrics = self.population.placement.fetch(self.snapshot.metrics)
+        return means
 
     def trained(self) -> list[TrainedModel]:
         """Returns the members, in the order they were given.

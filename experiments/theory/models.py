@@ -91,7 +91,7 @@ def train(
         **options,
     ):
         if epoch.snapshot.epoch:
-            terms.append(epoch.snapshot.metrics.terms)
+            terms.append(epoch.metrics.terms)
     trained = epoch.trained()
     if failures := [own.failure for own in trained if own.failure]:
         raise FloatingPointError(f"members stopped: not finite are {failures}.")
