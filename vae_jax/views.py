@@ -36,17 +36,17 @@ def observe(view: str, key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
     """Draws x, the view of integer images that a likelihood is defined on.
 
     Args:
-      view: one of ``VIEWS``.
-      key: a typed key; unused (but still to be spent) where the view is deterministic.
-      k: integers in ``{0, ..., levels-1}``, ``[..., D]``.
-      levels: number of intensity levels, at most 256.
+        view: one of ``VIEWS``.
+        key: a typed key, not to be used again even if the view draws nothing.
+        k: integers in ``{0, ..., levels-1}``, ``[..., D]``.
+        levels: number of intensity levels, at most 256.
 
     Returns:
-      x, ``[..., D]``: float32 0/1 (binary), int32 (levels), float32 in [0, 1)
-      (continuous).
+        x, ``[..., D]``: float32 0/1 (binary), int32 (levels), float32 in [0, 1)
+        (continuous).
 
     Raises:
-      ValueError: unknown view.
+        ValueError: unknown view.
     """
     if view == "levels":
         return k.astype(jnp.int32)
@@ -66,10 +66,10 @@ def shared_draw(
     """Returns the one draw of ``observe`` that all models share.
 
     Args:
-      view: one of ``VIEWS``.
-      which: ``VALIDATION``, ``TEST`` or ``TRAIN`` images.
-      images: integers, ``[N, D]``.
-      levels: number of intensity levels.
+        view: one of ``VIEWS``.
+        which: ``VALIDATION``, ``TEST`` or ``TRAIN`` images.
+        images: integers, ``[N, D]``.
+        levels: number of intensity levels.
     """
     key = jax.random.fold_in(jax.random.key(0), which)
     x: jax.Array = _observe(view, key, images, levels)
@@ -82,11 +82,11 @@ def pixel_statistics(images: np.ndarray, levels: int) -> tuple[np.ndarray, np.nd
     Summed as integers, so exactly.
 
     Args:
-      images: integers in ``{0, ..., levels-1}``, ``[N, D]``.
-      levels: number of intensity levels.
+        images: integers in ``{0, ..., levels-1}``, ``[N, D]``.
+        levels: number of intensity levels.
 
     Returns:
-      mean, std: float32 ``[D]`` each, in [0, 1].
+        mean, std: float32 ``[D]`` each, in [0, 1].
     """
     total = np.zeros(images.shape[1], np.int64)
     total_square = np.zeros(images.shape[1], np.int64)
@@ -104,12 +104,12 @@ def as_rows(images: np.ndarray, shape: tuple[int, int, int], levels: int) -> np.
     """Returns images as people have them as rows of integers, uint8 ``[N, D]``.
 
     Args:
-      images: integers, ``[N, H, W, C]``, ``[N, D]`` or, of one channel, ``[N, H, W]``.
-      shape: height, width and channels of an image.
-      levels: number of intensity levels, at most 256.
+        images: integers, ``[N, H, W, C]``, ``[N, D]``, or ``[N, H, W]`` of one channel.
+        shape: height, width and channels of an image.
+        levels: number of intensity levels, at most 256.
 
     Raises:
-      ValueError: no images, or others than these.
+        ValueError: no images, or others than these.
     """
     images = np.asarray(images)
     num_pixels = math.prod(shape)
@@ -176,12 +176,12 @@ def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:
     intensity in every view.
 
     Args:
-      view: one of ``VIEWS``.
-      x: values (or expected values) in the view's units, any shape.
-      levels: number of intensity levels.
+        view: one of ``VIEWS``.
+        x: values (or expected values) in the view's units, any shape.
+        levels: number of intensity levels.
 
     Returns:
-      float32 of x's shape; means outside the data's range stay outside [0, 1].
+        float32 of x's shape; means outside the data's range stay outside [0, 1].
     """
     if view == "levels":
         return x.astype(jnp.float32) / (levels - 1)
@@ -196,14 +196,14 @@ def log_mass_bound(
     """Returns nats of log p(x) on the view's comparable scale.
 
     Args:
-      view: one of ``VIEWS``.
-      log_prob: log p(x) or a bound on it, nats per image.
-      num_pixels: D, the number of values per image.
-      levels: number of intensity levels.
+        view: one of ``VIEWS``.
+        log_prob: log p(x) or a bound on it, nats per image.
+        num_pixels: D, the number of values per image.
+        levels: number of intensity levels.
 
     Returns:
-      Log-mass in nats per image: unchanged for binary and levels; for continuous the
-      lower bound ``log p(x) - D log(levels)`` on the log-mass of the integers.
+        Log-mass in nats per image: unchanged for binary and levels; for continuous the
+        lower bound ``log p(x) - D log(levels)`` on the log-mass of the integers.
     """
     if view == "continuous":
         log_prob = log_prob - num_pixels * np.log(levels)

@@ -32,7 +32,7 @@ class DiagonalGaussian(NamedTuple):
         """Reparameterized ``z = mean + scale * noise``, ``[samples, ..., latent]``.
 
         Args:
-          noise: standard normal, ``[samples, ..., latent]``.
+            noise: standard normal, ``[samples, ..., latent]``.
         """
         return self.mean[None] + jnp.exp(self.log_scale)[None] * noise
 
@@ -40,10 +40,10 @@ class DiagonalGaussian(NamedTuple):
         """log q(z|x) in nats, a density.
 
         Args:
-          z: ``[samples, ..., latent]``.
+            z: ``[samples, ..., latent]``.
 
         Returns:
-          ``[samples, ...]``.
+            ``[samples, ...]``.
         """
         standardized = (z - self.mean[None]) * jnp.exp(-self.log_scale)[None]
         per_latent: jax.Array = (

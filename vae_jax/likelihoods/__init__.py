@@ -1,13 +1,13 @@
 """Families of p(x | z), by name, each on one view of the data.
 
-`make_likelihood('discretized_logistic', levels=256)` returns a frozen description
-whose methods are pure functions of arrays: `log_prob`, `mean`, `sample`,
-`initial_outputs`. See `interface.Likelihood` for the contract.
+``make_likelihood('discretized_logistic', levels=256)`` returns a frozen description
+whose methods are pure functions of arrays: ``log_prob``, ``mean``, ``sample``,
+``initial_outputs``. See ``interface.Likelihood`` for the contract.
 
 log_prob is a mass for the views 'binary' and 'levels' and a density for 'continuous'.
 The binary view is another random variable than the integers: its numbers are not
 comparable with the rest. Those of the other two views are, through bits per dimension
-of the integers (see `continuous`).
+of the integers (see ``continuous``).
 """
 
 import functools
@@ -72,10 +72,10 @@ def make_likelihood(name: str, levels: int, **options: Any) -> Likelihood:
     """Returns the likelihood of the given name.
 
     Args:
-        name: a key of `LIKELIHOODS`.
+        name: a key of ``LIKELIHOODS``.
         levels: number of values a pixel takes, at least 2.
-        **options: its own, such as `components` of 'logistic_mixture' or `fixed_scale`
-            of 'gaussian_fixed'.
+        **options: its own, such as ``components`` of 'logistic_mixture' or
+            ``fixed_scale`` of 'gaussian_fixed'.
 
     Raises:
         ValueError: the name or an option is unknown, or a value is not allowed.

@@ -2,7 +2,7 @@
 
 Minus D log(levels), such a log-density, averaged over the noise u, is a lower bound
 on the log-mass of the integers k (Theis, van den Oord and Bethge 2016, section 3.1),
-which puts all families here and in `levels` on one scale.
+which puts all families here and in ``levels`` on one scale.
 """
 
 import abc
@@ -111,13 +111,13 @@ class Gaussian(_Gaussian):
     - 'shared': one parameter for all pixels, learned by gradient;
     - 'pixel': an output of the decoder for each pixel;
     - 'optimal': one parameter for all pixels, set to its maximum-likelihood value by
-      `optimal_shared` (optimal sigma-VAE; Rybkin, Daniilidis and Levine 2021). Within
-      `log_prob` it is a parameter like any other, so p(x | z) stays a density.
+      ``optimal_shared`` (optimal sigma-VAE; Rybkin, Daniilidis and Levine 2021). Within
+      ``log_prob`` it is a parameter like any other, so p(x | z) stays a density.
 
-    Parameters are log-scales, taken through `bounded_exp` with bounds (1e-5, 1e5).
+    Parameters are log-scales, taken through ``bounded_exp`` with bounds (1e-5, 1e5).
 
     Attributes:
-        scale: one of `GAUSSIAN_SCALES`.
+        scale: one of ``GAUSSIAN_SCALES``.
     """
 
     scale: str = "shared"
@@ -163,7 +163,7 @@ class Gaussian(_Gaussian):
 class Laplace(Likelihood):
     """Laplace: p(x) = exp(-|x - loc| / s) / (2 s), a density.
 
-    Two outputs per pixel: loc, and the log-scale, taken through `bounded_exp` with
+    Two outputs per pixel: loc, and the log-scale, taken through ``bounded_exp`` with
     bounds (1e-5, 1e5); both in units of x. Its mode is the median of the data, which
     makes absolute error the natural distance.
     """
@@ -260,12 +260,12 @@ class Beta(Likelihood):
 
     p(x) = (1 - eps) x'^(alpha - 1) (1 - x')^(beta - 1) / B(alpha, beta)
 
-    Two outputs per pixel: log(alpha) and log(beta), taken through `bounded_exp` with
+    Two outputs per pixel: log(alpha) and log(beta), taken through ``bounded_exp`` with
     bounds (1e-3, 1e4). Pixels of exactly 0 or 1 have density 0 or infinity under a
     Beta; squeezing moves them inside. With eps = 1e-4, a fortieth of one of 256
     levels, the data keep their shape while log x' stays above -10. The support is
     wider than [0, 1] by eps / 2 on either side, where x never falls: log p is at
-    worst understated. `sample` is clipped to [0, 1].
+    worst understated. ``sample`` is clipped to [0, 1].
 
     Computed as in Loader 2000 ("Fast and accurate computation of binomial
     probabilities"), by the deviance of x' from the mean alpha / (alpha + beta) and

@@ -21,7 +21,7 @@ class Likelihood(abc.ABC):
     view x of them: 'binary' (x in {0, 1}), 'levels' (x = k, an integer array) or
     'continuous' (x = (k + u) / levels in [0, 1], u uniform).
 
-    `outputs` is [..., C, D] with C = pixel_outputs + shared_outputs channels: first
+    ``outputs`` is [..., C, D] with C = pixel_outputs + shared_outputs channels: first
     those the decoder supplies for each pixel, then those which are one number for all
     pixels, broadcast over D. The formulas do not distinguish the two.
 
@@ -31,8 +31,8 @@ class Likelihood(abc.ABC):
     Attributes:
         levels: number of values k takes, at least 2.
         view: the view x that the likelihood is defined on.
-        samples_its_density: whether `sample` draws from what `log_prob` returns, and
-            not from that with its tails moved to where images are.
+        samples_its_density: whether ``sample`` draws from the density of ``log_prob``,
+            and not from one whose tails are moved to where images are.
     """
 
     levels: int
@@ -58,7 +58,7 @@ class Likelihood(abc.ABC):
 
     @property
     def fits_shared(self) -> bool:
-        """Whether the shared parameters are set by `optimal_shared`, not learned."""
+        """Whether the shared parameters are set by ``optimal_shared``, not learned."""
         return False
 
     @abc.abstractmethod
@@ -99,7 +99,7 @@ class Likelihood(abc.ABC):
     def optimal_shared(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the shared parameters [shared_outputs] that maximise log_prob.
 
-        Only for likelihoods with `fits_shared`.
+        Only for likelihoods with ``fits_shared``.
 
         Args:
             outputs: [..., C, D]; the shared channels are not read.

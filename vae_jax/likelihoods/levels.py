@@ -42,7 +42,7 @@ class DiscretizedLogistic(Likelihood):
     """Logistic integrated over each bin: P(k) = F((k+1)/levels) - F(k/levels), a mass.
 
     F(t) = sigmoid((t - loc) / s), with F = 0 below the first bin and 1 above the last.
-    Two outputs per pixel: loc, and log s, taken through `bounded_exp` with bounds
+    Two outputs per pixel: loc, and log s, taken through ``bounded_exp`` with bounds
     (1e-5, 1e5); both in units of the [0, 1] intensity. Sources: Kingma et al. 2016
     (inverse autoregressive flow); Salimans et al. 2017 (PixelCNN++), equation 2 and
     below it, for the edge bins.
@@ -87,7 +87,7 @@ class DiscretizedGaussian(Likelihood):
     """Gaussian integrated over each bin: P(k) = F((k+1)/levels) - F(k/levels), a mass.
 
     F(t) = Phi((t - loc) / s), with F = 0 below the first bin and 1 above the last.
-    Two outputs per pixel: loc, and log s, taken through `bounded_exp` with bounds
+    Two outputs per pixel: loc, and log s, taken through ``bounded_exp`` with bounds
     (1e-5, 1e5); both in units of the [0, 1] intensity. Source for the edge bins:
     Ho, Jain and Abbeel 2020 (denoising diffusion), equation 13.
     """
@@ -130,9 +130,9 @@ class DiscretizedGaussian(Likelihood):
 class LogisticMixture(Likelihood):
     """Mixture of discretized logistics: P(k) = sum_j w_j P_j(k), a mass.
 
-    P_j as in `DiscretizedLogistic`, w = softmax(logits). With K components, 3 K outputs
-    per pixel: K logits, K locations and K log-scales, in this order, in the units used
-    there. Source: Salimans et al. 2017 (PixelCNN++), equations 1 and 2.
+    P_j as in ``DiscretizedLogistic``, w = softmax(logits). With K components, 3 K
+    outputs per pixel: K logits, K locations and K log-scales, in this order, in the
+    units used there. Source: Salimans et al. 2017 (PixelCNN++), equations 1 and 2.
 
     Attributes:
         components: number K of logistics mixed at each pixel.
@@ -212,7 +212,7 @@ class LogisticMixture(Likelihood):
 class Categorical(Likelihood):
     """Categorical: P(k) = softmax(logits)_k, a mass that knows no order of levels.
 
-    `levels` outputs per pixel, the logits. Source: van den Oord, Kalchbrenner and
+    ``levels`` outputs per pixel, the logits. Source: van den Oord, Kalchbrenner and
     Kavukcuoglu 2016 (PixelRNN).
     """
 
@@ -261,11 +261,11 @@ class BetaBinomial(Likelihood):
     """Beta-binomial: P(k) = C(n, k) B(k + a, n - k + b) / B(a, b), n = levels - 1.
 
     A mass: the number of successes in n draws whose probability is Beta(a, b). Two
-    outputs per pixel, log a and log b, taken through `bounded_exp` with bounds
+    outputs per pixel, log a and log b, taken through ``bounded_exp`` with bounds
     (1e-3, 1e4). Sources: Skellam 1948; for pixels, Townsend, Bird and Barber 2019
     (bits back with asymmetric numeral systems).
 
-    The beta functions are expanded in `stirling_correction`, and their large parts
+    The beta functions are expanded in ``stirling_correction``, and their large parts
     combined so that none is bigger than n, whatever a and b are:
 
         a log1p(k / a) + b log1p((n - k) / b) - (a + b) log1p(n / (a + b))

@@ -2,7 +2,7 @@
 
 Each function here exists because the textbook expression fails somewhere a decoder
 can reach: it overflows, it subtracts two nearly equal numbers, or its gradient is
-0 * inf in the branch of a `where` that was not chosen. Logarithms of products are
+0 * inf in the branch of a ``where`` that was not chosen. Logarithms of products are
 taken once, after multiplying factors of moderate size: the absolute error of the
 result is then a few units of 1e-7, which is what a log-likelihood needs, and one
 logarithm is cheaper than several.
@@ -84,15 +84,15 @@ def polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
 
 
 def magnitude(x: jax.Array) -> jax.Array:
-    """Returns |x|, whose gradient at 0 is 0; that of `jnp.abs` may be 1 there."""
+    """Returns |x|, whose gradient at 0 is 0; that of ``jnp.abs`` may be 1 there."""
     return jnp.maximum(x, -x)
 
 
 def softplus(x: jax.Array) -> jax.Array:
     """Returns log(1 + e^x), elementwise.
 
-    With its gradient this takes half the time of `jax.nn.softplus` on a CPU, which
-    goes through `logaddexp` and its handling of infinities.
+    With its gradient this takes half the time of ``jax.nn.softplus`` on a CPU, which
+    goes through ``logaddexp`` and its handling of infinities.
     """
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-magnitude(x)))
 
@@ -113,7 +113,7 @@ def bounded_exp(
         bounds: (low, high), where 0 < low << high.
     """
     low, high = bounds
-    # Where the bend rounds to `high` the exponential may stop growing. The sigmoid
+    # Where the bend rounds to ``high`` the exponential may stop growing. The sigmoid
     # of log_value - log(high) would be the same, less the digits the subtraction costs.
     value = jnp.exp(jnp.minimum(log_value, math.log(high) + 17.0))
     return low + value / (1.0 + value / high)
@@ -122,11 +122,11 @@ def bounded_exp(
 def bounded_log(
     value: jax.Array, bounds: tuple[float, float] = SCALE_BOUNDS
 ) -> jax.Array:
-    """Returns the inverse of `bounded_exp`; values near or beyond a bound are clipped.
+    """Returns the inverse of ``bounded_exp``, of values clipped to inside the bounds.
 
     Args:
         value: any shape, positive.
-        bounds: (low, high), as for `bounded_exp`.
+        bounds: (low, high), as for ``bounded_exp``.
     """
     low, high = bounds
     excess = jnp.clip(value - low, 1e-3 * low, (1.0 - 1e-3) * high)
@@ -197,7 +197,7 @@ def with_forward_partials(
     A long formula stores all its intermediate arrays for the backward pass, which then
     is bound by memory. As every element depends on few numbers, its partial
     derivatives are better taken by forward mode, within the loop that computes the
-    value; the backward pass only multiplies. For `log_normal_mass` on a CPU, value
+    value; the backward pass only multiplies. For ``log_normal_mass`` on a CPU, value
     and gradient together are ten times faster.
 
     Args:
@@ -228,7 +228,7 @@ def log_normal_mass(
 ) -> jax.Array:
     """Returns the log-probability that a normal variable falls into bin k.
 
-    The bins are those of `log_logistic_mass`. Each is mirrored, if need be, into the
+    The bins are those of ``log_logistic_mass``. Each is mirrored, if need be, into the
     upper tail, as [low, high] with low >= 0 or low <= 0 <= high. With Q the upper tail
     probability the mass is then
 
@@ -252,7 +252,7 @@ def log_normal_mass(
 def _log_normal_mass(
     levels: int, k: jax.Array, loc: jax.Array, scale: jax.Array
 ) -> jax.Array:
-    """Returns what `log_normal_mass` describes."""
+    """Returns what ``log_normal_mass`` describes."""
     inverse_scale = 1.0 / scale
     a = (k / levels - loc) * inverse_scale
     b = ((k + 1.0) / levels - loc) * inverse_scale
