@@ -39,7 +39,6 @@ from experiments.group_task import (
     DeviceData,
     GroupTask,
     build_model,
-    member,
 )
 from experiments.progress import CONSOLE, print_results, print_sandwich, warn
 from experiments.results import mean_with_error, result_row, sandwich_columns
@@ -53,7 +52,7 @@ from vae_jax.evidence import measure_sandwich
 from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior
 from vae_jax.measure import Evaluation, evaluate
 from vae_jax.model import VAE, Params
-from vae_jax.population import param_shapes
+from vae_jax.population import member, param_shapes
 from vae_jax.priors import make_prior
 from vae_jax.training import MemberKeys
 

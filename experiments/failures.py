@@ -20,10 +20,9 @@ from experiments.group_task import (
     named_leaves,
 )
 from experiments.user_code import parts_options
-from vae_jax import views
+from vae_jax import population, views
 from vae_jax.model import Params
 from vae_jax.objectives import Terms
-from vae_jax.population import param_shapes
 from vae_jax.training import (
     OFFENDERS,
     Member,
@@ -46,7 +45,7 @@ def record(
         folder: the run folder.
     """
     run = task.group.runs[index]
-    member = jax.tree.map(lambda leaf: leaf[index], task.population.members)
+    own = population.member(task.population.members, index)
     epoch, batch = int(state.epoch), int(state.failure.batch)
     step = epoch * task.trainer.steps_per_epoch + batch
     offender = OFFENDERS[int(state.failure.offender)]
@@ -59,8 +58,8 @@ def record(
         "step": step,
     }
     if offender != "validation bound":
-        batches = task.trainer.batches(member.key, state.epoch)
-        step_key = jax.random.fold_in(MemberKeys.of(member.key).step, step)
+        batches = task.trainer.batches(own.key, state.epoch)
+        step_key = jax.random.fold_in(MemberKeys.of(own.key).step, step)
         facts |= {
             "key": jax.random.key_data(step_key).tolist(),
             "images": batches[batch].tolist(),
@@ -109,7 +108,7 @@ def replay(
     model = build_model(dataclasses.replace(run.settings, model=chosen), data)
     config = run.settings.training.config()
     trainer = Trainer(model, config, len(data.train.images))
-    shapes = jax.eval_shape(trainer.start, param_shapes(model))
+    shapes = jax.eval_shape(trainer.start, population.param_shapes(model))
     stored = from_named_leaves(
         arrays, {"params": shapes.params, "opt_state": shapes.opt_state}
     )

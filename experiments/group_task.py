@@ -310,11 +310,6 @@ class GroupTask:
         return np.asarray(fit(data.pixel_mean, data.pixel_std, train_x, self.test_x))
 
 
-def member(stacked: Any, index: int) -> Any:
-    """One member's part of stacked arrays."""
-    return jax.tree.map(lambda leaf: leaf[index], stacked)
-
-
 def named_leaves(tree: Any) -> dict[str, Any]:
     """A tree's leaves, named by their path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -17,7 +17,6 @@ from experiments.group_task import (
     Measured,
     Programs,
     from_named_leaves,
-    member,
     named_leaves,
 )
 from experiments.history import History
@@ -26,7 +25,7 @@ from experiments.progress import CONSOLE, Progress, warn
 from experiments.results import result_row
 from experiments.run_folder import RunFolder
 from vae_jax.model import Params
-from vae_jax.population import TrainEpoch, param_shapes, unpad
+from vae_jax.population import TrainEpoch, member, param_shapes, unpad
 from vae_jax.training import TrainState
 
 

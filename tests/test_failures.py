@@ -9,8 +9,9 @@ from configs import digits
 from experiments import failures, grid
 from experiments.data import DataSettings, load_data
 from experiments.fingerprint import fingerprints
-from experiments.group_task import DeviceData, GroupTask, member, named_leaves
+from experiments.group_task import DeviceData, GroupTask, named_leaves
 from experiments.run_folder import RunFolder
+from vae_jax.population import member
 from vae_jax.training import OFFENDERS, Failure, MemberKeys
 
 # The checker takes a key for spent once it is sliced from an array of keys, as members'

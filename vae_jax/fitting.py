@@ -15,6 +15,7 @@ from vae_jax.population import (
     Population,
     Snapshot,
     Validate,
+    member,
     member_keys,
     param_shapes,
     unpad,
@@ -54,12 +55,11 @@ class Epoch:
         params, failure = population.placement.fetch((params, state.failure))
         found = []
         for i, model in enumerate(population.models):
-            own = jax.tree.map(lambda leaf, i=i: leaf[i], params)
             offender = int(failure.offender[i])
             found.append(
                 TrainedModel(
                     model,
-                    unpad(own, param_shapes(model)),
+                    unpad(member(params, i), param_shapes(model)),
                     population.keys[i],
                     OFFENDERS[offender] if offender else "",
                 )

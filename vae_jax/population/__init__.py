@@ -11,7 +11,7 @@ from vae_jax.population.padding import (
     param_shapes,
     unpad,
 )
-from vae_jax.population.placement import Layout, Placement, put
+from vae_jax.population.placement import Layout, Placement, member, put
 from vae_jax.population.population import (
     Population,
     Snapshot,
@@ -31,6 +31,7 @@ __all__ = [
     "Validate",
     "check_padding",
     "latent_mask",
+    "member",
     "member_keys",
     "over_members",
     "pad",

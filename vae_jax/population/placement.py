@@ -134,6 +134,11 @@ class Placement:
         )
 
 
+def member(stacked: Any, index: int) -> Any:
+    """Returns one member's part of arrays ``[members, ...]``."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
 def put(tree: Any, sharding: Sharding) -> Any:
     """Returns arrays, the same in every process, where a program wants them."""
 
