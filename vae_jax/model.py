@@ -12,7 +12,7 @@ last two are empty for a diagonal Gaussian posterior and a standard normal prior
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from vae_jax.likelihoods import Likelihood
 from vae_jax.networks import NETWORKS, Module, Network, Shape
 from vae_jax.posteriors import POSTERIORS, PosteriorFamily, make_posterior
 from vae_jax.priors import Prior, PriorFamily, make_prior, priors_of
-from vae_jax.registry import Registry
+from vae_jax.registry import Registry, refuse_option
 
 Params = dict[str, Any]
 
@@ -358,8 +358,7 @@ def make_vae(
     known = [registry.options(name) for registry, name, _ in named]
     for option, value in options.items():
         if not any(option in each for each in known):
-            names = [(registry, name) for registry, name, _ in named]
-            raise ValueError(_refusal(option, value, names))
+            refuse_option(option, value, [part[:2] for part in named])
     *for_network, for_posterior, for_prior = (
         {name: options[name] for name in each if name in options} | dict(own or {})
         for each, (_, _, own) in zip(known, named, strict=True)
@@ -375,16 +374,3 @@ def make_vae(
         layer_dims,
         ignore_x,
     )
-
-
-def _refusal(
-    option: str, value: Any, named: Sequence[tuple[Registry[Any], str]]
-) -> str:
-    """Returns why an option is refused that no part of a model has."""
-    parts = ", ".join(f"{registry.kind} {name!r}" for registry, name in named)
-    able = "".join(
-        f", or choose {registry.kind} {' or '.join(map(repr, takers))}"
-        for registry, _ in named
-        if (takers := registry.takers(option))
-    )
-    return f"{option} is {value!r}: {parts} have no such option. Leave it out{able}."

@@ -9,8 +9,8 @@ An option that the part does not take is refused by name.
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Generic, NoReturn, TypeVar
 
 _Part = TypeVar("_Part")
 
@@ -47,7 +47,7 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         known = self.options(name)
         for option, value in options.items():
             if option not in known:
-                raise ValueError(self.refusal(option, value, [name]))
+                refuse_option(option, value, [(self, name)])
         return self[name](*bound, **options)
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
@@ -71,15 +71,31 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         """
         require_known(self.kind, name, self)
 
-    def refusal(self, option: str, value: Any, names: Iterable[str]) -> str:
-        """Returns why an option is refused that none of the named parts takes."""
-        parts = ", ".join(map(repr, dict.fromkeys(names)))
-        able = self.takers(option)
-        remedy = f", or choose {' or '.join(map(repr, able))}" if able else ""
-        return (
-            f"{option} is {value!r}: {self.kind} {parts} has no such option. Leave it "
-            f"out{remedy}."
-        )
+
+def refuse_option(
+    option: str, value: Any, parts: Sequence[tuple[Registry[Any], str]]
+) -> NoReturn:
+    """Refuses an option that none of some parts takes.
+
+    Args:
+        option: its name.
+        value: what it was given as.
+        parts: the registry and the name of each.
+
+    Raises:
+        ValueError: naming the parts, and those that take the option.
+    """
+    names = ", ".join(f"{registry.kind} {name!r}" for registry, name in parts)
+    several = len(parts) > 1
+    able = "".join(
+        f", or choose {f'{registry.kind} ' * several}{' or '.join(map(repr, takers))}"
+        for registry, _ in parts
+        if (takers := registry.takers(option))
+    )
+    raise ValueError(
+        f"{option} is {value!r}: {names} {'have' if several else 'has'} no "
+        f"such option. Leave it out{able}."
+    )
 
 
 def require_known(kind: str, name: object, known: Collection[str]) -> None:
