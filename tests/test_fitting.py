@@ -15,6 +15,7 @@ from vae_jax.population import Population, member_keys, param_shapes, unpad
 from vae_jax.training import MemberKeys, Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(batch_size=32, num_epochs=2, validate_every=1)
+ONE_IMAGE = np.zeros((1, 16), np.uint8)
 SEEDS, BETAS, SIZES = (0, 5), (1.0, 0.5), (3, 2)
 
 
@@ -80,8 +81,9 @@ def test_images_come_as_people_have_them(images, trained):
 
 def test_typed_keys_are_taken_as_they_are(images):
     key = jax.random.key(3)
-    (own,) = fit(build(), images, CONFIG, seeds=key[None])
-    assert_same(jax.random.key_data(own.key), jax.random.key_data(key))
+    for seeds in (key, key[None]):
+        (own,) = fit(build(), images, CONFIG, seeds=seeds)
+        assert_same(jax.random.key_data(own.key), jax.random.key_data(key))
 
 
 def test_every_epoch_is_handed_out_and_the_best_is_kept(images):
@@ -129,6 +131,46 @@ def test_images_of_another_kind_are_refused(images, spoil, message):
 def test_members_of_different_numbers_are_refused(images, members, message):
     with pytest.raises(ValueError, match=message):
         fit(build(), images, CONFIG, **members)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 2**32}, "seeds is 4294967296: give integers from 0 to 4294967295"),
+        ({"seeds": 2**70}, "give integers from 0 to 4294967295"),
+        ({"seeds": -1}, "seeds is -1: give integers"),
+        ({"seeds": 0.5}, "seeds is 0.5: give integers"),
+        ({"seeds": [[0, 1], [2]]}, r"seeds is \[\[0, 1\], \[2\]\]: give integers"),
+        (
+            {"latent_dims": (2, 0)},
+            r"latent_dims is \(2, 0\): give integers of",
+        ),
+        ({"beta": "1"}, "beta is '1': give finite numbers of at least 0"),
+        ({"beta": float("inf")}, "beta is inf: give finite numbers"),
+        ({"learning_rate": None}, "learning_rate is None: give finite numbers above 0"),
+        ({"learning_rate": [0.0]}, r"learning_rate is \[0.0\]: give finite numbers"),
+        ({"learning_rate": 1j}, "learning_rate is 1j: give finite numbers above 0"),
+        ({"config": {"num_epochs": 1}}, "it must be of type TrainingConfig. Give Tr"),
+        (
+            {"model": "mlp"},
+            "model is 'mlp': it must be of type VAE. Give what",
+        ),
+        ({"execution": "vmap"}, "execution 'vmap' is unknown.*auto, map, loop"),
+        ({"devices": []}, r"devices is \[\]: give at least one"),
+        ({"devices": "cpu"}, "devices is 'cpu': give at least one"),
+        (
+            {"validation_images": np.zeros((2, 15), np.uint8)},
+            r"validation_images has shape \[2, 15\]",
+        ),
+        ({"images": [[1, 2], [3]]}, "images is a list of arrays of different shapes"),
+    ],
+)
+def test_values_of_another_kind_are_refused(images, given, message):
+    """In one line, which names the argument, before anything is compiled."""
+    arguments = {"model": build(), "images": images, "config": CONFIG} | given
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(**arguments)
+    assert "\n" not in str(caught.value)
 
 
 # --- trained models -------------------------------------------------------------------
@@ -180,10 +222,38 @@ def test_bounds_are_those_of_the_importance_estimate(images, trained):
     assert own.log_prob(images, 50).mean() > own.elbo(images, 50).mean()
 
 
-@pytest.mark.parametrize("z", [np.zeros(3), np.zeros((5, 2)), np.zeros((1, 5, 3))])
+@pytest.mark.parametrize(
+    "z", [np.zeros(3), np.zeros((5, 2)), np.zeros((1, 5, 3)), np.zeros((0, 3)), None]
+)
 def test_other_latents_are_refused(trained, z):
     with pytest.raises(ValueError, match=r"the model has 3 latents. Give an array"):
         trained[0].decode(z)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda own, key: own.sample(0, key), "num_images is 0: it must be a whole"),
+        (lambda own, key: own.sample(-1, key), "num_images is -1: it must be a whole"),
+        (lambda own, key: own.sample(2.5, key), "num_images is 2.5: it must be"),
+        (lambda own, key: own.sample(2, 7), "key is 7: it must be one typed key. Give"),
+        (lambda own, key: own.sample(2, key[None]), "it must be one typed key"),
+        (lambda own, key: own.decode([["a"] * 3]), "z is no array of numbers. Give"),
+        (lambda own, key: own.decode([[1, 2, 3], [4]]), "z is no array of numbers"),
+        *(
+            (
+                lambda own, key, name=name, k=k: getattr(own, name)(ONE_IMAGE, k),
+                f"num_samples is {k!r}: it must be a whole number of at least 1",
+            )
+            for name in ("elbo", "log_prob")
+            for k in (0, -1, 2.5, "5")
+        ),
+    ],
+)
+def test_a_trained_model_refuses_values_that_make_no_sense(trained, call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call(trained[0], jax.random.key(0))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_failed_computes_nothing(images):

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from vae_jax import views
+from vae_jax.checks import is_keys, require_type
 from vae_jax.model import VAE
 from vae_jax.population import (
     Layout,
@@ -101,8 +103,9 @@ def fit(
             whichever was measured to be faster.
 
     Raises:
-        ValueError: images that are not the model's, members of different numbers, or a
-            model that its objective is not defined for.
+        ValueError: images that are not the model's, members of different numbers, a
+            value of theirs that is not allowed, or a model that its objective is not
+            defined for.
     """
     all_epochs = epochs(
         model,
@@ -138,15 +141,22 @@ def epochs(
     The first one is of epoch 0, before any training.
     """
     config = TrainingConfig() if config is None else config
+    require_type("model", model, VAE, "what make_vae returns")
+    require_type("config", config, TrainingConfig, "TrainingConfig(num_epochs=100)")
     likelihood = model.likelihood
     view, levels = likelihood.view, likelihood.levels
     train = views.as_rows(images, model.image_shape, levels)
+    held_out = None
+    if validation_images is not None:
+        held_out = views.as_rows(
+            validation_images, model.image_shape, levels, "validation_images"
+        )
     given = {"seeds": seeds, "beta": beta, "learning_rate": learning_rate}
     if latent_dims is not None:
         given["latent_dims"] = latent_dims
     count, each = _per_member(given)
     keys = each["seeds"]
-    if not _are_keys(keys):
+    if not is_keys(keys):
         keys = member_keys(keys.astype(np.uint32))
     population = Population(
         [model.with_latent_dim(int(size)) for size in each["latent_dims"]]
@@ -166,9 +176,9 @@ def epochs(
     on_device = place.place_shared(train)
     one_epoch = population.compile_epoch(on_device)
     validate: Validate | None = None
-    if validation_images is not None:
-        rows = views.as_rows(validation_images, model.image_shape, levels)
-        x = place.place_shared(views.shared_draw(view, views.VALIDATION, rows, levels))
+    if held_out is not None:
+        x = views.shared_draw(view, views.VALIDATION, held_out, levels)
+        x = place.place_shared(x)
         validation = population.compile_validation(x)
         validate = lambda state: validation(state, members, x)  # noqa: E731
     keeps_best = validate is not None
@@ -180,41 +190,43 @@ def epochs(
         yield Epoch(population, snapshot, keeps_best)
 
 
-# The least value of each argument, whether it may be that, and whether it is a count.
-_LEAST = {
-    "seeds": (0, True, True),
-    "latent_dims": (1, True, True),
-    "beta": (0, True, False),
-    "learning_rate": (0, False, False),
+_HUGE = float(np.finfo(np.float32).max)
+
+# The values that each argument may have: in words, their type, and their bounds.
+_ALLOWED: dict[str, tuple[str, str, float, float]] = {
+    "seeds": ("integers from 0 to 4294967295, or typed keys", "iu", 0, 2**32 - 1),
+    "latent_dims": ("integers of at least 1", "iu", 1, math.inf),
+    "beta": ("finite numbers of at least 0", "iuf", 0, _HUGE),
+    "learning_rate": ("finite numbers above 0", "iuf", math.ulp(0.0), _HUGE),
 }
-
-
-def _are_keys(values: Any) -> bool:
-    return isinstance(values, jax.Array) and jax.dtypes.issubdtype(
-        values.dtype, jax.dtypes.prng_key
-    )
 
 
 def _per_member(given: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """The number of members, and each argument with one value for each of them."""
-    values = {
-        name: value if _are_keys(value) else np.atleast_1d(value)
-        for name, value in given.items()
-    }
-    count = max(map(len, values.values()))
+    values = {name: _row(name, value) for name, value in given.items()}
+    count = max(1, *map(len, values.values()))
     for name, value in values.items():
         if value.ndim != 1 or len(value) not in (1, count):
             raise ValueError(
                 f"{name} has the shape {list(value.shape)}: there are {count} members. "
                 f"Give one value for all, or a list of {count}."
             )
-        if _are_keys(value):
-            continue
-        least, inclusive, is_count = _LEAST[name]
-        if is_count and not np.issubdtype(value.dtype, np.integer):
-            raise ValueError(f"{name} is {value.tolist()}: give integers.")
-        if not all(value >= least if inclusive else value > least):  # NaN included.
-            word = "at least" if inclusive else "above"
-            raise ValueError(f"{name} is {value.tolist()}: give {word} {least}.")
     rows = {name: np.arange(count) % len(value) for name, value in values.items()}
     return count, {name: value[rows[name]] for name, value in values.items()}
+
+
+def _row(name: str, values: Any) -> Any:
+    """The values of an argument, which may be a single one, as an array."""
+    if is_keys(values):
+        return values if values.ndim else values[None]
+    words, kinds, least, most = _ALLOWED[name]
+    try:
+        row = np.atleast_1d(values)
+        allowed = row.size == 0 or (
+            row.dtype.kind in kinds and bool(((row >= least) & (row <= most)).all())
+        )
+    except ValueError:  # Lists of different lengths.
+        allowed = False
+    if not allowed:
+        raise ValueError(f"{name} is {' '.join(repr(values).split())}: give {words}.")
+    return row

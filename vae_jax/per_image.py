@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from vae_jax.checks import require_count
 from vae_jax.mesh import split_batch
 
 _Result = TypeVar("_Result")  # a tree of arrays
@@ -33,11 +34,11 @@ def map_images(
         The function's results with a leading axis ``[images]``.
 
     Raises:
-        ValueError: batches of no image.
+        ValueError: no images, or batches of none.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: it must be at least 1.")
+    require_count("batch_size", batch_size)
     num_images = arrays[0].shape[0]
+    require_count("the number of images", num_images)
     batch_size = min(batch_size, num_images)
     inputs = (jnp.arange(num_images), *arrays)
 

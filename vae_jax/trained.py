@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax import views
+from vae_jax.checks import require_count, require_key
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
 from vae_jax.measure import expected_intensity, posterior_mean
 from vae_jax.model import VAE, Params
@@ -56,16 +57,20 @@ class TrainedModel:
         E[x|z]; an autoregressive decoder's at one draw of the pixels before.
 
         Raises:
-            ValueError: another number of latents.
+            ValueError: another number of latents, or what are no numbers.
         """
         latent_dim = self.model.latent_dim
-        if np.ndim(z) != 2 or np.shape(z)[1] != latent_dim:
+        remedy = f"Give an array [N, {latent_dim}], with N at least 1."
+        try:
+            z = np.asarray(z, np.float32)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(f"z is no array of numbers. {remedy}") from None
+        if z.ndim != 2 or z.shape[1] != latent_dim or not len(z):
             raise ValueError(
-                f"z has shape {list(np.shape(z))}: the model has {latent_dim} latents. "
-                f"Give an array [N, {latent_dim}]."
+                f"z has shape {list(z.shape)}: the model has {latent_dim} latents. "
+                f"{remedy}"
             )
-        key = self._keys().pictures
-        mean = _decode(self.model, self.params, key, jnp.asarray(z, jnp.float32))
+        mean = _decode(self.model, self.params, self._keys().pictures, jnp.asarray(z))
         white = self.model.likelihood.levels - 1
         return self._shaped(np.asarray(mean) * np.float32(white))
 
@@ -74,7 +79,13 @@ class TrainedModel:
         return self.decode(self.encode(images)).reshape(np.shape(images))
 
     def sample(self, num_images: int, key: jax.Array) -> np.ndarray:
-        """Returns images x ~ p(x|z) of z ~ p(z), as integers."""
+        """Returns images x ~ p(x|z) of z ~ p(z), as integers.
+
+        Raises:
+            ValueError: no images, or what is not one typed key.
+        """
+        require_count("num_images", num_images)
+        require_key("key", key)
         self._keys()
         levels, view = self.model.likelihood.levels, self.model.likelihood.view
         x = np.asarray(_sample(self.model, self.params, key, num_images))
@@ -96,6 +107,7 @@ class TrainedModel:
         return np.asarray(self._estimate(images, num_samples).log_px)
 
     def _estimate(self, images: np.ndarray, num_samples: int) -> ImportanceEstimate:
+        require_count("num_samples", num_samples)
         key, x = self._keys().evaluate, self._x(images)
         found: ImportanceEstimate = _estimate(
             self.model, self.params, key, x, num_samples

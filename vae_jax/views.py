@@ -100,35 +100,47 @@ def pixel_statistics(images: np.ndarray, levels: int) -> tuple[np.ndarray, np.nd
     return mean.astype(np.float32), (np.sqrt(variance) / scale).astype(np.float32)
 
 
-def as_rows(images: np.ndarray, shape: tuple[int, int, int], levels: int) -> np.ndarray:
+def as_rows(
+    images: np.ndarray,
+    shape: tuple[int, int, int],
+    levels: int,
+    name: str = "images",
+) -> np.ndarray:
     """Returns images as people have them as rows of integers, uint8 ``[N, D]``.
 
     Args:
         images: integers, ``[N, H, W, C]``, ``[N, D]``, or ``[N, H, W]`` of one channel.
         shape: height, width and channels of an image.
         levels: number of intensity levels, at most 256.
+        name: of the images, for messages.
 
     Raises:
         ValueError: no images, or others than these.
     """
-    images = np.asarray(images)
+    try:
+        images = np.asarray(images)
+    except ValueError:
+        raise ValueError(
+            f"{name} is a list of arrays of different shapes: the model is of images "
+            f"{list(shape)}. Give images of one shape."
+        ) from None
     num_pixels = math.prod(shape)
     allowed = [shape, (num_pixels,)] + [shape[:2]] * (shape[2] == 1)
     if images.shape[1:] not in allowed or not len(images):
         raise ValueError(
-            f"images has shape {list(images.shape)}: the model is of images "
+            f"{name} has shape {list(images.shape)}: the model is of images "
             f"{list(shape)}. Give an array [N, {', '.join(map(str, shape))}] with at "
             "least one image."
         )
     if not np.issubdtype(images.dtype, np.integer):
         raise ValueError(
-            f"images has dtype {images.dtype}: the model is of integers 0 ... "
+            f"{name} has dtype {images.dtype}: the model is of integers 0 ... "
             f"{levels - 1}. Give these, as uint8."
         )
     smallest, largest = int(images.min()), int(images.max())
     if smallest < 0 or largest >= levels:
         raise ValueError(
-            f"images has values from {smallest} to {largest}: the model is of integers "
+            f"{name} has values from {smallest} to {largest}: the model is of integers "
             f"0 ... {levels - 1}. Give these, or a model with more levels."
         )
     return images.reshape(len(images), num_pixels).astype(np.uint8)

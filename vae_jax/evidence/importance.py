@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vae_jax.checks import require_count
 from vae_jax.model import VAE, Params
 from vae_jax.products import float32_products
 
@@ -61,7 +62,12 @@ def importance_estimate(
 
     Returns:
         Scalars; ``vmap`` over keys and images for more.
+
+    Raises:
+        ValueError: no samples, or chunks of none.
     """
+    require_count("num_samples", num_samples)
+    require_count("chunk", chunk)
     posterior, prior = model.encode(params, x[None]), model.prior(params)
     chunk = min(chunk, num_samples)
 

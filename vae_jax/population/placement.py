@@ -50,6 +50,11 @@ class Layout(NamedTuple):
             batch: number of devices in a column.
         """
         devices = jax.devices() if devices is None else devices
+        is_list = isinstance(devices, Sequence) and not isinstance(devices, str)
+        if not is_list or not devices:
+            raise ValueError(
+                f"devices is {devices!r}: give at least one, as in jax.devices()."
+            )
         available = min(columns or len(devices), len(devices) // batch)
         per_column = -(-num_members // available)
         used = -(-num_members // per_column)

@@ -16,7 +16,13 @@ from vae_jax.model import VAE
 from vae_jax.networks import MLP, Gated
 from vae_jax.population.padding import check_padding, latent_mask, pad, param_shapes
 from vae_jax.population.placement import Layout, Placement
-from vae_jax.population.programs import beyond_arguments, over_members, unoptimized
+from vae_jax.population.programs import (
+    EXECUTIONS,
+    beyond_arguments,
+    over_members,
+    unoptimized,
+)
+from vae_jax.registry import require_known
 from vae_jax.training import (
     EpochMetrics,
     Member,
@@ -80,7 +86,7 @@ class Population:
 
     Raises:
         ValueError: latent sizes differ, and zero-padding is not exact for the models;
-            or the objective is not defined for them.
+            or the objective is not defined for them; or the execution is unknown.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Population:
         layout: Layout | None = None,
         execution: str = "auto",
     ):
+        require_known("execution", execution, ("auto", *EXECUTIONS))
         check_padding(models)
         self.models, self.keys = tuple(models), keys
         self.widest = max(models, key=lambda model: model.latent_dim)

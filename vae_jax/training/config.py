@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vae_jax.checks import require_count, require_type
 from vae_jax.objectives import Elbo, Objective
 from vae_jax.registry import require_known
 from vae_jax.training.adam import scale_by_adam
@@ -20,7 +21,7 @@ ON_NON_FINITE = ("stop", "skip", "reseed")
 
 _SMALLEST = {
     **dict.fromkeys(("batch_size", "microbatches", "num_epochs", "validate_every"), 1),
-    **dict.fromkeys(("patience", "kl_warmup_epochs", "clip_norm"), 0),
+    **dict.fromkeys(("patience", "kl_warmup_epochs"), 0),
 }
 
 
@@ -45,9 +46,9 @@ class TrainingPlan:
         require_known("schedule", self.schedule, SCHEDULES)
         require_known("on_non_finite", self.on_non_finite, ON_NON_FINITE)
         for field, smallest in _SMALLEST.items():
-            value = getattr(self, field)
-            if not value >= smallest:  # NaN included.
-                raise ValueError(f"{field} is {value}: it must be at least {smallest}.")
+            require_count(field, getattr(self, field), smallest)
+        if not self.clip_norm >= 0:  # NaN included.
+            raise ValueError(f"clip_norm is {self.clip_norm}: it must be at least 0.")
         for field in ("clip_norm", "adam_b1", "adam_b2", "adam_eps"):
             value = getattr(self, field)
             if not math.isfinite(value):
@@ -107,6 +108,9 @@ class TrainingConfig(TrainingPlan):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_type(
+            "objective", self.objective, Objective, "one as OBJECTIVES.make('elbo') is"
+        )
         if self.objective.depends_on_batch:
             name = type(self.objective).__name__
             if self.microbatches > 1:
