@@ -76,7 +76,7 @@ def test_a_single_value_is_an_axis():
     [
         ({"latent_dims": (2,)}, "latent_dims is unknown, did you mean 'latent_dim'"),
         ({"keep": (2,)}, "keep is unknown"),
-        ({"network_options": ({"a": 1},)}, "network_options is no axis: .* partial"),
+        ({"network_options": ({"a": 1},)}, "network_options is no axis: .*partial"),
         ({"latent_dim": ()}, "latent_dim is empty"),
         ({"seed": []}, "seed is empty"),
         ({"seed": (1, 1)}, "holds a value twice: seed=1"),
