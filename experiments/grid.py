@@ -136,8 +136,10 @@ def _grids(sweep: Any) -> dict[str, Mapping[str, Any]]:
     """Returns the grids of a sweep by their places in the configuration."""
     if isinstance(sweep, Mapping):
         return {"config.sweep": sweep}
-    if not isinstance(sweep, (list, tuple)):
-        raise SettingsError("config.sweep is missing: it must be a group, or several.")
+    sweep = plain(sweep, "config.sweep")
+    if not isinstance(sweep, tuple):
+        given = "missing" if sweep is None else repr(sweep)
+        raise SettingsError(f"config.sweep is {given}: it must be a group, or several.")
     if not sweep:
         raise SettingsError(
             "config.sweep is empty: give at least one grid, as in {'seed': (0, 1)}."

@@ -99,7 +99,7 @@ def test_sweeps_that_make_no_sense_are_refused(sweep, message):
 @pytest.mark.parametrize("group", ["sweep", "model", "training"])
 @pytest.mark.parametrize("value", [None, 3])
 def test_a_config_without_its_groups_is_refused(group, value):
-    with pytest.raises(SettingsError, match=f"config.{group} is missing"):
+    with pytest.raises(SettingsError, match=f"config.{group} is "):
         grid.expand(config() | {group: value})
 
 
@@ -157,6 +157,9 @@ def test_a_run_of_two_names_is_refused_and_the_remedies_work():
     ("sweep", "message"),
     [
         ((), "config.sweep is empty: give at least one grid"),
+        (3, "config.sweep is 3: it must be a group, or several"),
+        (None, "config.sweep is missing: it must be a group, or several"),
+        (iter([{}]), "config.sweep is .*: write list"),
         (({}, 3), r"config.sweep\[1\] is 3: it must be a grid"),
         (({}, None), r"config.sweep\[1\] is None: it must be a grid"),
         (({}, ({},)), r"config.sweep\[1\] is \({},\): it must be a grid"),
