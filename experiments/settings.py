@@ -228,7 +228,8 @@ def part_options(section: Any, kind: str) -> dict[str, Any]:
 
     Every field that the part takes, and those of the field ``KIND_options``.
     """
-    fields = _taken(section, kind, _parameters(section, kind))
+    known = _parameters(section, kind)
+    fields = _taken(section, kind, known)
     own = dict(getattr(section, f"{kind}_options"))
     for field, option in fields.items():
         if option in own:
@@ -236,6 +237,10 @@ def part_options(section: Any, kind: str) -> dict[str, Any]:
                 f"{kind}_options has {option}, which is the field {field}: set "
                 f"{field} instead."
             )
+    for option, value in own.items():
+        usual = type(known[option].default) if option in known else None
+        if usual in (bool, int, float, str):  # Its part would fail within a program.
+            own[option] = convert(value, usual, f"{kind}_options.{option}")
     return {option: getattr(section, field) for field, option in fields.items()} | own
 
 

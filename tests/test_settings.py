@@ -378,6 +378,9 @@ def test_options_by_name_reach_a_part_of_ones_own(mapping, monkeypatch, kind):
         model = run.settings.model.build(image_shape=(8, 8, 1), levels=2)
         part = getattr(model, f"{kind}_family", None) or getattr(model, kind)
     assert (type(part), part.strength) == (OWN[kind], 2.5)
+    mapping[section][f"{kind}_options"] = {"strength": "much"}
+    line = refusal(mapping, section, kind, "own")
+    assert f"{kind}_options.strength is 'much', of type str: it must be" in line
     mapping[section][f"{kind}_options"] = {"strenght": 2.5}
     line = refusal(mapping, section, kind, "own")
     assert f"strenght is 2.5: {kind} 'own' has no such option. Leave it out." in line
