@@ -19,13 +19,12 @@ ONE_IMAGE = np.zeros((1, 16), np.uint8)
 SEEDS, BETAS, SIZES = (0, 5), (1.0, 0.5), (3, 2)
 
 
+SHAPES = {"image_shape": (4, 4, 1), "latent_dim": 3, "widths": (8,)}
+
+
 def build(likelihood="bernoulli", latent_dim=3):
-    return make_vae(
-        make_likelihood(likelihood, 17),
-        image_shape=(4, 4, 1),
-        latent_dim=latent_dim,
-        widths=(8,),
-    )
+    shapes = SHAPES | {"latent_dim": latent_dim}
+    return make_vae(make_likelihood(likelihood, 17), **shapes)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +160,10 @@ def test_members_of_different_numbers_are_refused(images, members, message):
         (
             {"validation_images": np.zeros((2, 15), np.uint8)},
             r"validation_images has shape \[2, 15\]",
+        ),
+        (
+            {"model": make_vae(make_likelihood("beta", 300), **SHAPES)},
+            "levels is 300: .* Give at most 256",
         ),
         ({"images": [[1, 2], [3]]}, "images is a list of arrays of different shapes"),
     ],

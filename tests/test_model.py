@@ -102,6 +102,13 @@ def test_num_parameters_counts_every_scalar():
     ("options", "message"),
     [
         ({"latent_dim": 0}, "latent_dim is 0: .* at least 1"),
+        ({"latent_dim": 2.0}, "latent_dim is 2.0: it must be a whole number"),
+        ({"upper_layers": 2}, r"upper_layers is 2: it must be a tuple"),
+        ({"upper_layers": (2, 0)}, "upper_layers is 0: .* at least 1"),
+        ({"image_shape": (10, 7)}, r"image_shape is \(10, 7\): it must be a tuple"),
+        ({"image_shape": (10, 7, 0)}, "image_shape is 0: .* at least 1"),
+        ({"widths": 16}, r"widths is 16: .* as in \(32, 64\)"),
+        ({"network_options": "depth=2"}, "network_options is 'depth=2': .* by name"),
         (
             {"network": "transformer"},
             "'transformer' is unknown; choose one of mlp",
@@ -114,6 +121,18 @@ def test_num_parameters_counts_every_scalar():
 def test_what_cannot_be_built_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+def test_a_likelihood_is_no_name():
+    with pytest.raises(ValueError, match=r"likelihood is 'bernoulli'.*make_likelihood"):
+        make_vae("bernoulli", image_shape=SHAPE, latent_dim=3)
+
+
+def test_lists_are_taken_as_tuples():
+    """A model is hashable, as static arguments of compiled functions must be."""
+    model, _ = build(image_shape=list(SHAPE), widths=[8, 6])
+    assert hash(model) == hash(build()[0])
+    assert model == build()[0]
 
 
 def test_an_option_goes_to_every_part_that_has_it():

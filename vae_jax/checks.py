@@ -1,6 +1,7 @@
 """Refusals of values: one line that names the value, and what to give in its place."""
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,6 +27,28 @@ def require_count(name: str, value: Any, smallest: int = 1) -> None:
         )
 
 
+def require_counts(name: str, values: Any, length: int = -1) -> tuple[int, ...]:
+    """Returns whole numbers as a tuple; refuses others, or another number of them.
+
+    Args:
+        name: of the values, for messages.
+        values: a sequence of numbers of at least 1.
+        length: how many there must be; -1: any number.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if not isinstance(values, Sequence) or length not in (-1, len(values)):
+        example = ", ".join(map(str, range(8, 8 + abs(length))))
+        raise ValueError(
+            f"{name} is {values!r}: it must be a tuple of whole numbers. Give it as in "
+            f"({example}{',' * (length < 2)})."
+        )
+    for value in values:
+        require_count(name, value)
+    return tuple(values)
+
+
 def require_key(name: str, value: Any) -> None:
     """Refuses what is not one typed key.
 
@@ -39,7 +62,7 @@ def require_key(name: str, value: Any) -> None:
         )
 
 
-def require_type(name: str, value: Any, kind: type, example: str) -> None:
+def require_type(name: str, value: Any, kind: Any, example: str) -> None:
     """Refuses what is not of a type.
 
     Raises:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax import views
+from vae_jax.checks import require_count, require_counts, require_type
 from vae_jax.distributions import Posterior
 from vae_jax.likelihoods import Likelihood
 from vae_jax.networks import NETWORKS, Module, Network, Shape
@@ -332,18 +333,27 @@ def make_vae(
     Raises:
         ValueError: a value outside those allowed, or an option that no part has.
     """
-    layer_dims = (latent_dim, *upper_layers)
-    for name, latents in (
-        ("latent_dim", latent_dim),
-        *(("upper_layers", latents) for latents in upper_layers),
-    ):
-        if latents < 1:
-            raise ValueError(f"{name} is {latents}: a layer needs at least 1 latent.")
+    require_type(
+        "likelihood",
+        likelihood,
+        Likelihood,
+        "one as make_likelihood('bernoulli', levels=2) is",
+    )
+    height, width, channels = require_counts("image_shape", image_shape, 3)
+    require_count("latent_dim", latent_dim)
+    layer_dims = (latent_dim, *require_counts("upper_layers", upper_layers))
     if ignore_x and prior == "vamp":
         raise ValueError(
             "prior is 'vamp': it is made of encoded images, which are all the same "
             "with ignore_x. Choose another prior, or leave ignore_x out."
         )
+    for name, each in (
+        ("network_options", network_options),
+        ("posterior_options", posterior_options),
+        ("prior_options", prior_options),
+    ):
+        if each is not None:
+            require_type(name, each, Mapping, "options by name, as in {'widths': (8,)}")
     if isinstance(network, Network) and network_options:
         raise ValueError(
             f"network_options is {dict(network_options)}: {network} has its options "
@@ -367,7 +377,7 @@ def make_vae(
         network = NETWORKS.make(network, **for_network[0])
     return VAE(
         network,
-        image_shape,
+        (height, width, channels),
         likelihood,
         make_posterior(posterior, layer_dims, **for_posterior),
         make_prior(prior, layer_dims, **for_prior),

@@ -37,7 +37,8 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         Args:
             name: a key of this registry.
             *bound: what the library gives to every part of this kind.
-            **options: the part's own.
+            **options: the part's own; a list is taken as a tuple, as a part is
+                hashable.
 
         Raises:
             ValueError: the name is unknown, the part has no such option, or it refuses
@@ -48,7 +49,11 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         for option, value in options.items():
             if option not in known:
                 refuse_option(option, value, [(self, name)])
-        return self[name](*bound, **options)
+        hashable = {
+            option: tuple(value) if isinstance(value, list) else value
+            for option, value in options.items()
+        }
+        return self[name](*bound, **hashable)
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
         """Returns the parameters of a part that are options, by their names.

@@ -137,6 +137,11 @@ def as_rows(
             f"{name} has dtype {images.dtype}: the model is of integers 0 ... "
             f"{levels - 1}. Give these, as uint8."
         )
+    if levels > 256:
+        raise ValueError(
+            f"levels is {levels}: images are kept as integers of 8 bits. Give at most "
+            "256."
+        )
     smallest, largest = int(images.min()), int(images.max())
     if smallest < 0 or largest >= levels:
         raise ValueError(

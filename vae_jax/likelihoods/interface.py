@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import numbers
 from typing import ClassVar, Literal
 
 import jax
@@ -40,7 +41,7 @@ class Likelihood(abc.ABC):
     samples_its_density: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
+        if not isinstance(self.levels, numbers.Integral) or self.levels < 2:
             raise ValueError(
                 f"levels is {self.levels}: a pixel takes two values or more. Give how "
                 "many, as in 256."

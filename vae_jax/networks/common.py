@@ -47,7 +47,7 @@ class LayeredNetwork(Network):
     pads_exactly: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if min(self.widths, default=1) < 1:
+        if not isinstance(self.widths, tuple) or min(self.widths, default=1) < 1:
             raise ValueError(
                 f"widths is {self.widths}: a layer needs at least 1 unit. Give each "
                 "layer one or more, as in (32, 64)."
