@@ -31,7 +31,29 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         super().__init__()
         self.kind, self._num_bound = kind, num_bound
 
-    def make(self, name: str, *bound: Any, **options: Any) -> _Part:
+    def __setitem__(self, name: str, part: Callable[..., _Part]) -> None:
+        """Registers a part.
+
+        Raises:
+            ValueError: what does not make a part, or has options without a name.
+        """
+        shown = " ".join(repr(part).split())
+        try:
+            options = _options(part, self._num_bound)
+        except (TypeError, ValueError):  # Not callable, or without a signature.
+            raise ValueError(
+                f"{self.kind} {name!r} is {shown}: it makes no part when it is called. "
+                "Register a class, or functools.partial(CLASS, OPTION=VALUE)."
+            ) from None
+        for option, parameter in options:
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                raise ValueError(
+                    f"{self.kind} {name!r} is {shown}: it takes {option} by position "
+                    "alone, and options are given by name. Leave the '/' out."
+                )
+        super().__setitem__(name, part)
+
+    def make(self, name: str, /, *bound: Any, **options: Any) -> _Part:
         """Returns the part of a name.
 
         Args:
@@ -41,14 +63,20 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
                 hashable.
 
         Raises:
-            ValueError: the name is unknown, the part has no such option, or it refuses
-                a value.
+            ValueError: the name is unknown, the part has no such option, needs one
+                that is left out, or refuses a value.
         """
         self.require_name(name)
         known = self.options(name)
         for option, value in options.items():
             if option not in known:
                 refuse_option(option, value, [(self, name)])
+        for option, parameter in known.items():
+            if parameter.default is parameter.empty and option not in options:
+                raise ValueError(
+                    f"{option} is missing: {self.kind} {name!r} has no default for it. "
+                    f"Give it, as in {{{option!r}: VALUE}}."
+                )
         hashable = {
             option: tuple(value) if isinstance(value, list) else value
             for option, value in options.items()

@@ -68,7 +68,7 @@ LIKELIHOODS |= {
 }
 
 
-def make_likelihood(name: str, levels: int, **options: Any) -> Likelihood:
+def make_likelihood(name: str, /, levels: int, **options: Any) -> Likelihood:
     """Returns the likelihood of the given name.
 
     Args:

@@ -33,7 +33,7 @@ POSTERIORS |= {
 
 
 def make_posterior(
-    name: str, layer_dims: tuple[int, ...], **options: Any
+    name: str, /, layer_dims: tuple[int, ...], **options: Any
 ) -> PosteriorFamily:
     """Returns the family of a name.
 

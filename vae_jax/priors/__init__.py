@@ -41,7 +41,9 @@ HIERARCHICAL_PRIORS: Registry[PriorFamily] = Registry("prior", num_bound=1)
 HIERARCHICAL_PRIORS |= {"standard_normal": TopDown}
 
 
-def make_prior(name: str, layer_dims: tuple[int, ...], **options: Any) -> PriorFamily:
+def make_prior(
+    name: str, /, layer_dims: tuple[int, ...], **options: Any
+) -> PriorFamily:
     """Returns the family of a name.
 
     Args:
