@@ -11,6 +11,7 @@ devices, how often checkpoints are written) nor versions of packages and code, w
 import dataclasses
 import hashlib
 import json
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -173,6 +174,7 @@ def _source(part: Any) -> bytes:
     # Of the code first: the module may be called '__main__', as others are.
     files = [*(c.co_filename for c in code if c), getattr(module, "__file__", None)]
     for file in files:
-        if file and Path(file).is_file():
+        # A dataclass without methods of its own has a wrapper from there, as __repr__.
+        if file and file != reprlib.__file__ and Path(file).is_file():
             return Path(file).read_bytes()
     return b""  # Typed into an interpreter.

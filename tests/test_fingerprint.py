@@ -277,11 +277,15 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("my_own_parts", None)
 
 
-def test_the_source_of_a_likelihood_of_ones_own_is_in_it(own):
-    first = own(SOURCE)
-    assert own(SOURCE) == first
-    assert own(SOURCE + "\n# Another formula.\n") != first
-    assert own(SOURCE) == first
+@pytest.mark.parametrize("decorator", ["", "@dataclasses.dataclass(frozen=True)"])
+def test_the_source_of_a_likelihood_of_ones_own_is_in_it(own, decorator):
+    """Also if all its methods are another's: inherited, or made by a decorator."""
+    decorated = SOURCE.replace("class", f"{decorator}\nclass")
+    source = f"import dataclasses\n{decorated}"
+    first = own(source)
+    assert own(source) == first
+    assert own(source + "\n# Another formula.\n") != first
+    assert own(source) == first
     assert of(config()) == DEFAULT  # Runs that do not use it are as before.
 
 
