@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 
 from experiments.files import to_json
 from experiments.grid import Run
-from experiments.settings import Settings
+from experiments.settings import Options, Settings
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
@@ -131,7 +131,8 @@ def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
     filled, hints = dict(config), get_type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, default = hints[field.name], field.default
-        if default is not dataclasses.MISSING:
+        # Options by name that were not given are left out of a configuration, too.
+        if default is not dataclasses.MISSING and hint is not Options:
             if dataclasses.is_dataclass(default) and not isinstance(default, type):
                 default = dataclasses.asdict(default)
             filled.setdefault(field.name, default)
