@@ -342,10 +342,8 @@ def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
 def test_each_attempt_has_keys_of_its_own(data):
     device_data = DeviceData(data)
     runs = grid.expand(CONFIG)
-    keys = [
-        jax.random.key_data(GroupTask(grid.Group(runs, n), data, device_data).keys)
-        for n in range(3)
-    ]
+    tasks = [GroupTask(grid.Group(runs, n), data, device_data) for n in range(3)]
+    keys = [jax.random.key_data(task.population.keys) for task in tasks]
     assert len({key.tobytes() for key in map(np.asarray, keys)}) == 3
 
 
