@@ -43,6 +43,15 @@ OF_THE_PRIOR = (
 )
 
 
+# Of the average KL: columns, and the fields of ``KLParts`` that they hold.
+_PARTS = {
+    "mutual_information": "mutual_information",
+    "marginal_kl": "marginal_kl",
+    "total_correlation": "total_correlation",
+    "dimension_kl": "sum_of_dimensions",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class DiagnosticsSettings:
     """Which diagnostics are computed of every model; columns of others are empty."""
@@ -63,7 +72,7 @@ def columns(
     floor: float,
     latent_dim: int,
 ) -> dict[str, Any]:
-    """The columns of a run, NaN where not asked for or not to be had.
+    """The columns of a run, NaN if not asked for or not defined.
 
     Args:
         settings: what was asked for.
@@ -85,16 +94,9 @@ def columns(
     found: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
     if use.decomposition:
         parts, errors = use.decomposition.parts, use.decomposition.standard_errors
-        found |= {
-            "mutual_information": float(parts.mutual_information),
-            "mutual_information_se": float(errors.mutual_information),
-            "marginal_kl": float(parts.marginal_kl),
-            "marginal_kl_se": float(errors.marginal_kl),
-            "total_correlation": float(parts.total_correlation),
-            "total_correlation_se": float(errors.total_correlation),
-            "dimension_kl": float(parts.sum_of_dimensions),
-            "dimension_kl_se": float(errors.sum_of_dimensions),
-        }
+        for column, part in _PARTS.items():
+            found[column] = float(getattr(parts, part))
+            found[f"{column}_se"] = float(getattr(errors, part))
     if use.density_error is not None:
         found["density_error"] = float(use.density_error)
     if use.two_samples:

@@ -143,10 +143,8 @@ class GroupTask:
             execution=self.settings.parallel.member_execution,
         )
         self.models, self.widest = self.population.models, self.population.widest
-        self.trainer, self.placement = (
-            self.population.trainer,
-            self.population.placement,
-        )
+        self.trainer = self.population.trainer
+        self.placement = self.population.placement
         self.pieces = split_epoch(self.settings, data, self.placement.layout.per_column)
         members = self.population.members
         self.member_arrays = named_leaves(

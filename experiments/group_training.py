@@ -36,7 +36,7 @@ class GroupTraining:
         task: the group.
         programs: its compiled programs.
         folder: where everything goes; None in a process that is not the first.
-        progress: is told of every epoch.
+        progress: shows every epoch.
         background: computes the baseline, which is not needed before the end, while
             the group trains.
     """
@@ -264,7 +264,7 @@ class GroupTraining:
         for i, run in enumerate(task.group.runs):
             own, found = member(state, i), member(measured, i)
             failed = bool(own.failure.offender)
-            if not self._is_new(run.name) or (failed and self._is_begun_anew()):
+            if not self._is_new(run.name) or (failed and self._starts_again()):
                 continue
             if failed:
                 # Whatever its best parameters give, it is not a result.
@@ -322,7 +322,7 @@ class GroupTraining:
             latent_dim=model.latent_dim,
         )
 
-    def _is_begun_anew(self) -> bool:
+    def _starts_again(self) -> bool:
         return (
             self._task.trainer.config.on_non_finite == "reseed"
             and self._task.group.attempt + 1 < MOST_ATTEMPTS

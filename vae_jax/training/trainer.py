@@ -202,16 +202,10 @@ class Trainer:
             )
             return (params, opt_state, active, failure, skipped, sums), None
 
+        start = state.params, state.opt_state, state.active, state.failure
         (params, opt_state, active, failure, skipped, sums), _ = jax.lax.scan(
             step,
-            (
-                state.params,
-                state.opt_state,
-                state.active,
-                state.failure,
-                state.skipped,
-                sums,
-            ),
+            (*start, state.skipped, sums),
             (first_step + jnp.arange(len(batches)), batches),
         )
         ends_epoch = first_step + len(batches) == self.steps_per_epoch
