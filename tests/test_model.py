@@ -246,3 +246,24 @@ def test_a_posterior_may_ignore_x(untrained):
     assert np.ptp(model.encode(params, x).mean, axis=0).max() > 0
     gradient = jax.grad(lambda p: blind.encode(p, x).mean.sum())(params)
     assert np.all(gradient["encoder"]["head"]["mean"]["bias"] == len(x))
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("widths", {}),
+        ("flow_widths", {"posterior": "affine_coupling"}),
+        ("flow_widths", {"prior": "flow"}),
+        ("layer_widths", {"posterior": "bottom_up", "upper_layers": (2,)}),
+        ("layer_widths", {"posterior": "ladder", "upper_layers": (2,)}),
+    ],
+)
+def test_widths_are_refused_by_the_name_of_their_field(field, options):
+    with pytest.raises(ValueError, match=rf"^{field} is \(4, 0\): a layer needs"):
+        make_vae(
+            make_likelihood("bernoulli", 2),
+            image_shape=(4, 4, 1),
+            latent_dim=3,
+            **options,
+            **{field: (4, 0)},
+        )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.distributions.gaussian import DiagonalGaussian
-from vae_jax.networks import MLP, MLPEncoder, Params
+from vae_jax.networks import MLP, MLPEncoder, Params, hidden_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,15 @@ class GaussianLayers:
     precision: str = "float32"
     has_closed_form_kl: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _ = self.network  # Refuses what cannot be, before anything is computed.
+
     @property
     def network(self) -> MLP:
         """The hidden layers between two layers."""
-        return MLP(self.layer_widths, self.activation, precision=self.precision)
+        return hidden_layers(
+            "layer_widths", self.layer_widths, self.activation, self.precision
+        )
 
     def conditional(self, i: int) -> ConditionalGaussian:
         """Returns the form of a layer's Gaussian, given the other layer."""

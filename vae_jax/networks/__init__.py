@@ -12,7 +12,7 @@ of it, since XLA merges there what is computed twice.
 
 from vae_jax.networks.common import ACTIVATIONS, PRECISIONS, OutputBias
 from vae_jax.networks.convolutional import Conv, ResNet
-from vae_jax.networks.dense import MLP, Gated, MLPEncoder
+from vae_jax.networks.dense import MLP, Gated, MLPEncoder, hidden_layers
 from vae_jax.networks.interface import Heads, Module, Network, Params, Shape
 from vae_jax.networks.masked import MaskedMLP, PixelCNN
 from vae_jax.registry import Registry
@@ -34,6 +34,7 @@ __all__ = [
     "PixelCNN",
     "ResNet",
     "Shape",
+    "hidden_layers",
 ]
 
 NETWORKS: Registry[Network] = Registry("network")

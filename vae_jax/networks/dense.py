@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,20 @@ class MLP(DenseNetwork, ActivatedNetwork):
     def hidden(self, width: int, h: jax.Array) -> jax.Array:
         """Returns the activation of W h + b."""
         return self.activate(self.dense(width)(h))
+
+
+def hidden_layers(
+    field: str, widths: tuple[int, ...], activation: str, precision: str
+) -> MLP:
+    """Returns layers whose widths are the field of another part.
+
+    Raises:
+        ValueError: a value outside those allowed, by the name of the field.
+    """
+    try:
+        return MLP(widths, activation, precision=precision)
+    except ValueError as error:
+        raise ValueError(re.sub("^widths", field, str(error))) from None
 
 
 @dataclasses.dataclass(frozen=True)

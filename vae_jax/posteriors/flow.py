@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian, Flow
-from vae_jax.networks import MLP, Heads, Params
+from vae_jax.networks import Heads, Params, hidden_layers
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +64,9 @@ class FlowFamily:
             self.kind,
             self.latent_dim,
             self.flow_steps,
-            MLP(self.flow_widths, self.activation, precision=self.precision),
+            hidden_layers(
+                "flow_widths", self.flow_widths, self.activation, self.precision
+            ),
             context_dim=self.flow_widths[-1] if self.flow_widths else self.latent_dim,
         )
 

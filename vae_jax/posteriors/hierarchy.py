@@ -157,6 +157,7 @@ class LadderFamily(GaussianLayers):
     is_hierarchical: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.layer_widths:
             raise ValueError(
                 "layer_widths is (): the way up a ladder needs at least one, as in "

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 
 from vae_jax.distributions import Flow
-from vae_jax.networks import MLP, Params
+from vae_jax.networks import Params, hidden_layers
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.priors.interface import Encode
 
@@ -53,7 +53,9 @@ class FlowPriorFamily:
             "affine_coupling",
             self.latent_dim,
             self.flow_steps,
-            MLP(self.flow_widths, self.activation, precision=self.precision),
+            hidden_layers(
+                "flow_widths", self.flow_widths, self.activation, self.precision
+            ),
         )
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
