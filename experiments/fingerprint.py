@@ -84,7 +84,9 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 def machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields that decide how results are rounded, and nothing else."""
     stream = config.get("data", {}).get("stream", False)
-    return {**config.get("parallel", {}), "stream": stream}
+    found = {**config.get("parallel", {}), "stream": stream}
+    found.pop("compile_ahead", None)  # It decides when programs compile, not which.
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -174,8 +176,9 @@ def _source(part: Any) -> bytes:
     code = [getattr(each, "__code__", None) for each in (part, *parts)]
     # Of the code first: the module may be called '__main__', as others are.
     files = [*(c.co_filename for c in code if c), getattr(module, "__file__", None)]
+    wrappers = dataclasses.__file__, reprlib.__file__  # By the version of Python.
     for file in files:
-        # A dataclass without methods of its own has a wrapper from there, as __repr__.
-        if file and file != reprlib.__file__ and Path(file).is_file():
+        # From there is a wrapper that each dataclass has as its __repr__.
+        if file and file not in wrappers and Path(file).is_file():
             return Path(file).read_bytes()
     return b""  # Typed into an interpreter.
