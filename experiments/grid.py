@@ -79,6 +79,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
         SettingsError: an unknown axis, one without values or with a value twice, any
             value that its field does not allow, or a run with two names.
     """
+    given = _grids(config.get("sweep"))
     for name in ("model", "training"):
         if not isinstance(config.get(name), Mapping):
             raise SettingsError(f"config.{name} is missing: it must be a group.")
@@ -87,7 +88,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
             axis: _values(f"{place}.", axis, grid[axis])
             for axis in sorted(grid, key=_axis_order)
         }
-        for place, grid in _grids(config.get("sweep")).items()
+        for place, grid in given.items()
     }
     count = sum(math.prod(map(len, grid.values())) for grid in grids.values())
     if count > _MOST_RUNS:
