@@ -172,7 +172,8 @@ class GroupTraining:
         ):
             self._epoch, self._state = snapshot.epoch, snapshot.state
             if snapshot.validation:
-                self._record(snapshot.metrics, snapshot.validation)
+                metrics = task.placement.fetch(snapshot.metrics)
+                self._record(metrics, snapshot.validation)
             if self._epoch > first:  # The first epoch is not held up.
                 self._start_floor()
             if interruption.requested():

@@ -79,10 +79,16 @@ class VAE:
 
         So it is if network, posterior and prior declare that each can be.
         """
-        parts = (self.network, self.posterior_family, self.prior_family)
-        return len(self.layer_dims) == 1 and all(
-            getattr(part, "pads_exactly", False) for part in parts
-        )
+        return len(self.layer_dims) == 1 and not self.parts_not_padded
+
+    @property
+    def parts_not_padded(self) -> list[str]:
+        """Names of the parts that do not declare that zero-padding is exact."""
+        return [
+            type(part).__name__
+            for part in (self.network, self.posterior_family, self.prior_family)
+            if not getattr(part, "pads_exactly", False)
+        ]
 
     def with_latent_dim(self, latent_dim: int) -> "VAE":
         """Returns the same model with another number of latents.

@@ -78,20 +78,15 @@ def check_padding(models: Sequence[VAE]) -> None:
     wide = max(models, key=lambda model: model.latent_dim)
     if narrow.latent_dim == wide.latent_dim:
         return
-    parts = (wide.network, wide.posterior_family, wide.prior_family)
-    names = ", ".join(type(part).__name__ for part in parts)
     if not wide.can_be_padded:
-        undeclared = [
-            type(part).__name__
-            for part in parts
-            if not getattr(part, "pads_exactly", False)
-        ]
         raise ValueError(
             f"latent_dim is {narrow.latent_dim} and {wide.latent_dim} in one program: "
-            f"{' and '.join(undeclared) or 'a hierarchy'} does not declare "
+            f"{' and '.join(wide.parts_not_padded) or 'a hierarchy'} does not declare "
             "pads_exactly. Train one latent size at a time."
         )
     if not _pads_exactly(*(_with_bernoulli(model) for model in (narrow, wide))):
+        parts = (wide.network, wide.posterior_family, wide.prior_family)
+        names = ", ".join(type(part).__name__ for part in parts)
         raise ValueError(
             f"pads_exactly is True of {names}: zero-padded from {narrow.latent_dim} to "
             f"{wide.latent_dim} latents, random parameters give other terms or a "

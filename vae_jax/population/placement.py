@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import (
@@ -16,6 +15,7 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
+from vae_jax.checks import is_keys
 from vae_jax.mesh import MEMBERS, make_mesh
 
 
@@ -152,7 +152,7 @@ def put(tree: Any, sharding: Sharding) -> Any:
             return leaf
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_keys(leaf):
             data = np.asarray(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(jax.device_put(data, sharding))
         return jax.device_put(np.asarray(leaf), sharding)

@@ -61,9 +61,7 @@ class Snapshot(NamedTuple):
 
     epoch: int  # epochs finished
     state: TrainState  # padded and placed
-    # Those of the last epoch: of members, on the host, after a validation; else padded,
-    # and perhaps still being computed.
-    metrics: EpochMetrics
+    metrics: EpochMetrics  # of this epoch; padded, and perhaps still being computed
     validation: Validation | None  # of members, on the host; None if there was none
 
 
@@ -169,7 +167,7 @@ class Population:
         params = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *parts)
         return jax.vmap(self.trainer.start)(self.placement.pad(params))
 
-    @property
+    @functools.cached_property
     def state_shapes(self) -> TrainState:
         """Shapes of the stacked state, without padding of members."""
 
@@ -314,14 +312,13 @@ class Population:
             with jax.transfer_guard("disallow"):  # Nothing is sent unasked.
                 state, metrics = train_epoch(state)
             validation = None
-            last = metrics
             if validate is not None and config.validates_after(epoch):
                 state, validation = validate(state)
-                metrics, validation = place.fetch((metrics, validation))
+                validation = place.fetch(validation)
                 active = validation.active
             else:
                 jax.block_until_ready(previous)
-            previous = last
+            previous = metrics
             yield Snapshot(epoch, state, metrics, validation)
 
 
