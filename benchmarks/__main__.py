@@ -33,7 +33,7 @@ from benchmarks import (
 from benchmarks.one_model import Workload
 from benchmarks.roofline import Peak
 from benchmarks.work import Work, write_images
-from experiments.wording import counted
+from experiments.messages.wording import counted
 
 TITLES = {
     "one_model": "One model",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiments.chart_style import COLORS, FAINT, MATPLOTLIB, svg
+from experiments.report.style import COLORS, FAINT, MATPLOTLIB, svg
 
 
 class Bar(NamedTuple):

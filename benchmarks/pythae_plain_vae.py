@@ -22,8 +22,9 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import nn
 from torch.nn import functional
 
-from experiments.data import DataSettings, Split, load_data
-from experiments.results import mean_with_error
+from experiments.data.images import Split, load_data
+from experiments.data.settings import DataSettings
+from experiments.evaluation.results import mean_with_error
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Of tensorflow-datasets.")
 _EPOCHS = flags.DEFINE_integer("epochs", 500, "Epochs.", lower_bound=1)

@@ -211,7 +211,8 @@ def write_images(folder: Path, num_images: int, data_dir: str) -> tuple[str, str
     MNIST from a folder of prepared tensorflow-datasets, or made ones without.
     """
     if data_dir:
-        from experiments.data import DataSettings, load_data
+        from experiments.data.images import load_data
+        from experiments.data.settings import DataSettings
 
         data = load_data(DataSettings("mnist", data_dir=data_dir, num_validation=1))
         images = data.train.images.reshape(-1, PIXELS)

@@ -3,9 +3,7 @@
 Command: python -m experiments.sweep
 Data:    the handwritten digits that scikit-learn carries; no network needed.
 
-What the fields mean is said where they are read: data in experiments/data.py; model,
-evaluation, parallel and checkpoint in experiments/settings.py; training there and in
-vae_jax/training/config.py; diagnostics in experiments/diagnosis.py. The fields
+docs/configuration.md explains every field. The fields
 of ``sweep`` are axes of a grid: those of model and training, and the seed. A tuple of
 such grids is their union: ``config.sweep = ({"likelihood": ("laplace", "beta")},
 {"likelihood": "gaussian_fixed", "fixed_scale": (0.05, 0.1)})``.

@@ -13,21 +13,26 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
-from experiments import configuration, data_cache, guard, processes, stored, user_code
-from experiments.arguments import Argument, expanded
-from experiments.data import ImageData, load_data
-from experiments.data_errors import DataError
-from experiments.data_files import expand_user
-from experiments.files import FolderError
-from experiments.fingerprint import fingerprints
-from experiments.grid import Run, expand
+from experiments import guard
+from experiments.data import cache
+from experiments.data.images import ImageData, load_data
+from experiments.files.paths import expand_user
 from experiments.guard import REFUSED
-from experiments.interruption import Stopped
-from experiments.launchers import LaunchError
-from experiments.progress import CONSOLE, warn
-from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError
-from experiments.wording import printable
+from experiments.messages.console import CONSOLE, warn
+from experiments.messages.errors import (
+    DataError,
+    FolderError,
+    LaunchError,
+    SettingsError,
+)
+from experiments.messages.wording import printable
+from experiments.runner import processes
+from experiments.runner.interruption import Stopped
+from experiments.runs.folder import RunFolder
+from experiments.settings import configuration, stored, user_code
+from experiments.settings.arguments import Argument, expanded
+from experiments.settings.fingerprint import fingerprints
+from experiments.settings.grid import Run, expand
 
 LEFT_OUT = 3  # of one that did what it could, and names what it left out
 
@@ -280,7 +285,7 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    folder = data_cache.default_folder() / "programs"
+    folder = cache.default_folder() / "programs"
     if not _can_be_written(folder):
         return  # It is told of the images; JAX would warn of each program.
     jax.config.update("jax_compilation_cache_dir", str(folder))

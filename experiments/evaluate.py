@@ -32,21 +32,20 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import command_line, diagnosis, grid
-from experiments.data import ImageData
-from experiments.files import FolderError
-from experiments.group_task import (
-    DeviceData,
-    GroupTask,
-    build_model,
-)
-from experiments.progress import CONSOLE, print_results, print_sandwich, warn
-from experiments.results import mean_with_error, result_row, sandwich_columns
-from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError, fitted_prior_options
-from experiments.status import DIVERGED, FAILED
-from experiments.tables import add_to_table, read_table
-from experiments.wording import counted, listed
+from experiments import command_line
+from experiments.data.images import ImageData
+from experiments.evaluation import diagnosis
+from experiments.evaluation.results import mean_with_error, result_row, sandwich_columns
+from experiments.evaluation.status import DIVERGED, FAILED
+from experiments.files.tables import add_to_table, read_table
+from experiments.messages.console import CONSOLE, warn
+from experiments.messages.errors import FolderError, SettingsError
+from experiments.messages.wording import counted, listed
+from experiments.report.terminal import print_results, print_sandwich
+from experiments.runner.task import DeviceData, GroupTask, build_model
+from experiments.runs.folder import RunFolder
+from experiments.settings import grid
+from experiments.settings.schema import fitted_prior_options
 from vae_jax import views
 from vae_jax.evidence import measure_sandwich
 from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior

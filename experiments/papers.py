@@ -23,17 +23,18 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, records
-from experiments.data_files import expand_user
-from experiments.files import FolderError, write_atomically
-from experiments.findings import rests_on_few_weights
-from experiments.grid import Run, choose, expand
-from experiments.progress import CONSOLE, warn
-from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError
-from experiments.status import LOST
-from experiments.templates import templates
-from experiments.wording import plain_name
+from experiments import command_line
+from experiments.evaluation.status import LOST
+from experiments.files.paths import expand_user
+from experiments.files.sealed import write_atomically
+from experiments.messages.console import CONSOLE, warn
+from experiments.messages.errors import FolderError, SettingsError
+from experiments.messages.wording import plain_name
+from experiments.report.findings import rests_on_few_weights
+from experiments.report.templates import templates
+from experiments.runs import records
+from experiments.runs.folder import RunFolder
+from experiments.settings.grid import Run, choose, expand
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
 _RECORDS = flags.DEFINE_string("records", "docs/results", "Folder of the records.")
@@ -143,7 +144,7 @@ def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
 
 def render(template: str, tables: Sequence[Mapping[str, Any]]) -> str:
     """The tables as Markdown."""
-    page = templates(Path(__file__).parent).get_template(template)
+    page = templates(Path(__file__).parent / "report").get_template(template)
     return page.render(tables=tables)
 
 

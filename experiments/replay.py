@@ -17,11 +17,11 @@ import sys
 
 from absl import flags
 
-from experiments import command_line, failures
-from experiments.files import FolderError
-from experiments.progress import CONSOLE
-from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError
+from experiments import command_line
+from experiments.messages.console import CONSOLE
+from experiments.messages.errors import FolderError, SettingsError
+from experiments.runner import failures
+from experiments.runs.folder import RunFolder
 
 _RUN = flags.DEFINE_string("run", "", "Name of the run.")
 

@@ -21,8 +21,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import command_line, grid, jobs, launchers, runner
-from experiments.settings import SettingsError
+from experiments import command_line
+from experiments.launch import engines, here, jobs
+from experiments.messages.errors import SettingsError
+from experiments.settings import grid
 
 _LIST = flags.DEFINE_bool("list", False, "List the runs of the sweep and end.")
 _ONLY = flags.DEFINE_string(
@@ -57,7 +59,7 @@ _OPTIONS = {
     name: flags.DEFINE_list(
         name, [], f"What a job asks {name.capitalize()} for, as in --{name}={example}."
     )
-    for name, example in launchers.OPTION_EXAMPLES.items()
+    for name, example in engines.OPTION_EXAMPLES.items()
 }
 
 
@@ -79,7 +81,7 @@ def main() -> None:
     else:
         command_line.join_processes()
         command_line.show_what_is_not_obeyed()
-        left_out = runner.train_and_report(config, runs, chosen, workdir)
+        left_out = here.train_and_report(config, runs, chosen, workdir)
     command_line.leave_if_left_out(left_out)
 
 
@@ -96,20 +98,20 @@ def _launch() -> jobs.Launch | None:
         return None
     for name in _OPTIONS:
         if _OPTIONS[name].value and name != engine:
-            raise launchers.LaunchError(
+            raise engines.LaunchError(
                 f"--{name} has no effect with --launcher={engine}: choose --launcher="
                 f"{name}, or leave out --{name}."
             )
     for name in ("distributed", "coordinator", "num_processes", "process_id"):
         if flags.FLAGS[name].present:
-            raise launchers.LaunchError(
+            raise engines.LaunchError(
                 f"--{name} and --launcher exclude each other: a job is one process."
             )
     given = _OPTIONS[engine].value if engine in _OPTIONS else []
-    options = launchers.parse_options(engine, given)
+    options = engines.parse_options(engine, given)
     folder = command_line.workdir().absolute() / "jobs" / "submitit"
     return jobs.Launch(
-        launchers.make_launcher(engine, folder, _MAX_JOBS.value, options),
+        engines.make_launcher(engine, folder, _MAX_JOBS.value, options),
         _RETRIES.value,
         _SLICE.value,
         tuple(sys.argv[1:]),  # Files of options are expanded.

@@ -11,8 +11,10 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 # isort: split
 
-from experiments import command_line, grid, runner
-from experiments.settings import SettingsError
+from experiments import command_line
+from experiments.launch import here
+from experiments.messages.errors import SettingsError
+from experiments.settings import grid
 
 
 def main() -> None:
@@ -26,7 +28,7 @@ def main() -> None:
     runs = grid.expand(config)
     command_line.join_processes()
     command_line.show_what_is_not_obeyed()
-    left_out = runner.train_and_report(config, runs, runs, command_line.workdir())
+    left_out = here.train_and_report(config, runs, runs, command_line.workdir())
     command_line.leave_if_left_out(left_out)
 
 

@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from experiments.files import FolderError, write_record
-from experiments.run_folder import RunFolder
+from experiments.files.sealed import write_record
+from experiments.messages.errors import FolderError
+from experiments.runs.folder import RunFolder
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
 IMAGES = "0123456789ab"

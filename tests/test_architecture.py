@@ -1,6 +1,7 @@
 """Tests that imports run one way, as the layout of the project promises."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,23 @@ RANKS = {
     "population": 7,
     "trained": 7,
     "fitting": 8,
+}
+# The rooms of experiments/, and the files beside them, in the same way.
+EXPERIMENTS = {
+    "guard": 0,
+    "installed": 0,
+    "messages": 0,
+    "files": 1,
+    "data": 2,
+    "settings": 3,
+    "evaluation": 4,
+    "runs": 5,
+    "runner": 6,
+    "report": 6,
+    "launch": 7,
+    "command_line": 8,
+    "theory": 9,
+    **dict.fromkeys(("sweep", "train", "evaluate", "replay", "prepare", "papers"), 9),
 }
 FORBIDDEN_IN_LIBRARY = {
     "absl",
@@ -73,8 +91,15 @@ def packages(path):
 
 
 def module(path):
-    """Returns the name of a library file's module, or of the package it is in."""
-    return path.relative_to(ROOT / "vae_jax").parts[0].removesuffix(".py")
+    """Returns the name of a package's module, or of the room it is in."""
+    return path.relative_to(ROOT).parts[1].removesuffix(".py")
+
+
+def used(path):
+    """Returns the modules and rooms of its own package that a file imports."""
+    package = path.relative_to(ROOT).parts[0]
+    dotted = {name for name in imported(path) if name.startswith(f"{package}.")}
+    return {name.split(".")[1] for name in dotted} - {module(path)}
 
 
 @pytest.mark.parametrize("path", files("vae_jax"), ids=name)
@@ -86,19 +111,43 @@ def test_library_has_no_flags_files_or_experiments(path):
 
 @pytest.mark.parametrize("path", files("vae_jax"), ids=name)
 def test_library_imports_run_one_way(path):
-    used = {
-        dotted.split(".")[1]
-        for dotted in imported(path)
-        if dotted.startswith("vae_jax.")
-    } - {module(path)}
-    assert used <= RANKS.keys()
-    if module(path) == "__init__":  # It exports names of any room.
-        return
-    assert all(RANKS[other] < RANKS[module(path)] for other in used), used
+    if module(path) != "__init__":  # It exports names of any room.
+        assert all(RANKS[other] < RANKS[module(path)] for other in used(path))
 
 
-def test_every_module_of_the_library_has_a_rank():
-    assert {module(path) for path in files("vae_jax")} - {"__init__"} == set(RANKS)
+@pytest.mark.parametrize("path", files("experiments"), ids=name)
+def test_imports_of_the_experiments_run_one_way(path):
+    own = EXPERIMENTS.get(module(path), 0)
+    assert all(EXPERIMENTS[other] < own for other in used(path)), used(path)
+
+
+def test_within_a_room_imports_make_no_circle():
+    for package in ("vae_jax", "experiments"):
+        for room in sorted({path.parent for path in files(package)}):
+            graph = {
+                path.stem: {
+                    dotted.split(".")[len(room.relative_to(ROOT).parts)]
+                    for dotted in imported(path)
+                    if dotted.startswith(f"{'.'.join(room.relative_to(ROOT).parts)}.")
+                }
+                for path in room.glob("*.py")
+                if path.stem != "__init__"
+            }
+            edges = {stem: others & graph.keys() for stem, others in graph.items()}
+            assert list(graphlib.TopologicalSorter(edges).static_order())
+
+
+def test_every_module_has_a_rank():
+    for package, ranks in ("vae_jax", RANKS), ("experiments", EXPERIMENTS):
+        modules = {module(path) for path in files(package)} - {"__init__"}
+        assert modules == set(ranks)
+
+
+def test_only_the_report_and_the_theory_draw():
+    """Training imports no plotting: the report draws the arrays that it stores."""
+    for path in files("experiments"):
+        if packages(path) & {"matplotlib"}:
+            assert module(path) in ("report", "theory"), path
 
 
 @pytest.mark.parametrize("path", files("configs"), ids=name)
@@ -112,7 +161,7 @@ def test_only_the_data_modules_know_tensorflow_datasets():
         for path in files("experiments")
         if "tensorflow_datasets" in packages(path)
     }
-    assert users <= {"data_sources.py", "prepare.py"}
+    assert users <= {"sources.py"}
 
 
 def test_nothing_is_printed_by_the_library():

@@ -1,4 +1,4 @@
-"""Tests of experiments.charts and experiments.chart_style."""
+"""Tests of experiments.report.charts and experiments.report.style."""
 
 import io
 import math
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import charts
-from experiments.chart_style import likelihood_styles, robust_range
-from experiments.findings import Cell
+from experiments.report import charts
+from experiments.report.findings import Cell
+from experiments.report.style import likelihood_styles, robust_range
 
 STYLES = likelihood_styles({"categorical": "categorical", "laplace": "Laplace †"})
 

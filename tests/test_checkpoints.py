@@ -1,4 +1,4 @@
-"""Tests of experiments.checkpoints; damage of every kind is in tests/faults."""
+"""Tests of experiments.runs.checkpoints; damage of every kind is in tests/faults."""
 
 import contextlib
 import os
@@ -9,8 +9,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from experiments.checkpoints import Checkpoints
-from experiments.files import Owner, load_arrays, save_arrays
+from experiments.files.sealed import Owner, load_arrays, save_arrays
+from experiments.runs.checkpoints import Checkpoints
 from tests.folders import refusal
 
 OWNER = Owner("beta-12", "0123" * 16)

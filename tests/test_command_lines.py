@@ -25,11 +25,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import command_line, grid
-from experiments.files import write_atomically
-from experiments.fingerprint import fingerprints
-from experiments.run_folder import RunFolder
-from experiments.status import LOST
+from experiments import command_line
+from experiments.evaluation.status import LOST
+from experiments.files.sealed import write_atomically
+from experiments.runs.folder import RunFolder
+from experiments.settings import grid
+from experiments.settings.fingerprint import fingerprints
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/digits.py:tiny"
@@ -60,7 +61,12 @@ RUNS = [
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["experiments.runner", "experiments.command_line", "scipy.optimize", "scipy.stats"]
+    [
+        "experiments.runner.loop",
+        "experiments.command_line",
+        "scipy.optimize",
+        "scipy.stats",
+    ]
 )
 
 

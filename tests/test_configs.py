@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import grid
-from experiments.data import ImageData, Split
-from experiments.runner import build_model, check
-from experiments.settings import SettingsError
+from experiments.data.images import ImageData, Split
+from experiments.messages.errors import SettingsError
+from experiments.runner.loop import build_model, check
+from experiments.settings import grid
 from vae_jax import population
 
 SHAPES = {  # of the data sets that configs name: image shape, levels, training images

@@ -20,14 +20,10 @@ from absl import logging
 from hypothesis import given, settings
 from PIL import Image
 
-from experiments import data_cache, data_sources, image_folders, prepare
-from experiments.data import (
-    DataError,
-    DataSettings,
-    ImageData,
-    Split,
-    load_data,
-)
+from experiments.data import cache, folders, sources
+from experiments.data import published as preparing
+from experiments.data.images import DataError, ImageData, Split, load_data
+from experiments.data.settings import DataSettings
 from vae_jax import views
 
 SPLITS = ("train", "validation", "test")
@@ -302,7 +298,7 @@ def valid_arrays(draw):
 @settings(max_examples=100, deadline=None)
 @given(valid_arrays())
 def test_valid_arrays_are_read_exactly(arrays):
-    source = data_sources.parse_arrays(arrays, "a.npz")
+    source = sources.parse_arrays(arrays, "a.npz")
     assert source.levels == arrays["levels"]
     for split, (images, labels) in source.splits.items():
         given_images = arrays[f"{split}_images"]
@@ -329,7 +325,7 @@ def test_any_array_is_read_exactly_or_refused_in_one_line(array, levels):
     if levels is not None:
         arrays["levels"] = np.array(levels)
     try:
-        source = data_sources.parse_arrays(arrays, "a.npz")
+        source = sources.parse_arrays(arrays, "a.npz")
     except DataError as error:
         message = str(error)
     else:
@@ -406,7 +402,7 @@ def test_bad_arrays_are_refused(case, tmp_path):
 
 def test_records_that_cannot_be_drawn_are_refused():
     records = [{"image": np.zeros((4, 4, 5), np.uint8)}]
-    message = refusal(data_sources._decode_records, records, "icons", False)
+    message = refusal(sources._decode_records, records, "icons", False)
     assert "icons has shape (1, 4, 4, 5)" in message
 
 
@@ -456,7 +452,7 @@ def test_flat_folder(tmp_path):
     images = numbered(20)
     write_images(tmp_path / "mine", images, [f"{i:03}.png" for i in range(20)])
     (tmp_path / "mine" / "notes.txt").write_text("not an image")
-    source = image_folders.read_folder(str(tmp_path / "mine"))
+    source = folders.read_folder(str(tmp_path / "mine"))
     np.testing.assert_array_equal(source.splits["train"].images, images)
     assert source.splits["train"].labels is None
     data = load_data(DataSettings("folder", path=str(tmp_path / "mine")))
@@ -471,7 +467,7 @@ def test_folder_of_classes_in_colour(tmp_path):
     write_images(tmp_path / "mine" / "cat", images[:2], names)
     write_images(tmp_path / "mine" / "ant", images[2:4], names)
     write_images(tmp_path / "mine" / "dog", images[4:], names)
-    source = image_folders.read_folder(str(tmp_path / "mine"))
+    source = folders.read_folder(str(tmp_path / "mine"))
     images = images[[2, 3, 0, 1, 4, 5]]
     np.testing.assert_array_equal(source.splits["train"].images, images)
     np.testing.assert_array_equal(source.splits["train"].labels, [0, 0, 1, 1, 2, 2])
@@ -480,7 +476,7 @@ def test_folder_of_classes_in_colour(tmp_path):
 def test_folder_of_one_bit_images_is_binary(tmp_path):
     images = numbered(20, levels=2)
     write_images(tmp_path / "mine", images > 0, [f"{i:03}.png" for i in range(20)])
-    source = image_folders.read_folder(str(tmp_path / "mine"))
+    source = folders.read_folder(str(tmp_path / "mine"))
     assert source.levels == 2
     np.testing.assert_array_equal(source.splits["train"].images, images)
 
@@ -557,7 +553,7 @@ def test_second_start_reads_the_cache(cache_dir, monkeypatch):
     first = load_data(DataSettings("digits"))
     assert [entry.name.split("-")[0] for entry in entries(cache_dir)] == ["digits"]
     assert [entry.suffix for entry in entries(cache_dir)] == [".safetensors"]
-    monkeypatch.setattr(data_sources, "read_digits", forbid_reading)
+    monkeypatch.setattr(sources, "read_digits", forbid_reading)
     assert_same(first, load_data(DataSettings("digits")))
 
 
@@ -576,7 +572,7 @@ def test_damaged_entries_are_rebuilt(where, damage, cache_dir, monkeypatch):
     path.write_bytes(content)
     assert_same(first, load_data(DataSettings("digits")))
     assert len(entries(cache_dir)) == 1
-    monkeypatch.setattr(data_sources, "read_digits", forbid_reading)
+    monkeypatch.setattr(sources, "read_digits", forbid_reading)
     assert_same(first, load_data(DataSettings("digits")))
 
 
@@ -617,14 +613,14 @@ def test_a_failed_write_leaves_nothing_behind(cache_dir, monkeypatch):
 
 
 def test_an_entry_written_by_another_process_meanwhile_is_kept(cache_dir):
-    source, written = data_sources.read_digits(), []
+    source, written = sources.read_digits(), []
 
     def overtaken():
-        data_cache.cached(lambda: source, ["digits", "x"])
+        cache.cached(lambda: source, ["digits", "x"])
         written.extend(path.stat().st_ino for path in entries(cache_dir))
         return source
 
-    assert data_cache.cached(overtaken, ["digits", "x"]) is source
+    assert cache.cached(overtaken, ["digits", "x"]) is source
     assert [path.stat().st_ino for path in entries(cache_dir)] == written
     assert len(written) == 1
 
@@ -662,14 +658,14 @@ def small_mnist(tmp_path_factory):
     generator = np.random.default_rng(0)
     digests = {}
     for files, count in zip(
-        prepare.PUBLISHED["mnist"].splits.values(), (300, 50), strict=True
+        preparing.PUBLISHED["mnist"].splits.values(), (300, 50), strict=True
     ):
         images = generator.integers(256, size=(count, 28, 28), dtype=np.uint8)
         labels = generator.integers(10, size=count, dtype=np.uint8)
         for file, array in zip(files, (images, labels), strict=True):
             (folder / file).write_bytes(idx(array))
             digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    published = prepare.PUBLISHED["mnist"]._replace(
+    published = preparing.PUBLISHED["mnist"]._replace(
         url=folder.as_uri() + "/", digests=digests
     )
     return folder, published
@@ -679,8 +675,8 @@ def small_mnist(tmp_path_factory):
 def prepared(small_mnist, tmp_path, monkeypatch, capfd):
     """Settings of a small MNIST prepared from files; preparing prints nothing."""
     folder, published = small_mnist
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", published)
-    prepare.prepare("mnist", str(tmp_path / "tfds"), str(folder))
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
+    preparing.prepare("mnist", str(tmp_path / "tfds"), str(folder))
     assert capfd.readouterr() == ("", "")
     return DataSettings("mnist", data_dir=str(tmp_path / "tfds"), num_validation=100)
 
@@ -708,18 +704,18 @@ def test_prepared_images_are_the_published_ones(prepared, small_mnist):
         ("test", (data.test,)),
     ):
         contents = [(folder / file).read_bytes() for file in published.splits[split]]
-        assert pairs(*parts) == pairs([prepare.read_idx(x) for x in contents])
+        assert pairs(*parts) == pairs([preparing.read_idx(x) for x in contents])
 
 
 def test_second_start_does_not_import_tfds(prepared, monkeypatch):
     first = load_data(prepared)
-    monkeypatch.setattr(data_sources, "import_tfds", forbid_reading)
+    monkeypatch.setattr(sources, "import_tfds", forbid_reading)
     assert_same(first, load_data(prepared))
     assert_same(first, load_data(dataclasses.replace(prepared, download=True)))
 
 
 def test_download_prepares_what_is_missing(small_mnist, tmp_path, monkeypatch):
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", small_mnist[1])
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", small_mnist[1])
     settings_ = DataSettings(
         "mnist", data_dir=str(tmp_path / "tfds"), download=True, num_validation=100
     )
@@ -791,7 +787,7 @@ def test_a_damaged_description_is_refused(prepared):
     path.write_text("{")
     message = refusal(load_data, prepared)
     assert "delete what is damaged and run `python -m experiments.prepare" in message
-    assert message == refusal(prepare.prepare, "mnist", prepared.data_dir)
+    assert message == refusal(preparing.prepare, "mnist", prepared.data_dir)
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
@@ -803,19 +799,19 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 def test_published_files_are_checked(small_mnist, tmp_path, monkeypatch):
     folder, published = small_mnist
     target = tmp_path / "tfds"
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", published)
-    message = refusal(prepare.prepare, "mnist", str(target), str(tmp_path))
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
+    message = refusal(preparing.prepare, "mnist", str(target), str(tmp_path))
     assert "no file" in message
     assert "t10k-labels-idx1-ubyte.gz" in message
 
     names = dict.fromkeys(published.digests, "0" * 64)
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", published._replace(digests=names))
-    message = refusal(prepare.prepare, "mnist", str(target), str(folder))
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published._replace(digests=names))
+    message = refusal(preparing.prepare, "mnist", str(target), str(folder))
     assert "is not the published file" in message
 
     nowhere = published._replace(url="http://127.0.0.1:9/")
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", nowhere)
-    message = refusal(prepare.prepare, "mnist", str(target))
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", nowhere)
+    message = refusal(preparing.prepare, "mnist", str(target))
     assert "cannot download http://127.0.0.1:9/" in message
     assert "--source=FOLDER" in message
     assert not target.exists()
@@ -823,9 +819,9 @@ def test_published_files_are_checked(small_mnist, tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_is_refused(small_mnist, tmp_path, monkeypatch):
     folder, published = small_mnist
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", published)
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
     (tmp_path / "file").write_text("a file where a folder should be")
-    message = refusal(prepare.prepare, "mnist", str(tmp_path / "file"), str(folder))
+    message = refusal(preparing.prepare, "mnist", str(tmp_path / "file"), str(folder))
     assert "choose another data_dir" in message
 
 
@@ -833,18 +829,18 @@ def test_what_another_process_prepares_meanwhile_is_taken(
     small_mnist, tmp_path, monkeypatch
 ):
     folder, published = small_mnist
-    monkeypatch.setitem(prepare.PUBLISHED, "mnist", published)
+    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
     arguments = ("mnist", str(tmp_path / "tfds"), str(folder))
     from_array, others = Image.fromarray, []
 
     def overtaken(image):
         if not others:
             others.append(None)
-            others[0] = prepare.prepare(*arguments)
+            others[0] = preparing.prepare(*arguments)
         return from_array(image)
 
     monkeypatch.setattr(Image, "fromarray", overtaken)
-    assert prepare.prepare(*arguments) == others[0]
+    assert preparing.prepare(*arguments) == others[0]
     settings_ = DataSettings("mnist", data_dir=arguments[1], num_validation=100)
     assert len(load_data(settings_).test.images) == 50
 
@@ -853,7 +849,7 @@ def test_amat_files_are_read():
     images = numbered(3, levels=2).repeat(49, axis=0)[:9].reshape(3, -1)
     images = np.resize(images, (3, 784))
     text = "\n".join(" ".join(map(str, row)) for row in images) + "\n"
-    read = prepare.read_amat(text.encode())
+    read = preparing.read_amat(text.encode())
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, images.reshape(3, 28, 28))
 
@@ -886,7 +882,7 @@ def real(tmp_path_factory):
 
     def find(name):
         folder = os.environ.get("TFDS_DATA_DIR", "")
-        if not folder or not data_sources.is_on_disk(name, folder):
+        if not folder or not sources.is_on_disk(name, folder):
             pytest.skip(f"{name} is not in TFDS_DATA_DIR ({folder or 'not set'})")
         return DataSettings(name, data_dir=folder, cache_dir=cache)
 

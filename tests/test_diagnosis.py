@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import diagnosis, grid, runner
-from experiments.data import ImageData, Split
-from experiments.diagnosis import DiagnosticsSettings
-from experiments.settings import SettingsError
+from experiments.data.images import ImageData, Split
+from experiments.evaluation import diagnosis
+from experiments.messages.errors import SettingsError
+from experiments.runner import loop
+from experiments.settings import grid
+from experiments.settings.schema import DiagnosticsSettings
 from tests.test_flows import stirred
 from vae_jax import population, views
 from vae_jax.diagnostics import LatentUse, measure_latent_use
@@ -133,11 +135,11 @@ def test_a_two_sample_test_of_one_image_is_refused(images, permutations, fits):
     config["diagnostics"]["permutations"] = permutations
     runs = grid.expand(config)
     if fits:
-        runner.check(runs, data)
+        loop.check(runs, data)
         return
     words = r"permutations is 5, but squares has 1 test image: .* at least 2\. Use 0"
     with pytest.raises(SettingsError, match=words):
-        runner.check(runs, data)
+        loop.check(runs, data)
 
 
 def test_a_model_that_diverged_has_no_verdict(measured):

@@ -1,9 +1,9 @@
-"""Tests of experiments.digests."""
+"""Tests of experiments.files.digests."""
 
 import numpy as np
 import pytest
 
-from experiments.digests import array_digest, arrays_digest
+from experiments.files.digests import array_digest, arrays_digest
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 

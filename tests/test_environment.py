@@ -1,12 +1,12 @@
-"""Tests of experiments.environment."""
+"""Tests of experiments.runs.environment."""
 
 import shlex
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-from experiments import failures
-from experiments.environment import environment
+from experiments.runner import failures
+from experiments.runs.environment import environment
 
 IMAGES = "0123456789ab"
 

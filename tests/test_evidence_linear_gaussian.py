@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import DataSettings, load_data
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
 from tests import linear_gaussian
 from vae_jax.evidence import LinearGaussian, num_surviving, principal_components
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import progress
-from experiments.results import sandwich_columns
+from experiments.evaluation.results import sandwich_columns
+from experiments.runner import progress
 from tests import linear_gaussian
 from vae_jax.evidence import measure_sandwich
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import configuration, user_code
-from experiments.arguments import expanded
-from experiments.grid import expand
+from experiments.settings import configuration, user_code
+from experiments.settings.arguments import expanded
+from experiments.settings.grid import expand
 from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import NETWORKS

@@ -1,4 +1,4 @@
-"""Tests of experiments.failures."""
+"""Tests of experiments.runner.failures."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import failures, grid
-from experiments.data import DataSettings, load_data
-from experiments.fingerprint import fingerprints
-from experiments.group_task import DeviceData, GroupTask, named_leaves
-from experiments.run_folder import RunFolder
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
+from experiments.runner import failures
+from experiments.runner.task import DeviceData, GroupTask, named_leaves
+from experiments.runs.folder import RunFolder
+from experiments.settings import grid
+from experiments.settings.fingerprint import fingerprints
 from vae_jax.population import member
 from vae_jax.training import OFFENDERS, Failure, MemberKeys
 

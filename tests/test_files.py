@@ -1,4 +1,4 @@
-"""Tests of experiments.files."""
+"""Tests of experiments.files.sealed."""
 
 import json
 import os
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import files
-from experiments.files import (
-    AnotherOwnerError,
-    FolderError,
+from experiments.files import sealed
+from experiments.files.sealed import (
     load_arrays,
     read_bytes,
     read_json,
@@ -21,6 +19,7 @@ from experiments.files import (
     write_atomically,
     write_record,
 )
+from experiments.messages.errors import AnotherOwnerError, FolderError
 from tests.folders import listing
 
 
@@ -281,13 +280,13 @@ def test_arrays_of_a_type_that_none_of_ours_has_are_refused(
 
 def test_text_of_any_encoding_is_written(tmp_path):
     path = tmp_path / "page"
-    files.write_atomically(path, "name \udcff")
+    sealed.write_atomically(path, "name \udcff")
     assert path.read_text() == "name \\udcff"
 
 
 def test_arrays_that_fill_the_memory_are_not_loaded(tmp_path, monkeypatch):
     path = tmp_path / "a"
-    files.save_arrays(path, {"x": np.zeros(99)}, {"name": "a"})
-    monkeypatch.setattr(files, "_memory", lambda: 999)
-    with pytest.raises(files.FolderError, match="fill the memory"):
-        files.load_arrays(path, {"name": "a"})
+    sealed.save_arrays(path, {"x": np.zeros(99)}, {"name": "a"})
+    monkeypatch.setattr(sealed, "_memory", lambda: 999)
+    with pytest.raises(sealed.FolderError, match="fill the memory"):
+        sealed.load_arrays(path, {"name": "a"})

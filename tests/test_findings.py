@@ -1,4 +1,4 @@
-"""Tests of experiments.findings."""
+"""Tests of experiments.report.findings."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from experiments import findings, report
+from experiments.report import findings, page
 
 VIEWS = {"bernoulli": "binary", "categorical": "levels", "laplace": "continuous"}
 
@@ -391,9 +391,7 @@ def test_grids_of_other_axes_are_no_product():
     )
     assert len(sentences) == 2  # No advice to sweep num_epochs.
     beta, num_epochs = (
-        column
-        for column in report._columns(group)
-        if column.field in ("β", "num epochs")
+        column for column in page._columns(group) if column.field in ("β", "num epochs")
     )
     shown = [(beta.content(m), num_epochs.content(m)) for m in group.members]
     assert shown == [("2.0", ""), ("", "9")]

@@ -1,4 +1,4 @@
-"""Tests of experiments.fingerprint."""
+"""Tests of experiments.settings.fingerprint."""
 
 import dataclasses
 import functools
@@ -10,8 +10,8 @@ import types
 import pytest
 
 from configs import digits
-from experiments import fingerprint as fingerprint_module
-from experiments.fingerprint import (
+from experiments.settings import fingerprint as fingerprint_module
+from experiments.settings.fingerprint import (
     comparable,
     differences,
     fingerprint,
@@ -20,8 +20,8 @@ from experiments.fingerprint import (
     machine_settings,
     with_defaults,
 )
-from experiments.grid import expand
-from experiments.settings import CheckpointSettings, Options, Settings
+from experiments.settings.grid import expand
+from experiments.settings.schema import CheckpointSettings, Options, Settings
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import NETWORKS
 from vae_jax.objectives import OBJECTIVES

@@ -1,4 +1,4 @@
-"""Tests of experiments.grid."""
+"""Tests of experiments.settings.grid."""
 
 import collections
 import dataclasses
@@ -6,9 +6,10 @@ import dataclasses
 import pytest
 
 from configs import digits
-from experiments import grid, settings
-from experiments.data import DataSettings
-from experiments.settings import ModelSettings, SettingsError, TrainingSettings
+from experiments.data.settings import DataSettings
+from experiments.messages.errors import SettingsError
+from experiments.settings import grid, schema
+from experiments.settings.schema import ModelSettings, TrainingSettings
 
 
 def config(**sweep):
@@ -261,7 +262,7 @@ OPTIONS = {
     "mmd_weight": ({"objective": "mmd"}, 7.0),
 }
 # Options by name have no values that suit all parts.
-BY_NAME = {f"{kind}_options" for kind in settings._REGISTRIES}
+BY_NAME = {f"{kind}_options" for kind in schema._REGISTRIES}
 # Another value is allowed only together with another posterior and objective.
 TOGETHER = ("upper_layers",)
 

@@ -1,4 +1,4 @@
-"""Tests of experiments.group_notes."""
+"""Tests of experiments.runs.notes."""
 
 import concurrent.futures
 import json
@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from experiments.files import write_record
-from experiments.fingerprint import group_fingerprint
-from experiments.group_notes import GroupNotes, Note
+from experiments.files.sealed import write_record
+from experiments.runs.notes import GroupNotes, Note
+from experiments.settings.fingerprint import group_fingerprint
 from tests.folders import OWNERS, create, listing, refusal, reseal
 
 NOTE = Note("beta-12", ("a", "b"), 1)

@@ -1,4 +1,4 @@
-"""Tests of experiments.group_training and of the plan that experiments.runner makes."""
+"""Tests of the training of groups, and of the plan that says which come next."""
 
 import contextlib
 import dataclasses
@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import grid, runner
-from experiments.checkpoints import Checkpoints
-from experiments.data import DataSettings, load_data
-from experiments.files import FolderError
-from experiments.fingerprint import fingerprints
-from experiments.group_notes import Note
-from experiments.group_task import DeviceData, GroupTask
-from experiments.group_training import GroupTraining
-from experiments.interruption import Stopped
-from experiments.progress import Progress
-from experiments.run_folder import RunFolder
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
+from experiments.messages.errors import FolderError
+from experiments.runner import loop
+from experiments.runner.interruption import Stopped
+from experiments.runner.progress import Progress
+from experiments.runner.task import DeviceData, GroupTask
+from experiments.runner.training import GroupTraining
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.folder import RunFolder
+from experiments.runs.notes import Note
+from experiments.settings import grid
+from experiments.settings.fingerprint import fingerprints
 from tests.folders import save_member
 
 
@@ -277,7 +279,7 @@ def names(groups):
 
 
 def test_runs_are_grouped_by_program(runs, folder):
-    plan = runner.plan(runs, folder)
+    plan = loop.plan(runs, folder)
     assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]
     assert {group.attempt for group in plan} == {0}
 
@@ -285,7 +287,7 @@ def test_runs_are_grouped_by_program(runs, folder):
 def test_finished_runs_are_left_out(runs, folder):
     for run in (*runs[:3], runs[4]):
         save_member(folder, run.name)
-    assert names(runner.plan(runs, folder)) == [[runs[3].name, runs[5].name]]
+    assert names(loop.plan(runs, folder)) == [[runs[3].name, runs[5].name]]
 
 
 def test_groups_are_continued_as_they_were_begun(runs, folder):
@@ -293,14 +295,14 @@ def test_groups_are_continued_as_they_were_begun(runs, folder):
     group = grid.Group((runs[3], runs[5]))
     folder.groups.begin(Note.on(group))
     save_member(folder, runs[3].name)
-    plan = runner.plan(runs, folder)
+    plan = loop.plan(runs, folder)
     assert plan[0] == group
     assert sorted(names(plan)[1:]) == [[r.name for r in runs[:3]], [runs[4].name]]
 
 
 def test_groups_begun_with_runs_not_chosen_wait(runs, folder):
     folder.groups.begin(Note.on(grid.Group(runs[:3])))
-    assert names(runner.plan(runs[:2], folder)) == [[r.name for r in runs[:2]]]
+    assert names(loop.plan(runs[:2], folder)) == [[r.name for r in runs[:2]]]
     assert len(begun(folder)) == 1
 
 
@@ -316,7 +318,7 @@ def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, 
     elif how == "name":
         note = note._replace(name="beta-1")
     folder.groups.begin(note)
-    plan = runner.plan(runs, folder)
+    plan = loop.plan(runs, folder)
     assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]
     assert {group.attempt for group in plan} == {0}
     assert begun(folder) == []
@@ -327,7 +329,7 @@ def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, 
 
 def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
     folder.failures.save(runs[1].name, 0, {}, {})
-    assert [group.attempt for group in runner.plan(runs[:3], folder)] == [0]
+    assert [group.attempt for group in loop.plan(runs[:3], folder)] == [0]
     training = dataclasses.replace(runs[0].settings.training, on_non_finite="reseed")
     again = [
         dataclasses.replace(
@@ -335,7 +337,7 @@ def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
         )
         for run in runs[:3]
     ]
-    plan = runner.plan(again, folder)
+    plan = loop.plan(again, folder)
     assert [(group.attempt, len(group.runs)) for group in plan] == [(0, 2), (1, 1)]
 
 

@@ -112,7 +112,11 @@ def test_it_is_obeyed_though_the_shell_had_it_ignored(tmp_path):
 def test_a_command_that_does_not_continue_unwinds(tmp_path, number):
     """What it was writing is removed; a move of a file takes two seconds here."""
     page = tmp_path / "page.md"
-    slow = ("tests/faults/call_instead.py", "wait", "experiments.files:os.replace")
+    slow = (
+        "tests/faults/call_instead.py",
+        "wait",
+        "experiments.files.sealed:os.replace",
+    )
     process = start("papers", "--page", page, program=slow)
     wait_for(lambda: list(tmp_path.iterdir()), process)
     process.send_signal(number)

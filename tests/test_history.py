@@ -1,11 +1,11 @@
-"""Tests of experiments.history."""
+"""Tests of experiments.runner.history."""
 
 import math
 
 import numpy as np
 import pytest
 
-from experiments.history import History
+from experiments.runner.history import History
 from vae_jax.objectives import Terms
 from vae_jax.training import OFFENDERS, EpochMetrics, Failure, Validation
 

@@ -21,8 +21,11 @@ import pytest
 from absl import logging
 from PIL import EpsImagePlugin, Image
 
-from experiments import data_cache, data_files, data_sources, prepare
-from experiments.data import DataError, DataSettings, Source, Split, load_data
+from experiments.data import cache, sources
+from experiments.data import published as preparing
+from experiments.data.images import DataError, Source, Split, load_data
+from experiments.data.settings import DataSettings
+from experiments.files import paths
 from tests.test_data import (
     GOOD,
     assert_same,
@@ -225,7 +228,7 @@ def test_feature_classes_of_a_stranger_are_refused(
         features = json.loads((folder / "features.json").read_text())
         CODE[case](features)
         edit(folder / file, lambda info: info.update(features=features))
-    tfds = data_sources.import_tfds()
+    tfds = sources.import_tfds()
     monkeypatch.setattr(tfds, "builder", forbid_reading)
     message = refusal(load_data, settings_)
     assert str(folder / file) in message
@@ -281,9 +284,11 @@ def test_the_remedy_works_for_what_can_be_prepared(prepared, small_mnist, victim
     message = refusal(load_data, prepared)
     root = path.parents[1]
     assert f"delete {root} and run `python -m experiments.prepare mnist" in message
-    assert message == refusal(prepare.prepare, "mnist", prepared.data_dir, str(folder))
+    assert message == refusal(
+        preparing.prepare, "mnist", prepared.data_dir, str(folder)
+    )
     shutil.rmtree(root)
-    prepare.prepare("mnist", prepared.data_dir, str(folder))
+    preparing.prepare("mnist", prepared.data_dir, str(folder))
     assert_same(load_data(prepared), good)
     assert not victim.exists()
 
@@ -428,7 +433,7 @@ class ManyRecords:
 
 
 def test_more_records_than_the_memory_holds_are_refused():
-    message = refusal(data_sources._decode_records, ManyRecords(), "stranger", False)
+    message = refusal(sources._decode_records, ManyRecords(), "stranger", False)
     assert "stranger takes 16,000,000,000,000 bytes of memory" in message
 
 
@@ -449,7 +454,7 @@ def test_odd_files_to_prepare_from_are_refused(replace, small_mnist, tmp_path):
     source_ = shutil.copytree(small_mnist[0], tmp_path / "source")
     path = source_ / "train-images-idx3-ubyte.gz"
     replace(path)
-    message = refusal(prepare.prepare, "mnist", str(tmp_path / "tfds"), str(source_))
+    message = refusal(preparing.prepare, "mnist", str(tmp_path / "tfds"), str(source_))
     assert f"no file {path} (it is no regular file)" in message
     assert not (tmp_path / "tfds").exists()
 
@@ -459,7 +464,7 @@ def test_linked_prepared_data_are_read(stranger):
     good = load_data(settings_)
     folder.rename(folder.parent.with_name("elsewhere"))
     folder.symlink_to(folder.parent.with_name("elsewhere"))
-    assert data_sources.is_on_disk("stranger", settings_.data_dir)
+    assert sources.is_on_disk("stranger", settings_.data_dir)
     assert_same(load_data(settings_), good)
 
 
@@ -473,7 +478,7 @@ def test_images_that_are_programs_are_not_opened(monkeypatch):
     """Pillow gives EPS to Ghostscript; images in records reach it through tfds."""
     tfds = pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", forbid_reading)
-    decoder = data_sources._decoder(tfds, "stranger")
+    decoder = sources._decoder(tfds, "stranger")
     decoder.setup(feature=tfds.features.Image(shape=(4, 4, 1)))
     png = io.BytesIO()
     Image.fromarray(GOOD[0].squeeze()).save(png, "PNG")
@@ -523,7 +528,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 def test_a_bomb_in_parts_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     part = npy(np.zeros((1000, 32, 32), np.uint8))
-    write_zip(path, *((f"{split}_images.npy", part) for split in data_sources.SPLITS))
+    write_zip(path, *((f"{split}_images.npy", part) for split in sources.SPLITS))
     small_memory(monkeypatch, 4 * len(part))
     assert str(path) in refusal(load_data, DataSettings("npz", path=str(path)))
 
@@ -663,7 +668,7 @@ def test_files_are_read_in_the_order_of_their_paths(tmp_path):
         for path in sorted(tmp_path.rglob("*"))
         if path.is_file() and "/." not in path.as_posix()[len(str(tmp_path)) :]
     ]
-    assert [file.name for file in data_files.walk(tmp_path)] == expected
+    assert [file.name for file in paths.walk(tmp_path)] == expected
     assert len(expected) == 7
 
 
@@ -811,8 +816,8 @@ def test_a_linked_picture_that_changed_is_read(folder, tmp_path):
 
 def test_records_that_changed_at_the_same_size_and_time_are_read(prepared, tmp_path):
     """Even where all facts about the file stay, for its content is what counts."""
-    first = data_sources.tfds_identity("mnist", prepared.data_dir)
-    assert first == data_sources.tfds_identity("mnist", prepared.data_dir)
+    first = sources.tfds_identity("mnist", prepared.data_dir)
+    assert first == sources.tfds_identity("mnist", prepared.data_dir)
     (path,) = pathlib.Path(prepared.data_dir).rglob("mnist-test.array_record*")
 
     def flip(path):
@@ -821,9 +826,9 @@ def test_records_that_changed_at_the_same_size_and_time_are_read(prepared, tmp_p
         path.write_bytes(content)
 
     restored(path, flip)
-    assert data_sources.tfds_identity("mnist", prepared.data_dir) != first
+    assert sources.tfds_identity("mnist", prepared.data_dir) != first
     restored(path, flip)
-    assert data_sources.tfds_identity("mnist", prepared.data_dir) == first
+    assert sources.tfds_identity("mnist", prepared.data_dir) == first
 
 
 def test_nothing_else_in_the_cache_folder_is_removed(cache_dir, warnings_):
@@ -848,17 +853,17 @@ def source(value=0):
 
 
 def test_an_entry_of_other_images_is_rebuilt(cache_dir, warnings_):
-    data_cache.cached(lambda: source(1), ["it", "a"])
+    cache.cached(lambda: source(1), ["it", "a"])
     (first,) = entries(cache_dir)
-    data_cache.cached(lambda: source(2), ["it", "b"])
+    cache.cached(lambda: source(2), ["it", "b"])
     (second,) = set(entries(cache_dir)) - {first}
     shutil.copy(first, second)
     assert not warnings_
-    found = data_cache.cached(lambda: source(2), ["it", "b"])
+    found = cache.cached(lambda: source(2), ["it", "b"])
     assert found.splits["train"].images.max() == 2
     assert len(warnings_) == 1
     assert f"rebuilding the damaged cache entry {second}" in warnings_[0]
-    found = data_cache.cached(forbid_reading, ["it", "b"])
+    found = cache.cached(forbid_reading, ["it", "b"])
     assert found.splits["train"].images.max() == 2
 
 
@@ -867,7 +872,7 @@ def test_an_entry_of_other_images_is_rebuilt(cache_dir, warnings_):
 def test_an_entry_that_is_no_file_is_replaced(
     kind, memory_mapped, cache_dir, warnings_, tmp_path
 ):
-    data_cache.cached(source, ["it"])
+    cache.cached(source, ["it"])
     (entry,) = entries(cache_dir)
     good = entry.read_bytes()
     entry.unlink()
@@ -877,7 +882,7 @@ def test_an_entry_that_is_no_file_is_replaced(
     else:
         targets = {"link": "thesis", "broken link": "new", "device": "/dev/zero"}
         entry.symlink_to(tmp_path / targets[kind])
-    found = data_cache.cached(source, ["it"], memory_mapped=memory_mapped)
+    found = cache.cached(source, ["it"], memory_mapped=memory_mapped)
     np.testing.assert_array_equal(
         found.splits["train"].images, source().splits["train"].images
     )
@@ -889,12 +894,12 @@ def test_an_entry_that_is_no_file_is_replaced(
 
 
 def test_an_entry_that_is_a_folder_is_left(cache_dir, warnings_):
-    data_cache.cached(source, ["it"])
+    cache.cached(source, ["it"])
     (entry,) = entries(cache_dir)
     entry.unlink()
     entry.mkdir()
     (entry / "thesis").write_text("mine")
-    data_cache.cached(source, ["it"])
+    cache.cached(source, ["it"])
     assert (entry / "thesis").read_text() == "mine"
     assert "images are not cached" in warnings_[-1]
 
@@ -902,7 +907,7 @@ def test_an_entry_that_is_a_folder_is_left(cache_dir, warnings_):
 def test_nothing_is_written_through_links_of_a_strangers_cache(
     cache_dir, warnings_, tmp_path
 ):
-    data_cache.cached(source, ["it"])
+    cache.cached(source, ["it"])
     (entry,) = entries(cache_dir)
     entry.unlink()
     victim = tmp_path / "thesis"
@@ -911,7 +916,7 @@ def test_nothing_is_written_through_links_of_a_strangers_cache(
         link_ = cache_dir / name
         link_.unlink(missing_ok=True)
         link_.symlink_to(victim)
-        data_cache.cached(source, ["it"])
+        cache.cached(source, ["it"])
         assert victim.read_text() == "mine"
         assert link_.is_symlink()
         link_.unlink()
@@ -924,12 +929,12 @@ def test_nothing_is_written_through_links_of_a_strangers_cache(
 def test_a_forged_entry_of_other_arrays_is_rebuilt(
     dtype, memory_mapped, cache_dir, warnings_
 ):
-    data_cache.cached(source, ["it"])
+    cache.cached(source, ["it"])
     (entry,) = entries(cache_dir)
     good = entry.read_bytes()
-    _, facts = data_cache.load_arrays(entry, {})
+    _, facts = cache.load_arrays(entry, {})
     facts = {name: facts[name] for name in ("identity", "levels", "splits")}
-    data_cache.save_arrays(entry, {"train_images": np.ones((3, 2), dtype)}, facts)
-    data_cache.cached(source, ["it"], memory_mapped=memory_mapped)
+    cache.save_arrays(entry, {"train_images": np.ones((3, 2), dtype)}, facts)
+    cache.cached(source, ["it"], memory_mapped=memory_mapped)
     assert len(warnings_) == 1
     assert entry.read_bytes() == good

@@ -1,4 +1,4 @@
-"""Tests of experiments.image_grids."""
+"""Tests of experiments.report.grids."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.image_grids import image_grid, reconstruction_grid
+from experiments.report.grids import image_grid, reconstruction_grid
 
 
 def decode(png):

@@ -1,4 +1,4 @@
-"""Tests of experiments.jobs, with a fake engine that writes what training would."""
+"""Tests of sweeps as jobs, with a fake engine that writes what training would."""
 
 import contextlib
 import json
@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import grid, jobs, locks
-from experiments.files import FolderError
-from experiments.fingerprint import differences, fingerprints
-from experiments.group_notes import Note
-from experiments.interruption import Stopped
-from experiments.jobs import Launch, Sweep
-from experiments.launchers import LaunchError
-from experiments.members import Members
-from experiments.run_folder import RunFolder
+from experiments.files import locks
+from experiments.launch import jobs
+from experiments.launch.jobs import Launch, Sweep
+from experiments.messages.errors import FolderError, LaunchError
+from experiments.runner.interruption import Stopped
+from experiments.runs.folder import RunFolder
+from experiments.runs.members import Members
+from experiments.runs.notes import Note
+from experiments.settings import grid
+from experiments.settings.fingerprint import differences, fingerprints
 from tests.folders import opened, save_member
 
 # Two groups of four runs.

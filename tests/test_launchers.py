@@ -1,4 +1,4 @@
-"""Tests of experiments.launchers, with commands that take no time."""
+"""Tests of experiments.launch.engines, with commands that take no time."""
 
 import os
 import signal
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import launchers, locks
-from experiments.launchers import Command, LaunchError
+from experiments.files import locks
+from experiments.launch import engines
+from experiments.launch.engines import Command
+from experiments.messages.errors import LaunchError
 from tests import fake_slurm
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +137,7 @@ def test_a_request_to_stop_reaches_the_command(job, start):
 def test_a_missing_package_is_named(monkeypatch, tmp_path, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(LaunchError, match=f"pip install {package}") as refused:
-        launchers.make_launcher(name, tmp_path / "files", None, {})
+        engines.make_launcher(name, tmp_path / "files", None, {})
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
 
@@ -143,7 +145,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, name, package):
 def test_options_are_names_and_values():
     options = ["partition=gpu", "timeout_min=600", "mem_gb=1.5", "exclusive=true"]
     options.append("use_srun=false")
-    assert launchers.parse_options("slurm", options) == {
+    assert engines.parse_options("slurm", options) == {
         "partition": "gpu",
         "timeout_min": 600,
         "mem_gb": 1.5,
@@ -152,13 +154,13 @@ def test_options_are_names_and_values():
     }
     for option in ("partition", "=gpu", "partition="):
         with pytest.raises(LaunchError, match="--ray=num_cpus=4"):
-            launchers.parse_options("ray", [option])
+            engines.parse_options("ray", [option])
 
 
 def test_jobs_of_this_machine_run_and_stop(submitit, job, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    engine = launchers.make_launcher("local", tmp_path / "submitit", 2, {})
+    engine = engines.make_launcher("local", tmp_path / "submitit", 2, {})
     assert (engine.most_at_once, engine.is_attached) == (2, True)
     quick = job("import os; print(os.environ['CUDA_VISIBLE_DEVICES'])", "quick")
     slow = job("print('on', flush=True); import time; time.sleep(60)", "slow")
@@ -210,7 +212,7 @@ def test_a_job_of_this_machine_inherits_what_no_file_holds(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     folder = tmp_path / "jobs" / "submitit"
     folder.mkdir(parents=True)  # As an earlier version left it.
-    engine = launchers.make_launcher("local", folder, 1, {})
+    engine = engines.make_launcher("local", folder, 1, {})
     command = job(SAY_MORE)
     (handle,) = engine.submit([command])
     assert_private(folder)
@@ -263,7 +265,7 @@ def test_gpus_are_shared_out_over_the_jobs_of_a_machine(
 ):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launchers._shares(num_slots) == shares
+    assert engines._shares(num_slots) == shares
 
 
 def test_no_two_jobs_that_run_at_once_see_one_gpu(
@@ -272,7 +274,7 @@ def test_no_two_jobs_that_run_at_once_see_one_gpu(
     """A job that follows another has its GPU, not that of the one still running."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
-    engine = launchers.make_launcher("local", tmp_path / "submitit", 2, {})
+    engine = engines.make_launcher("local", tmp_path / "submitit", 2, {})
     say = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)"
     commands = [
         job(say, "first"),
@@ -295,13 +297,13 @@ def slurm(submitit, tmp_path, monkeypatch):
     for name, value in fake_slurm.install(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(launchers, "_SECONDS_BETWEEN_SACCT", 0.1)
+    monkeypatch.setattr(engines, "_SECONDS_BETWEEN_SACCT", 0.1)
     return tmp_path / "slurm" / "state"
 
 
 def test_slurm_runs_an_array(slurm, job, tmp_path):
     options = {"partition": "gpu", "timeout_min": 90, "gpus_per_node": 1, "mem_gb": 8}
-    engine = launchers.make_launcher("slurm", tmp_path / "submitit", 2, options)
+    engine = engines.make_launcher("slurm", tmp_path / "submitit", 2, options)
     commands = [job(f"print('task {i}')", f"job{i}") for i in range(3)]
     handles = engine.submit(commands)
     assert handles == ["1_0", "1_1", "1_2"]
@@ -322,7 +324,7 @@ def test_slurm_runs_an_array(slurm, job, tmp_path):
     ):
         assert f"#SBATCH {line}" in script
     # Another command finds them again, and one alone is no array.
-    again = launchers.make_launcher("slurm", tmp_path / "submitit", None, {})
+    again = engines.make_launcher("slurm", tmp_path / "submitit", None, {})
     assert not again.is_running("1_2")
     assert again.submit([job("", "one")]) == ["2"]
 
@@ -332,7 +334,7 @@ def test_what_slurm_is_given_nobody_else_reads(
 ):
     monkeypatch.setenv("A_TOKEN", TOKEN)
     folder = tmp_path / "jobs" / "submitit"
-    engine = launchers.make_launcher("slurm", folder, 1, {})
+    engine = engines.make_launcher("slurm", folder, 1, {})
     commands = [job(SAY_MORE, f"job{i}") for i in range(2)]
     handles = engine.submit(commands)
     wait_for(lambda: not any(map(engine.is_running, handles)))
@@ -348,12 +350,12 @@ def test_slurm_refuses_in_one_line(slurm, job, tmp_path, monkeypatch):
         ({"timeout_min": "long"}, "timeout_min"),
     ):
         with pytest.raises(LaunchError, match=words):
-            launchers.make_launcher("slurm", folder, None, options)
-    engine = launchers.make_launcher("slurm", folder, None, {})
+            engines.make_launcher("slurm", folder, None, options)
+    engine = engines.make_launcher("slurm", folder, None, {})
     sbatch = slurm.parent / "bin" / "sbatch"
     sbatch.write_text("#!/bin/sh\necho no such partition >&2; exit 1")
     with pytest.raises(LaunchError, match="no such partition"):
         engine.submit([job("")])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="sbatch, srun, sacct"):
-        launchers.make_launcher("slurm", folder, None, {})
+        engines.make_launcher("slurm", folder, None, {})

@@ -1,4 +1,4 @@
-"""Tests of experiments.leads: how often a lead is called that is none, or is one."""
+"""Tests of leads: how often one is claimed that is none, or is one."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import leads
+from experiments.report import leads
 
 # Standard deviations over seeds, over images, and over both, of a cell's scores.
 CASES = {

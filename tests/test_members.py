@@ -1,4 +1,4 @@
-"""Tests of experiments.members: finished runs, and failures."""
+"""Tests of experiments.runs.members: finished runs, and failures."""
 
 import json
 import shutil
@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import files, members
-from experiments.files import FolderError
+from experiments.files import sealed
+from experiments.messages.errors import FolderError
+from experiments.runs import members
 from tests.folders import (
     OWNERS,
     RESULT,
@@ -43,7 +44,7 @@ def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
     assert folder.members.finished() == set()
     save_member(folder, "a", {"bias": np.zeros(2)})
     written = []
-    atomically = files.atomically
+    atomically = sealed.atomically
 
     def all_but_the_result(path):
         if path.name == "result.json":
@@ -51,7 +52,7 @@ def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
         written.append(path.name)
         return atomically(path)
 
-    monkeypatch.setattr(files, "atomically", all_but_the_result)
+    monkeypatch.setattr(sealed, "atomically", all_but_the_result)
     with pytest.raises(FolderError, match="disk full"):
         save_member(folder, "b", {"bias": np.zeros(2)})
     # The result comes last.

@@ -1,18 +1,20 @@
-"""Tests of experiments.memory: a population larger than memory is cut into slices."""
+"""Tests that a population larger than memory is cut into slices."""
 
 import json
 
 import pytest
 
 from configs import digits
-from experiments import grid, memory, runner
-from experiments.data import load_data
-from experiments.fingerprint import fingerprints
-from experiments.group_task import DeviceData, GroupTask
-from experiments.interruption import Interruption
-from experiments.progress import Progress
-from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError
+from experiments.data.images import load_data
+from experiments.launch import here
+from experiments.messages.errors import SettingsError
+from experiments.runner import loop, memory
+from experiments.runner.interruption import Interruption
+from experiments.runner.progress import Progress
+from experiments.runner.task import DeviceData, GroupTask
+from experiments.runs.folder import RunFolder
+from experiments.settings import grid
+from experiments.settings.fingerprint import fingerprints
 from tests.folders import save_member
 
 SEEDS = tuple(range(5))
@@ -108,7 +110,7 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
         config = small_config(limit / 2**30)
         config["parallel"]["compile_ahead"] = compile_ahead
         runs = grid.expand(config)
-        runner.train_and_report(config, runs, runs, tmp_path / name)
+        here.train_and_report(config, runs, runs, tmp_path / name)
         kept[name] = {
             path.parent.name: path.read_bytes()
             for path in (tmp_path / name).glob("members/*/params.safetensors")
@@ -123,7 +125,7 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
 
 def test_compiling_can_wait_until_training_has_ended(tmp_path, monkeypatch):
     """Two groups, each compiled while none trains."""
-    compile_fitting, run = memory.compile_fitting, runner.GroupTraining.run
+    compile_fitting, run = memory.compile_fitting, loop.GroupTraining.run
     events = []
 
     def compiled(*arguments):
@@ -135,12 +137,12 @@ def test_compiling_can_wait_until_training_has_ended(tmp_path, monkeypatch):
         events.append("trained")
 
     monkeypatch.setattr(memory, "compile_fitting", compiled)
-    monkeypatch.setattr(runner.GroupTraining, "run", trained)
+    monkeypatch.setattr(loop.GroupTraining, "run", trained)
     config = small_config()
     config["parallel"]["compile_ahead"] = False
     config["sweep"] = {"likelihood": ("bernoulli", "laplace"), "seed": (0,)}
     runs = grid.expand(config)
-    runner.train_and_report(config, runs, runs, tmp_path)
+    here.train_and_report(config, runs, runs, tmp_path)
     assert events == ["compiled", "trained"] * 2
 
 
@@ -154,7 +156,7 @@ def killed(*_):
 
 
 def planned(group, folder):
-    return {part.runs for part in runner.plan(group.runs, folder)}
+    return {part.runs for part in loop.plan(group.runs, folder)}
 
 
 def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypatch):
@@ -163,10 +165,10 @@ def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypat
     first = GroupTask(slices[0], data, device_data)
     fitting = memory.Fitting(first, found.programs, slices[1:])
     monkeypatch.setattr(memory, "compile_fitting", lambda *_: fitting)
-    monkeypatch.setattr(runner.GroupTraining, "run", killed)
+    monkeypatch.setattr(loop.GroupTraining, "run", killed)
     folder = opened(tmp_path, small_config(), data)
     with Progress([group], shown=False) as progress, pytest.raises(KeyboardInterrupt):
-        runner.run_groups([group], data, folder, progress, Interruption())
+        loop.run_groups([group], data, folder, progress, Interruption())
     folder.close()
     assert planned(group, folder) == {part.runs for part in slices}
 
@@ -182,9 +184,9 @@ def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, no
         patch.setattr(folder.groups, "begin", lambda *note: next(parts)(*note))
         patch.setattr(folder.groups, "end", killed)
         with pytest.raises(KeyboardInterrupt):
-            runner._note_slices(slices, folder)
+            loop._note_slices(slices, folder)
     assert planned(group, folder) == {group.runs}
-    runner._note_slices(slices, folder)
+    loop._note_slices(slices, folder)
     folder.close()
     assert planned(group, folder) == {part.runs for part in slices}
 
@@ -197,15 +199,15 @@ def test_runs_are_started_anew_after_the_last_slice(whole, tmp_path):
     runs = grid.expand(config)
     folder = opened(tmp_path, config, data)
     first, *rest = memory.cut(grid.Group(runs), 2)
-    runner._note_slices([first, *rest], folder)
+    loop._note_slices([first, *rest], folder)
     folder.failures.save(runs[0].name, 0, {}, {})
     save_member(folder, runs[1].name)
     folder.groups.end(first.name)
-    assert {part.runs for part in runner._plan(runs, folder)} == {
+    assert {part.runs for part in loop._plan(runs, folder)} == {
         part.runs for part in rest
     }
     for part in rest:
         for run in part.runs:
             save_member(folder, run.name)
     folder.close()
-    assert runner._plan(runs, folder) == [grid.Group(runs[:1], attempt=1)]
+    assert loop._plan(runs, folder) == [grid.Group(runs[:1], attempt=1)]

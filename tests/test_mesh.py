@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import grid
-from experiments.data import load_data
-from experiments.group_task import DeviceData, GroupTask
+from experiments.data.images import load_data
+from experiments.runner.task import DeviceData, GroupTask
+from experiments.settings import grid
 from vae_jax.mesh import BATCH, MEMBERS, make_mesh, split_batch
 
 ROOT = Path(__file__).parents[1]

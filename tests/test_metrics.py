@@ -1,4 +1,4 @@
-"""Tests of experiments.metrics."""
+"""Tests of experiments.runs.metrics."""
 
 import json
 import math

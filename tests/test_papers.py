@@ -8,10 +8,10 @@ import pytest
 
 from configs.papers import static_mnist
 from experiments import papers
-from experiments.fingerprint import fingerprints
-from experiments.grid import expand
-from experiments.run_folder import RunFolder
-from experiments.settings import SettingsError
+from experiments.messages.errors import SettingsError
+from experiments.runs.folder import RunFolder
+from experiments.settings.fingerprint import fingerprints
+from experiments.settings.grid import expand
 from tests.folders import save_member
 
 RESULT = {

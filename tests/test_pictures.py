@@ -1,4 +1,4 @@
-"""Tests of experiments.pictures: files that are not there as they should be."""
+"""Tests of experiments.report.pictures: files that are not there as they should be."""
 
 import io
 import json
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import pictures
-from experiments.data import ImageData, Split
-from experiments.files import FolderError
+from experiments.data.images import ImageData, Split
+from experiments.evaluation import stored_arrays
+from experiments.messages.errors import FolderError
+from experiments.report import pictures
 from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation, Pictures
 
@@ -69,7 +70,7 @@ def to_store(names):
     model = types.SimpleNamespace(latent_dim=3, can_be_padded=True)
     run = types.SimpleNamespace(settings=types.SimpleNamespace(model=model))
     drawn = Pictures(*(np.zeros((2, 16)) for _ in Pictures._fields))
-    stored = pictures.to_store(run, images, evaluation, drawn, floor=numbers)
+    stored = stored_arrays.to_store(run, images, evaluation, drawn, floor=numbers)
     return {name: stored[name] for name in stored if name == "class_names"}
 
 

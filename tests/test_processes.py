@@ -1,4 +1,4 @@
-"""Tests of experiments.processes: one process, and two that really talk."""
+"""Tests of experiments.runner.processes: one process, and two that really talk."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import processes
+from experiments.runner import processes
 from vae_jax.population import Layout, Placement, put
 
 ROOT = Path(__file__).parents[1]

@@ -1,10 +1,10 @@
-"""Tests of experiments.progress: what reaches a terminal."""
+"""Tests of experiments.runner.progress: what reaches a terminal."""
 
 import io
 
 from rich.table import Table
 
-from experiments import progress
+from experiments.runner import progress
 
 HOSTILE = "a\x1b[2Jb\rc\x9b1A\u202ed :cat: [red]"
 HARMLESS = r"a\x1b[2Jb\rc\x9b1A\u202ed :cat: [red]"

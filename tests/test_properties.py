@@ -19,9 +19,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from configs import digits
-from experiments import data_sources, grid
-from experiments.data import DataError, DataSettings, load_data
-from experiments.settings import Options, Settings, SettingsError
+from experiments.data import sources
+from experiments.data.images import DataError, load_data
+from experiments.data.settings import DataSettings
+from experiments.messages.errors import SettingsError
+from experiments.settings import grid
+from experiments.settings.schema import Options, Settings
 
 settings.register_profile(
     "repeatable",
@@ -290,8 +293,8 @@ def test_damaged_files_are_never_taken_for_others(data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.npz"
         path.write_bytes(content)
-        if refusal(data_sources.read_npz, str(path)) is None:
-            source = data_sources.read_npz(str(path))
+        if refusal(sources.read_npz, str(path)) is None:
+            source = sources.read_npz(str(path))
             read, labels = source.splits["train"]
             np.testing.assert_array_equal(read[..., 0], images)
             assert labels is None or (labels == np.arange(20)).all()

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.data import DataSettings, load_data
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
 from vae_jax import views
 from vae_jax.fitting import fit
 from vae_jax.likelihoods import make_likelihood

@@ -1,4 +1,4 @@
-"""Tests of experiments.records."""
+"""Tests of experiments.runs.records."""
 
 import json
 import math
@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from configs import digits
-from experiments import environment, grid, records
-from experiments.files import FolderError
-from experiments.fingerprint import fingerprints
-from experiments.run_folder import RunFolder
+from experiments.messages.errors import FolderError
+from experiments.runs import environment, records
+from experiments.runs.folder import RunFolder
+from experiments.settings import grid
+from experiments.settings.fingerprint import fingerprints
 from tests.folders import save_member
 
 CONFIG = digits.get_config("tiny").to_dict() | {"sweep": {"seed": (0, 1, 2)}}

@@ -1,4 +1,4 @@
-"""Tests of experiments.results, and of the tables that experiments.progress prints."""
+"""Tests of the rows of results, and of the tables in the terminal."""
 
 import dataclasses
 import json
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments import grid, progress
-from experiments.data import ImageData, Split
-from experiments.results import result_row
-from experiments.runner import build_model
+from experiments.data.images import ImageData, Split
+from experiments.evaluation.results import result_row
+from experiments.runner import progress
+from experiments.runner.loop import build_model
+from experiments.settings import grid
 from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation
 

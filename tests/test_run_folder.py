@@ -1,4 +1,4 @@
-"""Tests of experiments.run_folder: whose folder it is, and who writes there."""
+"""Tests of experiments.runs.folder: whose folder it is, and who writes there."""
 
 import contextlib
 import json
@@ -11,9 +11,11 @@ import time
 import jax
 import pytest
 
-from experiments import data_cache, locks, run_folder
-from experiments.group_notes import Note
-from experiments.run_folder import RunFolder, refuse_links
+from experiments.data import cache
+from experiments.files import locks
+from experiments.runs import folder as run_folder
+from experiments.runs.folder import RunFolder, refuse_links
+from experiments.runs.notes import Note
 from tests.folders import (
     CONFIG,
     IMAGES,
@@ -143,13 +145,13 @@ def test_images_that_were_read_otherwise_are_told_from_others(folder, number):
     """Where reading them changed nothing, a folder of before goes on."""
     path = folder.path / "environment.json"
     found = json.loads(path.read_text())
-    assert found.pop("images_format") == data_cache.FORMAT
+    assert found.pop("images_format") == cache.FORMAT
     found |= {} if number is None else {"images_format": number}
     found["bits_depend_on"]["commit"] = "abc123"
     path.write_text(json.dumps(found))
     line = refusal(create, folder.path, images="ba9876543210")
     assert "other images" in line
-    assert f"format 3 of images there and {data_cache.FORMAT} here" in line
+    assert f"format 3 of images there and {cache.FORMAT} here" in line
     assert "natural order" in line
     assert "choose another --workdir, or use the version that wrote it" in line
     assert "commit abc123" in line

@@ -1,4 +1,4 @@
-"""Tests of experiments.settings."""
+"""Tests of experiments.settings.schema."""
 
 import copy
 import dataclasses
@@ -7,16 +7,17 @@ import math
 import pytest
 
 from configs import digits
-from experiments import grid
-from experiments.data import DataError, DataSettings
-from experiments.settings import (
+from experiments.data.images import DataError
+from experiments.data.settings import DataSettings
+from experiments.messages.errors import SettingsError
+from experiments.settings import grid
+from experiments.settings.schema import (
     _REGISTRIES,
     EvaluationSettings,
     ModelSettings,
     Options,
     ParallelSettings,
     Settings,
-    SettingsError,
     TrainingSettings,
     part_options,
 )

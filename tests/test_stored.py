@@ -1,4 +1,4 @@
-"""Tests of experiments.stored."""
+"""Tests of experiments.settings.stored."""
 
 import re
 import shlex
@@ -6,9 +6,9 @@ import shlex
 import pytest
 
 from configs import digits
-from experiments import grid, stored
-from experiments.settings import SettingsError
-from experiments.stored import PLACES
+from experiments.messages.errors import SettingsError
+from experiments.settings import grid, stored
+from experiments.settings.stored import PLACES
 
 
 def config(**changes):

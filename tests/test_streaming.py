@@ -1,4 +1,4 @@
-"""Tests of experiments.streaming: training on images that stay on the host."""
+"""Tests of experiments.runner.streaming: training on images that stay on the host."""
 
 import os
 import socket
@@ -13,13 +13,21 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from experiments import data_cache, grid, group_task, streaming
-from experiments.data import DataError, DataSettings, load_data
-from experiments.data_sources import Source, Split
-from experiments.group_task import DeviceData, GroupTask, training_sample
-from experiments.interruption import Stopped
-from experiments.settings import SettingsError
-from experiments.streaming import MOST_PIECES, Stream, StreamedTraining, split_epoch
+from experiments.data import cache
+from experiments.data.images import DataError, load_data
+from experiments.data.settings import DataSettings
+from experiments.data.sources import Source, Split
+from experiments.messages.errors import SettingsError
+from experiments.runner import streaming, task
+from experiments.runner.interruption import Stopped
+from experiments.runner.streaming import (
+    MOST_PIECES,
+    Stream,
+    StreamedTraining,
+    split_epoch,
+)
+from experiments.runner.task import DeviceData, GroupTask, training_sample
+from experiments.settings import grid
 from tests.test_group_training import opened, outcome, small_config, train
 from vae_jax import views
 from vae_jax.likelihoods import make_likelihood
@@ -260,7 +268,7 @@ def source():
 
 def test_decoded_images_stay_in_the_files_of_the_cache(tmp_path):
     for _ in range(2):  # written, then found
-        found = data_cache.cached(source, ["it"], str(tmp_path), memory_mapped=True)
+        found = cache.cached(source, ["it"], str(tmp_path), memory_mapped=True)
         images = found.splits["train"].images
         assert isinstance(images, np.memmap)
         np.testing.assert_array_equal(images, source().splits["train"].images)
@@ -268,7 +276,7 @@ def test_decoded_images_stay_in_the_files_of_the_cache(tmp_path):
 
 def test_images_that_lie_in_a_row_are_not_copied(monkeypatch):
     whole = Source(17, {**source().splits, "validation": source().splits["test"]})
-    monkeypatch.setattr("experiments.data._read", lambda settings: whole)
+    monkeypatch.setattr("experiments.data.images._read", lambda settings: whole)
     data = load_data(DataSettings("digits", num_train=20))
     assert data.train.images.shape == (20, 2, 2, 1)
     assert np.shares_memory(data.train.images, whole.splits["train"].images)
@@ -278,7 +286,7 @@ def test_of_very_many_images_a_sample_stays_on_the_device(monkeypatch):
     data = load_data(DataSettings("digits"))
     flat = data.train.images.reshape(1300, 64)
     np.testing.assert_array_equal(training_sample(data), flat)
-    monkeypatch.setattr(group_task, "_MOST_SAMPLED", 64 * 500)
+    monkeypatch.setattr(task, "_MOST_SAMPLED", 64 * 500)
     np.testing.assert_array_equal(training_sample(data), flat[::3])
     assert DeviceData(data).view("levels", views.TRAIN).shape == (434, 64)
 

@@ -1,12 +1,12 @@
-"""Tests of experiments.tables."""
+"""Tests of experiments.files.tables."""
 
 import concurrent.futures
 import os
 
 import pytest
 
-from experiments.run_folder import RunFolder
-from experiments.tables import add_to_table, write_table
+from experiments.files.tables import add_to_table, write_table
+from experiments.runs.folder import RunFolder
 from tests.folders import create, refusal
 
 

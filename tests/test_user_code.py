@@ -1,12 +1,14 @@
-"""Tests of experiments.user_code: modules that a command line names."""
+"""Tests of experiments.settings.user_code: modules that a command line names."""
 
 import os
 import sys
 
 import pytest
 
-from experiments import failures, jobs, user_code
-from experiments.settings import SettingsError
+from experiments.launch import jobs
+from experiments.messages.errors import SettingsError
+from experiments.runner import failures
+from experiments.settings import user_code
 
 FILES = {
     "my_parts.py": "import beside\n",

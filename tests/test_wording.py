@@ -1,8 +1,8 @@
-"""Tests of experiments.wording."""
+"""Tests of experiments.messages.wording."""
 
 import pytest
 
-from experiments.wording import counted, listed, plain_name, printable, suggest
+from experiments.messages.wording import counted, listed, plain_name, printable, suggest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import jax
 
 from benchmarks.contenders.ours import compile_members
 from benchmarks.work import Work
-from experiments.data import DataSettings, load_data
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.training import TrainingConfig

@@ -23,12 +23,12 @@ from rich import box
 from rich.table import Table
 
 from experiments import command_line
-from experiments.data_files import expand_user
-from experiments.progress import CONSOLE
-from experiments.settings import SettingsError
+from experiments.files.paths import expand_user
+from experiments.messages.console import CONSOLE
+from experiments.messages.errors import SettingsError
+from experiments.messages.wording import suggest
 from experiments.theory.claims import Story
 from experiments.theory.page import write_figures, write_page
-from experiments.wording import suggest
 
 # In the order they are told; each is a module with a function ``run() -> Story``.
 PROGRAMS = (

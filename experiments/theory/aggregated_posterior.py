@@ -20,7 +20,7 @@ from matplotlib import patches
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from experiments.chart_style import COLORS, FAINT, INK, MATPLOTLIB
+from experiments.report.style import COLORS, FAINT, INK, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import show_images
 from experiments.theory.models import CONFIG, digits, train

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.chart_style import COLORS, FAINT, MATPLOTLIB
+from experiments.report.style import COLORS, FAINT, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, equal
 from vae_jax.likelihoods import make_likelihood
 

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.chart_style import COLORS, INK, MATPLOTLIB
+from experiments.report.style import COLORS, INK, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import image_rows
 from experiments.theory.models import CONFIG, Images, digits, train

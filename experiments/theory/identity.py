@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.chart_style import COLORS, MATPLOTLIB
+from experiments.report.style import COLORS, MATPLOTLIB
 from experiments.theory.claims import Story, below, equal
 from experiments.theory.models import Images, digits
 from vae_jax import views

@@ -20,9 +20,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import data_sources
-from experiments.chart_style import COLORS, INK, MATPLOTLIB
-from experiments.data import DataSettings, load_data
+from experiments.data import sources
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
+from experiments.report.style import COLORS, INK, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
 from experiments.theory.image_rows import image_rows
 from experiments.theory.models import CONFIG, Images, digits, train
@@ -249,7 +250,7 @@ def mnist_floors() -> tuple[float, float] | None:
 
     None where there is no prepared MNIST to be found (TFDS_DATA_DIR).
     """
-    if not data_sources.is_on_disk("mnist", ""):
+    if not sources.is_on_disk("mnist", ""):
         return None
     data = load_data(DataSettings("mnist"))
     splits = [

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.chart_style import MATPLOTLIB
+from experiments.report.style import MATPLOTLIB
 
 # In inches.
 _TILE = 0.5

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import DataSettings, load_data
+from experiments.data.images import load_data
+from experiments.data.settings import DataSettings
 from vae_jax import views
 from vae_jax.fitting import epochs
 from vae_jax.model import VAE

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import matplotlib
 
-from experiments.chart_style import MATPLOTLIB, svg
-from experiments.files import write_atomically
-from experiments.templates import templates
+from experiments.files.sealed import write_atomically
+from experiments.report.style import MATPLOTLIB, svg
+from experiments.report.templates import templates
 from experiments.theory.claims import Story
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import xlogy
 
-from experiments.chart_style import COLORS, FAINT, MATPLOTLIB
+from experiments.report.style import COLORS, FAINT, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal
 from experiments.theory.models import Images, digits, train
 from vae_jax import views

@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.chart_style import COLORS, MATPLOTLIB
+from experiments.report.style import COLORS, MATPLOTLIB
 from experiments.theory.claims import Claim, Story, below, equal
 from experiments.theory.models import digits
 from vae_jax import views

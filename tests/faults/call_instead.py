@@ -1,6 +1,6 @@
 """Runs a command in which something happens where it would call a function.
 
-    python tests/faults/call_instead.py die experiments.group_notes:GroupNotes.end \
+    python tests/faults/call_instead.py die experiments.runs.notes:GroupNotes.end \
         experiments.sweep --workdir=runs/sweep
 
 ``die``: it ends itself by SIGKILL; ``wait``: the call takes two seconds longer.

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.group_notes import GroupNotes
+from experiments.runs.notes import GroupNotes
 from vae_jax import views
 from vae_jax.objectives import Elbo
 from vae_jax.training import MemberKeys, StepKeys, Trainer
@@ -29,7 +29,7 @@ VALIDATION_IMAGE = 3
 
 
 def member_key(seed, attempt=0):
-    """The key of a member, as experiments.group_task gives it."""
+    """The key of a member, as experiments.runner.task gives it."""
     key = jax.random.fold_in(jax.random.key(0), np.uint32(seed))
     if attempt:
         key = jax.random.fold_in(key, len(MemberKeys._fields) + attempt)

@@ -8,9 +8,10 @@ import filelock
 import numpy as np
 import pytest
 
-from experiments.checkpoints import Checkpoints
-from experiments.files import FolderError, Owner, read_record
-from experiments.members import Failures, Members
+from experiments.files.sealed import Owner, read_record
+from experiments.messages.errors import FolderError
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.members import Failures, Members
 from tests.faults import harness
 
 KEEP = 3

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments.files import (
+from experiments.files.sealed import (
     Owner,
     load_arrays,
     read_record,

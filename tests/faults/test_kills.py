@@ -137,12 +137,12 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
 @pytest.mark.parametrize(
     "function",
     [
-        "experiments.run_folder:write_atomically",  # Nothing but a lock is there.
-        "experiments.run_folder:RunFolder.record_environment",
-        "experiments.metrics:Metrics.log",
-        "experiments.group_notes:GroupNotes.end",  # All results are there.
-        "experiments.runner:write_table",
-        "experiments.runner:write_report",
+        "experiments.runs.folder:write_atomically",  # Nothing but a lock is there.
+        "experiments.runs.folder:RunFolder.record_environment",
+        "experiments.runs.metrics:Metrics.log",
+        "experiments.runs.notes:GroupNotes.end",  # All results are there.
+        "experiments.launch.here:write_table",
+        "experiments.launch.here:write_report",
     ],
 )
 def test_a_kill_between_two_files(group, cache, faults, tmp_path, function):

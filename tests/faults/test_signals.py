@@ -38,7 +38,7 @@ FEWER_EPOCHS = (*GROUP, f"--config.training.num_epochs={NUM_FEWER_EPOCHS}")
 LATE_CHECKPOINTS = (
     "tests/faults/call_instead.py",
     "wait",
-    "experiments.checkpoints:Checkpoints.wait",
+    "experiments.runs.checkpoints:Checkpoints.wait",
 )
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 

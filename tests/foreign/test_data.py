@@ -20,8 +20,13 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from experiments import data, data_sources, grid, prepare, progress
-from experiments.data import DataError, DataSettings, load_data
+from experiments import prepare
+from experiments.data import images as data_images
+from experiments.data import sources
+from experiments.data.images import DataError, load_data
+from experiments.data.settings import DataSettings
+from experiments.runner import progress
+from experiments.settings import grid
 
 GENERATOR = np.random.default_rng(0)
 GREY = GENERATOR.integers(256, size=(12, 6, 5, 1), dtype=np.uint8)
@@ -256,7 +261,7 @@ def follow(message, settings, tmp_path):
 
 def assert_read(settings, images, labels=None, names=(), levels=256):
     """The images are those that were meant, in the splits that were meant."""
-    source = data._read(settings)
+    source = data_images._read(settings)
     expected = images if isinstance(images, dict) else {"train": images}
     assert source.splits.keys() == expected.keys()
     assert source.levels == levels
@@ -269,7 +274,7 @@ def assert_read(settings, images, labels=None, names=(), levels=256):
 
 
 def assert_equal_after_a_second_start(source, settings):
-    again = data._read(settings)
+    again = data_images._read(settings)
     assert dataclasses.replace(again, splits={}) == dataclasses.replace(
         source, splits={}
     )
@@ -415,7 +420,7 @@ def test_what_has_one_meaning_is_read(name, tmp_path):
 
 def test_a_photograph_with_its_preview_is_the_photograph(tmp_path):
     """JPEG changes pixels a little; those of the preview are others altogether."""
-    read = data._read(photograph_with_preview(tmp_path)).splits["train"].images
+    read = data_images._read(photograph_with_preview(tmp_path)).splits["train"].images
     assert np.abs(read.astype(int) - GREY).max() <= 3
 
 
@@ -444,7 +449,7 @@ REFUSED = {
     "16 bits, PNG": (folder(GREY * np.uint16(257)), ["16 bits"], GREY, {}),
     "16 bits of which one value is clear": (
         folder(GREY // 2 * np.uint16(257), transparency=0),
-        ["set data.background=white"],
+        ["set images.background=white"],
         np.where(GREY // 2 == 0, 255, GREY // 2).astype(np.uint8),
         {},
     ),
@@ -882,7 +887,7 @@ def test_folders_whose_subfolders_are_unclear_are_refused(name, tmp_path):
     names, words, renamed, (splits, class_names) = UNCLEAR[name]
     settings = folder(GREY[: len(names)], names=names)(tmp_path)
     with pytest.raises(DataError, match=re.escape(words)):
-        data._read(settings)
+        data_images._read(settings)
     for old, new in renamed.items():
         target = Path(settings.path) / f"{new}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -891,7 +896,7 @@ def test_folders_whose_subfolders_are_unclear_are_refused(name, tmp_path):
         for path in source.relative_to(settings.path).parents:
             if not any((Path(settings.path) / path).iterdir()):
                 (Path(settings.path) / path).rmdir()
-    source = data._read(settings)
+    source = data_images._read(settings)
     assert list(source.splits) == splits
     assert source.class_names == class_names
 
@@ -928,7 +933,7 @@ def test_16_bits_in_which_0_is_white_are_turned_over_as_the_message_says(tmp_pat
     assert content.count(black_is_0) == 1
     file.write_bytes(content.replace(black_is_0, white_is_0))
     with pytest.raises(DataError, match="in which 0 is white") as refused:
-        data._read(settings)
+        data_images._read(settings)
     with Image.open(file) as image:
         code = code_in(str(refused.value))
         changed = eval(code, {"image": image, "np": np, "Image": Image})
@@ -962,7 +967,7 @@ def test_a_data_set_has_one_name(name, right):
     """Its splits and its place in the cache go by it."""
     with pytest.raises(DataError, match=f"did you mean '{right}'"):
         DataSettings(name)
-    if right in data_sources.PREPARABLE:
+    if right in sources.PREPARABLE:
         with pytest.raises(DataError, match=f"did you mean '{right}'"):
             prepare.prepare(name, "")
     path = "x" if right == "npz" else ""
@@ -1030,7 +1035,7 @@ def with_deep_colours(tmp_path):
     settings = folder(COLOUR)(tmp_path)
     rows = GENERATOR.integers(256, size=(6, 5, 3), dtype=np.uint8)
     (tmp_path / "mine" / "12.png").write_bytes(deep_png(rows))
-    read = data._read(settings).splits["train"].images
+    read = data_images._read(settings).splits["train"].images
     np.testing.assert_array_equal(read[-1], rows)
     return settings
 

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments import data_cache
-from experiments.data_errors import DataError
-from experiments.data_files import expand_user
+from experiments.files.paths import expand_user
+from experiments.messages.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 REFUSED = 2
@@ -213,10 +212,10 @@ def test_without_a_home_the_remedy_is_the_variable(monkeypatch, tmp_path):
     monkeypatch.delenv("VAE_JAX_CACHE", raising=False)
     monkeypatch.setattr(Path, "expanduser", unknown)
     with pytest.raises(DataError, match="VAE_JAX_CACHE=/tmp/vae_jax"):
-        data_cache.default_folder()
+        cache.default_folder()
     monkeypatch.undo()
     monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path))
-    assert data_cache.default_folder() == tmp_path
+    assert cache.default_folder() == tmp_path
 
 
 def test_a_warning_of_a_package_ends_no_command(cache, undisturbed):

@@ -13,12 +13,11 @@ from typing import NamedTuple
 import pytest
 
 from configs import digits
-from experiments import configuration, grid
-from experiments.arguments import expanded
-from experiments.data_errors import DataError
-from experiments.files import to_json
-from experiments.fingerprint import fingerprint
-from experiments.settings import SettingsError
+from experiments.files.sealed import to_json
+from experiments.messages.errors import DataError, SettingsError
+from experiments.settings import configuration, grid
+from experiments.settings.arguments import expanded
+from experiments.settings.fingerprint import fingerprint
 
 TINY = "configs/digits.py:tiny"
 

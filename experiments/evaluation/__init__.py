@@ -1,0 +1,1 @@
+"""The rows and arrays that report a run: names, units and verdicts."""

@@ -1,0 +1,169 @@
+"""From per-image arrays to the row of ``results.csv`` that reports a run."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.images import ImageData
+from experiments.evaluation.status import status
+from experiments.settings.grid import Run
+from vae_jax import views
+from vae_jax.diagnostics import active_units
+from vae_jax.evidence import Sandwich, importance_bias
+from vae_jax.measure import Evaluation
+from vae_jax.model import VAE
+
+
+def result_row(
+    run: Run,
+    model: VAE,
+    data: ImageData,
+    evaluation: Evaluation,
+    *,
+    floor: np.ndarray,
+    last_gain: float,
+    epochs: int,
+    **facts: Any,
+) -> dict[str, Any]:
+    """One row: what was run, what it reached, and how certain that is.
+
+    Means over test images carry a standard error over those images (``_se``). ``score``
+    is the importance-weighted estimate of the negative log-likelihood on the scale on
+    which the view may be compared, smaller is better: nats per binary image, or bits
+    per dimension of the integers (for a continuous view an upper bound).
+
+    Args:
+        run: the run.
+        model: its model, unpadded.
+        data: the data set.
+        evaluation: arrays over the test images.
+        floor: -log p(x) of the test images without latents, nats in the likelihood's
+            view, ``[M]``; NaN where it is not known.
+        last_gain: nats that the best validation bound rose by in the last fifth of
+            training.
+        epochs: that were trained.
+        **facts: what else training knows: best_epoch, seconds, ...
+    """
+    settings, view = run.settings, model.likelihood.view
+    estimate = evaluation.estimate
+
+    def comparable(nats: jax.Array) -> np.ndarray:
+        return views.log_mass_bound(
+            view, np.asarray(nats, np.float64), data.num_pixels, data.levels
+        )
+
+    ends = np.cumsum(model.layer_dims)[:-1]
+    means = np.asarray(evaluation.posterior_mean)
+    layers = np.split(means, ends, axis=1) if np.isfinite(means).all() else []
+    active = [int(active_units(jnp.asarray(layer))) for layer in layers]
+    binary = view == "binary"
+    bound = mean_with_error("elbo", estimate.elbo)
+    bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
+    score = scores(view, estimate.log_px, data.num_pixels, data.levels)
+    reached = mean_with_error("score", score)
+    # Of a guess that takes all images for equally probable.
+    guess = data.num_pixels * np.log(2) if binary else np.log2(data.levels)
+    return {
+        "run": run.name,
+        "dataset": data.name,
+        "likelihood": settings.model.likelihood,
+        "latent_dim": settings.model.latent_dim,
+        "beta": settings.training.beta,
+        "learning_rate": settings.training.learning_rate,
+        "seed": settings.seed,
+        "view": view,
+        "unit": "nats" if binary else "bits/dim",
+        **reached,
+        **bound,
+        **mean_with_error("log_px", estimate.log_px),
+        "reconstruction": float(np.mean(estimate.reconstruction)),
+        "kl": float(np.mean(estimate.kl)),
+        "rate": float(np.mean(estimate.kl)),
+        "distortion": float(-np.mean(comparable(estimate.reconstruction))),
+        **(
+            {"bits_per_dim": None, "bits_per_dim_se": None}
+            if binary
+            else mean_with_error("bits_per_dim", score)
+        ),
+        "num_importance_samples": settings.evaluation.num_samples,
+        "effective_sample_size": float(np.median(estimate.effective_sample_size)),
+        "largest_weight": float(np.median(estimate.largest_weight)),
+        "importance_bias": bias,
+        "importance_bias_se": bias_se,
+        "mean_squared_error": float(np.mean(evaluation.squared_error)),
+        "active_units": sum(active) if active else math.nan,
+        "active_by_layer": "+".join(map(str, active)),
+        "num_test_images": len(data.test.images),
+        "binarization": data.binarization if binary else "",
+        "binarization_seed": (
+            settings.data.binarization_seed
+            if binary and data.binarization == "static"
+            else ""
+        ),
+        "last_gain": last_gain,
+        "epochs": epochs,
+        "status": status(
+            score=reached["score"],
+            elbo=bound["elbo"],
+            over_guess=score / guess - 1,
+            over_constant=-np.asarray(estimate.log_px, float) - floor,
+            epochs=epochs,
+            num_epochs=settings.training.num_epochs,
+        ),
+        **facts,
+    }
+
+
+def sandwich_columns(sandwich: Sandwich) -> dict[str, float]:
+    """Means over the images and their standard errors, nats unless said."""
+    gap, simulated = sandwich.gap, sandwich.simulated
+    unknown = np.full(gap.elbo.shape, np.nan)
+    means = {
+        "elbo": gap.elbo,
+        "best_elbo": gap.best_elbo,
+        "importance_log_px": sandwich.importance.log_px,
+        "annealed_log_px": sandwich.annealed.log_px,
+        "amortization_gap": gap.amortization,
+        "approximation_gap": gap.approximation,
+        "last_rise": gap.last_rise,
+        "simulated_lower": simulated.lower.log_px if simulated else unknown,
+        "simulated_upper": simulated.upper.log_px if simulated else unknown,
+        "simulated_gap": simulated.gap if simulated else unknown,
+    }
+    row: dict[str, float] = {"num_images": len(gap.elbo)}
+    for name, nats in means.items():
+        row |= mean_with_error(name, nats)
+    return row | {
+        "acceptance": float(jnp.mean(sandwich.annealed.acceptance)),
+        "annealed_effective_sample_size": float(
+            jnp.median(sandwich.annealed.effective_sample_size)
+        ),
+        "gap_steps": int(gap.num_steps[0]),
+    }
+
+
+def scores(
+    view: str, log_px: jax.Array | np.ndarray, num_pixels: int, levels: int
+) -> np.ndarray:
+    """The score of each image: nats of a binary one, else bits/dim of the integers.
+
+    Args:
+        view: which random variable is modelled.
+        log_px: log p(x) in that view, nats, ``[M]``.
+        num_pixels: D, the number of values of an image.
+        levels: number of intensity levels.
+    """
+    log_mass = views.log_mass_bound(
+        view, np.asarray(log_px, np.float64), num_pixels, levels
+    )
+    return -log_mass if view == "binary" else views.bits_per_dim(log_mass, num_pixels)
+
+
+def mean_with_error(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:
+    """Mean over images and its standard error, as ``name`` and ``name_se``."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
+    return {name: float(values.mean()), f"{name}_se": float(error)}

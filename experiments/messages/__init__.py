@@ -1,0 +1,1 @@
+"""The lowest room: errors, warnings and the wording of messages."""

@@ -1,0 +1,1 @@
+"""Tables, charts and the page: they are drawn from stored rows and arrays."""

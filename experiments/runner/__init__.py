@@ -1,0 +1,1 @@
+"""Trains and evaluates groups of runs, with checkpoints; it draws nothing."""

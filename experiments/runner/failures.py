@@ -1,0 +1,177 @@
+"""Where a run met a value that is not finite: what is kept of it, and its replay."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.images import ImageData
+from experiments.runner.task import (
+    DeviceData,
+    GroupTask,
+    build_model,
+    from_named_leaves,
+    named_leaves,
+)
+from experiments.runs.environment import shell_command
+from experiments.settings.grid import Run
+from experiments.settings.user_code import parts_options
+from vae_jax import population, views
+from vae_jax.model import Params
+from vae_jax.objectives import Terms
+from vae_jax.training import (
+    OFFENDERS,
+    Member,
+    MemberKeys,
+    StepReport,
+    Trainer,
+    TrainState,
+)
+
+
+def record(
+    task: GroupTask, index: int, state: TrainState, folder: Path
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is kept of a member's failure: facts for a person, arrays for a replay.
+
+    Args:
+        task: the member's group.
+        index: the member's place in it.
+        state: the member's state, which is that before the step that failed.
+        folder: the run folder.
+    """
+    run = task.group.runs[index]
+    own = population.member(task.population.members, index)
+    epoch, batch = int(state.epoch), int(state.failure.batch)
+    step = epoch * task.trainer.steps_per_epoch + batch
+    offender = OFFENDERS[int(state.failure.offender)]
+    facts = {
+        "run": run.name,
+        "attempt": task.group.attempt,
+        "offender": offender,
+        "epochs_finished": epoch,
+        "batch": batch,
+        "step": step,
+    }
+    if offender != "validation bound":
+        batches = task.trainer.batches(own.key, state.epoch)
+        step_key = jax.random.fold_in(MemberKeys.of(own.key).step, step)
+        facts |= {
+            "key": jax.random.key_data(step_key).tolist(),
+            "images": batches[batch].tolist(),
+        }
+    facts["replay"] = replay_command(run.name, folder)
+    arrays = {
+        f"member/{name}": array[index] for name, array in task.member_arrays.items()
+    }
+    arrays |= named_leaves({"params": state.params, "opt_state": state.opt_state})
+    return facts, {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def replay_command(run: str, folder: Path) -> str:
+    """The command that replays a run's last failure."""
+    where = f"--workdir={folder}", f"--run={run}"
+    return shell_command("experiments.replay", *where, *parts_options())
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """One line on a failure, with the command that replays it."""
+    return (
+        f"{facts['run']} met a value that is not finite ({facts['offender']}, step "
+        f"{facts['step']}, after {facts['epochs_finished']} epochs) and stopped there; "
+        f"{facts['replay']}"
+    )
+
+
+def replay(
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    run: Run,
+    data: ImageData,
+) -> tuple[bool, list[str]]:
+    """Computes once more what failed.
+
+    Returns:
+        Whether the same thing is not finite again, and lines that say what is not.
+    """
+    key = jax.random.wrap_key_data(jnp.asarray(arrays["member/key"]))
+    member = Member(
+        key, *(jnp.asarray(arrays[f"member/{name}"]) for name in Member._fields[1:])
+    )
+    chosen = run.settings.model
+    if chosen.can_be_padded:  # It was trained with as many latents as its group.
+        chosen = dataclasses.replace(chosen, latent_dim=member.latent_mask.size)
+    model = build_model(dataclasses.replace(run.settings, model=chosen), data)
+    config = run.settings.training.config()
+    trainer = Trainer(model, config, len(data.train.images))
+    shapes = jax.eval_shape(trainer.start, population.param_shapes(model))
+    stored = from_named_leaves(
+        arrays, {"params": shapes.params, "opt_state": shapes.opt_state}
+    )
+    params, opt_state = jax.tree.map(
+        jnp.asarray, (stored["params"], stored["opt_state"])
+    )
+    device_data = DeviceData(data)
+    if facts["offender"] == "validation bound":
+        x = device_data.view(model.likelihood.view, views.VALIDATION)
+        terms = trainer.validation_terms(params, member, x)
+        found = OFFENDERS[-1] if not np.isfinite(terms.bound) else OFFENDERS[0]
+        return found == facts["offender"], [_verdict(facts, found)]
+
+    images = jnp.asarray(device_data.train[np.array(facts["images"])])
+    step = jnp.int32(facts["step"])
+
+    @jax.jit
+    def once_more() -> StepReport:
+        return trainer.step(params, opt_state, member, images, step)[1]
+
+    @jax.jit
+    def in_detail() -> tuple[Params, Terms]:
+        keys, likelihood = trainer.step_keys(member, step), model.likelihood
+        x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
+        warmup = config.warmup(trainer.steps_per_epoch)(step)
+        return trainer.gradient(params, member, keys.latent, x, warmup)
+
+    found = OFFENDERS[int(once_more().offender)]
+    gradients, terms = in_detail()
+    lines = [
+        _verdict(facts, found),
+        *_images_not_finite(facts, terms._asdict()),
+        *_entries_not_finite("gradient", gradients),
+        *_largest(params),
+    ]
+    return found == facts["offender"], lines
+
+
+def _verdict(facts: Mapping[str, Any], found: str) -> str:
+    return (
+        f"{facts['run']}, step {facts['step']}: {found} is not finite; recorded was "
+        f"{facts['offender']}."
+    )
+
+
+def _images_not_finite(
+    facts: Mapping[str, Any], terms: Mapping[str, jax.Array]
+) -> Iterator[str]:
+    values = {name: np.asarray(term) for name, term in terms.items()}
+    for i, image in enumerate(facts["images"]):
+        if not all(np.isfinite(term[i]) for term in values.values()):
+            told = ", ".join(f"{name} {term[i]:.6g}" for name, term in values.items())
+            yield f"training image {image}: {told} nats"
+
+
+def _entries_not_finite(what: str, tree: Any) -> Iterator[str]:
+    for name, leaf in named_leaves(tree).items():
+        count = int(np.sum(~np.isfinite(leaf)))
+        if count:
+            yield f"{what} of {name}: {count} of {leaf.size} entries are not finite"
+
+
+def _largest(params: Any) -> Iterator[str]:
+    for name, leaf in named_leaves(params).items():
+        if leaf.size:
+            yield f"parameters {name}: largest magnitude {np.abs(leaf).max():.6g}"

@@ -1,0 +1,181 @@
+"""The metric rows of runs: one file each, and the same as TensorBoard events."""
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from experiments.messages.errors import FolderError
+from experiments.files.sealed import Owner, cannot_read, cannot_write, parse_json, read_bytes, remove, with_nan, without_nan, write_atomically
+from experiments.messages.wording import counted
+
+# No file of rows has so many, at the most bytes that it may have.
+_MOST_LINES = 1_000_000
+
+
+class Metrics:
+    """The metric rows in a run folder.
+
+    Args:
+        folder: the run folder.
+        owners: the fingerprint of each run by name, which every row carries.
+    """
+
+    def __init__(self, folder: Path, owners: Mapping[str, str]):
+        self._folder = folder
+        self._owners = owners
+        # Not a SummaryWriter: a full disk ends its thread with a traceback, and then
+        # a process that waits for it hangs.
+        self._events: dict[str, EventsWriter] = {}
+
+    def path(self, run: str) -> Path:
+        """Returns the file that holds the rows of a run.
+
+        Raises:
+            FolderError: there is no such run.
+        """
+        if run not in self._owners:  # A name from elsewhere may be '../..'.
+            raise FolderError(f"{run!r} is no run of {self._folder / 'config.json'}.")
+        return self._folder / "members" / run / "metrics.jsonl"
+
+    def restore(self, runs: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Makes these rows all there are of some runs: none lost, none repeated.
+
+        Args:
+            runs: names of the runs.
+            rows: what was logged of them until where they are now continued.
+        """
+        self._end(runs)
+        for run in runs:
+            write_atomically(self.path(run), "")
+            for stale in (self._folder / "tensorboard" / run).glob("events.*"):
+                if not stale.is_dir():  # That is none of ours.
+                    remove(stale)
+        self.log(rows)
+
+    def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows, each with its ``run`` and ``epoch``.
+
+        Raises:
+            FolderError: they cannot be written.
+        """
+        for row in rows:
+            path = self.path(row["run"])
+            own = {"run": row["run"], "fingerprint": self._owners[row["run"]]}
+            try:
+                # A folder that has vanished is not made again.
+                with open(path, "r+") as file:
+                    file.seek(0, os.SEEK_END)
+                    file.write(json.dumps(without_nan({**own, **row})) + "\n")
+                self._log_events(row)
+            except OSError as error:
+                raise cannot_write(path, error) from error
+
+    def read(self, run: str, report: Callable[[str], object]) -> list[dict[str, Any]]:
+        """Returns the rows of a run, in the order they were logged.
+
+        Args:
+            run: its name.
+            report: is given a line if some cannot be read.
+        """
+        path = self.path(run)
+        try:
+            content = read_bytes(path)
+            if content.count(b"\n") + content.count(b"\r") > _MOST_LINES:
+                raise ValueError(f"it has more than {_MOST_LINES:,} lines")
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            report(str(cannot_read(path, error, "do without its learning curve")))
+            return []
+        owner = Owner(run, self._owners[run])
+        # A file may come back from an editor in another encoding.
+        encodings = dict.fromkeys(("utf-8", json.detect_encoding(content)))
+        rows, others = max(
+            (
+                _parse(content.decode(encoding, "replace"), owner)
+                for encoding in encodings
+            ),
+            key=lambda parsed: len(parsed[0]),
+        )
+        if others:
+            report(
+                f"{counted(others, 'row')} of {path} cannot be read, or are of another "
+                f"run; the other {len(rows)} are used."
+            )
+        return rows
+
+    def _log_events(self, row: Mapping[str, Any]) -> None:
+        run = row["run"]
+        if run not in self._events:
+            folder = self._folder / "tensorboard" / run
+            folder.mkdir(parents=True, exist_ok=True)
+            self._events[run] = EventsWriter(str(folder.absolute() / "events"))
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if "/" in name
+        ]
+        self._events[run].write_event(
+            Event(
+                wall_time=time.time(),
+                step=row["epoch"],
+                summary=Summary(value=values),
+            )
+        )
+        self._events[run].flush()
+
+    def close(self) -> None:
+        """Ends the TensorBoard files written so far."""
+        self._end(list(self._events))
+
+    def _end(self, runs: Iterable[str]) -> None:
+        for run in runs:
+            if writer := self._events.pop(run, None):
+                # What could not be written was told when it was logged.
+                with contextlib.suppress(OSError):
+                    writer.close()
+
+
+def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
+    """A run's rows in a text, and the number of lines that are none."""
+    rows, others = [], 0
+    for line in text.replace("\r", "\n").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            # A power cut may leave NUL bytes beside a row, an editor a mark before it.
+            row = parse_json(line.strip("\0\ufeff \t"))
+            is_own = (row.pop("run"), row.pop("fingerprint")) == owner
+            if not is_own or type(row["epoch"]) is not int:
+                raise ValueError("it is no row of this run")
+            if not all(map(_is_number, row.values())):
+                raise ValueError("it holds something else than numbers")
+        except (AttributeError, KeyError, TypeError, ValueError):
+            others += 1
+        else:
+            rows.append({"run": owner.name, **with_nan(row)})
+    return rows, others
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that a float holds, or stands for none."""
+    if value is None:
+        return True
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def allow_open_files() -> None:
+    """Permits as many open files as there may be: each member has several."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # Some systems promise too much.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,136 @@
+"""Notes on the groups of runs that are begun and not finished.
+
+Beside the checkpoints of a group lies a note on which runs train together, so that a
+group is continued as it was begun.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.messages.errors import AnotherOwnerError
+from experiments.files.sealed import Owner, read_record, remove, write_record
+from experiments.settings.fingerprint import group_fingerprint
+from experiments.settings.grid import Group, MOST_ATTEMPTS
+
+
+class Note(NamedTuple):
+    """Runs that were begun together."""
+
+    name: str  # of the group
+    runs: tuple[str, ...]
+    attempt: int  # how often they were begun before, with other keys
+
+    @classmethod
+    def on(cls, group: Group) -> "Note":
+        """Returns the note on a group."""
+        return cls(group.name, tuple(run.name for run in group.runs), group.attempt)
+
+
+def is_group_name(name: str) -> bool:
+    """Whether a name is one that groups have: it leads to no other folder."""
+    return bool(re.fullmatch(r"\w+-\w+", name))
+
+
+class GroupNotes:
+    """The notes of a run folder.
+
+    Args:
+        path: the folder of all checkpoints.
+        owners: the fingerprint of each run by name.
+    """
+
+    def __init__(self, path: Path, owners: Mapping[str, str]):
+        self.path = path
+        self._owners = owners
+
+    def begin(self, note: Note) -> Path:
+        """Notes which runs train together; returns the folder of their checkpoints."""
+        facts = {
+            "name": note.name,
+            "runs": {run: self._owners[run] for run in note.runs},
+            "attempt": note.attempt,
+        }
+        write_record(self.path / f"{note.name}.json", facts)
+        return self.path / note.name
+
+    def owner(self, note: Note) -> Owner:
+        """Returns what a group's checkpoints belong to."""
+        runs = [self._owners[run] for run in note.runs]
+        return Owner(note.name, group_fingerprint(runs, note.attempt))
+
+    def runs(self) -> set[str]:
+        """Returns the names of all runs that are noted, whatever they are of."""
+        found: set[str] = set()
+        for path in self._files():
+            try:
+                found.update(read_record(path)["runs"])
+            except (OSError, KeyError, TypeError, ValueError):
+                continue  # ``begun`` reports it.
+        return found
+
+    def begun(self, finished: set[str], report: Callable[[str], object]) -> list[Note]:
+        """Returns the notes on groups that are begun and not ended.
+
+        Args:
+            finished: names of the runs that are.
+            report: is given a line on every note that is damaged, which is removed: its
+                runs are grouped again.
+
+        Raises:
+            AnotherOwnerError: a note is on runs of another configuration.
+        """
+        notes = []
+        for path in self._files():
+            try:
+                facts = read_record(path)
+                note = Note(facts["name"], tuple(facts["runs"]), facts["attempt"])
+                if note.name != path.stem:
+                    raise ValueError("it is of another group")
+                if not (
+                    type(note.attempt) is int and 0 <= note.attempt < MOST_ATTEMPTS
+                ):
+                    raise ValueError(f"its attempt is {note.attempt!r}")
+                if not is_group_name(note.name) or not note.runs:
+                    raise ValueError("it is of no group")  # It may be named '..'.
+                others = [
+                    run
+                    for run, fingerprint in facts["runs"].items()
+                    if self._owners.get(run) != fingerprint
+                ]
+            except FileNotFoundError:  # Another command has ended it just now.
+                continue
+            except (AttributeError, OSError, KeyError, TypeError, ValueError) as error:
+                self.discard(path.stem, str(error), report)
+                continue
+            if others:
+                raise AnotherOwnerError(
+                    f"{path} belongs to another sweep, where {others[0]!r} has another "
+                    "configuration or other images: delete it to group its runs again, "
+                    "or put back its own."
+                )
+            if finished.issuperset(note.runs):
+                self.end(note.name)  # The process died before it did.
+            else:
+                notes.append(note)
+        return notes
+
+    def discard(self, group: str, reason: str, report: Callable[[str], object]) -> None:
+        """Removes a note that is damaged, and says so."""
+        path = self.path / f"{group}.json"
+        report(f"{path} is damaged ({reason}): its runs are grouped again.")
+        remove(path)
+
+    def end(self, group: str) -> None:
+        """Drops the checkpoints of a group whose results are written."""
+        folder = self.path / group
+        if folder.is_symlink():
+            remove(folder)
+        # Two commands may do so at once; what is left over is in nobody's way.
+        shutil.rmtree(folder, ignore_errors=True)
+        remove(self.path / f"{group}.json")
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self.path.glob("*.json") if path.is_file())

@@ -1,0 +1,184 @@
+"""The fingerprint of a run: a digest of all that decides its bits.
+
+Every part that a run leaves on disk carries it, so that a part which was copied from
+another run, left by an earlier configuration, or made from other images is recognised.
+It covers the run's own resolved settings, not the axes of its sweep: a sweep that grows
+keeps the runs that are finished. It does not cover what changes no result (paths,
+devices, how often checkpoints are written) nor versions of packages and code, which
+``environment.json`` records.
+"""
+
+import dataclasses
+import hashlib
+import json
+import reprlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from experiments.files.sealed import to_json
+from experiments.settings.grid import Run
+from experiments.settings.schema import Options, Settings
+from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.networks import ACTIVATIONS, NETWORKS
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.posteriors import POSTERIORS
+from vae_jax.priors import PRIORS
+
+# What no result depends on, but for rounding: sections, and fields of data.
+_OF_THE_MACHINE = ("checkpoint", "parallel")
+_NOT_OF_THE_IMAGES = (
+    "cache_dir",
+    "data_dir",
+    "download",
+    "path",
+    "stream",
+    "stream_megabytes",
+)
+
+
+def fingerprint(settings: Settings, images: str) -> str:
+    """Returns the fingerprint of a run, as a hexadecimal SHA-256.
+
+    A field with a default is left out where it has that value. So a field that a later
+    version adds, with the default that stands for what was before, leaves fingerprints
+    as they are; changing the default of a field changes them without a word, and is
+    not to be done.
+
+    Args:
+        settings: of the run.
+        images: their fingerprint (``ImageData.fingerprint``).
+    """
+    facts = {
+        "settings": comparable(_given(settings)),
+        "images": images,
+        "own_modules": _own_modules(settings),
+    }
+    return _digest(facts)
+
+
+def fingerprints(runs: Iterable[Run], images: str) -> dict[str, str]:
+    """Returns the fingerprint of each run by its name."""
+    return {run.name: fingerprint(run.settings, images) for run in runs}
+
+
+def group_fingerprint(runs: Sequence[str], attempt: int) -> str:
+    """Returns the fingerprint of runs that train together.
+
+    Args:
+        runs: the fingerprint of each, in their order.
+        attempt: how often they were begun before, with other keys.
+    """
+    return _digest([attempt, *runs])
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a configuration, or a run, that results depend on."""
+    kept = {name: config[name] for name in config if name not in _OF_THE_MACHINE}
+    if isinstance(data := kept.get("data"), Mapping):
+        kept["data"] = {n: data[n] for n in data if n not in _NOT_OF_THE_IMAGES}
+    return kept
+
+
+def machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that decide how results are rounded, and nothing else."""
+    stream = config.get("data", {}).get("stream", False)
+    found = {**config.get("parallel", {}), "stream": stream}
+    found.pop("compile_ahead", None)  # It decides when programs compile, not which.
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Returns where two configurations give different results, field by field."""
+    old, new = (comparable(json.loads(to_json(config))) for config in (old, new))
+    return differing(old, new, "config")
+
+
+def differing(old: Any, new: Any, path: str) -> list[str]:
+    """Returns where two nested mappings differ, a line for each entry."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for name in sorted({*old, *new})
+            for line in differing(
+                old.get(name, "(absent)"), new.get(name, "(absent)"), f"{path}.{name}"
+            )
+        ]
+    return [] if old == new else [f"{path} is {old!r} there and {new!r} here"]
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration with the fields that came after it was stored.
+
+    Their defaults stand for what was before. Fields without a default are not added.
+    """
+    return _filled(config, Settings)
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _given(settings: Any) -> Any:
+    """The fields of settings, without those at a default."""
+    return {
+        field.name: _given(value) if dataclasses.is_dataclass(value) else value
+        for field in dataclasses.fields(settings)
+        if (value := getattr(settings, field.name)) != field.default
+    }
+
+
+def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    filled, hints = dict(config), get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, default = hints[field.name], field.default
+        # Options by name that were not given are left out of a configuration, too.
+        if default is not dataclasses.MISSING and hint is not Options:
+            if dataclasses.is_dataclass(default) and not isinstance(default, type):
+                default = dataclasses.asdict(default)
+            filled.setdefault(field.name, default)
+        inner, is_section = filled.get(field.name), dataclasses.is_dataclass(hint)
+        if is_section and isinstance(hint, type) and isinstance(inner, Mapping):
+            filled[field.name] = _filled(inner, hint)
+    return filled
+
+
+# Packages whose versions environment.json holds.
+_LIBRARIES = ("vae_jax", "jax", "jaxlib", "flax")
+
+
+def _own_modules(settings: Settings) -> dict[str, str]:
+    """The digest of the source of each part that is the user's own, by its kind."""
+    model = settings.model
+    parts = {
+        "likelihood": LIKELIHOODS[model.likelihood],
+        "network": NETWORKS[model.network],
+        "posterior": POSTERIORS[model.posterior],
+        "prior": PRIORS[model.prior],
+        "objective": OBJECTIVES[settings.training.objective],
+        "activation": ACTIVATIONS[model.activation],
+    }
+    found = {}
+    for kind, part in parts.items():
+        part = getattr(part, "func", part)
+        if part.__module__.partition(".")[0] not in _LIBRARIES:
+            found[kind] = hashlib.sha256(_source(part)).hexdigest()
+    return found
+
+
+def _source(part: Any) -> bytes:
+    """The file that a class or function stands in, also if it was run, not imported."""
+    module, parts = (
+        sys.modules.get(part.__module__),
+        getattr(part, "__dict__", {}).values(),
+    )
+    code = [getattr(each, "__code__", None) for each in (part, *parts)]
+    # Of the code first: the module may be called '__main__', as others are.
+    files = [*(c.co_filename for c in code if c), getattr(module, "__file__", None)]
+    wrappers = dataclasses.__file__, reprlib.__file__  # By the version of Python.
+    for file in files:
+        # From there is a wrapper that each dataclass has as its __repr__.
+        if file and file not in wrappers and Path(file).is_file():
+            return Path(file).read_bytes()
+    return b""  # Typed into an interpreter.
