@@ -235,7 +235,7 @@ SPECIAL: dict[str, Options] = {
 # Imports once what every command imports, and forks for each of them.
 _SERVER = """
 import json, os, runpy, sys
-for name in ("flax.linen", "optax", "sklearn.linear_model", "experiments.runner.loop"):
+for name in ("flax.linen", "optax", "sklearn.linear_model", "experiments.launch.here"):
     try:
         __import__(name)
     except ImportError:
