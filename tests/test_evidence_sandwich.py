@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluation.results import sandwich_columns
+from experiments.report import terminal
 from experiments.runner import progress
 from tests import linear_gaussian
 from vae_jax.evidence import measure_sandwich
@@ -49,7 +50,7 @@ def test_columns_add_up_and_are_printed(measured):
     )
     assert row["num_images"] == 12
     with progress.CONSOLE.capture() as capture:
-        progress.print_sandwich({"run": "one", "view": "continuous", **row})
+        terminal.print_sandwich({"run": "one", "view": "continuous", **row})
     text = capture.get()
     assert "one, nats per image" in text
     assert f"{row['elbo']:.3f}" in text
@@ -61,5 +62,5 @@ def test_a_model_that_cannot_be_simulated_lacks_those_columns(measured):
     row = sandwich_columns(measured[1]._replace(simulated=None))
     assert np.isnan(row["simulated_gap"])
     with progress.CONSOLE.capture() as capture:
-        progress.print_sandwich({"run": "one", "view": "continuous", **row})
+        terminal.print_sandwich({"run": "one", "view": "continuous", **row})
     assert "generated images" not in capture.get()

@@ -58,7 +58,7 @@ def start(tmp_path):
         code = (
             # Ignored where the tests run in the background of a shell.
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from experiments.launchers import Command, become, run\n"
+            "from experiments.launch.engines import Command, become, run\n"
             f"{how}(Command(*{tuple(command)!r}), {{'PLACE': 'there', 'FAR': 'x'}})"
         )
         process = subprocess.Popen(

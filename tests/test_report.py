@@ -215,7 +215,7 @@ def test_page_tells_where_numbers_come_from(page):
 def test_every_column_has_a_heading_of_its_own():
     members = findings.members_of(sweep(), pytest.fail)
     for group in findings.group_members(members):
-        headers = [column.header for column in page._columns(group)]
+        headers = [column.header for column in report._columns(group)]
         assert len(set(headers)) == len(headers)
 
 
@@ -308,9 +308,9 @@ def test_a_sweep_over_posteriors_shows_each_model_by_itself(tmp_path):
 def test_a_folder_without_results_is_refused(tmp_path):
     folder = write_run(tmp_path, [member("categorical", 8, 0, 2.5)])
     with pytest.raises(FolderError, match="no results"):
-        page.write_report(folder, [], [])
+        report.write_report(folder, [], [])
     with pytest.raises(FolderError, match="'rate' is 'fast'"):
-        page.write_report(
+        report.write_report(
             folder, [member("categorical", 8, 0, 2.5) | {"rate": "fast"}], []
         )
     assert not (tmp_path / "report.html").exists()
@@ -322,7 +322,7 @@ def test_last_of_repeated_epochs_counts():
         {"run": "a", "epoch": 1, "train/bound": -9.0, "validation/bound": -8.0},
         {"run": "a", "epoch": 2, "train/bound": -4.0},
     ]
-    bounds = page._bounds(rows)
+    bounds = report._bounds(rows)
     np.testing.assert_array_equal(bounds["train"], [[1, -9], [2, -4]])
     np.testing.assert_array_equal(bounds["validation"], [[1, -8]])
 
@@ -433,8 +433,8 @@ def test_a_picture_of_a_neighbour_is_not_shown(three):
 
 def test_a_picture_of_one_pixel_is_shown(tmp_path):
     path = tmp_path / "latents.png"
-    page.Image.new("L", (1, 1)).save(path)
-    assert page._picture(path, "a model", "latents", 1).width == 1
+    report.Image.new("L", (1, 1)).save(path)
+    assert report._picture(path, "a model", "latents", 1).width == 1
 
 
 def test_arrays_of_other_shapes_are_left_out_of_the_report(tmp_path):
@@ -445,5 +445,5 @@ def test_arrays_of_other_shapes_are_left_out_of_the_report(tmp_path):
     arrays["picture/manifold"] = arrays["picture/samples"]
     save_member(folder, arrays=arrays, **rows[0])
     lines = []
-    page.write_report(folder, rows, lines)
+    report.write_report(folder, rows, lines)
     assert any(f"pictures of {run} are left out" in line for line in lines)

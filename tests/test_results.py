@@ -10,6 +10,7 @@ import pytest
 from configs import digits
 from experiments.data.images import ImageData, Split
 from experiments.evaluation.results import result_row
+from experiments.report import terminal
 from experiments.runner import progress
 from experiments.runner.loop import build_model
 from experiments.settings import grid
@@ -287,7 +288,7 @@ def test_a_diverged_run_is_called_so(data, evaluation, part, value):
 
 def printed(rows):
     with progress.CONSOLE.capture() as capture:
-        progress.print_results(rows)
+        terminal.print_results(rows)
     return capture.get()
 
 

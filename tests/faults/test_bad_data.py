@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import prepare
+from experiments.data import published as preparing
 from tests.faults import harness
 from tests.test_data import idx
 
@@ -378,9 +378,9 @@ def prepared(common):
         if not folder.exists():
             published = common / "published"
             published.mkdir()
-            m.setitem(prepare.PUBLISHED, "mnist", _publish(published))
+            m.setitem(preparing.PUBLISHED, "mnist", _publish(published))
             unfinished = common / "prepared.unfinished"
-            prepare.prepare("mnist", str(unfinished), str(published))
+            preparing.prepare("mnist", str(unfinished), str(published))
             unfinished.rename(folder)
     return folder
 
@@ -388,7 +388,7 @@ def prepared(common):
 def _publish(folder):
     """Writes the files that MNIST is published as, with 300 and 50 images."""
     digests = {}
-    real = prepare.PUBLISHED["mnist"]
+    real = preparing.PUBLISHED["mnist"]
     generator = np.random.default_rng(0)
     for files, count in zip(real.splits.values(), (300, 50), strict=True):
         drawn = generator.integers(256, size=(count, 28, 28), dtype=np.uint8)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from experiments.data import cache as data_cache
 from experiments.files.paths import expand_user
 from experiments.messages.errors import DataError
 
@@ -212,10 +213,10 @@ def test_without_a_home_the_remedy_is_the_variable(monkeypatch, tmp_path):
     monkeypatch.delenv("VAE_JAX_CACHE", raising=False)
     monkeypatch.setattr(Path, "expanduser", unknown)
     with pytest.raises(DataError, match="VAE_JAX_CACHE=/tmp/vae_jax"):
-        cache.default_folder()
+        data_cache.default_folder()
     monkeypatch.undo()
     monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path))
-    assert cache.default_folder() == tmp_path
+    assert data_cache.default_folder() == tmp_path
 
 
 def test_a_warning_of_a_package_ends_no_command(cache, undisturbed):
