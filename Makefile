@@ -1,16 +1,32 @@
-# `make sweep` and `make test` do all their set-up themselves on a fresh machine.
+# Plain `make` prints the help: the texts after ## in this file.
 
+## Train and compare variational autoencoders. Run first, for a small sweep:
+##
+##   make sweep ARGS="--config=configs/digits.py:tiny --workdir=runs/tiny"
+##
+## and then `make sweep`. Each target first installs into VENV what it needs.
+##
+## Variables, as in `make test ARGS=tests/test_views.py`:
+##   PYTHON     the Python that makes VENV, 3.11 or newer
 PYTHON ?= python3
+##   VENV       the folder of the virtual environment
 VENV ?= .venv
-BIN := $(VENV)/bin
+##   ARGS       options of the command that the target runs
 ARGS ?=
+BIN := $(VENV)/bin
 
-.PHONY: sweep quick test slow-test faults lint clean
+.PHONY: help sweep quick test slow-test faults lint clean
 
-sweep: $(VENV)/.installed
+##
+## Targets:
+help:  ## prints this help
+	@awk '/^##/ {sub(/^## ?/, ""); print; next} \
+	  /^[a-z-]+:.*## / {name = $$1; sub(/^.*## /, ""); \
+	    sub(/:/, "", name); printf "  %-10s %s\n", name, $$0}' $(firstword $(MAKEFILE_LIST))
+
+sweep: $(VENV)/.installed  ## trains the main job, or another with ARGS=--config=FILE, and writes a report
 	$(BIN)/python -m experiments.sweep $(ARGS)
 
-# Exact answers of every part of the library, and a command line that trains: a minute.
 QUICK := $(addprefix tests/test_,architecture.py views.py diagnostics_two_samples.py \
 	evidence_linear_gaussian.py evidence_sandwich.py fitted_prior.py hierarchies.py \
 	objectives_aggregate.py measure.py readme.py \
@@ -20,19 +36,19 @@ QUICK := $(addprefix tests/test_,architecture.py views.py diagnostics_two_sample
 quick test: export XLA_FLAGS := --xla_backend_optimization_level=0 \
 	--xla_llvm_disable_expensive_passes=true \
 	--xla_cpu_parallel_codegen_split_count=1 $(XLA_FLAGS)
-test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(ARGS)
-
-quick: $(VENV)/.installed
+quick: $(VENV)/.installed  ## the shortest useful tests: every part of the library, and one sweep
 	$(BIN)/python -m pytest $(QUICK) $(ARGS)
 
-slow-test: $(VENV)/.installed
+test: $(VENV)/.installed  ## all fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+slow-test: $(VENV)/.installed  ## the scientific tests, which train to convergence
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-faults: $(VENV)/.installed
+faults: $(VENV)/.installed  ## kills, starves and feeds rubbish to real processes
 	$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## checks style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,5 +60,5 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test,tfds,stream]'
 	@touch $@
 
-clean:
+clean:  ## removes VENV
 	rm -rf $(VENV)
