@@ -157,11 +157,14 @@ def _heading(platform: str) -> str:
 Printed by `python -m benchmarks`. {machine.describe(platform)}.
 
 Times are medians, with the least and the most in brackets. Contenders take turns on
-the same cores, each in a process of its own, so what else the machine does hits all
-alike; ratios are taken within a round. *Others* is the share of these cores' time
-that went to other processes during an epoch: from a few per cent on, trust the ratios
-more than the times. *Start* is from process start until an epoch takes as long as it
-always will, compilation included; *process* is the largest resident set."""
+the same cores, each in a process of its own, so other work of the machine hits all
+alike; ratios are taken within a round. Equal ELBOs show that all do the same work.
+
+- *Others*: the share of these cores' time that went to other processes during an epoch.
+  From a few per cent on, trust the ratios more than the times.
+- *Start*: from the start of the process to the first epoch at full speed, with
+  compilation.
+- *Process*: the largest resident set."""
 
 
 def _parts(platform: str, bars: list[chart.Bar]) -> Iterator[str]:

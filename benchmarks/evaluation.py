@@ -48,7 +48,7 @@ def section(work: Work, counts: Sequence[int], repeats: int) -> str:
     )
     return (
         f"{BATCH_SIZE} images at a time, {CHUNK} samples of each decoded together. "
-        "*Program* is what the compiled program says it needs for arguments, results "
-        "and temporary arrays; *process* is the largest resident set.\n\n"
+        "*Program* is the memory that the compiled program needs for arguments, "
+        "results and temporary arrays; *process* is the largest resident set.\n\n"
         + table(header, rows)
     )

@@ -62,8 +62,9 @@ def describe(
         peak: of the machine.
     """
     text = (
-        f"An epoch of ours is {hand_flop / 1e9:.0f} GFLOP of matrix products by hand; "
-        f"XLA counts {counted.flop / 1e9:.0f} GFLOP in all on "
+        f"Counted by hand, the matrix products of our epoch are "
+        f"{hand_flop / 1e9:.0f} GFLOP. "
+        f"XLA counts {counted.flop / 1e9:.0f} GFLOP in all, and "
         f"{counted.bytes_accessed / 1e9:.0f} GB read and written, "
         f"{counted.intensity:.1f} FLOP per byte: "
         f"{counted.flop / 1e9 / seconds:.0f} GFLOP/s and "

@@ -67,6 +67,6 @@ def section(
     return (
         "`python -m experiments.sweep` on one model of the main job, on a fresh run "
         "folder, with a persistent compilation cache that is empty at the first start. "
-        "*Compiling* is that of all programs before the first epoch ends, evaluation "
-        "included, or reading them.\n\n" + table(header, rows)
+        "*Compiling* is the time to compile all programs before the first epoch ends, "
+        "evaluation included, or to read them.\n\n" + table(header, rows)
     )
