@@ -1,14 +1,15 @@
 """Writes docs/results.md: published tables beside what we obtain.
 
     python -m experiments.papers --runs=runs/papers --page=docs/results.md
-    python -m experiments.papers --readme=README.md
+    python -m experiments.papers --readme=PAGE.md
 
-The second also puts the rows that were run into a page that has a place for them. The
-runs of `configs/papers/NAME.py:VARIANT` are looked for in RUNS/NAME/VARIANT, and what
-is finished there is kept as RECORDS/NAME/VARIANT.json, a file of some kilobytes. The
-page is drawn from these records alone: rows outlive their run folders, and those run on
-other machines are added. A row of which no record has the present configuration says
-that it was not run.
+The second also puts the rows that were run into a page of yours, between its two lines
+``<!-- results -->``.
+
+RUNS/NAME/VARIANT holds the runs of ``configs/papers/NAME.py:VARIANT``. The finished
+ones are kept as RECORDS/NAME/VARIANT.json, a file of some kilobytes. The page is drawn
+from these records alone: rows outlive their run folders, and runs of other machines can
+be added. A row without a record of the present configuration is shown as not yet run.
 """
 
 from experiments import guard  # noqa: F401  It listens while the rest is imported.
