@@ -311,7 +311,7 @@ def test_runs_are_begun_anew(tmp_path, cache, faults):
         process.send_signal(signal.SIGKILL)
         assert harness.Outcome(process).status == -signal.SIGKILL
     for _ in injections:
-        with faults.injected("run begun anew with another key"):
+        with faults.injected("run restarted with another key"):
             outcome = harness.run(sweep(folder), cache)
             assert (outcome.status, outcome.stderr) == (0, "")
             assert harness.outcome_of(folder) == harness.outcome_of(undisturbed)
