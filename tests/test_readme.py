@@ -13,6 +13,7 @@ import pytest
 from experiments.settings import configuration
 from experiments.settings.arguments import expanded
 from experiments.settings.grid import expand
+from tests.test_architecture import RANKS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -95,6 +96,12 @@ def test_the_indexes_name_every_page():
     linked = {link.partition("#")[0] for link in links(ROOT / "docs" / "README.md")}
     assert linked >= {page.name for page in DOCS} - {"README.md"}
     assert set(links(README)) >= {f"docs/{page.name}" for page in DOCS}
+
+
+def test_the_map_names_every_room():
+    named = re.findall(r"^(\w+)/? ", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    rooms = {path.parent.name for path in (ROOT / "experiments").glob("*/__init__.py")}
+    assert set(named) >= rooms | set(RANKS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
