@@ -41,9 +41,9 @@ VERBS = {
 INTRODUCTION = """\
 # Public names
 
-By room, lowest floor first: a room imports only from those above it on this page. The
-first section is what `import vae_jax` gives. Written from the code by
-`python -m tests.test_api > docs/api.md`.
+The first section lists the names of `import vae_jax`. The others list those of each
+room; a room imports only from rooms above it on this page. This page is written from
+the code by `python -m tests.test_api > docs/api.md`.
 """
 
 

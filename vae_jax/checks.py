@@ -1,4 +1,4 @@
-"""Refusals of values: one line that names the value, and what to give in its place."""
+"""Refusals of values: one line that names the value and the remedy."""
 
 import numbers
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def is_keys(values: Any) -> bool:
 
 
 def require_count(name: str, value: Any, smallest: int = 1) -> None:
-    """Refuses what is no whole number, or too small.
+    """Refuses a value that is not a whole number, or too small.
 
     Raises:
         ValueError: naming it.
@@ -28,7 +28,7 @@ def require_count(name: str, value: Any, smallest: int = 1) -> None:
 
 
 def require_counts(name: str, values: Any, length: int = -1) -> tuple[int, ...]:
-    """Returns whole numbers as a tuple; refuses others, or another number of them.
+    """Returns whole numbers as a tuple; refuses other values or another length.
 
     Args:
         name: of the values, for messages.
@@ -50,7 +50,7 @@ def require_counts(name: str, values: Any, length: int = -1) -> tuple[int, ...]:
 
 
 def require_key(name: str, value: Any) -> None:
-    """Refuses what is not one typed key.
+    """Refuses a value that is not one typed key.
 
     Raises:
         ValueError: naming it.
@@ -63,7 +63,7 @@ def require_key(name: str, value: Any) -> None:
 
 
 def require_type(name: str, value: Any, kind: Any, example: str) -> None:
-    """Refuses what is not of a type.
+    """Refuses a value that is not of a type.
 
     Raises:
         ValueError: naming it, and an example of what makes one.

@@ -64,7 +64,7 @@ def fit_prior(
 
 
 def require_own_prior(posterior: PosteriorFamily) -> None:
-    """Refuses a posterior that another prior would change."""
+    """Refuses a posterior that depends on the prior."""
     if isinstance(posterior, LadderFamily):
         raise ValueError(
             "the prior of a 'ladder' cannot be replaced: its posterior is made of it. "

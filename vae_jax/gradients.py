@@ -1,4 +1,4 @@
-"""Values whose gradient is another than that of the formula they come from."""
+"""Values with the gradient of another formula."""
 
 from typing import Any
 

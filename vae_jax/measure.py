@@ -1,4 +1,4 @@
-"""A trained model on images: what is reported of each of them, and what pictures show.
+"""A trained model on images: numbers of each image, and arrays of the pictures.
 
 ``evaluate`` scores every image of a test set. ``draw`` computes a few images of the
 model. Both decode the mean of q(z|x).
@@ -43,7 +43,7 @@ def expected_intensity(
 
 
 class Evaluation(NamedTuple):
-    """Per image, ``[N]`` unless said, nats unless said."""
+    """Numbers of each image, ``[N]`` and in nats unless a field says otherwise."""
 
     estimate: ImportanceEstimate
     # mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, intensity^2;
@@ -65,7 +65,7 @@ def evaluate(
     chunk: int,
     batch_size: int,
 ) -> Evaluation:
-    """Evaluates a model on every image given, remainder of the batches included.
+    """Evaluates a model on every image, also on those that fill no batch.
 
     Memory is that of decoding ``batch_size * chunk`` images. Results depend on neither,
     but for how the networks round in products of another size: in float32 a few units

@@ -32,7 +32,7 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class VAE:
-    """What a model is made of; hashable, so that it can be static under ``jit``."""
+    """A frozen description of a model; hashable, and static under ``jit``."""
 
     network: Network
     image_shape: Shape  # height, width, channels
@@ -317,7 +317,7 @@ def make_vae(
     prior_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> VAE:
-    """Returns a VAE made of parts by name.
+    """Returns a VAE; its parts are given by name.
 
     Args:
         likelihood: p(x|z), from ``vae_jax.likelihoods``.

@@ -1,4 +1,4 @@
-"""How exactly a measurement multiplies."""
+"""The precision of matrix products in measurements."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def float32_products(function: _Function) -> _Function:
-    """Decorates a function that measures a model: its products are exact to float32.
+    """Decorates a measurement: its matrix products have the precision of float32.
 
     On GPUs and TPUs, JAX's default products of float32 round what they multiply (to
     TF32 and bfloat16), which training can afford. What is reported of a model is to be

@@ -1,4 +1,4 @@
-"""A trained model: a VAE with its parameters, for images as people have them."""
+"""A trained model: a VAE with its parameters, for images of any usual shape."""
 
 import dataclasses
 import functools

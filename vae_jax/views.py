@@ -106,7 +106,7 @@ def as_rows(
     levels: int,
     name: str = "images",
 ) -> np.ndarray:
-    """Returns images as people have them as rows of integers, uint8 ``[N, D]``.
+    """Returns images of any usual shape as rows of integers, uint8 ``[N, D]``.
 
     Args:
         images: integers, ``[N, H, W, C]``, ``[N, D]``, or ``[N, H, W]`` of one channel.
@@ -228,6 +228,6 @@ def log_mass_bound(
 
 
 def bits_per_dim(log_mass: np.ndarray, num_pixels: int) -> np.ndarray:
-    """Returns bits per pixel value of a log-mass in nats per image; less is better."""
+    """Returns bits per pixel value of a log-mass in nats; smaller is better."""
     bits: np.ndarray = -log_mass / (num_pixels * np.log(2))
     return bits

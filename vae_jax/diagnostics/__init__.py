@@ -1,4 +1,4 @@
-"""What the latent space does.
+"""Diagnostics of the latent space.
 
 ``activity`` counts the latents whose mean moves with the image,
 ``aggregated_posterior`` splits the average KL into information and mismatch with the

@@ -7,7 +7,7 @@ ACTIVE_VARIANCE = 0.01
 
 
 def latent_variances(posterior_means: jax.Array) -> jax.Array:
-    """Returns Var_x(E_q[z|x]) of each latent over the images given, ``[latent]``.
+    """Returns Var_x(E_q[z|x]) of each latent over the images, ``[latent]``.
 
     Args:
         posterior_means: E_q[z|x], ``[images, latent]``.

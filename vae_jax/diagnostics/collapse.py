@@ -18,7 +18,7 @@ def judge_collapse(
     latent_dim: int,
     gain: float,
 ) -> Verdict:
-    """Sums up whether a model's latents have collapsed (posterior collapse).
+    """Returns whether a model's latents have collapsed (posterior collapse).
 
     Four signs of life, each at least one bit (0.69 nats) per image, or one latent:
 

@@ -31,7 +31,7 @@ _CHUNK = 2000
 
 
 class ConstantFit(NamedTuple):
-    """The best constant output, and whether the search for it has settled."""
+    """The best constant output, and whether the search for it has converged."""
 
     negative_log_prob: jax.Array  # -log p(x) of each test image, nats, [M]
     outputs: Any  # as the initial ones

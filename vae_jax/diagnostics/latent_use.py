@@ -27,7 +27,7 @@ _MOST_COMPARED = 1000
 
 
 class LatentUse(NamedTuple):
-    """What is measured of one model; None where not asked for."""
+    """The measurements of one model; None if not requested."""
 
     decomposition: KLDecomposition | None
     # Mean distance between log q(z|x) that comes with a sample and that which is found

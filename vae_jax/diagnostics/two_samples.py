@@ -12,7 +12,7 @@ _TIE = 1e-6
 
 
 class TwoSampleTest(NamedTuple):
-    """How far two sets of samples are apart, and how often chance alone does that."""
+    """The distance of two sets of samples, and how often chance alone gives as much."""
 
     squared_mmd: jax.Array  # unbiased, so it may be negative, in [-2, 2], []
     p_value: jax.Array  # in [1 / (permutations + 1), 1], []
@@ -27,7 +27,7 @@ def mmd_test(
     num_permutations: int,
     bandwidth: jax.Array | float | None = None,
 ) -> TwoSampleTest:
-    """Tests two samples for equality: permutations of their squared MMD.
+    """Tests whether two samples have one distribution: permutations of squared MMD.
 
     The statistic is the unbiased U-statistic (Gretton et al. 2012, "A kernel two-sample
     test", Lemma 6) under a Gaussian kernel. The p-value is (1 + number of permutations

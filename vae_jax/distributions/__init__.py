@@ -1,4 +1,4 @@
-"""Distributions of latents as values, which posteriors and priors are made of."""
+"""Distributions of latents as values; posteriors and priors consist of them."""
 
 from vae_jax.distributions.conditional import ConditionalGaussian
 from vae_jax.distributions.flows import Flow

@@ -57,7 +57,7 @@ class Step(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
-    """Steps of one kind, taken one after the other.
+    """A sequence of steps of one kind.
 
     Attributes:
         kind: a class of steps, in ``STEPS``.

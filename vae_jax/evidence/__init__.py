@@ -1,4 +1,4 @@
-"""log p(x) of a model, per image, in nats: exact, estimated, and split into its parts.
+"""log p(x) of a model, per image, in nats: exact, estimated, and split into parts.
 
 ``importance`` and ``annealing`` estimate it for any model, ``linear_gaussian`` knows it
 exactly for one family, ``gap`` says where the bound loses the rest, and ``sandwich``

@@ -86,7 +86,7 @@ def _check_schedule(schedule: jax.Array) -> None:
 
 
 class AnnealedEstimate(NamedTuple):
-    """What several chains say of one image (or of each of several)."""
+    """The estimate of several chains for one image (or for each of several)."""
 
     log_px: jax.Array  # a stochastic bound on log p(x), nats
     log_weights: jax.Array  # each an estimate of log p(x) by one chain, nats, [chains]

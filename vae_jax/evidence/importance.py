@@ -14,7 +14,7 @@ from vae_jax.products import float32_products
 
 
 class ImportanceEstimate(NamedTuple):
-    """What k samples of q(z|x) say of one image (or of each of several)."""
+    """The estimate of k samples of q(z|x) for one image (or for each of several)."""
 
     log_px: jax.Array  # log 1/k sum_i w_i; its expectation is L_k <= log p(x), nats
     reconstruction: jax.Array  # mean of log p(x|z_i), nats
@@ -105,7 +105,7 @@ def importance_estimate(
 def importance_bias(
     last_doubling: ArrayLike, doubling_before: ArrayLike
 ) -> tuple[float, float]:
-    """Returns how far the mean of ``log_px`` lies below that of log p(x).
+    """Returns the distance of the mean of ``log_px`` below the mean of log p(x).
 
     A positive bias says that log p(x) is higher than the estimate. The gap falls as a
     power of the number of samples, 1/k where the weights' variance is finite (Nowozin

@@ -20,7 +20,7 @@ _LOG_2PI = np.log(2 * np.pi)
 
 
 class PrincipalComponents(NamedTuple):
-    """The spectrum of data: of their covariance with denominator N."""
+    """The spectrum of the data's covariance, with denominator N."""
 
     mean: np.ndarray  # [D]
     eigenvalues: np.ndarray  # descending, [D]

@@ -106,7 +106,7 @@ class FixedGaussian(_Gaussian):
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(_Gaussian):
-    """Gaussian of a scale that is found from the data.
+    """Gaussian with a scale that is fitted to the data.
 
     - 'shared': one parameter for all pixels, learned by gradient;
     - 'pixel': an output of the decoder for each pixel;

@@ -210,7 +210,7 @@ class LogisticMixture(Likelihood):
 
 @dataclasses.dataclass(frozen=True)
 class Categorical(Likelihood):
-    """Categorical: P(k) = softmax(logits)_k, a mass that knows no order of levels.
+    """Categorical: P(k) = softmax(logits)_k, a mass without an order of levels.
 
     ``levels`` outputs per pixel, the logits. Source: van den Oord, Kalchbrenner and
     Kavukcuoglu 2016 (PixelRNN).

@@ -102,7 +102,7 @@ class LinearHeads(nn.Module):
 
 
 class OutputBias(nn.Module):
-    """A bias per pixel and parameter, for the data's statistics to be written into.
+    """A bias per pixel and parameter, which starts at the statistics of the data.
 
     It is added in float32: what networks that compute in bfloat16 round is then how far
     an image's parameters are from the mean image's, and not the parameters themselves.

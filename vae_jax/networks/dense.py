@@ -49,7 +49,7 @@ class MLP(DenseNetwork, ActivatedNetwork):
 def hidden_layers(
     field: str, widths: tuple[int, ...], activation: str, precision: str
 ) -> MLP:
-    """Returns layers whose widths are the field of another part.
+    """Returns the layers whose widths are a field of another part.
 
     Raises:
         ValueError: a value outside those allowed, by the name of the field.

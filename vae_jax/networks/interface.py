@@ -29,7 +29,7 @@ class Module(Protocol):
 
 
 class Network(abc.ABC):
-    """An encoder and the decoder that belongs to it.
+    """An encoder and its decoder.
 
     A frozen dataclass, whose fields are the network's options: hashable, so that it can
     be static under ``jit``.

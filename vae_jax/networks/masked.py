@@ -77,7 +77,7 @@ def _masked_conv(network: PixelCNN, channels: int, *, itself: bool) -> nn.Conv:
 
 
 class MaskedMLP(nn.Module):
-    """Outputs ``[..., latent, outputs]`` of a latent that see only those before it.
+    """Outputs ``[..., latent, outputs]``: each latent's depend only on those before it.
 
     Dense layers with masked weights (Germain et al. 2015, "MADE"); context reaches all.
     """

@@ -63,7 +63,7 @@ class BetaTC(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class MMD(Objective):
-    """``ElboLogWeight`` less ``mmd_weight`` times MMD^2(q(z), p(z)).
+    """``ElboLogWeight`` minus ``mmd_weight`` times MMD^2(q(z), p(z)).
 
     The squared maximum mean discrepancy of the samples of a batch, one per image, from
     as many of the prior: the unbiased U-statistic (Gretton et al. 2012, Lemma 6) under

@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Images, and the posterior samples of them that an objective is estimated with.
+    """Images with their posterior samples, from which an objective is estimated.
 
     Attributes:
         model: the VAE.

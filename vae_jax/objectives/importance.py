@@ -100,7 +100,7 @@ class _Grouped(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class MIWAE(_Grouped, WeightedBound):
-    """The mean over ``num_groups`` groups of samples of the ``IWAE`` of each.
+    """The mean of ``IWAE`` over ``num_groups`` groups of samples.
 
     A bound L_k with k = num_samples / num_groups, whose gradient for q is less noisy
     than that of more weights. Rainforth et al. 2018, "Tighter variational bounds are
@@ -113,7 +113,7 @@ class MIWAE(_Grouped, WeightedBound):
 
 @dataclasses.dataclass(frozen=True)
 class CIWAE(WeightedBound):
-    """``mixing`` times the ELBO and the rest of ``IWAE``, of the same samples.
+    """``mixing`` times the ELBO plus ``1 - mixing`` times ``IWAE``, of equal samples.
 
     Rainforth et al. 2018; ``mixing`` in [0, 1].
     """
@@ -132,7 +132,7 @@ class CIWAE(WeightedBound):
 
 @dataclasses.dataclass(frozen=True)
 class PIWAE(_Grouped):
-    """``IWAE`` with a gradient for q of ``MIWAE``, both of the same samples.
+    """``IWAE`` with the gradient of ``MIWAE`` for q, of the same samples.
 
     The decoder and the prior have the gradient of the tighter bound, which is the
     value. Rainforth et al. 2018.

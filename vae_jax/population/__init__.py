@@ -1,4 +1,4 @@
-"""Many models trained as one program: ``Population`` binds what its programs share.
+"""Many models trained as one program: a ``Population``.
 
 ``padding`` gives latent sizes one shape, ``placement`` says where members lie, and
 ``programs`` compiles functions of one member for many.

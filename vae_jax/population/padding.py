@@ -39,7 +39,7 @@ def pad(tree: Any, like: Any) -> Any:
 
 
 def unpad(tree: Any, like: Any) -> Any:
-    """Cuts every leaf to the shapes of ``like``: the inverse of ``pad``."""
+    """Cuts every leaf to the shapes of ``like``; the inverse of ``pad``."""
     return jax.tree.map(
         lambda leaf, target: leaf[tuple(slice(n) for n in target.shape)], tree, like
     )
@@ -51,7 +51,7 @@ def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
 
 
 def param_shapes(model: VAE) -> Params:
-    """Returns shapes and dtypes of a model's parameters, without computing any."""
+    """Returns shapes and dtypes of a model's parameters, and computes none."""
     statistics = jax.ShapeDtypeStruct((model.num_pixels,), jnp.float32)
     images = jax.ShapeDtypeStruct((_ENOUGH_IMAGES, model.num_pixels), jnp.uint8)
     shapes: Params = jax.eval_shape(

@@ -20,7 +20,7 @@ from vae_jax.mesh import MEMBERS, make_mesh
 
 
 class Layout(NamedTuple):
-    """Members on columns of devices; those of a column share the images of a batch.
+    """Members on columns of devices; the devices of a column split each batch.
 
     As few members as possible are on the fullest column, then as few columns as
     possible are used: 12 members on 8 devices take 6 devices with 2 members each, since
@@ -145,7 +145,7 @@ def member(stacked: Any, index: int) -> Any:
 
 
 def put(tree: Any, sharding: Sharding) -> Any:
-    """Returns arrays, the same in every process, where a program wants them."""
+    """Returns arrays, equal in every process, placed as a program needs them."""
 
     def put_leaf(leaf: Any) -> Any:
         if getattr(leaf, "sharding", None) == sharding:

@@ -43,7 +43,7 @@ _LARGEST_UNOPTIMIZED = 2**22
 
 @jax.jit
 def member_keys(seeds: jax.Array, attempt: int = 0) -> jax.Array:
-    """Returns the key of each seed; other ones for each further attempt.
+    """Returns the key of each seed; each further attempt has other keys.
 
     Args:
         seeds: uint32 ``[members]``.

@@ -19,7 +19,7 @@ def over_members(
     execution: str,
     mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
-    """Lifts a function of one member to one of stacked members.
+    """Lifts a function of one member to stacked members.
 
     Args:
         function: takes arguments of one member, then ``num_shared`` arguments that

@@ -9,7 +9,7 @@ from vae_jax.networks import Heads, Params
 
 
 class PosteriorFamily(Protocol):
-    """A family of posteriors: hashable, so that it can be static under ``jit``.
+    """A family of posteriors; hashable, and static under ``jit``.
 
     Made from the number of latents or, with a ClassVar ``is_hierarchical = True``, from
     those of each stochastic layer; its other fields are its options. It may also

@@ -60,7 +60,7 @@ def make_prior(
 
 
 def priors_of(name: str, layer_dims: tuple[int, ...]) -> Registry[PriorFamily]:
-    """Returns the registry in which a prior of so many layers has its options.
+    """Returns the registry of the priors for a number of stochastic layers.
 
     Raises:
         ValueError: an unknown name, or one for a single layer where there are more.

@@ -23,7 +23,7 @@ class Prior(Protocol):
 
 
 class PriorFamily(Protocol):
-    """A family of priors: hashable, so that it can be static under ``jit``.
+    """A family of priors; hashable, and static under ``jit``.
 
     Made from the number of latents; its other fields are its options. It may declare
     ``pads_exactly: ClassVar[bool] = True``: latents are independent and each standard

@@ -27,7 +27,7 @@ _SMALLEST = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """How a model is trained, but for the objective."""
+    """How a model is trained, without the objective."""
 
     batch_size: int = 64
     microbatches: int = 1  # parts of a batch whose gradients are taken one by one

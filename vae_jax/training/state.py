@@ -10,7 +10,7 @@ from vae_jax.objectives import Terms
 
 
 class Member(NamedTuple):
-    """What may differ between models that share one compiled program: arrays only."""
+    """The arrays that may differ between models of one compiled program."""
 
     key: jax.Array  # typed key, []
     beta: jax.Array  # weight of the KL, []
@@ -31,7 +31,7 @@ OFFENDERS = (
 
 
 class Failure(NamedTuple):
-    """Where a member met a value that is not finite; it stopped before that update."""
+    """The place of a value that is not finite; the member stopped before the update."""
 
     offender: jax.Array  # index into OFFENDERS, 0 while all is well, int32 []
     batch: jax.Array  # of the epoch that was not finished, int32 []
@@ -45,7 +45,7 @@ class Failure(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What training carries from epoch to epoch; always finite but for best_bound."""
+    """The state of training between epochs; finite, except for ``best_bound``."""
 
     params: Params
     opt_state: Any
@@ -77,7 +77,7 @@ class EpochMetrics(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What is known of one step."""
+    """The report of one step."""
 
     terms: Terms  # means over the batch, nats
     gradient_norm: jax.Array  # before clipping, []
@@ -85,7 +85,7 @@ class StepReport(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """What a validation reports: means over images, in nats, and where training is."""
+    """The report of a validation: means over images, nats, and how training stands."""
 
     terms: Terms  # [], at full beta
     best_bound: jax.Array  # []
