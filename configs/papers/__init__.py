@@ -1,1 +1,1 @@
-"""Published tables, one configuration a table."""
+"""Published tables: one configuration for each."""

@@ -1,4 +1,4 @@
-"""What the configurations of published tables share."""
+"""The common part of the configurations of published tables."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from configs import mnist
 
 
 def start(data: str, variant: str) -> ml_collections.ConfigDict:
-    """A configuration to change: scored as published tables are, and no more.
+    """Returns a configuration to change, with the scores of published tables alone.
 
     Args:
         data: a variant of ``configs/mnist.py`` that names the images.
@@ -33,7 +33,7 @@ def start(data: str, variant: str) -> ml_collections.ConfigDict:
 def finish(
     config: ml_collections.ConfigDict, *grids: dict[str, tuple[Any, ...]]
 ) -> ml_collections.ConfigDict:
-    """The configuration with its sweep of these grids, locked."""
+    """Returns the configuration with a sweep of these grids, locked."""
     config.sweep = grids
     config.lock()
     return config

@@ -1,31 +1,32 @@
 """Table 1 of Burda, Grosse, Salakhutdinov 2016, "Importance weighted autoencoders".
 
--log p(x) of the 10,000 test images of dynamically binarized MNIST, binarized once, in
-nats, from 5000 importance samples; VAE and IWAE with k = 1, 5 and 50 samples. "VAE, k"
-averages k log-weights, without the closed form of the KL; with k = 1 both are one.
+-log p(x) in nats of the 10,000 test images of dynamically binarized MNIST; each test
+image is binarized once. The estimate has 5000 importance samples. VAE and IWAE train
+with k = 1, 5 and 50 samples. "VAE, k" averages k log-weights, without the closed form
+of the KL; with k = 1 it equals the IWAE.
 
 Command: python -m experiments.sweep --config=configs/papers/burda2016.py:one_layer \
              --workdir=runs/papers/burda2016/one_layer
-         for each variant below, resumed by the same command, and gathered by
-         python -m experiments.papers.
+         for each variant below. The same command resumes;
+         python -m experiments.papers puts the results into the table.
 Data:    mnist and binarized_mnist, prepared: --config.data.data_dir or TFDS_DATA_DIR.
-Cost:    the full schedule is meant for a GPU and was never run. The rows of
-         static,cpu took 42 minutes of one core of a CPU with AVX-512, those of
-         one_layer,cpu 93 and those of two_layers,cpu 130, beside other work.
+Cost:    the full schedule is sized for a GPU and has not been run. On one core of a
+         CPU with AVX-512, with other work beside, static,cpu took 42 minutes,
+         one_layer,cpu 93 and two_layers,cpu 130.
 
 Variants:
     one_layer   784-200-200-50 and its mirror image, tanh
     two_layers  latents 100 and 50; 200-200 hidden units below and 100-100 between
     static      one_layer on the fixed binarization of Larochelle and Murray
-    ...,cpu     each with k = 1 and 5 and fewer epochs of larger batches
+    ...,cpu     each of them with k = 1 and 5, fewer epochs and larger batches
 
 Protocol, from the authors' code: output bias at the logit of the mean image; batches of
-20; Adam, in eight stages, 3^i epochs at 1e-3 10^(-i/7), 3280 in all; 59,600 images to
+20; Adam, in eight stages of 3^i epochs at 1e-3 10^(-i/7), 3280 in all; 59,600 images to
 train on and 400 to validate; a fresh Bernoulli draw at each access.
-Knowingly different: images are shuffled; Adam's constants are the paper's (0.9, 0.999,
-1e-4), where the code has a first-moment decay of 0.99; of all validated parameters the
-best are evaluated. cpu: batches of 50, a cosine schedule, far fewer epochs, and for
-the same bounds the less noisy gradients of STL (VAE) and DReG (IWAE).
+Knowingly different: images are shuffled; Adam's constants are those of the paper (0.9,
+0.999, 1e-4), and not the code's first-moment decay of 0.99; the best of all validated
+parameters are evaluated. cpu: batches of 50, a cosine schedule, far fewer epochs, and
+for the same bounds the less noisy gradients of STL (VAE) and DReG (IWAE).
 """
 
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ _VARIANTS = ("one_layer", "two_layers", "static")
 _CPU_OBJECTIVE = {"elbo_log_weight": "stl", "iwae": "dreg"}
 
 
-# What the rows of a variant are about, where that is not the table's.
+# The data of a variant's rows, if it is not that of the table.
 _DATA = {"static": {"data": "static binarized MNIST"}}
 
 

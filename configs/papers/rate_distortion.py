@@ -1,17 +1,17 @@
 """Rate and distortion along beta (Alemi et al. 2018, "Fixing a broken ELBO").
 
-Models of static binarized MNIST that differ in the weight of the KL alone trace the
-curve of what is paid, the rate E[KL(q(z|x) || p(z))], against what is had for it, the
-distortion -E[log p(x|z)], both in nats. rate + distortion = -ELBO is least at beta = 1.
-The paper prints a figure, no table: there is nothing published to hold this against.
+Models of static binarized MNIST that differ only in the weight of the KL trace a curve:
+the rate E[KL(q(z|x) || p(z))], which is the price, against the distortion
+-E[log p(x|z)], both in nats. rate + distortion = -ELBO is smallest at beta = 1. The
+paper prints a figure and no table: there are no published numbers to compare with.
 
 Command: python -m experiments.sweep --config=configs/papers/rate_distortion.py \
              --workdir=runs/papers/rate_distortion/full
          python -m experiments.sweep --config=configs/papers/rate_distortion.py:cpu \
              --workdir=runs/papers/rate_distortion/cpu
 Data:    binarized_mnist, prepared: --config.data.data_dir or TFDS_DATA_DIR.
-Cost:    all models of the curve are one population. full is meant for a GPU and was
-         never run; cpu takes five minutes of a CPU core.
+Cost:    all models of the curve are one population. full is sized for a GPU and has
+         not been run; cpu takes five minutes of a CPU core.
 
 Variants:
     full  ten weights, three seeds, 300 epochs (the default)

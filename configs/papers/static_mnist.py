@@ -1,7 +1,8 @@
 """A plain VAE on static binarized MNIST, as another library reports it.
 
--log p(x) of the 10,000 test images in nats, there from 200 importance samples, here
-from 5000. (Its IWAE has the network of Burda et al. and stands in their table.)
+-log p(x) of the 10,000 test images in nats: the published number is from 200 importance
+samples, ours from 5000. (Its IWAE has the network of Burda et al. and is in their
+table.)
 
 Command: python -m experiments.sweep --config=configs/papers/static_mnist.py \
              --workdir=runs/papers/static_mnist/full
@@ -15,17 +16,17 @@ Variants:
     cpu   120 epochs at a higher rate, 1000 importance samples
 
 Protocol: 784-400-40, ReLU, Adam 1e-4, batches of 100, 500 epochs.
-Knowingly different: the learning rate falls as a cosine, where theirs falls by
-10^(-1/5) at epochs 200 and 350; Glorot-uniform weights; output bias at the mean image.
+Knowingly different: the learning rate falls as a cosine, and theirs by 10^(-1/5) at
+epochs 200 and 350; Glorot-uniform weights; output bias at the mean image.
 
-The rows are 2.6 (full) and 1.9 nats (cpu) above the published one, which we take for
-that of another protocol: pythae's own code by this one (0.1.2; python -m
-benchmarks.pythae_plain_vae) ended at 92.6 nats here, from 200 samples, with a
-validation loss that kept to ours all along (epoch 130: 100.7 and 100.6; at the end 98.6
-and 99.0). Nor is it the schedule: 120 epochs at 1e-3 and 240 at 3e-4, with the KL in
-closed form, from the sample or with the gradient of STL, all end between 91.7 and 92.3.
-With a second layer of 400, which the published script has commented out, 30 of 40
-latents stay inactive, and the score is worse (95.5).
+The rows are 2.6 (full) and 1.9 nats (cpu) above the published number, which is probably
+from another protocol. pythae's own code (0.1.2; python -m benchmarks.pythae_plain_vae)
+with this protocol ended at 92.6 nats here, from 200 samples. Its validation loss stayed
+close to ours (100.7 and 100.6 at epoch 130, 98.6 and 99.0 at the end). The schedule is
+not the reason: 120 epochs at 1e-3 and 240 at 3e-4, with the KL in closed form, from the
+sample or with the gradient of STL, all end between 91.7 and 92.3. With a second layer
+of 400, which is a comment in the published script, 30 of 40 latents stay inactive, and
+the score is worse (95.5).
 """
 
 from typing import Any

@@ -8,8 +8,8 @@ Command: python -m experiments.sweep --config=configs/papers/tomczak2018.py \
          python -m experiments.sweep --config=configs/papers/tomczak2018.py:cpu \
              --workdir=runs/papers/tomczak2018/cpu
 Data:    binarized_mnist, prepared: --config.data.data_dir or TFDS_DATA_DIR.
-Cost:    the full schedule is meant for a GPU and was never run. cpu: 17 minutes on one
-         busy CPU core for the standard prior, 17 on two for the VampPrior.
+Cost:    the full schedule is sized for a GPU and has not been run. cpu: 17 minutes on
+         one busy CPU core for the standard prior, 17 on two for the VampPrior.
 
 Variants:
     full  the paper's schedule (the default)
