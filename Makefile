@@ -35,6 +35,7 @@ QUICK := $(addprefix tests/test_,architecture.py views.py diagnostics_two_sample
 # Small programs that run once: compiling them takes far longer than running them.
 quick test: export XLA_FLAGS := --xla_backend_optimization_level=0 \
 	--xla_llvm_disable_expensive_passes=true \
+	--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters \
 	--xla_cpu_parallel_codegen_split_count=1 $(XLA_FLAGS)
 quick: $(VENV)/.installed  ## the shortest useful tests: every part of the library, and one sweep
 	$(BIN)/python -m pytest $(QUICK) $(ARGS)

@@ -11,6 +11,18 @@ from vae_jax.model import make_vae
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    """Keeps compiled programs between runs: most of the time goes into compiling.
+
+    They lie in pytest's own cache, which ``pytest --cache-clear`` empties.
+    """
+    cache = getattr(config, "cache", None)  # None with -p no:cacheprovider.
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("programs")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture
 def keys_are_used_once():
     """Has JAX raise where a key is used twice; compiling takes a quarter longer."""
