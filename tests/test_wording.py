@@ -2,7 +2,22 @@
 
 import pytest
 
-from experiments.messages.wording import counted, listed, plain_name, printable, suggest
+from experiments.messages.wording import (
+    counted,
+    listed,
+    plain_name,
+    printable,
+    refusal,
+    suggest,
+)
+
+
+def test_a_refusal_names_field_and_value_then_reason_and_remedy():
+    line = refusal("--only", "7", "it fits no run", "Give an index")
+    assert line == "--only is '7': it fits no run. Give an index."
+    assert refusal("seed", -1, "it must be at least 0") == (
+        "seed is -1: it must be at least 0."
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,18 @@ _LONGEST_NAME = 100  # characters of a name that are compared with others
 _MARKUP = frozenset("<>&\"'|`\\*[]")
 
 
+def refusal(field: str, value: object, why: str, remedy: str = "") -> str:
+    """Returns a refusal, ``FIELD is VALUE: WHY. REMEDY.``: every message has this form.
+
+    Args:
+        field: the option, configuration field or file that cannot be used.
+        value: its value, shown as Python writes it.
+        why: a clause, without a full stop, such as 'it must be at least 1'.
+        remedy: a sentence, without a full stop, that works when followed literally.
+    """
+    return ". ".join(filter(None, (f"{field} is {value!r}: {why}", remedy))) + "."
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
