@@ -154,7 +154,7 @@ def test_members_of_different_numbers_are_refused(images, members, message):
             {"model": "mlp"},
             "model is 'mlp': it must be of type VAE. Give what",
         ),
-        ({"execution": "vmap"}, "execution 'vmap' is unknown.*auto, map, loop"),
+        ({"execution": "vmap"}, "execution is 'vmap': it is unknown.*auto, map, loop"),
         ({"devices": []}, r"devices is \[\]: give at least one"),
         ({"devices": "cpu"}, "devices is 'cpu': give at least one"),
         (

@@ -189,8 +189,11 @@ def test_an_inactive_upper_layer_has_its_expectation_without_noise(key):
         (lambda: make_posterior("ladder", (3,)), "at least two stochastic layers"),
         (lambda: make_posterior("diagonal", LAYERS), "choose one of bottom_up, ladder"),
         (lambda: make_prior("vamp", LAYERS), "Choose 'standard_normal'"),
-        (lambda: make_posterior("upwards", (3,)), "posterior 'upwards' is unknown"),
-        (lambda: make_prior("flat", (3,)), "prior 'flat' is unknown"),
+        (
+            lambda: make_posterior("upwards", (3,)),
+            "posterior is 'upwards': it is unknown",
+        ),
+        (lambda: make_prior("flat", (3,)), "prior is 'flat': it is unknown"),
         (lambda: make_posterior("ladder", LAYERS, layer_widths=()), "at least one"),
     ],
 )

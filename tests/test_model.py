@@ -111,9 +111,9 @@ def test_num_parameters_counts_every_scalar():
         ({"network_options": "depth=2"}, "network_options is 'depth=2': .* by name"),
         (
             {"network": "transformer"},
-            "'transformer' is unknown; choose one of mlp",
+            "'transformer': it is unknown. Choose one of mlp",
         ),
-        ({"activation": "sine"}, "'sine' is unknown.*; choose one of tanh, relu"),
+        ({"activation": "sine"}, "'sine': it is unknown.*. Choose one of tanh, relu"),
         ({"network": "conv", "widths": ()}, r"widths is \(\): .* one or more"),
         ({"ignore_x": True, "prior": "vamp"}, "Choose another prior"),
     ],

@@ -141,7 +141,7 @@ def test_validation_leaves_out_what_is_of_training_alone(small, objective, other
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("elob", {}, ("objective 'elob' is unknown", "did you mean 'elbo'")),
+        ("elob", {}, ("objective is 'elob': it is unknown", "did you mean 'elbo'")),
         ("elbo", {"num_groups": 2}, ("num_groups is 2", "'miwae' or 'piwae'")),
         ("elbo", {"mixing": 0.5}, ("mixing is 0.5", "Leave it out, or choose 'ciwae'")),
         ("elbo", {"alpha": 0.5}, ("alpha is 0.5", "'renyi'")),
@@ -152,7 +152,7 @@ def test_validation_leaves_out_what_is_of_training_alone(small, objective, other
         ("elbo", {"num_samples": 0}, ("num_samples is 0", "at least 1")),
         ("renyi", {"alpha": float("nan")}, ("alpha is nan", "finite")),
         ("elbo", {"capacity": float("inf")}, ("capacity is inf", "finite")),
-        ("ciwae", {"mixing": 1.5}, ("mixing is 1.5", "in [0, 1]")),
+        ("ciwae", {"mixing": 1.5}, ("mixing is 1.5", "at least 0 and at most 1")),
         ("thermodynamic", {"partitions": 0}, ("partitions is 0", "at least 1")),
         (
             "miwae",

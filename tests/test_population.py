@@ -168,7 +168,9 @@ def test_a_member_that_has_stopped_is_not_touched(images, execution):
 
 
 def test_an_unknown_execution_is_refused():
-    with pytest.raises(ValueError, match=r"'vmap' is unknown .*; choose one of map"):
+    with pytest.raises(
+        ValueError, match=r"'vmap': it is unknown .*. Choose one of map"
+    ):
         population.over_members(lambda x: x, num_shared=1, execution="vmap")
 
 

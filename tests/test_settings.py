@@ -36,16 +36,12 @@ SECTIONS = {
     "parallel": ParallelSettings,
 }
 FIELDS = [("", "seed", int)] + [
-    (section, field.name, field.type)
+    (section, field.name, getattr(field.type, "__origin__", field.type))
     for section, cls in SECTIONS.items()
     for field in dataclasses.fields(cls)
     if field.type is not Options
 ]
-FLOATS = [
-    (section, name)
-    for section, name, hint in FIELDS
-    if hint is float or hint == "float"
-]
+FLOATS = [(section, name) for section, name, hint in FIELDS if hint is float]
 
 
 # Objectives that take a field, where that of the configuration does not.
@@ -89,11 +85,10 @@ def test_values_are_kept(mapping):
 
 @pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
 def test_another_type_is_refused(mapping, section, name, hint):
-    hint = getattr(hint, "__name__", hint)
-    wrong = 3 if hint == "str" else "three"
+    wrong = 3 if hint is str else "three"
     line = refusal(mapping, section, name, wrong)
     assert repr(wrong) in line
-    assert hint in line
+    assert hint.__name__ in line
 
 
 @pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
@@ -183,11 +178,11 @@ def test_a_list_passes_for_a_tuple(mapping):
         ("training", "microbatches", 3, "not a multiple"),
         ("training", "capacity", -0.5, "at least 0"),
         ("training", "mmd_weight", -0.5, "at least 0"),
-        ("training", "mixing", 1.5, r"in \[0, 1\]"),
-        ("training", "mixing", -0.5, r"in \[0, 1\]"),
+        ("training", "mixing", 1.5, "at least 0 and at most 1"),
+        ("training", "mixing", -0.5, "at least 0 and at most 1"),
         ("training", "adam_eps", 0.0, "above 0"),
-        ("training", "adam_b1", 1.0, r"in \[0, 1\)"),
-        ("training", "adam_b2", 1.5, r"in \[0, 1\)"),
+        ("training", "adam_b1", 1.0, "at least 0 and below 1"),
+        ("training", "adam_b2", 1.5, "at least 0 and below 1"),
         ("evaluation", "num_samples", 0, "at least 1"),
         ("evaluation", "chunk", 0, "at least 1"),
         ("evaluation", "batch_size", 0, "at least 1"),

@@ -1,8 +1,21 @@
-"""Refusals of values: one line that names the value and the remedy."""
+"""Refusals of values: one line that names the value and the remedy.
 
+The values that a field may have are declared once, with its type::
+
+    num_groups: Annotated[int, Range(at_least=1)] = 1
+    schedule: Annotated[str, ("constant", "cosine")] = "constant"
+
+``require_fields`` refuses others, and docs/configuration.md is printed from the same
+declarations.
+"""
+
+import dataclasses
+import difflib
+import math
 import numbers
-from collections.abc import Sequence
-from typing import Any
+import operator
+from collections.abc import Collection, Iterable, Sequence
+from typing import Annotated, Any
 
 import jax
 
@@ -14,17 +27,107 @@ def is_keys(values: Any) -> bool:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The finite numbers within bounds, and perhaps one number outside them.
+
+    Its text is a piece of a sentence, such as 'at least 0 and below 1'.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    other: float | None = None  # allowed, although it is outside the bounds
+
+    def __contains__(self, value: Any) -> bool:
+        return value == self.other or (
+            -math.inf < value < math.inf
+            and all(_COMPARE[name](value, bound) for name, bound in self._bounds)
+        )
+
+    def __str__(self) -> str:
+        words = [f"{name.replace('_', ' ')} {bound}" for name, bound in self._bounds]
+        return " and ".join(words or ["any number"]) + (
+            "" if self.other is None else f", or {self.other}"
+        )
+
+    @property
+    def _bounds(self) -> list[tuple[str, float]]:
+        bounds = [(name, getattr(self, name)) for name in _COMPARE]
+        return [(name, bound) for name, bound in bounds if bound is not None]
+
+
+_COMPARE = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+
+
+def require_fields(owner: Any) -> None:
+    """Refuses a dataclass with a value that the type of its field does not declare.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for field in dataclasses.fields(owner):
+        require_declared(field.name, getattr(owner, field.name), field.type)
+
+
+def require_declared(name: str, value: Any, hint: Any) -> None:
+    """Refuses a value that a type does not declare.
+
+    Args:
+        name: of the value, for messages.
+        value: the value.
+        hint: ``Annotated`` with a ``Range`` or with names; any other allows all.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    for allowed in getattr(hint, "__metadata__", ()):
+        if isinstance(allowed, Range):
+            whole = hint.__origin__ is int
+            kind = numbers.Integral if whole else numbers.Real
+            is_kind = isinstance(value, kind) and not isinstance(value, bool)
+            if not is_kind or value not in allowed:
+                words = f"a whole number of {allowed}" if whole else str(allowed)
+                if isinstance(value, float) and not math.isfinite(value):
+                    words = "finite"
+                raise ValueError(f"{name} is {value!r}: it must be {words}.")
+        elif isinstance(allowed, Collection):
+            require_known(name, value, allowed)
+
+
+def require_known(field: str, name: object, known: Collection[str]) -> None:
+    """Refuses a name that is not among the known ones.
+
+    Raises:
+        ValueError: naming the nearest of them.
+    """
+    if name not in known:
+        raise ValueError(
+            f"{field} is {name!r}: it is unknown{nearest(name, known)}. Choose one of "
+            f"{', '.join(known)}."
+        )
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Returns ' (did you mean ...?)' for the known name nearest to a name, or ''."""
+    # Comparing a long text, which is no name, would take minutes.
+    close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 def require_count(name: str, value: Any, smallest: int = 1) -> None:
     """Refuses a value that is not a whole number, or too small.
 
     Raises:
         ValueError: naming it.
     """
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < smallest:
-        raise ValueError(
-            f"{name} is {value!r}: it must be a whole number of at least {smallest}."
-        )
+    require_declared(name, value, Annotated[int, Range(at_least=smallest)])
 
 
 def require_counts(name: str, values: Any, length: int = -1) -> tuple[int, ...]:

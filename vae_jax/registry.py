@@ -6,11 +6,12 @@ levels, the latent sizes) comes first; every other parameter of the part is an o
 An option that the part does not take is refused by name.
 """
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
+
+from vae_jax.checks import require_known
 
 _Part = TypeVar("_Part")
 
@@ -129,25 +130,6 @@ def refuse_option(
         f"{option} is {value!r}: {names} {'have' if several else 'has'} no "
         f"such option. Leave it out{able}."
     )
-
-
-def require_known(kind: str, name: object, known: Collection[str]) -> None:
-    """Refuses a name that is not among the known ones.
-
-    Raises:
-        ValueError: naming the nearest of them.
-    """
-    if name not in known:
-        raise ValueError(
-            f"{kind} {name!r} is unknown{nearest(name, known)}; choose one of "
-            f"{', '.join(known)}."
-        )
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Returns ' (did you mean ...?)' for the known name nearest to a name, or ''."""
-    close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 @functools.lru_cache

@@ -110,7 +110,11 @@ REFUSED = [
         "--config.training.learning_rate=1001",
         ("learning_rate is 1001", "at most 1000"),
     ),
-    Case(RANGE, "--config.training.adam_b1=1", ("adam_b1 is 1.0", "[0, 1)")),
+    Case(
+        RANGE,
+        "--config.training.adam_b1=1",
+        ("adam_b1 is 1.0", "at least 0 and below 1"),
+    ),
     Case(
         RANGE,
         "--config.training.adam_b1=0.99 --config.training.adam_b2=0.9",

@@ -9,11 +9,12 @@ import abc
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from vae_jax.checks import Range, require_fields
 from vae_jax.likelihoods.interface import Likelihood, View, inner_mean
 from vae_jax.likelihoods.numerics import (
     LOG_SQRT_2PI,
@@ -27,7 +28,6 @@ from vae_jax.likelihoods.numerics import (
     stirling_correction,
     sum_pixels,
 )
-from vae_jax.registry import require_known
 
 GAUSSIAN_SCALES = ("shared", "pixel", "optimal")
 
@@ -81,15 +81,11 @@ class FixedGaussian(_Gaussian):
         fixed_scale: the standard deviation, in units of x.
     """
 
-    fixed_scale: float = 0.1
+    fixed_scale: Annotated[float, Range(above=0)] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0.0 < self.fixed_scale < math.inf):
-            raise ValueError(
-                f"fixed_scale is {self.fixed_scale}: a standard deviation is positive "
-                "and finite. Give one in units of [0, 1], as in 0.1."
-            )
+        require_fields(self)
 
     @property
     def pixel_outputs(self) -> int:
@@ -120,11 +116,11 @@ class Gaussian(_Gaussian):
         scale: one of ``GAUSSIAN_SCALES``.
     """
 
-    scale: str = "shared"
+    scale: Annotated[str, GAUSSIAN_SCALES] = "shared"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_known("scale", self.scale, GAUSSIAN_SCALES)
+        require_fields(self)
 
     @property
     def pixel_outputs(self) -> int:

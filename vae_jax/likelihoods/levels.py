@@ -10,12 +10,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.checks import Range, require_fields
 from vae_jax.likelihoods.continuous import (
     MIN_INITIAL_STD,
     concentrations,
@@ -139,15 +140,11 @@ class LogisticMixture(Likelihood):
     """
 
     view: ClassVar[View] = "levels"
-    components: int = 5
+    components: Annotated[int, Range(at_least=1)] = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.components < 1:
-            raise ValueError(
-                f"components is {self.components}: a mixture has at least one. Give "
-                "how many, as in 5."
-            )
+        require_fields(self)
 
     @property
     def pixel_outputs(self) -> int:

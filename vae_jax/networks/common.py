@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vae_jax.checks import require_fields
 from vae_jax.networks.interface import Heads, Network
-from vae_jax.registry import require_known
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -42,7 +42,7 @@ class LayeredNetwork(Network):
 
     widths: tuple[int, ...] = (256,)
     _: dataclasses.KW_ONLY
-    precision: str = "float32"
+    precision: Annotated[str, PRECISIONS] = "float32"
     rematerialize: bool = False
     pads_exactly: ClassVar[bool] = True
 
@@ -52,7 +52,7 @@ class LayeredNetwork(Network):
                 f"widths is {self.widths}: a layer needs at least 1 unit. Give each "
                 "layer one or more, as in (32, 64)."
             )
-        require_known("precision", self.precision, PRECISIONS)
+        require_fields(self)
 
     @property
     def dtype(self) -> Any:
@@ -69,11 +69,7 @@ class LayeredNetwork(Network):
 class ActivatedNetwork(LayeredNetwork):
     """Layers with an activation, a name in ``ACTIVATIONS``."""
 
-    activation: str = "relu"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_known("activation", self.activation, ACTIVATIONS)
+    activation: Annotated[str, ACTIVATIONS] = "relu"
 
     def activate(self, h: jax.Array) -> jax.Array:
         """Returns the activation of an array."""

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,6 @@ from vae_jax.networks.common import (
 )
 from vae_jax.networks.convolutions import FORMS, convolve
 from vae_jax.networks.interface import Heads, Module, Shape
-from vae_jax.registry import require_known
 
 # Channels that are normalised together in a residual block.
 _NORM_GROUP = 8
@@ -29,11 +28,7 @@ class ConvolvingNetwork(ActivatedNetwork):
     """A network with convolutions."""
 
     _: dataclasses.KW_ONLY
-    convolutions: str = "auto"  # one of ``convolutions.FORMS``
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_known("convolutions", self.convolutions, FORMS)
+    convolutions: Annotated[str, FORMS] = "auto"
 
     def conv(
         self,

@@ -5,14 +5,15 @@ image alone says nothing of q(z): its bound is then the ELBO.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from vae_jax.checks import Range
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.mmd import squared_mmd
-from vae_jax.objectives.base import Batch, Objective, Terms, require_at_least
+from vae_jax.objectives.base import Batch, Objective, Terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +75,9 @@ class MMD(Objective):
     gradient as far as its samples move with its parameters.
     """
 
-    mmd_weight: float = 0.0
+    mmd_weight: Annotated[float, Range(at_least=0)] = 0.0
 
     depends_on_batch: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("mmd_weight", self.mmd_weight, 0)
 
     def for_validation(self) -> "MMD":
         return dataclasses.replace(self, mmd_weight=0.0)

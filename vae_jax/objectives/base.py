@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 
+from vae_jax.checks import require_fields
 from vae_jax.distributions import Posterior, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.posteriors.gaussian import DiagonalGaussianFamily
@@ -114,6 +115,7 @@ class Objective(abc.ABC):
     weighs_samples: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        require_fields(self)
         if self.num_samples < self.fewest_samples:
             raise ValueError(
                 f"num_samples is {self.num_samples}: {type(self).__name__} needs at "
@@ -188,15 +190,3 @@ class Objective(abc.ABC):
                 "Choose a likelihood that learns its scale, such as "
                 "'gaussian_shared', or the objective 'stl'."
             )
-
-
-def require_at_least(name: str, value: float, smallest: float) -> None:
-    """Refuses an option that is too small, or not a finite number.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if not smallest <= value < float("inf"):  # NaN included.
-        raise ValueError(
-            f"{name} is {value}: it must be at least {smallest}, and finite."
-        )

@@ -1,12 +1,13 @@
 """The ELBO, whose samples each count as much, in forms of different variance."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 
+from vae_jax.checks import Range
 from vae_jax.distributions import sample_without_score
-from vae_jax.objectives.base import Batch, Objective, Terms, require_at_least
+from vae_jax.objectives.base import Batch, Objective, Terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +29,13 @@ class Elbo(Objective):
             free bits.
     """
 
-    free_bits: float = 0.0
-    capacity: float = 0.0
+    free_bits: Annotated[float, Range(at_least=0)] = 0.0
+    capacity: Annotated[float, Range(at_least=0)] = 0.0
 
     needs_closed_form_kl: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least("free_bits", self.free_bits, 0)
-        require_at_least("capacity", self.capacity, 0)
         if self.capacity and self.free_bits:
             raise ValueError(
                 f"capacity is {self.capacity} and free_bits is {self.free_bits}: both "

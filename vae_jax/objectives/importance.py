@@ -6,15 +6,16 @@ The reconstruction and KL that are reported are plain means over the samples.
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.checks import Range
 from vae_jax.distributions import sample_without_score
 from vae_jax.gradients import scale_gradient, with_gradient_of
-from vae_jax.objectives.base import Batch, Objective, Terms, require_at_least
+from vae_jax.objectives.base import Batch, Objective, Terms
 
 # Far below the rounding of a sum of weights; its inverse is still a float32.
 _SMALLEST_WEIGHT = 1e-20
@@ -82,11 +83,10 @@ class DReG(Objective):
 class _Grouped(Objective):
     """An objective whose samples fall into groups of equal size."""
 
-    num_groups: int = 1
+    num_groups: Annotated[int, Range(at_least=1)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least("num_groups", self.num_groups, 1)
         if self.num_samples % self.num_groups:
             raise ValueError(
                 f"num_samples is {self.num_samples}: it is not a multiple of "
@@ -118,12 +118,7 @@ class CIWAE(WeightedBound):
     Rainforth et al. 2018; ``mixing`` in [0, 1].
     """
 
-    mixing: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.mixing <= 1:
-            raise ValueError(f"mixing is {self.mixing}: it must be in [0, 1].")
+    mixing: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
 
     def bound(self, log_weight: jax.Array) -> jax.Array:
         iwae = _log_mean_exp(log_weight)
@@ -166,12 +161,7 @@ class Renyi(WeightedBound):
     though with few samples the estimate is smaller in expectation.
     """
 
-    alpha: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not np.isfinite(self.alpha):
-            raise ValueError(f"alpha is {self.alpha}: it must be finite.")
+    alpha: Annotated[float, Range()] = 0.0
 
     def bound(self, log_weight: jax.Array) -> jax.Array:
         return _log_power_mean(log_weight, 1 - self.alpha)
@@ -197,14 +187,10 @@ class Thermodynamic(Objective):
     """
 
     num_samples: int = 2
-    partitions: int = 1
+    partitions: Annotated[int, Range(at_least=1)] = 1
 
     fewest_samples: ClassVar[int] = 2
     weighs_samples: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_at_least("partitions", self.partitions, 1)
 
     def terms(self, batch: Batch) -> Terms:
         z = jax.lax.stop_gradient(batch.posterior.sample(batch.noise))

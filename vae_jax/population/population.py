@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.checks import require_known
 from vae_jax.model import VAE
 from vae_jax.networks import MLP, Gated
 from vae_jax.population.padding import check_padding, latent_mask, pad, param_shapes
@@ -22,7 +23,6 @@ from vae_jax.population.programs import (
     over_members,
     unoptimized,
 )
-from vae_jax.registry import require_known
 from vae_jax.training import (
     EpochMetrics,
     Member,

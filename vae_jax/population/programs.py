@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
+from vae_jax.checks import require_known
 from vae_jax.mesh import MEMBERS
-from vae_jax.registry import require_known
 
 EXECUTIONS = ("map", "loop")
 

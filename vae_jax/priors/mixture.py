@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from vae_jax.checks import Range, require_fields
 from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
 from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
@@ -54,11 +55,11 @@ class GaussianMixtureFamily:
     """
 
     latent_dim: int
-    components: int = 100
+    components: Annotated[int, Range(at_least=1)] = 100
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_components(self.components)
+        require_fields(self)
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """Logits of the weights, means and unbounded log-scales."""
@@ -86,13 +87,3 @@ class GaussianMixtureFamily:
             pick(jnp.arange(self.components)),
             pick,
         )
-
-
-def check_components(components: int) -> None:
-    """Refuses a mixture of nothing.
-
-    Raises:
-        ValueError: no components.
-    """
-    if components < 1:
-        raise ValueError(f"components is {components}: a mixture needs at least 1.")

@@ -2,16 +2,17 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax import views
+from vae_jax.checks import Range, require_fields
 from vae_jax.distributions import Posterior
 from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
-from vae_jax.priors.mixture import Mixture, check_components
+from vae_jax.priors.mixture import Mixture
 
 # Pseudo-inputs start this far inside (0, 1): at a margin of m the gradient with respect
 # to their logits is m (1 - m) of that with respect to the intensities.
@@ -33,11 +34,11 @@ class VampPriorFamily:
     """
 
     latent_dim: int
-    components: int = 100
+    components: Annotated[int, Range(at_least=1)] = 100
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_components(self.components)
+        require_fields(self)
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """Logits of the pseudo-inputs, at training images chosen without repetition.

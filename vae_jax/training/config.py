@@ -1,68 +1,64 @@
 """How a model is trained: the settings that all members of a program share."""
 
 import dataclasses
-import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vae_jax.checks import require_count, require_type
+from vae_jax.checks import Range, require_fields, require_type
 from vae_jax.objectives import Elbo, Objective
-from vae_jax.registry import require_known
 from vae_jax.training.adam import scale_by_adam
 
 SCHEDULES = ("constant", "cosine", "tripling_stages")
 
-# After a value that is not finite, the member stops; or the update is left out and the
-# next batch tried; or the member stops and its run is started again with another key.
 ON_NON_FINITE = ("stop", "skip", "reseed")
-
-_SMALLEST = {
-    **dict.fromkeys(("batch_size", "microbatches", "num_epochs", "validate_every"), 1),
-    **dict.fromkeys(("patience", "kl_warmup_epochs"), 0),
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """How a model is trained, without the objective."""
+    """How a model is trained, without the objective.
 
-    batch_size: int = 64
-    microbatches: int = 1  # parts of a batch whose gradients are taken one by one
-    num_epochs: int = 100  # the schedule's length, and the most that is trained
-    validate_every: int = 5  # epochs between validations; the last has one, too
-    patience: int = 0  # epochs without a better validation bound; 0: never stop
-    schedule: str = "constant"  # of the learning rate: one of SCHEDULES
-    kl_warmup_epochs: int = 0  # beta, or a capacity, rises linearly from 0 over these
-    clip_norm: float = 0.0  # global norm of the gradient; 0: no clipping
-    adam_b1: float = 0.9
-    adam_b2: float = 0.999
-    adam_eps: float = 1e-8
-    on_non_finite: str = "stop"  # one of ON_NON_FINITE
+    Attributes:
+        batch_size: images of a training step.
+        microbatches: parts of a batch whose gradients are computed one after another
+            and added, to save memory; divides batch_size.
+        num_epochs: the most epochs of training, and the length of the schedule.
+        validate_every: epochs between two validations; the last epoch has one, too.
+        patience: epochs without a better validation bound after which training stops;
+            0: it never stops early.
+        schedule: how the learning rate falls during training.
+        kl_warmup_epochs: epochs over which beta, or a capacity, rises linearly from 0.
+        clip_norm: largest global norm of the gradient; 0: no clipping.
+        adam_b1: decay of Adam's mean of the gradient; adam_b1 ** 2 <= adam_b2.
+        adam_b2: decay of Adam's mean of the squared gradient.
+        adam_eps: added to Adam's denominator.
+        on_non_finite: after a value that is not finite: 'stop' ends the training of
+            this model, 'skip' leaves the update out and goes on with the next batch,
+            'reseed' starts the model again with other random keys.
+    """
+
+    batch_size: Annotated[int, Range(at_least=1)] = 64
+    microbatches: Annotated[int, Range(at_least=1)] = 1
+    num_epochs: Annotated[int, Range(at_least=1)] = 100
+    validate_every: Annotated[int, Range(at_least=1)] = 5
+    patience: Annotated[int, Range(at_least=0)] = 0
+    schedule: Annotated[str, SCHEDULES] = "constant"
+    kl_warmup_epochs: Annotated[int, Range(at_least=0)] = 0
+    clip_norm: Annotated[float, Range(at_least=0)] = 0.0
+    adam_b1: Annotated[float, Range(at_least=0, below=1)] = 0.9
+    adam_b2: Annotated[float, Range(at_least=0, below=1)] = 0.999
+    adam_eps: Annotated[float, Range(above=0)] = 1e-8
+    on_non_finite: Annotated[str, ON_NON_FINITE] = "stop"
 
     def __post_init__(self) -> None:
-        require_known("schedule", self.schedule, SCHEDULES)
-        require_known("on_non_finite", self.on_non_finite, ON_NON_FINITE)
-        for field, smallest in _SMALLEST.items():
-            require_count(field, getattr(self, field), smallest)
-        if not self.clip_norm >= 0:  # NaN included.
-            raise ValueError(f"clip_norm is {self.clip_norm}: it must be at least 0.")
-        for field in ("clip_norm", "adam_b1", "adam_b2", "adam_eps"):
-            value = getattr(self, field)
-            if not math.isfinite(value):
-                raise ValueError(f"{field} is {value}: it must be finite.")
-        if not self.adam_eps > 0:
-            raise ValueError(f"adam_eps is {self.adam_eps}: it must be above 0.")
-        for field in ("adam_b1", "adam_b2"):
-            value = getattr(self, field)
-            if not 0 <= value < 1:
-                raise ValueError(f"{field} is {value}: it must be in [0, 1).")
+        require_fields(self)
         if self.adam_b1**2 > self.adam_b2:
             raise ValueError(
-                f"adam_b1 is {self.adam_b1} and adam_b2 is {self.adam_b2}: Adam needs "
-                "adam_b1 ** 2 <= adam_b2."
+                f"adam_b1 is {self.adam_b1}: Adam needs adam_b1 ** 2 <= adam_b2, and "
+                f"adam_b2 is {self.adam_b2}. Change one of them."
             )
         if self.batch_size % self.microbatches:
             raise ValueError(
