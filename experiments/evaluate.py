@@ -45,7 +45,7 @@ from experiments.report.terminal import print_results, print_sandwich
 from experiments.runner.task import DeviceData, GroupTask, build_model
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
-from experiments.settings.schema import fitted_prior_options
+from experiments.settings.options import fitted_prior_options
 from vae_jax import views
 from vae_jax.evidence import measure_sandwich
 from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior

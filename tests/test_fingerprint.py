@@ -21,7 +21,8 @@ from experiments.settings.fingerprint import (
     with_defaults,
 )
 from experiments.settings.grid import expand
-from experiments.settings.schema import CheckpointSettings, Options, Settings
+from experiments.settings.schema import CheckpointSettings, Settings
+from experiments.settings.values import Options
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import NETWORKS
 from vae_jax.objectives import OBJECTIVES

@@ -8,7 +8,8 @@ import pytest
 from configs import digits
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import SettingsError
-from experiments.settings import grid, schema
+from experiments.settings import grid
+from experiments.settings.options import KINDS
 from experiments.settings.schema import ModelSettings, TrainingSettings
 
 
@@ -75,7 +76,7 @@ def test_a_single_value_is_an_axis():
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ({"latent_dims": (2,)}, "latent_dims is unknown, did you mean 'latent_dim'"),
+        ({"latent_dims": (2,)}, "latent_dims is unknown .did you mean 'latent_dim'"),
         ({"keep": (2,)}, "keep is unknown"),
         ({"network_options": ({"a": 1},)}, "network_options is no axis: .*partial"),
         ({"latent_dim": ()}, "latent_dim is empty"),
@@ -84,11 +85,17 @@ def test_a_single_value_is_an_axis():
         ({"beta": (1, 1.0)}, "holds a value twice: beta=1.0"),
         ({"likelihood": "beta,beta"}, "holds a value twice: likelihood=beta"),
         ({"likelihood": ("bernouli",)}, "did you mean 'bernoulli'"),
-        ({"likelihood": "beta,"}, "likelihood '' is unknown"),
-        ({"latent_dim": (2, 0)}, "latent_dim is 0: it must be at least 1"),
-        ({"latent_dim": (2.0,)}, "latent_dim is 2.0, of type float"),
-        ({"seed": (True,)}, "seed is True, of type bool"),
-        ({"widths": (8, 8)}, r"widths is \(8, 8\): .* Give \(\(8, 8\),\)"),
+        ({"likelihood": "beta,"}, "likelihood is '': it is unknown"),
+        (
+            {"latent_dim": (2, 0)},
+            "latent_dim is 0: it must be a whole number of at least 1",
+        ),
+        (
+            {"latent_dim": (2.0,)},
+            "latent_dim is 2.0: it must be of type int, not float",
+        ),
+        ({"seed": (True,)}, "seed is True: it must be of type int, not bool"),
+        ({"widths": (8, 8)}, r"widths is \(8, 8\): .* Give it as in \(\(64, 64\), "),
     ],
 )
 def test_sweeps_that_make_no_sense_are_refused(sweep, message):
@@ -160,20 +167,23 @@ def test_a_run_of_two_names_is_refused_and_the_remedies_work():
         ((), "config.sweep is empty: give at least one grid"),
         (3, "config.sweep is 3: it must be a group, or several"),
         (None, "config.sweep is missing: it must be a group, or several"),
-        (iter([{}]), "config.sweep is .*: write list"),
+        (iter([{}]), "config.sweep is .* Write list"),
         (({}, 3), r"config.sweep\[1\] is 3: it must be a grid"),
         (({}, None), r"config.sweep\[1\] is None: it must be a grid"),
         (({}, ({},)), r"config.sweep\[1\] is \({},\): it must be a grid"),
         (({}, ("seed", 1)), r"config.sweep\[1\] is \('seed', 1\): it must be"),
         (("seed",), r"config.sweep\[0\] is 'seed': it must be a grid"),
-        (({}, {"sed": 1}), r"config.sweep\[1\].sed is unknown, did you mean 'seed'"),
+        (({}, {"sed": 1}), r"config.sweep\[1\].sed is unknown .did you mean 'seed'"),
         (({}, {3: 1}), r"config.sweep\[1\].3 is unknown"),
         (({}, {"seed": ()}), r"config.sweep\[1\].seed is empty: give"),
-        (({}, {"seed": {0}}), r"config.sweep\[1\].seed is \{0\}, which has no order"),
+        (({}, {"seed": {0}}), r"config.sweep\[1\].seed is \{0\}: a set has no order"),
         (({}, {"seed": (1, 1)}), r"config.sweep\[1\] holds a value twice: seed=1"),
         (({}, {"widths": (8,)}), r"config.sweep\[1\].widths is \(8,\): each"),
-        (({}, {"seed": "x"}), r"config.sweep\[1\].seed is 'x', of type str"),
-        (({}, {"latent_dim": 0}), "latent_dim is 0: it must be at least 1"),
+        (({}, {"seed": "x"}), r"config.sweep\[1\].seed is 'x': it must be of type int"),
+        (
+            ({}, {"latent_dim": 0}),
+            "latent_dim is 0: it must be a whole number of at least 1",
+        ),
         (
             ({"seed": range(60_000)}, {"beta": 2.0, "seed": range(60_000)}),
             "config.sweep has 120,000 runs",
@@ -262,7 +272,7 @@ OPTIONS = {
     "mmd_weight": ({"objective": "mmd"}, 7.0),
 }
 # Options by name have no values that suit all parts.
-BY_NAME = {f"{kind}_options" for kind in schema._REGISTRIES}
+BY_NAME = {f"{kind}_options" for kind in KINDS}
 # Another value is allowed only together with another posterior and objective.
 TOGETHER = ("upper_layers",)
 

@@ -24,7 +24,8 @@ from experiments.data.images import DataError, load_data
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import SettingsError
 from experiments.settings import grid
-from experiments.settings.schema import Options, Settings
+from experiments.settings.schema import Settings
+from experiments.settings.values import Options
 
 settings.register_profile(
     "repeatable",

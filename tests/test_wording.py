@@ -8,7 +8,6 @@ from experiments.messages.wording import (
     plain_name,
     printable,
     refusal,
-    suggest,
 )
 
 
@@ -51,14 +50,6 @@ def test_what_a_terminal_would_obey_is_written_out(text, expected):
     assert expected.isprintable()
 
 
-def test_the_nearest_name_is_suggested():
-    names = {"beta": 1, "laplace": 2}
-    assert suggest("lapace", names) == (
-        ", did you mean 'laplace'? the names there are: beta, laplace"
-    )
-    assert suggest(3, names) == "; the names there are: beta, laplace"
-
-
 @pytest.mark.parametrize(
     ("text", "plain"),
     [
@@ -78,7 +69,3 @@ def test_the_nearest_name_is_suggested():
 def test_a_plain_name_means_itself_everywhere(text, plain):
     assert plain_name(text) == plain
     assert plain_name(plain) == plain
-
-
-def test_a_long_text_is_no_name():
-    assert "the names there are: a" in suggest("x" * 10_000_000, ["a"])

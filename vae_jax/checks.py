@@ -66,6 +66,11 @@ _COMPARE = {
 }
 
 
+# More is a slip, and would end in a lack of memory.
+Count = Annotated[int, Range(at_least=1, at_most=1_000_000)]
+CountOrZero = Annotated[int, Range(at_least=0, at_most=1_000_000)]
+
+
 def require_fields(owner: Any) -> None:
     """Refuses a dataclass with a value that the type of its field does not declare.
 

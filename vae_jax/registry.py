@@ -107,7 +107,12 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
 
 
 def refuse_option(
-    option: str, value: Any, parts: Sequence[tuple[Registry[Any], str]]
+    option: str,
+    value: Any,
+    parts: Sequence[tuple[Registry[Any], str]],
+    *,
+    field: str = "",
+    neutral: str = "Leave it out",
 ) -> NoReturn:
     """Refuses an option that none of some parts takes.
 
@@ -115,20 +120,24 @@ def refuse_option(
         option: its name.
         value: what it was given as.
         parts: the registry and the name of each.
+        field: the name for the message, if it is not that of the option.
+        neutral: how to go on without it, for the message.
 
     Raises:
         ValueError: naming the parts, and those that take the option.
     """
     names = ", ".join(f"{registry.kind} {name!r}" for registry, name in parts)
-    several = len(parts) > 1
+    registries = {registry.kind: registry for registry, _ in parts}
     able = "".join(
-        f", or choose {f'{registry.kind} ' * several}{' or '.join(map(repr, takers))}"
-        for registry, _ in parts
+        f", or choose {f'{kind} ' * (len(registries) > 1)}"
+        f"{' or '.join(map(repr, takers))}"
+        for kind, registry in registries.items()
         if (takers := registry.takers(option))
     )
+    has = "have" if len(parts) > 1 else "has"
+    name = field or option
     raise ValueError(
-        f"{option} is {value!r}: {names} {'have' if several else 'has'} no "
-        f"such option. Leave it out{able}."
+        f"{name} is {value!r}: {names} {has} no such option. {neutral}{able}."
     )
 
 

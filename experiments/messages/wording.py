@@ -1,13 +1,11 @@
-"""Pieces of the sentences that commands say."""
+"""Refusals, and pieces of the sentences that commands print."""
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 _MOST_LISTED = 5
-_LONGEST_NAME = 100  # characters of a name that are compared with others
 
-# What has a meaning in HTML, in Markdown or in a table's cell.
+# Characters with a meaning in HTML, in Markdown or in a table's cell.
 _MARKUP = frozenset("<>&\"'|`\\*[]")
 
 
@@ -24,21 +22,21 @@ def refusal(field: str, value: object, why: str, remedy: str = "") -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun."""
+    """Returns a number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def listed(parts: Sequence[str], separator: str) -> str:
-    """The first few parts, and how many more there are."""
+    """Returns the first few parts, and how many more there are."""
     more = len(parts) - _MOST_LISTED
     text = separator.join(parts[:_MOST_LISTED])
     return f"{text} and {more} more" if more > 0 else text
 
 
 def printable(text: str) -> str:
-    """Returns text without anything that a terminal obeys.
+    """Returns text without control characters, which a terminal would act on.
 
-    Every character that is not printable, but for the space, is written as its Python
+    Every character that is not printable, except the space, is written as its Python
     escape, such as ``\\x1b``.
     """
     if text.isprintable():
@@ -48,20 +46,11 @@ def printable(text: str) -> str:
     )
 
 
-def suggest(name: object, allowed: Iterable[str]) -> str:
-    """A suggestion, then the names there are."""
-    allowed = sorted(allowed)
-    # Of a long text, which is no name, a comparison takes for ever.
-    near = difflib.get_close_matches(str(name)[:_LONGEST_NAME], allowed, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ";"
-    return f"{hint} the names there are: {', '.join(allowed)}"
-
-
 def plain_name(text: str) -> str:
-    """Returns a name that means itself wherever it is shown.
+    """Returns a name that is safe wherever it is shown, and never empty.
 
-    Characters that a terminal, HTML, Markdown or a table gives a meaning become ``_``,
-    and so do those in front that a spreadsheet takes for a formula. It is never empty.
+    Characters with a meaning for a terminal, HTML, Markdown or a table become ``_``,
+    and so do characters in front that start a formula in a spreadsheet.
     """
     plain = "".join(
         character if character.isprintable() and character not in _MARKUP else "_"

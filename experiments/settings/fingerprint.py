@@ -15,11 +15,12 @@ import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from experiments.files.sealed import to_json
 from experiments.settings.grid import Run
-from experiments.settings.schema import Options, Settings
+from experiments.settings.schema import Settings, field_types
+from experiments.settings.values import Options
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
@@ -130,7 +131,7 @@ def _given(settings: Any) -> Any:
 
 
 def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    filled, hints = dict(config), get_type_hints(cls)
+    filled, hints = dict(config), field_types(cls)
     for field in dataclasses.fields(cls):
         hint, default = hints[field.name], field.default
         # Options by name that were not given are left out of a configuration, too.

@@ -8,28 +8,46 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, get_origin
+from typing import Any, get_args
 
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import plain_name
+from experiments.messages.wording import plain_name, refusal
+from experiments.settings.options import KINDS, refuse_unused, same_model
 from experiments.settings.schema import (
-    KINDS,
     ModelSettings,
-    Options,
     Settings,
     TrainingSettings,
-    convert,
+    build,
     field_types,
+)
+from experiments.settings.values import (
+    Options,
+    convert,
+    example,
+    kind_of,
     plain,
     refuse_unknown,
-    refuse_unused,
-    same_model,
 )
+
+_SWEPT = ("model", "training")  # sections whose fields are axes
+_SECTION_OF = {
+    field: section
+    for section in _SWEPT
+    for field, hint in field_types(field_types(Settings)[section]).items()
+    if hint is not Options
+}
+# The axes of a sweep: each has several values of the type of its field.
+AXES: dict[str, Any] = {
+    axis: tuple[hint, ...]  # type: ignore[valid-type]
+    for cls in (Settings, *(field_types(Settings)[section] for section in _SWEPT))
+    for axis, hint in field_types(cls).items()
+    if axis == "seed" or axis in _SECTION_OF
+}
 
 _MOST_RUNS = 100_000  # More is a slip, and would end in a lack of memory.
 _LONGEST_NAME = 250  # File systems take 255 bytes.
 
-# So often a run that meets values that are not finite is begun, with other keys.
+# A run that meets values that are not finite is started at most so often.
 MOST_ATTEMPTS = 4
 
 
@@ -46,7 +64,7 @@ class Group:
     """Runs that one compiled program trains."""
 
     runs: tuple[Run, ...]
-    attempt: int = 0  # how often these runs were begun before, with other keys
+    attempt: int = 0  # how often these runs were started before, with other keys
 
     @property
     def name(self) -> str:
@@ -80,7 +98,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
             value that its field does not allow, or a run with two names.
     """
     given = _grids(config.get("sweep"))
-    for name in ("model", "training"):
+    for name in _SWEPT:
         if not isinstance(config.get(name), Mapping):
             raise SettingsError(f"config.{name} is missing: it must be a group.")
     grids = {
@@ -95,30 +113,30 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
         raise SettingsError(
             f"config.sweep has {count:,} runs: give at most {_MOST_RUNS:,} at a time."
         )
+    hints = field_types(Settings)
     base = {name: value for name, value in config.items() if name != "sweep"}
+    for name, hint in hints.items():
+        if name in base and name not in _SWEPT and dataclasses.is_dataclass(hint):
+            base[name] = build(base[name], hint, f"config.{name}")
+
+    @functools.cache  # Many runs share a section, and checking it takes long.
+    def section(name: str, **axes: Any) -> Any:
+        return build({**base[name], **axes}, hints[name], f"config.{name}")
+
     runs: dict[Settings, Run] = {}
-    checked: dict[int, Any] = {}
-    # What combinations share is one object, and checked once: that is what takes long.
-    sections: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for place, grid in grids.items():
         names: set[str] = set()
-        for combination in itertools.product(*map(enumerate, grid.values())):
+        for combination in itertools.product(*grid.values()):
             chosen = dict(zip(grid, combination, strict=True))
-            whole = dict(base)
-            for section in ("model", "training"):
-                own = [axis for axis in grid if _SECTION_OF.get(axis) == section]
-                key = place, section, *(chosen[axis][0] for axis in own)
-                if key not in sections:
-                    values = {axis: chosen[axis][1] for axis in own}
-                    sections[key] = {**base[section], **values}
-                whole[section] = sections[key]
-            if "seed" in chosen:
-                _, whole["seed"] = chosen["seed"]
-            settings = Settings.from_mapping(whole, checked)
+            whole = base | {axis: chosen[axis] for axis in chosen if axis == "seed"}
+            for own in _SWEPT:
+                axes = {a: v for a, v in chosen.items() if _SECTION_OF.get(a) == own}
+                whole[own] = section(own, **axes)
+            settings = Settings.from_mapping(whole)
             name = _name(place, grid, settings)
             if name in names:
                 raise SettingsError(
-                    f"{place} holds a value twice: {name} occurs again; give each "
+                    f"{place} holds a value twice: {name} occurs again. Give each "
                     "value once."
                 )
             names.add(name)
@@ -126,7 +144,7 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
             if first.name != name:
                 raise SettingsError(
                     f"{place} holds a run twice: {name} is the model of {first.name}. "
-                    "Leave one of them out; give an axis that only some parts take in "
+                    "Leave one of them out, or give an axis that only some parts take "
                     "a grid of its own, config.sweep=[{...}, {...}]."
                 )
     refuse_unused([run.settings for run in runs.values()])
@@ -171,24 +189,11 @@ def _name(place: str, grid: Iterable[str], settings: Settings) -> str:
     return name
 
 
-_SECTION_OF = {
-    field: section
-    for section, cls in (("model", ModelSettings), ("training", TrainingSettings))
-    for field, hint in field_types(cls).items()
-    if hint is not Options
-}
-
-
-# Of a sweep.
-AXES = ("seed", *_SECTION_OF)
-
-
 def setting(name: str) -> dict[str, str]:
-    """What a run's name says besides likelihood, latent size and seed.
+    """Returns the axes in a run's name, without likelihood, latent size and seed.
 
-    Returns:
-        Values by axis, as they are written in the name: runs that agree in them, in
-        likelihood and in latent size differ in their seed only.
+    The values are as in the name. Runs with the same values, likelihood and latent size
+    differ in their seed only.
     """
     pairs = (part.partition("=") for part in name.split(",") if "=" in part)
     return {
@@ -199,23 +204,33 @@ def setting(name: str) -> dict[str, str]:
 
 
 def _axis_order(axis: str) -> tuple[int, str]:
-    """Likelihood and latent size first, seed last: names read alike in every sweep."""
+    """Sorts likelihood and latent size first, seed last: names of all sweeps agree."""
     return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), str(axis)
 
 
 def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
+    """Returns the values of an axis.
+
+    Args:
+        path: of its grid, for messages: 'config.sweep.'.
+        axis: its name.
+        values: one value or several.
+
+    Raises:
+        SettingsError: there is no such axis, or it has no values, or other ones.
+    """
+    name = f"{path}{axis}"
     if axis in (f"{kind}_options" for kind in KINDS):
         raise SettingsError(
-            f"{path}{axis} is no axis: options by name are the same in all runs. "
-            "Register the part once more, as functools.partial(PART, OPTION=VALUE), "
-            "and sweep over the names."
+            f"{name} is no axis: options by name are the same in all runs. Register "
+            "the part once more, as functools.partial(PART, OPTION=VALUE), and sweep "
+            "over the names."
         )
     refuse_unknown([axis], AXES, path)
-    name = f"{path}{axis}"
     values = plain(values, name)
     if not isinstance(values, tuple):
         values = (values,)
-    # Names may be one text, beta,laplace: configurations of before are stored so.
+    # Names may be one text, 'beta,laplace': older configurations are stored so.
     values = tuple(
         part
         for value in values
@@ -226,31 +241,16 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
     if not values:
         raise SettingsError(
             f"{name} is empty: give at least one value, as in "
-            f"{'((64, 64), (128,))' if _is_tuple(axis) else '(1, 2)'}."
+            f"{example(AXES[axis], None).strip(chr(39))}."
         )
-    if _is_tuple(axis) and not all(isinstance(value, tuple) for value in values):
-        if any(isinstance(value, tuple) for value in values):
-            meant = tuple(v if isinstance(v, tuple) else (v,) for v in values)
-        else:  # One value, without the brackets around it.
-            meant = (values,)
-        numbers = all(type(number) is int for value in meant for number in value)
+    is_of_tuples = kind_of(get_args(AXES[axis])[0]) is tuple
+    if is_of_tuples and not all(isinstance(value, tuple) for value in values):
+        remedy = "Give it as in ((64, 64), (128,))"
         raise SettingsError(
-            f"{name} is {values}: each of its values is a tuple itself. "
-            f"Give {f'{meant}, or others, as in ' * numbers}((64, 64), (128,))."
+            refusal(name, values, "each of its values is a tuple itself", remedy)
         )
-    return tuple(convert(value, _hint(axis), name) for value in values)
-
-
-def _is_tuple(axis: str) -> bool:
-    """Whether each value of an axis is one of several numbers."""
-    return get_origin(_hint(axis)) is tuple
-
-
-def _hint(axis: str) -> Any:
-    """The type of each value of an axis."""
-    sections = {"model": ModelSettings, "training": TrainingSettings}
-    owner = sections[_SECTION_OF[axis]] if axis in _SECTION_OF else Settings
-    return field_types(owner)[axis]
+    found: tuple[Any, ...] = convert(values, AXES[axis], name)
+    return found
 
 
 def _text(settings: Settings, axis: str) -> str:
@@ -262,11 +262,11 @@ def _text(settings: Settings, axis: str) -> str:
 def group(
     runs: Iterable[Run], attempts: Mapping[str, int] = MappingProxyType({})
 ) -> tuple[Group, ...]:
-    """Runs gathered by the program they share, in the order they first appear.
+    """Returns runs in groups that share a program, in the order of their first runs.
 
     Args:
         runs: the runs.
-        attempts: how often runs were begun before, by name; if not 0.
+        attempts: how often runs were started before, by name, where that is not 0.
     """
     groups: dict[tuple[int, Settings], list[Run]] = {}
     for run in runs:
@@ -278,9 +278,10 @@ def group(
 
 
 def _program(settings: Settings) -> Settings:
-    """The settings with everything neutral that is an array in the compiled program.
+    """Returns the settings with every vmapped field reset.
 
-    Runs that differ in these alone form one group; see ``vae_jax.training.Member``.
+    These are seed, beta, learning rate and, if it can be padded, the latent size: runs
+    whose results are equal share a program (``vae_jax.training.Member``).
     """
     return dataclasses.replace(
         settings,
@@ -301,7 +302,7 @@ def _neutral_training(training: TrainingSettings) -> TrainingSettings:
 
 
 def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
-    """The runs that a selection names.
+    """Returns the runs that a selection names.
 
     Args:
         runs: the runs of a sweep.
@@ -320,33 +321,22 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
         for part in run.name.split(","):
             places.setdefault(part, set()).add(index)
     for term in only.split():
-        hits = _hits(term, places, len(runs))
-        if not hits:
-            raise SettingsError(
-                f"--only: {term!r} fits none of the {len(runs)} runs; use an index, a "
-                "range such as 0-11, or a part of a name; python -m experiments.sweep "
-                "--list shows them."
+        first, dash, last = term.partition("-")
+        if first.isdecimal() and (last.isdecimal() or not dash):
+            # A float reads any number of digits.
+            start, end = (
+                int(min(float(digits), len(runs))) for digits in (first, last or first)
             )
+            hits = set(range(start, min(end + 1, len(runs))))
+        else:
+            parts = (places.get(part, set()) for part in term.split(","))
+            hits = set.intersection(*parts)
+        if not hits:
+            remedy = (
+                "Use an index, a range such as 0-11, or a part of a name; python -m "
+                "experiments.sweep --list shows them"
+            )
+            why = f"it fits none of the {len(runs)} runs"
+            raise SettingsError(refusal("--only", term, why, remedy))
         chosen |= hits
     return tuple(run for i, run in enumerate(runs) if i in chosen)
-
-
-def _hits(term: str, places: Mapping[str, set[int]], num_runs: int) -> set[int]:
-    """The indices of the runs that a term names.
-
-    Args:
-        term: an index, a range, or parts of a name.
-        places: the indices of the runs whose names have a part.
-        num_runs: how many runs there are.
-    """
-    first, dash, last = term.partition("-")
-    if first.isdecimal() and (last.isdecimal() or not dash):
-        start, end = (_bounded(text, num_runs) for text in (first, last or first))
-        return set(range(start, min(end + 1, num_runs)))
-    return set.intersection(*(places.get(part, set()) for part in term.split(",")))
-
-
-def _bounded(digits: str, most: int) -> int:
-    """The number, or a limit it exceeds: Python reads no more than 4300 digits."""
-    digits = digits.lstrip("0") or "0"
-    return min(int(digits), most) if len(digits) <= len(str(most)) else most

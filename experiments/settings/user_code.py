@@ -2,23 +2,31 @@
 
     --config=my_config.py --parts=my_parts.py --parts=my_package.priors
 
-The modules of ``--parts`` register parts: a likelihood, a network, an objective. Only a
-command line names them, never a run folder, which may be a stranger's.
+A configuration is what ``get_config()`` of its file returns. The modules of ``--parts``
+register parts: a likelihood, a network, an objective. Only a command line names them,
+never a run folder, which may be a stranger's.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict
+
 from experiments.files.paths import expand_user
 from experiments.messages.errors import SettingsError
+from experiments.messages.wording import refusal
 
-_parts: list[str] = []  # as they were named
+CONFIG_ADVICE = "Give a file such as configs/digits.py or configs/digits.py:tiny"
+
+_parts: list[str] = []  # as the command line names them
 
 
 def parts_options() -> list[str]:
@@ -30,8 +38,8 @@ def import_parts(names: Iterable[str]) -> None:
     """Imports the modules that register the user's parts.
 
     Args:
-        names: of each, its name as in an import, where the current folder is searched
-            too, or the path of its file.
+        names: of modules that can be imported, also from the current folder, or paths
+            of files.
 
     Raises:
         SettingsError: there is no such module, or it cannot be imported.
@@ -47,14 +55,15 @@ def import_parts(names: Iterable[str]) -> None:
                 reason = "there is no such module"
         except (Exception, SystemExit) as error:
             raise SettingsError(
-                f"--parts is {name!r}{line_of(error, _first_file(error))}: "
-                f"{told(error)}"
+                f"--parts is {name!r}{_line_of(error, _first_file(error))}: "
+                f"{_explained(error)}"
             ) from error
         if reason:
-            raise SettingsError(
-                f"--parts is {name!r}: {reason}. Name a module that can be imported, "
-                "as in --parts=my_parts, or its file, as in --parts=my_parts.py."
+            remedy = (
+                "Name a module that can be imported, as in --parts=my_parts, or its "
+                "file, as in --parts=my_parts.py"
             )
+            raise SettingsError(refusal("--parts", name, reason, remedy))
         if name not in _parts:
             _parts.append(name)
 
@@ -81,8 +90,51 @@ def _has_file(module: str) -> bool:
     return bool(getattr(found, "__file__", None))  # A folder has none.
 
 
+def run_config(argument: str, path: Path, variant: str | None) -> ConfigDict:
+    """Returns the configuration that ``get_config()`` of a file describes.
+
+    Modules beside the file can be imported, unless an installed one has the name.
+
+    Args:
+        argument: the value of --config, for messages.
+        path: the file.
+        variant: the argument of ``get_config``; None: it has none.
+
+    Raises:
+        SettingsError: it describes no configuration, or there is no such variant.
+    """
+    find_modules_in(path.resolve().parent)
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        loaded = get_config and get_config(*[] if variant is None else [variant])
+    except (SyntaxError, UnicodeDecodeError) as error:
+        why = f"this file defines no get_config(), as it is no Python ({error})"
+        raise SettingsError(
+            refusal("--config", argument, why, CONFIG_ADVICE)
+        ) from error
+    except Exception as error:
+        raise SettingsError(
+            f"--config is {argument!r}{_line_of(error, path)}: {_explained(error)}"
+        ) from error
+    if not get_config:
+        why = "this file defines no get_config()"
+        raise SettingsError(refusal("--config", argument, why, CONFIG_ADVICE))
+    if not isinstance(loaded, ConfigDict):
+        why = f"its get_config() returns a {type(loaded).__name__}"
+        remedy = "Let it return a ml_collections.ConfigDict"
+        raise SettingsError(refusal("--config", argument, why, remedy))
+    config = ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
+    with config.ignore_type(), contextlib.suppress(config_dict.RequiredValueError):
+        if isinstance(grids := config.get("sweep"), (list, tuple)):
+            config.sweep = [
+                dict(grid) if isinstance(grid, (ConfigDict, dict)) else grid
+                for grid in grids
+            ]
+    return config
+
+
 def _first_file(error: BaseException) -> Path:
-    """Returns the first file of the user's that an error passed through."""
+    """Returns the first of the user's files that an error passed through."""
     files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     own = (__file__, importlib.__file__)
     return Path(
@@ -97,8 +149,8 @@ def find_modules_in(folder: Path) -> None:
         sys.path.append(place)  # Last, so that it hides nothing.
 
 
-def line_of(error: BaseException, path: Path) -> str:
-    """Where a mistake is, in the file or in one beside it."""
+def _line_of(error: BaseException, path: Path) -> str:
+    """Returns the place of a mistake, in the file or in one beside it."""
     own = path.absolute()
     places = [
         (Path(frame.filename).absolute(), frame.lineno)
@@ -111,21 +163,21 @@ def line_of(error: BaseException, path: Path) -> str:
     return f", {file.name + ' ' if file != own else ''}line {line}"
 
 
-# By the types of a ConfigDict.
+# The message of a ConfigDict that refuses a type.
 _CAST = re.compile(r"of original type <class '(.*)'> and cannot be casted to type <cl")
 
 
-def told(error: BaseException) -> str:
-    """What a mistake in the user's code is, and what to write instead."""
+def _explained(error: BaseException) -> str:
+    """Returns the reason of a mistake in the user's code, and the remedy."""
     text = str(error).partition(" Other fields present")[0]
     if found := _CAST.search(text):
         kind = found[1]
         if kind.startswith(("numpy.", "jax")):
-            text += "; write .tolist() behind it."
+            text += ". Write .tolist() after it."
         elif kind in ("range", "generator", "map"):
-            text += "; write list(...) around it."
+            text += ". Write list(...) around it."
         else:
-            text += "; give one of that type."
-    if isinstance(error, ValueError) and text:  # Written to be read, as of a variant.
+            text += ". Give one of that type."
+    if isinstance(error, ValueError) and text:  # Such as a variant that is unknown.
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -26,9 +26,10 @@ from experiments import command_line
 from experiments.files.paths import expand_user
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import suggest
+from experiments.settings.values import prefixed
 from experiments.theory.claims import Story
 from experiments.theory.page import write_figures, write_page
+from vae_jax.checks import require_known
 
 # In the order they are told; each is a module with a function ``run() -> Story``.
 PROGRAMS = (
@@ -46,9 +47,9 @@ _PAGE = flags.DEFINE_string("page", "", "Page to write, such as docs/theory.md."
 
 
 def main(names: list[str]) -> None:
-    for name in names:
-        if name not in PROGRAMS:
-            raise SettingsError(f"no program {name!r}{suggest(name, PROGRAMS)}.")
+    with prefixed("the "):
+        for name in names:
+            require_known("program", name, PROGRAMS)
     if _PAGE.value and names:
         raise SettingsError("--page needs all programs: give no name.")
     workdir = command_line.workdir()

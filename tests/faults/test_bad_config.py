@@ -58,7 +58,7 @@ REFUSED = [
     Case(
         MISSPELT,
         "--config.training.on_non_finite=ignore",
-        ("training.on_non_finite 'ignore'", "reseed, skip, stop"),
+        ("training.on_non_finite is 'ignore'", "stop, skip, reseed"),
     ),
     Case(
         MISSPELT, "--config.parallel.member_execution=maps", ("'maps'", "auto", "loop")
@@ -79,8 +79,8 @@ REFUSED = [
     Case(TYPE, "--config.checkpoint.every_seconds=soon", ("'soon'", "a number")),
     Case(TYPE, "--config.model=8", ("a group", "--config.model.", "widths")),
     # --- ranges ---
-    Case(RANGE, "--config.seed=-1", ("seed is -1", "[0, 2**32)")),
-    Case(RANGE, "--config.seed=4294967296", ("4294967296", "[0, 2**32)")),
+    Case(RANGE, "--config.seed=-1", ("seed is -1", "at most 4294967295")),
+    Case(RANGE, "--config.seed=4294967296", ("4294967296", "at most 4294967295")),
     Case(RANGE, "--config.model.latent_dim=0", ("latent_dim is 0", "at least 1")),
     Case(RANGE, "--config.model.latent_dim=1000000000000", ("at most 1000000",)),
     Case(RANGE, "--config.model.widths=(64,0)", ("widths is 0", "at least 1")),
@@ -89,7 +89,11 @@ REFUSED = [
         "--config.model.network=conv --config.model.widths=()",
         ("widths is ()", "one or more"),
     ),
-    Case(RANGE, "--config.model.fixed_scale=0", ("fixed_scale is 0", "above 0")),
+    Case(
+        RANGE,
+        "--config.model.likelihood=gaussian_fixed --config.model.fixed_scale=0",
+        ("fixed_scale is 0", "above 0"),
+    ),
     Case(RANGE, "--config.training.batch_size=0", ("batch_size is 0", "at least 1")),
     Case(RANGE, "--config.training.batch_size=1301", ("1301", "1300")),
     Case(

@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.checks import Range, require_fields
+from vae_jax.checks import Count, require_fields
 from vae_jax.likelihoods.continuous import (
     MIN_INITIAL_STD,
     concentrations,
@@ -140,7 +140,7 @@ class LogisticMixture(Likelihood):
     """
 
     view: ClassVar[View] = "levels"
-    components: Annotated[int, Range(at_least=1)] = 5
+    components: Count = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()

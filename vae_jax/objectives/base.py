@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 
-from vae_jax.checks import require_fields
+from vae_jax.checks import Count, require_fields
 from vae_jax.distributions import Posterior, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.posteriors.gaussian import DiagonalGaussianFamily
@@ -104,7 +104,7 @@ class Objective(abc.ABC):
         num_samples: samples of q(z|x) per image, at least ``fewest_samples``.
     """
 
-    num_samples: int = 1
+    num_samples: Count = 1
 
     fewest_samples: ClassVar[int] = 1
     needs_closed_form_kl: ClassVar[bool] = False

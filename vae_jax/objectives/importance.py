@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.checks import Range
+from vae_jax.checks import Count, Range
 from vae_jax.distributions import sample_without_score
 from vae_jax.gradients import scale_gradient, with_gradient_of
 from vae_jax.objectives.base import Batch, Objective, Terms
@@ -83,7 +83,7 @@ class DReG(Objective):
 class _Grouped(Objective):
     """An objective whose samples fall into groups of equal size."""
 
-    num_groups: Annotated[int, Range(at_least=1)] = 1
+    num_groups: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,8 +186,8 @@ class Thermodynamic(Objective):
     samples grows.
     """
 
-    num_samples: int = 2
-    partitions: Annotated[int, Range(at_least=1)] = 1
+    num_samples: Count = 2
+    partitions: Count = 1
 
     fewest_samples: ClassVar[int] = 2
     weighs_samples: ClassVar[bool] = True

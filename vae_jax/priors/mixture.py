@@ -3,12 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import Range, require_fields
+from vae_jax.checks import Count, require_fields
 from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
 from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
@@ -55,7 +55,7 @@ class GaussianMixtureFamily:
     """
 
     latent_dim: int
-    components: Annotated[int, Range(at_least=1)] = 100
+    components: Count = 100
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

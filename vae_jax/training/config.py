@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vae_jax.checks import Range, require_fields, require_type
+from vae_jax.checks import Count, CountOrZero, Range, require_fields, require_type
 from vae_jax.objectives import Elbo, Objective
 from vae_jax.training.adam import scale_by_adam
 
@@ -40,13 +40,13 @@ class TrainingPlan:
             'reseed' starts the model again with other random keys.
     """
 
-    batch_size: Annotated[int, Range(at_least=1)] = 64
-    microbatches: Annotated[int, Range(at_least=1)] = 1
-    num_epochs: Annotated[int, Range(at_least=1)] = 100
-    validate_every: Annotated[int, Range(at_least=1)] = 5
-    patience: Annotated[int, Range(at_least=0)] = 0
+    batch_size: Count = 64
+    microbatches: Count = 1
+    num_epochs: Count = 100
+    validate_every: Count = 5
+    patience: CountOrZero = 0
     schedule: Annotated[str, SCHEDULES] = "constant"
-    kl_warmup_epochs: Annotated[int, Range(at_least=0)] = 0
+    kl_warmup_epochs: CountOrZero = 0
     clip_norm: Annotated[float, Range(at_least=0)] = 0.0
     adam_b1: Annotated[float, Range(at_least=0, below=1)] = 0.9
     adam_b2: Annotated[float, Range(at_least=0, below=1)] = 0.999

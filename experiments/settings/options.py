@@ -1,0 +1,180 @@
+"""Options of a model's parts: the fields of a configuration that reach each part.
+
+A part (likelihood, network, posterior, prior, objective) takes options. Every field
+that is marked with an ``Option`` goes to each part with an option of that name; an
+option without a field is given by name, in ``KIND_options``.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Container, Sequence
+from typing import Annotated, Any, TypeVar
+
+from experiments.settings.values import convert, prefixed
+from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.networks import NETWORKS
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.posteriors import POSTERIORS
+from vae_jax.priors import PRIORS, priors_of
+from vae_jax.registry import Registry, refuse_option
+
+REGISTRIES: dict[str, Registry[Any]] = {
+    "likelihood": LIKELIHOODS,
+    "network": NETWORKS,
+    "posterior": POSTERIORS,
+    "prior": PRIORS,
+    "objective": OBJECTIVES,
+}
+KINDS = tuple(REGISTRIES)  # of parts
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """Marks a field as an option of parts.
+
+    Attributes:
+        name: of the option; '': that of the field.
+        kinds: of the parts that may take it.
+    """
+
+    name: str = ""
+    kinds: tuple[str, ...] = KINDS
+
+
+_Type = TypeVar("_Type")
+ForParts = Annotated[_Type, Option()]
+
+
+def option_fields(cls: type) -> dict[str, Option]:
+    """Returns the fields of a section that are options of parts."""
+    return {
+        field.name: dataclasses.replace(marker, name=marker.name or field.name)
+        for field in dataclasses.fields(cls)
+        for marker in getattr(field.type, "__metadata__", ())
+        if isinstance(marker, Option)
+    }
+
+
+def takers(marker: Option) -> dict[tuple[str, str], inspect.Parameter]:
+    """Returns the parts that take an option, by (kind, name), with its declaration."""
+    return {
+        (kind, name): REGISTRIES[kind].options(name)[marker.name]
+        for kind in marker.kinds
+        for name in REGISTRIES[kind].takers(marker.name)
+    }
+
+
+def part_options(section: Any, kind: str) -> dict[str, Any]:
+    """Returns the options that a section gives to its part of a kind.
+
+    These are the fields that the part takes, and those of ``KIND_options``.
+
+    Raises:
+        ValueError: an option by name that the part does not have, or that is a field.
+    """
+    registry, name = _registry(section, kind), getattr(section, kind)
+    known = registry.options(name)
+    fields = _taken(section, kind, known)
+    own = dict(getattr(section, f"{kind}_options"))
+    for option, value in own.items():
+        path = f"{kind}_options.{option}"
+        if option not in known:
+            refuse_option(option, value, [(registry, name)], field=path)
+        for field, taken in fields.items():
+            if taken == option:
+                raise ValueError(
+                    f"{path} is {value!r}: it is the field {field}. Set that instead."
+                )
+        usual = type(known[option].default)
+        if usual in (bool, int, float, str):  # Others would fail within a program.
+            own[option] = convert(value, usual, path)
+    return {option: getattr(section, field) for field, option in fields.items()} | own
+
+
+def fitted_prior_options(model: Any, prior: str) -> dict[str, Any]:
+    """Returns the options of another prior that is fitted to a trained model."""
+    fields = _taken(model, "prior", PRIORS.options(prior))
+    return {option: getattr(model, field) for field, option in fields.items()}
+
+
+def _taken(section: Any, kind: str, known: Container[str]) -> dict[str, str]:
+    """Returns the fields of a section that are options of a part, and the options."""
+    return {
+        field: marker.name
+        for field, marker in option_fields(type(section)).items()
+        if kind in marker.kinds and marker.name in known
+    }
+
+
+def _registry(section: Any, kind: str) -> Registry[Any]:
+    """Returns the registry in which a section names its part of a kind."""
+    if kind == "prior":
+        return priors_of(section.prior, (section.latent_dim, *section.upper_layers))
+    return REGISTRIES[kind]
+
+
+# --- fields without an effect ---------------------------------------------------------
+
+
+@functools.lru_cache
+def _without_effect(section: Any) -> dict[str, Any]:
+    """Returns the fields of a section that none of its parts takes, with defaults.
+
+    A field at its default counts as not given, and is left out.
+    """
+    taken: set[str] = set()
+    for kind in KINDS:
+        if hasattr(section, kind):
+            known = _registry(section, kind).options(getattr(section, kind))
+            taken.update(_taken(section, kind, known))
+    defaults = {
+        field: next(iter(takers(marker).values())).default
+        for field, marker in option_fields(type(section)).items()
+        if field not in taken
+    }
+    return {
+        field: default
+        for field, default in defaults.items()
+        if getattr(section, field) != default
+    }
+
+
+def same_model(settings: Any) -> Any:
+    """Returns settings in which fields without an effect have their defaults.
+
+    Settings of the same model and training are then equal.
+    """
+    sections = {name: getattr(settings, name) for name in ("model", "training")}
+    changes = {
+        name: dataclasses.replace(section, **unused)
+        for name, section in sections.items()
+        if (unused := _without_effect(section))
+    }
+    return dataclasses.replace(settings, **changes) if changes else settings
+
+
+def refuse_unused(every: Sequence[Any]) -> None:
+    """Refuses a field that is given, but that no run of a sweep takes.
+
+    Args:
+        every: the settings of each run.
+
+    Raises:
+        SettingsError: naming the first one, its parts, and the remedy.
+    """
+    for name in ("model", "training"):
+        sections = {getattr(settings, name): None for settings in every}
+        unused = [_without_effect(section) for section in sections]
+        common = set(unused[0]).intersection(*unused[1:]) if unused else ()
+        for field in sorted(common):
+            marker = option_fields(type(next(iter(sections))))[field]
+            kinds = dict.fromkeys(kind for kind, _ in takers(marker))
+            used = {
+                (kind, getattr(each, kind)): 0 for kind in kinds for each in sections
+            }
+            parts = [(REGISTRIES[kind], part) for kind, part in used]
+            value = getattr(getattr(every[0], name), field)
+            neutral = f"Leave it at {unused[0][field]!r}"
+            with prefixed(f"config.{name}."):
+                refuse_option(marker.name, value, parts, field=field, neutral=neutral)
