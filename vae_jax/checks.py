@@ -48,7 +48,7 @@ class Range:
 
     def __str__(self) -> str:
         words = [f"{name.replace('_', ' ')} {bound}" for name, bound in self._bounds]
-        return " and ".join(words or ["any number"]) + (
+        return " and ".join(words or ["finite"]) + (
             "" if self.other is None else f", or {self.other}"
         )
 

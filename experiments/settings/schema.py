@@ -57,9 +57,9 @@ class ModelSettings:
         rematerialize: whether encoder and decoder compute their layers again for the
             gradient, to save memory.
         likelihood_options: options of the likelihood that have no field, by name.
-        network_options: those of the network.
-        posterior_options: those of the posterior.
-        prior_options: those of the prior.
+        network_options: options of the network that have no field, by name.
+        posterior_options: options of the posterior that have no field, by name.
+        prior_options: options of the prior that have no field, by name.
     """
 
     likelihood: Annotated[str, LIKELIHOODS]
