@@ -1178,7 +1178,7 @@ def test_images_of_ones_own_are_named_by_who_evaluates(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--data_path=x.npz", ["--data_path has no effect", "'digits'"]),
+        ("--data_path=x.npz", ["--data_path is 'x.npz': it has no effect", "'digits'"]),
         ("--cache_dir=~nosuchuser/x", ["'~nosuchuser/x'"]),
     ],
 )

@@ -120,5 +120,5 @@ def test_images_of_ones_own_are_asked_for(name):
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "", None, 7])
 def test_a_path_without_effect_is_refused(name):
-    with pytest.raises(SettingsError, match="--data_path has no effect"):
+    with pytest.raises(SettingsError, match="--data_path is '/here': it has no effect"):
         own({"data.path": "/here"}, data__name=name)

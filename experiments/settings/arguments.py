@@ -1,4 +1,4 @@
-"""The arguments of a command line, with what files of options hold in their place."""
+"""The arguments of a command line, with the contents of files of options."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from experiments.files.paths import expand_user
 from experiments.files.sealed import read_bytes
 from experiments.messages.errors import DataError, SettingsError
+from experiments.messages.wording import refusal
 
 _LARGEST_FILE = 1_000_000  # bytes
 _QUOTES = "\"'"
@@ -20,26 +21,26 @@ class Argument(NamedTuple):
     place: str = ""  # 'FILE, line 3: ', for messages; '': on the command line itself
 
     def option(self) -> tuple[str, str | None] | None:
-        """Returns name and value of ``--name=value``; None where there is none.
+        """Returns name and value of ``--name=value``; None: it is no option.
 
-        A value that is None may be the next argument, or none be needed.
+        A value of None is the next argument, unless the option needs none.
         """
         found = re.fullmatch(r"--?([A-Za-z][^=]*)(?:=(.*))?", self.text, re.DOTALL)
         return (found[1], found[2]) if found else None
 
 
 def expanded(arguments: Iterable[str]) -> list[Argument]:
-    """Returns arguments with what a file holds in place of ``--flagfile``.
+    """Returns arguments, with the options of a file in place of ``--flagfile``.
 
-    As absl has it, with one option in each line, but that quotes around a whole value
-    are left out, as a shell does, and whatever is wrong with a file is refused.
+    A file has one option in each line, as absl reads it. Quotes around a whole value
+    are removed, as a shell does.
 
     Args:
         arguments: of a command line.
 
     Raises:
-        SettingsError: a file that cannot be read, that includes itself, or holds what
-            is no option.
+        SettingsError: a file cannot be read, includes itself, or has a line that is no
+            option.
     """
     return list(_expanded(map(Argument, arguments), ()))
 
@@ -47,11 +48,11 @@ def expanded(arguments: Iterable[str]) -> list[Argument]:
 def _expanded(
     arguments: Iterable[Argument], inside: Sequence[str]
 ) -> Iterator[Argument]:
-    """As ``expanded``, inside of files of which each is included by the one before."""
+    """Yields the arguments of ``expanded``, within files that include each other."""
     rest = iter(arguments)
     for argument in rest:
         name, value = argument.option() or ("", None)
-        if argument.text == "--":  # What follows is no option.
+        if argument.text == "--":  # Options end here.
             yield argument
             yield from rest
         elif name == "flagfile":
@@ -63,7 +64,7 @@ def _expanded(
 
 
 def _lines(path: str, place: str, inside: Sequence[str]) -> list[Argument]:
-    """The options in a file, without blank lines and comments."""
+    """Returns the options in a file, without blank lines and comments."""
     try:
         if _identity(path) in inside:
             raise ValueError("it includes itself")
@@ -71,11 +72,10 @@ def _lines(path: str, place: str, inside: Sequence[str]) -> list[Argument]:
         if "\0" in text:
             raise ValueError("it is no text")
     except (DataError, OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(
-            f"{place}--flagfile is {path!r}: {reason}. Name a file of text with one "
-            "option in each line."
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = "Name a text file with one option in each line"
+        line = refusal("--flagfile", path, why or "it cannot be read", remedy)
+        raise SettingsError(f"{place}{line}") from error
     found: list[Argument] = []
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith(("#", "//")):
@@ -86,7 +86,7 @@ def _lines(path: str, place: str, inside: Sequence[str]) -> list[Argument]:
         waits = found and (found[-1].option() or ("", ""))[1] is None
         if " " in option[0] if option else line != "--" and not waits:
             raise SettingsError(
-                f"{argument.place}{line!r} is not understood: write one option in each "
+                f"{argument.place}{line!r} is not understood. Write one option in each "
                 "line, as --name=value."
             )
         found.append(_unquoted(argument))
@@ -94,23 +94,23 @@ def _lines(path: str, place: str, inside: Sequence[str]) -> list[Argument]:
 
 
 def _unquoted(argument: Argument) -> Argument:
-    """An argument of a file, as a shell would have given it.
+    """Returns an argument of a file without the quotes around its value.
 
     Raises:
-        SettingsError: it is several, or a quote is not closed.
+        SettingsError: there are several arguments, or a quote is not closed.
     """
     _, value = argument.option() or ("", argument.text)
     quote = value[0] if value and value[0] in _QUOTES else '"'
     if argument.text.count(quote) % 2:
         raise SettingsError(
-            f"{argument.place}{argument.text!r} has a quote that is not closed: close "
-            "it, or leave it out, as none is needed around a value."
+            f"{argument.place}{argument.text!r} has a quote that is not closed. Close "
+            "it, or leave it out: a value needs no quotes."
         )
     if value and value[0] == value[-1] == quote and value.count(quote) == 2:
         return argument._replace(text=argument.text.removesuffix(value) + value[1:-1])
     if re.search(r"\s(--[A-Za-z]|#)", argument.text):
         raise SettingsError(
-            f"{argument.place}{argument.text!r} is more than an option: write each "
+            f"{argument.place}{argument.text!r} is more than an option. Write each "
             "option and each comment in a line of its own, or quotes around the value."
         )
     return argument

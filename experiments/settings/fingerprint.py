@@ -1,10 +1,10 @@
-"""The fingerprint of a run: a digest of all that decides its bits.
+"""The fingerprint of a run: a digest of everything that decides its bits.
 
-Every part that a run leaves on disk carries it, so that a part which was copied from
-another run, left by an earlier configuration, or made from other images is recognised.
-It covers the run's own resolved settings, not the axes of its sweep: a sweep that grows
-keeps the runs that are finished. It does not cover what changes no result (paths,
-devices, how often checkpoints are written) nor versions of packages and code, which
+Every file of a run carries it. So a file is recognised that was copied from another
+run, left by an earlier configuration, or made from other images. The fingerprint covers
+the settings of the run, not the axes of its sweep: a sweep that grows keeps its
+finished runs. It covers neither fields that change no result (paths, devices, how often
+checkpoints are written) nor the versions of packages and code, which
 ``environment.json`` records.
 """
 
@@ -27,7 +27,7 @@ from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
 
-# What no result depends on, but for rounding: sections, and fields of data.
+# Sections, and fields of data, on which results depend by rounding at most.
 _OF_THE_MACHINE = ("checkpoint", "parallel")
 _NOT_OF_THE_IMAGES = (
     "cache_dir",
@@ -42,10 +42,9 @@ _NOT_OF_THE_IMAGES = (
 def fingerprint(settings: Settings, images: str) -> str:
     """Returns the fingerprint of a run, as a hexadecimal SHA-256.
 
-    A field with a default is left out where it has that value. So a field that a later
-    version adds, with the default that stands for what was before, leaves fingerprints
-    as they are; changing the default of a field changes them without a word, and is
-    not to be done.
+    A field is left out if it has its default. So a later version can add a field, with
+    a default for the behaviour before, and fingerprints stay. Never change a default:
+    fingerprints would change without a warning.
 
     Args:
         settings: of the run.
@@ -69,7 +68,7 @@ def group_fingerprint(runs: Sequence[str], attempt: int) -> str:
 
     Args:
         runs: the fingerprint of each, in their order.
-        attempt: how often they were begun before, with other keys.
+        attempt: how often they were started before, with other keys.
     """
     return _digest([attempt, *runs])
 
@@ -91,13 +90,13 @@ def machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns where two configurations give different results, field by field."""
+    """Returns the fields in which results of two configurations differ, a line each."""
     old, new = (comparable(json.loads(to_json(config))) for config in (old, new))
     return differing(old, new, "config")
 
 
 def differing(old: Any, new: Any, path: str) -> list[str]:
-    """Returns where two nested mappings differ, a line for each entry."""
+    """Returns the entries in which two nested mappings differ, a line each."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
@@ -110,9 +109,10 @@ def differing(old: Any, new: Any, path: str) -> list[str]:
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a stored configuration with the fields that came after it was stored.
+    """Returns a stored configuration with the fields of later versions.
 
-    Their defaults stand for what was before. Fields without a default are not added.
+    They get their defaults, which stand for the behaviour before. A field without a
+    default is not added.
     """
     return _filled(config, Settings)
 
@@ -122,7 +122,7 @@ def _digest(facts: Any) -> str:
 
 
 def _given(settings: Any) -> Any:
-    """The fields of settings, without those at a default."""
+    """Returns the fields of settings that do not have their default."""
     return {
         field.name: _given(value) if dataclasses.is_dataclass(value) else value
         for field in dataclasses.fields(settings)
@@ -134,7 +134,7 @@ def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
     filled, hints = dict(config), field_types(cls)
     for field in dataclasses.fields(cls):
         hint, default = hints[field.name], field.default
-        # Options by name that were not given are left out of a configuration, too.
+        # A configuration leaves out options by name that are not given.
         if default is not dataclasses.MISSING and hint is not Options:
             if dataclasses.is_dataclass(default) and not isinstance(default, type):
                 default = dataclasses.asdict(default)
@@ -150,7 +150,7 @@ _LIBRARIES = ("vae_jax", "jax", "jaxlib", "flax")
 
 
 def _own_modules(settings: Settings) -> dict[str, str]:
-    """The digest of the source of each part that is the user's own, by its kind."""
+    """Returns the digest of the source of each part of the user's own, by its kind."""
     model = settings.model
     parts = {
         "likelihood": LIKELIHOODS[model.likelihood],
@@ -169,17 +169,16 @@ def _own_modules(settings: Settings) -> dict[str, str]:
 
 
 def _source(part: Any) -> bytes:
-    """The file that a class or function stands in, also if it was run, not imported."""
+    """Returns the file of a class or function, also if it was run, not imported."""
     module, parts = (
         sys.modules.get(part.__module__),
         getattr(part, "__dict__", {}).values(),
     )
     code = [getattr(each, "__code__", None) for each in (part, *parts)]
-    # Of the code first: the module may be called '__main__', as others are.
+    # The file of the code comes first: several modules are called '__main__'.
     files = [*(c.co_filename for c in code if c), getattr(module, "__file__", None)]
-    wrappers = dataclasses.__file__, reprlib.__file__  # By the version of Python.
+    wrappers = dataclasses.__file__, reprlib.__file__  # of __repr__ of dataclasses
     for file in files:
-        # From there is a wrapper that each dataclass has as its __repr__.
         if file and file not in wrappers and Path(file).is_file():
             return Path(file).read_bytes()
     return b""  # Typed into an interpreter.

@@ -1,9 +1,9 @@
-"""A stored configuration on the machine at hand.
+"""A stored configuration on this machine.
 
-A run folder may be a stranger's. What its configuration says of the machine it was
-trained on (paths, downloads, devices) is shown, and never obeyed: it comes from who
-reads the folder, or is the default. That is so for commands that read the folder, and
-where its ``config.json`` is the configuration of another run.
+A run folder may come from a stranger. Its configuration names paths, downloads and
+devices of another machine: they are shown, and never used. The person who reads the
+folder gives them, or they have their defaults. The same holds where the ``config.json``
+of a folder is the configuration of another run.
 """
 
 import shlex
@@ -11,74 +11,77 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.messages.errors import SettingsError
+from experiments.messages.wording import refusal
 
-# What stands in the configuration instead.
-_NEUTRAL: Mapping[str, Mapping[str, Any]] = {
-    "data": {"path": "", "data_dir": "", "cache_dir": "", "download": False},
-    "parallel": {
-        "member_execution": "auto",
-        "members": 0,
-        "batch": 1,
-        "memory_gib": 0.0,
-    },
+# The fields that belong to a machine, and the values used in place of stored ones.
+_NEUTRAL: Mapping[str, Any] = {
+    "data.path": "",
+    "data.data_dir": "",
+    "data.cache_dir": "",
+    "data.download": False,
+    "parallel.member_execution": "auto",
+    "parallel.members": 0,
+    "parallel.batch": 1,
+    "parallel.memory_gib": 0.0,
 }
-
-# Flags that give a field, of commands that read a run folder.
+# Flags that give such a field: of commands that read a run folder, and of commands that
+# train a configuration.
 PLACES: Mapping[str, str] = {
     "data.path": "data_path",
     "data.data_dir": "data_dir",
     "data.cache_dir": "cache_dir",
 }
-# Of those that train what a configuration says.
-OVERRIDES: Mapping[str, str] = {
-    f"{section}.{field}": f"config.{section}.{field}"
-    for section, fields in _NEUTRAL.items()
-    for field in fields
-}
+OVERRIDES: Mapping[str, str] = {name: f"config.{name}" for name in _NEUTRAL}
 
 _WITH_A_PATH = ("npz", "folder")  # Data sets that are the user's own images.
 _LONGEST = 300  # characters of a value that are shown
 
 
 def neutral(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a stored configuration without what it says of its machine."""
-    own = {
-        section: {**config[section], **fields}
-        for section, fields in _NEUTRAL.items()
-        if isinstance(config.get(section), Mapping)  # Else it is refused as a whole.
-    }
-    return {**config, **own}
+    """Returns a stored configuration with the defaults of the fields of a machine."""
+    return _with(config, _NEUTRAL)
 
 
 def on_this_machine(
     config: Mapping[str, Any], places: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Returns a stored configuration that obeys the machine at hand.
+    """Returns a stored configuration for this machine.
 
     Args:
-        config: a whole configuration, as it was stored by anybody.
-        places: where the images are: those of the fields ``PLACES`` that are given.
+        config: a whole configuration, as it was stored.
+        places: where the images are: the fields of ``PLACES`` that are given.
 
     Raises:
-        SettingsError: a path is missing, or is given for data that have none.
+        SettingsError: a path is missing, or is given for data without a path.
     """
-    own = neutral(config)
-    if isinstance(own.get("data"), dict):
-        own["data"] |= {name.partition(".")[2]: place for name, place in places.items()}
+    own = _with(neutral(config), places)
+    if isinstance(data := own.get("data"), Mapping):
         refuse_without_images(config, own, PLACES)
-        name = own["data"].get("name")
+        name = data.get("name")
         if name not in _WITH_A_PATH and "data.path" in places:
-            raise SettingsError(
-                "--data_path has no effect, as the run's images are those of "
-                f"{name!r}: leave it out."
-            )
+            why = f"it has no effect on the run's images, which are {name!r}"
+            path = places["data.path"]
+            raise SettingsError(refusal("--data_path", path, why, "Leave it out"))
+    return own
+
+
+def _with(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration with other values of some fields, by dotted name.
+
+    A section that is not a group stays: the whole configuration is refused later.
+    """
+    own = dict(config)
+    for name, value in fields.items():
+        section, _, field = name.partition(".")
+        if isinstance(group := own.get(section), Mapping):
+            own[section] = {**group, field: value}
     return own
 
 
 def refuse_without_images(
     config: Mapping[str, Any], own: Mapping[str, Any], flags: Mapping[str, str]
 ) -> None:
-    """Refuses to go on where the user's own images were used, and are not named here.
+    """Refuses a run on the user's own images if no path is given on this machine.
 
     Args:
         config: as it was stored.
@@ -86,23 +89,23 @@ def refuse_without_images(
         flags: the flag that gives a field.
 
     Raises:
-        SettingsError: naming the place that is not used, and the flag.
+        SettingsError: naming the stored path, and the flag.
     """
     data = own.get("data")
     if not isinstance(data, Mapping):
-        return  # It is refused as a whole.
+        return  # The whole configuration is refused later.
     if data.get("name") in _WITH_A_PATH and not data.get("path"):
         remedy = _remedy("data.path", value("data.path", config), flags)
         raise SettingsError(
             f"the run was made with {_shown('data.path', config)}: not used here; "
-            f"give {remedy} to use it, or name the place where its images are now."
+            f"give {remedy} to use it, or the path where its images are now."
         )
 
 
 def not_obeyed(
     config: Mapping[str, Any], given: Mapping[str, Any], flags: Mapping[str, str]
 ) -> str:
-    """Returns a line on what of a stored configuration is not obeyed; '': nothing.
+    """Returns a line on the stored fields that are not used; '': there are none.
 
     Args:
         config: as it was stored.
@@ -110,9 +113,9 @@ def not_obeyed(
         flags: the flags that give them, by field.
     """
     shown, remedies = [], []
-    for name in OVERRIDES:
+    for name, default in _NEUTRAL.items():
         was = value(name, config)
-        if was in (_default(name), given.get(name, _default(name))):
+        if was in (default, given.get(name, default)):
             continue
         shown.append(_shown(name, config))
         if name in flags and name not in given:
@@ -126,18 +129,12 @@ def not_obeyed(
     return line
 
 
-def _default(name: str) -> Any:
-    section, _, field = name.partition(".")
-    return _NEUTRAL[section][field]
-
-
 def value(name: str, config: Mapping[str, Any]) -> Any:
-    """Returns what a configuration says of a field of the machine, or its default."""
+    """Returns the value of a field of the machine in a configuration, or its default."""
     section, _, field = name.partition(".")
     stored = config.get(section)
-    if not isinstance(stored, Mapping):
-        return _default(name)
-    return stored.get(field, _default(name))
+    fields = stored if isinstance(stored, Mapping) else {}
+    return fields.get(field, _NEUTRAL[name])
 
 
 def _shown(name: str, config: Mapping[str, Any]) -> str:
@@ -148,8 +145,8 @@ def _shown(name: str, config: Mapping[str, Any]) -> str:
 
 
 def _remedy(name: str, was: Any, flags: Mapping[str, str]) -> str:
-    """A flag as it is typed; a value that cannot be typed is left to the reader."""
-    is_of_its_type = type(was) is type(_default(name))
+    """Returns a flag as it is typed; a value that cannot be typed is left open."""
+    is_of_its_type = type(was) is type(_NEUTRAL[name])
     can_be_typed = is_of_its_type and str(was) and str(was).isprintable()
     unknown = "PLACE" if name in PLACES else "VALUE"
     return f"--{flags[name]}={shlex.quote(str(was)) if can_be_typed else unknown}"
