@@ -1,4 +1,4 @@
-"""What the command lines share: flags, settings, and one-line refusals."""
+"""The flags, refusals and exit statuses that all commands share."""
 
 import functools
 import logging
@@ -15,7 +15,7 @@ from absl import logging as absl_logging
 
 from experiments import guard
 from experiments.data import cache
-from experiments.data.images import ImageData, load_data
+from experiments.data.images import ImageData
 from experiments.files.paths import expand_user
 from experiments.guard import REFUSED
 from experiments.messages.console import CONSOLE, warn
@@ -25,18 +25,19 @@ from experiments.messages.errors import (
     LaunchError,
     SettingsError,
 )
-from experiments.messages.wording import printable
+from experiments.messages.wording import printable, refusal
 from experiments.runner import processes
 from experiments.runner.interruption import Stopped
+from experiments.runs import loading
 from experiments.runs.folder import RunFolder
 from experiments.settings import configuration, stored, user_code
 from experiments.settings.arguments import Argument, expanded
-from experiments.settings.fingerprint import fingerprints
-from experiments.settings.grid import Run, expand
+from experiments.settings.grid import Run
 
-LEFT_OUT = 3  # of one that did what it could, and names what it left out
+LEFT_OUT = 3  # exit status of a command that left something out, and names it
 
-# Flags defined here are those of the command that asks for them: --help shows them.
+# Flags that are defined here belong to the command that asks for them: --help shows
+# them.
 flags.disclaim_key_flags()
 
 _REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
@@ -51,18 +52,18 @@ def define_flags(workdir: str, config: str | None = None) -> None:
     """Defines --workdir and, with a default config file, --config."""
     flags.DEFINE_string("workdir", workdir, "Folder of the run.")
     if config:
-        # Not one of another project, where the user stands.
+        # The absolute path: the current folder may belong to another project.
         flags.DEFINE_string(
             "config",
             str(configuration.ROOT / config),
             "Configuration file, as in configs/mnist.py:fashion_mnist, or config.json "
             "of a run folder. Its fields are overridden as in "
-            "--config.model.latent_dim=8; the last of the same counts.",
+            "--config.model.latent_dim=8; the last of several values counts.",
         )
 
 
 def define_parts_flag() -> None:
-    """Defines where the user's own parts are: no folder's word is taken for it."""
+    """Defines --parts; a run folder never names modules, as it may be a stranger's."""
     flags.DEFINE_multi_string(
         "parts",
         [],
@@ -72,7 +73,7 @@ def define_parts_flag() -> None:
 
 
 def define_distributed_flags() -> None:
-    """Defines --distributed and what it needs where JAX cannot find that out."""
+    """Defines --distributed, and flags for clusters that JAX does not recognise."""
     flags.DEFINE_bool(
         "distributed",
         False,
@@ -88,7 +89,7 @@ def define_distributed_flags() -> None:
 
 
 def define_data_flags() -> None:
-    """Defines where the images of a stored run are: its own word is not obeyed."""
+    """Defines the places of a stored run's images; the stored places are not used."""
     for field, meaning in {
         "data.path": "The npz file or folder of the run's own images.",
         "data.data_dir": "Prepared data sets; default: $TFDS_DATA_DIR.",
@@ -98,48 +99,26 @@ def define_data_flags() -> None:
 
 
 def _places() -> dict[str, str]:
-    """Those that are given, by the field of the configuration."""
+    """Returns the places that are given, by the field of the configuration."""
     values = {field: flags.FLAGS[flag].value for field, flag in stored.PLACES.items()}
     return {field: value for field, value in values.items() if value}
 
 
 def stored_runs(folder: RunFolder) -> tuple[Run, ...]:
-    """The runs of a folder, with the places that the command line gives.
-
-    The folder's parts have to belong to them from here on.
-
-    Raises:
-        SettingsError: a path is missing, or is given for data that have none.
-    """
-    runs = expand(stored.on_this_machine(folder.config(), _places()))
-    folder.bind(fingerprints(runs, folder.images()))
-    return runs
+    """Returns ``loading.stored_runs``, with the places that the command line gives."""
+    return loading.stored_runs(folder, _places())
 
 
 def stored_images(folder: RunFolder, run: Run) -> ImageData:
-    """The images of one of the ``stored_runs``; says what was not obeyed.
-
-    Raises:
-        DataError: they cannot be had.
-        FolderError: they are others than those of training.
-    """
-    not_obeyed = stored.not_obeyed(folder.config(), _places(), stored.PLACES)
-    try:
-        data = load_data(run.settings.data)
-        folder.refuse_other_images(data.fingerprint)
-    except (DataError, FolderError) as error:
-        reason = f"{error} ({not_obeyed})" if not_obeyed else str(error)
-        raise type(error)(reason) from error
-    if not_obeyed:
-        CONSOLE.print(not_obeyed)
-    return data
+    """Returns ``loading.stored_images``, with the places of the command line."""
+    return loading.stored_images(folder, run, _places())
 
 
 def join_processes() -> None:
     """Joins the other processes, if --distributed is given.
 
     Raises:
-        SettingsError: they cannot be found, or how to find them has no effect.
+        SettingsError: they cannot be found, or a flag for that has no effect.
     """
     given = flags.FLAGS
     refuse_idle(("coordinator", "num_processes", "process_id"), "distributed")
@@ -158,69 +137,73 @@ def join_processes() -> None:
 
 
 def refuse_idle(names: Iterable[str], needed: str) -> None:
-    """Refuses options that are given without the one which they are part of.
+    """Refuses options that have no effect without another one.
+
+    Args:
+        names: of the options.
+        needed: the other one.
 
     Raises:
-        SettingsError: some are.
+        SettingsError: an option is given without the other one.
     """
     for name in names:
         if flags.FLAGS[name].present and not flags.FLAGS[needed].value:
             raise SettingsError(
-                f"--{name} has no effect without --{needed}: add it, or leave out "
+                f"--{name} has no effect without --{needed}. Add it, or leave out "
                 f"--{name}."
             )
 
 
 def _check_coordinator(address: str) -> None:
-    """Refuses an address for which JAX would wait for minutes, in vain."""
+    """Refuses an address for which JAX would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise SettingsError(
-            f"--coordinator is {address!r}: give host:port with a port in 1 to 65535, "
-            "as in --coordinator=10.0.0.1:1234."
-        )
+        why = "it must be host:port, with a port in 1 to 65535"
+        remedy = "Give it as in --coordinator=10.0.0.1:1234"
+        raise SettingsError(refusal("--coordinator", address, why, remedy))
 
 
 def config() -> dict[str, Any]:
-    """The configuration as a plain dictionary, overrides applied."""
+    """Returns the configuration as a plain dictionary, overrides applied."""
     return flags.FLAGS.config.fields
 
 
 def overridden() -> frozenset[str]:
-    """Names of the configuration's fields that the command line sets."""
+    """Returns the names of the configuration's fields that the command line sets."""
     return flags.FLAGS.config.overridden
 
 
 def show_what_is_not_obeyed() -> None:
-    """Says what of a stored configuration is not, in the first process."""
+    """Prints the fields of a stored configuration that are not used, in one process."""
     if flags.FLAGS.config.not_obeyed and processes.is_primary():
         CONSOLE.print(flags.FLAGS.config.not_obeyed)
 
 
 def workdir() -> Path:
-    """The folder given.
+    """Returns the folder of --workdir.
 
     Raises:
-        SettingsError: none is.
-        DataError: it is below a home folder that is not known.
+        SettingsError: it is empty.
+        DataError: it is below the home folder of an unknown user.
     """
     if not flags.FLAGS.workdir:
-        raise SettingsError("--workdir is '': name a folder, as in --workdir=runs/one.")
+        remedy = "Name one, as in --workdir=runs/one"
+        raise SettingsError(refusal("--workdir", "", "it names no folder", remedy))
     return expand_user(flags.FLAGS.workdir)
 
 
 def run(main: Callable[..., None], *, positional: bool = False) -> None:
     """Runs a command; bad input ends it with one line and exit status 2.
 
-    Signals and streams that are closed are seen to by ``guard``.
+    ``guard`` handles signals and closed streams.
 
     Args:
         main: the command.
-        positional: whether it is given the arguments that are no options.
+        positional: whether its argument is the list of arguments that are no options.
     """
 
     def guarded(argv: list[str]) -> None:
-        # absl lets through JAX's notes on accelerators that the machine does not have.
+        # JAX logs notes on accelerators that the machine does not have.
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
             logging.getLogger("jax").setLevel(logging.WARNING)
@@ -236,7 +219,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         except Stopped as reason:
             message = f"{reason}: {guard.CONTINUES}"
             if jax.process_count() == 1:
-                # Whatever is still being compiled.
+                # It does not wait for programs that are being compiled.
                 guard.leave(message, guard.STOPPED)
             print(message, file=sys.stderr)
             sys.exit(guard.STOPPED)
@@ -248,9 +231,9 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         sys.stdout.flush()
         if guard.unwritten:
             _refuse(
-                "not all that was printed could be written: "
-                f"{guard.unwritten[0].strerror}. All else was done; send the output "
-                "elsewhere."
+                "the output could not be written completely: "
+                f"{guard.unwritten[0].strerror}. Everything else was done. Send the "
+                "output elsewhere."
             )
 
     guard.protect()
@@ -259,35 +242,36 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
 
 
 def _refuse_missing_devices(error: Exception) -> None:
-    """Ends the command if JAX finds none of the devices that it is told to use."""
+    """Ends the command if JAX finds none of the devices that variables ask for."""
     try:
         jax.devices()
-        # Asked again, it does with those that it found.
+        # The second time, JAX uses the devices that it found.
         found = "Unable to initialize backend" not in str(error)
     except (AssertionError, RuntimeError):
         found = False
-    told = [name for name in os.environ if re.match("JAX_.*(PLATFORM|DEVICE)", name)]
-    if told and not found:
+    names = [name for name in os.environ if re.match("JAX_.*(PLATFORM|DEVICE)", name)]
+    if names and not found:
+        values = " and ".join(f"{name} is {os.environ[name]!r}" for name in names)
         _refuse(
-            f"{' and '.join(f'{name} is {os.environ[name]!r}' for name in told)}, of "
-            f"which JAX finds nothing here: unset {' and '.join(told)} to use what "
-            "there is, or install JAX for it, as in pip install 'jax[cuda13]'."
+            f"{values}: JAX finds no such device here. Unset {' and '.join(names)} to "
+            "use the devices that there are, or install JAX for it, as in pip install "
+            "'jax[cuda13]'."
         )
 
 
 def keep_compiled_programs() -> None:
-    """A second start finds its programs compiled, unless JAX is told of another place.
+    """Keeps compiled programs on disk, so that a second start need not compile them.
 
-    JAX_COMPILATION_CACHE_DIR is that place; JAX_ENABLE_COMPILATION_CACHE=false keeps
-    nothing, nor does a place that cannot be written. An entry is found by all that
-    compilation depends on, and (compressed by zlib) carries a checksum: what is damaged
-    is compiled anew.
+    JAX_COMPILATION_CACHE_DIR names another folder. JAX_ENABLE_COMPILATION_CACHE=false
+    keeps nothing, and neither does a folder that cannot be written. The key of an entry
+    is everything that compilation depends on. Entries are compressed by zlib and carry
+    a checksum: damaged ones are compiled again.
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = cache.default_folder() / "programs"
     if not _can_be_written(folder):
-        return  # It is told of the images; JAX would warn of each program.
+        return  # The cache of images warns of it; JAX would for each program.
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update(
         "jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING
@@ -295,7 +279,7 @@ def keep_compiled_programs() -> None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Whether a folder can be, or, where it is not there yet, can be made."""
+    """Returns whether a folder can be written, or made if it does not exist."""
     nearest = next(
         place
         for place in (folder, *folder.absolute().parents)
@@ -305,10 +289,10 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def leave_if_left_out(lines: Sequence[str]) -> None:
-    """Ends the command with a status of its own if something was left out.
+    """Prints warnings, and ends the command with ``LEFT_OUT`` if there are any.
 
     Args:
-        lines: what was, which is printed.
+        lines: a line for each part that was left out.
     """
     for line in lines:
         warn(line)
@@ -319,7 +303,7 @@ def leave_if_left_out(lines: Sequence[str]) -> None:
 def _refuse(reason: object) -> NoReturn:
     parts = map(str.strip, str(reason).split("\n"))
     line = " ".join(filter(None, parts))
-    if len(line) > _LONGEST_LINE:  # The value is in front, what to do at the end.
+    if len(line) > _LONGEST_LINE:  # The value is in front, the remedy at the end.
         half = _LONGEST_LINE // 2
         line = f"{line[:half]} ... {line[-half:]}"
     print(f"error: {printable(line)}", file=sys.stderr)
@@ -327,10 +311,10 @@ def _refuse(reason: object) -> NoReturn:
 
 
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
-    """Reads options, from files too, and the configuration; else ends the command."""
+    """Reads options, also from files, and the configuration; or ends the command."""
     try:
         given = expanded(argv[1:])
-        # As it is recorded, and given to jobs: a file may change.
+        # Recorded and given to jobs without files of options, which may change.
         sys.argv[1:] = [argument.text for argument in given]
         has_config = "config" in flags.FLAGS
         own, others = configuration.split(given) if has_config else ([], given)
@@ -338,7 +322,7 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
         if left[1:] and not positional:
             place = next(each.place for each in others if each.text == left[1])
             raise SettingsError(
-                f"{place}{left[1]!r} is not understood: write options as --name=value."
+                f"{place}{left[1]!r} is not understood. Write options as --name=value."
             )
         if "parts" in flags.FLAGS:
             user_code.import_parts(flags.FLAGS.parts)  # A configuration may name them.
@@ -351,21 +335,21 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
 
 
 def _parse(command: str, arguments: Sequence[Argument]) -> list[str]:
-    """Has absl parse arguments; returns the command, and those that are no options."""
+    """Parses arguments; returns the command, and the arguments that are no options."""
     argv = [command, *(argument.text for argument in arguments)]
     try:
         return flags.FLAGS(argv)
-    except SystemExit:  # After --help and its kin, by absl with a status of failure.
+    except SystemExit:  # absl ends --help and the like with a status of failure.
         sys.exit(0)
     except flags.Error as error:
-        # It is the last of the fewest arguments that are refused in the same way.
+        # The refused argument is the last of the fewest with the same refusal.
         places = (
             argument.place
             for count, argument in enumerate(arguments, 2)
             if _refusal(argv[:count]) == str(error)
         )
         raise SettingsError(
-            f"{next(places, '')}{error}; --help shows what there is."
+            f"{next(places, '')}{error}. --help shows all options."
         ) from error
 
 

@@ -1,16 +1,17 @@
 """Signals, streams and environment of a command, from its first line to its end.
 
-Every command imports this module first, before what takes seconds to import. Until its
-work begins, and again when that is over, SIGINT (Ctrl-C) and SIGTERM end it at once,
-with one line and an exit status: nothing is unsaved then. Between, a command that
-continues where it was stopped says itself when to listen (``interruption``); others
-unwind, so that no file is left half-written.
+Every command imports this module first, before imports that take seconds.
 
-A reader that goes away, such as head, ends no command: what it prints is not what it
-is run for.
+**Signals.** SIGINT (Ctrl-C) and SIGTERM end a command at once, with one line and an
+exit status, before and after its work: nothing is unsaved then. During its work, a
+command that can continue decides itself when to stop (``runner.interruption``); any
+other command unwinds, so that no file is left half-written.
 
-What is computed is said by the configuration: the environment may say where it is
-computed, and what is told of it.
+**Streams.** A command goes on if the reader of its output ends, such as ``head``: its
+results are in files.
+
+**Environment.** The configuration alone decides the numbers. Variables of the
+environment may choose devices, caches and messages; others are removed.
 """
 
 import atexit
@@ -32,16 +33,15 @@ from typing import Any, NoReturn
 STOPPED = 75
 CONTINUES = "the same command continues."
 
-# Those that save their work; of others the same command starts again.
+# Commands that save their work; any other starts again.
 _CONTINUING = ("experiments.sweep", "experiments.train")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
 
-# The options of JAX that may come from the environment: devices, processes, caches and
-# messages; and the precision, which a run folder keeps among what its bits depend on.
-# Others would give other numbers or other noise, or end a program that does what it
-# should, as where it looks itself for values that are not finite.
+# The options of JAX that the environment may set: devices, processes, caches, messages,
+# and the precision of products, which a run folder records. Others would change numbers
+# or noise, or stop a program that checks for values that are not finite itself.
 _OBEYED = re.compile(
     "JAX_("
     "PLATFORM|BACKEND_TARGET|(CUDA|ROCM|ONEAPI)_VISIBLE_DEVICES|NUM_CPU_DEVICES|"
@@ -52,12 +52,12 @@ _OBEYED = re.compile(
     "TRACEBACK_|TRACER_ERROR_|DEFAULT_MATMUL_PRECISION$)"
 )
 
-# Why what was printed is lost, other than by a reader that went away.
+# The errors by which output was lost, apart from a reader that ended.
 unwritten: list[OSError] = []
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised where a command that does not continue is to end."""
+    """Raised by a signal in a command that cannot continue."""
 
     def __init__(self, number: int):
         super().__init__()
@@ -66,43 +66,43 @@ class Interrupted(KeyboardInterrupt):
 
 @functools.cache  # Once in a process.
 def protect() -> None:
-    """Has signals end this command properly, and no stream."""
+    """Makes signals end this command in order, and closed streams not end it."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # Else the next file that is opened would be printed into.
-            os.open(os.devnull, os.O_RDWR)  # Takes the lowest number that is free.
+        except OSError:  # The next opened file would get the number, and the output.
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free number.
     sys.stdout = _output(1, sys.stdout)
     sys.stderr = _output(2, sys.stderr)
-    # The last thing Python does before it gives signals back to the system, by which
-    # an ending command would be killed.
+    # Python calls this just before it restores the system's handlers, which would kill
+    # a command that is ending.
     atexit.register(_ignore_signals)
     sys.unraisablehook = _end_where_unraisable
     listen()
 
 
 def listen() -> None:
-    """Has signals end the process at once, with one line."""
+    """Makes signals end the process at once, with one line."""
     for number in _SIGNALS:
         signal.signal(number, _end)
 
 
 def listen_and_unwind() -> None:
-    """Has the first signal raise ``Interrupted``, unless the command continues."""
+    """Makes the first signal raise ``Interrupted``, unless the command can continue."""
     if not _continues():
         for number in _SIGNALS:
             signal.signal(number, _unwind)
 
 
 def end(number: int) -> NoReturn:
-    """Ends the process on a signal; nothing is unsaved."""
+    """Ends the process on a signal, when nothing is unsaved."""
     if _continues():
         stop()
     leave("interrupted: the same command starts again.", 128 + number)
 
 
 def stop() -> NoReturn:
-    """Ends the process of a command that continues; nothing is unsaved."""
+    """Ends the process of a command that can continue, when nothing is unsaved."""
     leave(f"stopped: {CONTINUES}", STOPPED)
 
 
@@ -110,17 +110,17 @@ _leaving = threading.RLock()
 
 
 def leave(message: str, status: int) -> NoReturn:
-    """Ends the process from whatever thread: files are whole at any moment."""
-    with _leaving:  # One line, also where several threads are told.
+    """Ends the process, from any thread: files are complete at any moment."""
+    with _leaving:  # One line, even if several threads end the process.
         shown = f"\x1b[?25h{message}\n" if os.isatty(2) else f"{message}\n"
-        # Not by sys.stderr, in the midst of which a signal may have come.
+        # sys.stderr may have been interrupted by the signal.
         with contextlib.suppress(OSError):
             os.write(2, shown.encode(errors="backslashreplace"))
         os._exit(status)
 
 
 def _program() -> str:
-    """The name of the module that runs as a program; '': it has none."""
+    """Returns the name of the module that runs as a program; '': it has none."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else ""
 
@@ -145,14 +145,14 @@ def _ignore_signals() -> None:
 
 
 def _end_where_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Does not lose an interruption, as Python does in a callback or ``__del__``."""
+    """Keeps an interruption that Python would drop in a callback or ``__del__``."""
     if isinstance(unraisable.exc_value, Interrupted):
         end(unraisable.exc_value.number)
     sys.__unraisablehook__(unraisable)
 
 
 class _Output(io.FileIO):
-    """Where nobody reads any more, what is written is lost and nothing else."""
+    """A stream that drops its text if its reader has ended."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -167,50 +167,50 @@ class _Output(io.FileIO):
 
 
 def _output(descriptor: int, stream: Any) -> io.TextIOWrapper:
-    """A stream of the same kind, or that of a descriptor which had been closed."""
+    """Returns a stream like another, or one for a descriptor that was closed."""
     is_errors = descriptor == 2
     return io.TextIOWrapper(
         io.BufferedWriter(_Output(descriptor, "w", closefd=False)),
         encoding=stream.encoding if stream else "utf-8",
-        errors="backslashreplace",  # Names need not be of this encoding.
+        errors="backslashreplace",  # Names may need another encoding.
         line_buffering=is_errors or os.isatty(descriptor),
         write_through=is_errors,
     )
 
 
 def lies_here() -> bool:
-    """Whether this package lies where the command is given.
+    """Returns whether this package lies in the current folder.
 
-    Else Python is not to look for it there (-P): a folder of the same name may be.
+    If not, Python must not look there (-P): a folder of the same name may exist.
     """
     return os.path.samefile(Path(__file__).parents[1], os.curdir)
 
 
 def _import_jax() -> None:
-    """Imports JAX, without what the environment has no say in.
+    """Imports JAX with the variables of the environment that may have an effect.
 
-    Processes that are started below this one inherit what is left.
+    The others are removed, also for the processes that this one starts.
     """
     for name in [name for name in os.environ if name.startswith("JAX_")]:
         if not _OBEYED.match(name):
             print(
-                f"warning: {name}={os.environ.pop(name)!r} has no effect: what is "
-                "computed is said by the configuration.",
+                f"warning: {name}={os.environ.pop(name)!r} has no effect: the "
+                "configuration decides the computation.",
                 file=sys.stderr,
             )
     if not lies_here():
         os.environ["PYTHONSAFEPATH"] = "1"
-    # All figures are files; a notebook's backend is not known outside it.
+    # All figures are files. The backend of a notebook does not exist outside it.
     os.environ["MPLBACKEND"] = "agg"
-    if os.environ.get("COLUMNS") == "0":  # No terminal; of no width, none is printed.
+    if os.environ.get("COLUMNS") == "0":  # Without a terminal: tables need a width.
         del os.environ["COLUMNS"]
     if any(option.startswith("e") for option in sys.warnoptions):
-        warnings.simplefilter("default")  # Packages warn: no command ends with that.
+        warnings.simplefilter("default")  # A warning of a package ends no command.
     try:
         import jax  # noqa: F401
     except ValueError as error:
         print(
-            f"error: {error}: unset that variable, or give it another value.",
+            f"error: {error}. Unset that variable, or give it another value.",
             file=sys.stderr,
         )
         sys.exit(REFUSED)

@@ -1,7 +1,7 @@
-"""The commands that an installation puts on the PATH: one for each command line.
+"""The commands that an installation puts on the PATH.
 
-``vae-jax-sweep`` is ``python -P -m experiments.sweep``: the installed package, whatever
-lies in the folder where it is typed.
+``vae-jax-sweep`` is ``python -P -m experiments.sweep``: it runs the installed package,
+even if the current folder has another one of that name.
 """
 
 import runpy

@@ -130,7 +130,7 @@ def not_obeyed(
 
 
 def value(name: str, config: Mapping[str, Any]) -> Any:
-    """Returns the value of a field of the machine in a configuration, or its default."""
+    """Returns a configuration's value of a field of the machine, or its default."""
     section, _, field = name.partition(".")
     stored = config.get(section)
     fields = stored if isinstance(stored, Mapping) else {}

@@ -72,7 +72,7 @@ ROWS = [
         "a precision there is not",
         {"JAX_DEFAULT_MATMUL_PRECISION": "best"},
         status=REFUSED,
-        words=("jax_default_matmul_precision", "unset that variable"),
+        words=("jax_default_matmul_precision", "Unset that variable"),
     ),
     # --- devices ---
     *(
