@@ -19,13 +19,8 @@ from experiments.data.images import ImageData
 from experiments.files.paths import expand_user
 from experiments.guard import REFUSED
 from experiments.messages.console import CONSOLE, warn
-from experiments.messages.errors import (
-    DataError,
-    FolderError,
-    LaunchError,
-    SettingsError,
-)
-from experiments.messages.wording import printable, refusal
+from experiments.messages.errors import CommandError, DataError, SettingsError
+from experiments.messages.wording import printable
 from experiments.runner import processes
 from experiments.runner.interruption import Stopped
 from experiments.runs import loading
@@ -39,8 +34,6 @@ LEFT_OUT = 3  # exit status of a command that left something out, and names it
 # Flags that are defined here belong to the command that asks for them: --help shows
 # them.
 flags.disclaim_key_flags()
-
-_REFUSALS = (DataError, FolderError, LaunchError, SettingsError)
 
 _LONGEST_LINE = 4000  # characters
 
@@ -160,7 +153,7 @@ def _check_coordinator(address: str) -> None:
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         why = "it must be host:port, with a port in 1 to 65535"
         remedy = "Give it as in --coordinator=10.0.0.1:1234"
-        raise SettingsError(refusal("--coordinator", address, why, remedy))
+        raise SettingsError.of("--coordinator", address, why, remedy)
 
 
 def config() -> dict[str, Any]:
@@ -188,7 +181,7 @@ def workdir() -> Path:
     """
     if not flags.FLAGS.workdir:
         remedy = "Name one, as in --workdir=runs/one"
-        raise SettingsError(refusal("--workdir", "", "it names no folder", remedy))
+        raise SettingsError.of("--workdir", "", "it names no folder", remedy)
     return expand_user(flags.FLAGS.workdir)
 
 
@@ -214,7 +207,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
                 main(*[argv[1:]] * positional)
             finally:
                 guard.listen()
-        except _REFUSALS as error:
+        except CommandError as error:
             _refuse(error)
         except Stopped as reason:
             message = f"{reason}: {guard.CONTINUES}"

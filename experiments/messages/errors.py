@@ -1,34 +1,48 @@
 """The errors that end a command with one line."""
 
-from experiments.messages.wording import printable
+from typing import Self
+
+from experiments.messages.wording import printable, refusal
 
 _LONGEST = 160  # characters of a stranger's text in a message
 
 
-class DataError(ValueError):
-    """Images that cannot be used; the message says in one line what to do about it."""
+class CommandError(Exception):
+    """An error whose message is one line for the user, without a traceback."""
+
+    @classmethod
+    def of(cls, field: str, value: object, why: str, remedy: str = "") -> Self:
+        """Returns an error of the form ``FIELD is VALUE: WHY. REMEDY.``.
+
+        Arguments are those of ``wording.refusal``.
+        """
+        return cls(refusal(field, value, why, remedy))
+
+
+class DataError(CommandError, ValueError):
+    """Images that cannot be used."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))  # It quotes names of a stranger's files.
+
+
+class SettingsError(CommandError, ValueError):
+    """A value in the configuration or on the command line that cannot be used."""
+
+
+class FolderError(CommandError, RuntimeError):
+    """A run folder that cannot be used."""
+
+
+class AnotherOwnerError(FolderError):
+    """A complete file that does not belong to its place."""
+
+
+class LaunchError(CommandError, RuntimeError):
+    """Jobs that cannot be launched, or that failed."""
 
 
 def one_line(value: object) -> str:
     """Returns the text of a value on one short line."""
     text = " ".join(str(value).split())
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
-
-
-class SettingsError(ValueError):
-    """A value in the configuration that cannot be used; the message is one line."""
-
-
-class FolderError(RuntimeError):
-    """A run folder that cannot be used; the message is one line."""
-
-
-class AnotherOwnerError(FolderError):
-    """A file that is whole, but belongs to something else than its place says."""
-
-
-class LaunchError(RuntimeError):
-    """Jobs that cannot be launched, or that failed; the message is one line."""

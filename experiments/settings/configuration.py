@@ -19,7 +19,6 @@ from ml_collections import ConfigDict, config_dict
 from experiments.files.paths import expand_user
 from experiments.files.sealed import read_json
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import refusal
 from experiments.settings import overrides, stored
 from experiments.settings.arguments import Argument
 from experiments.settings.fingerprint import with_defaults
@@ -185,7 +184,7 @@ def _load(argument: str) -> tuple[Any, dict[str, Any] | None]:
         remedy = f"Give {os.path.join(name, 'config.json')}"
     elif os.path.exists(path) and not os.path.isdir(path):
         why = "it is no regular file"
-    raise SettingsError(refusal("--config", argument, why, remedy))
+    raise SettingsError.of("--config", argument, why, remedy)
 
 
 def _read(argument: str, path: Path) -> dict[str, Any]:
@@ -203,5 +202,5 @@ def _read(argument: str, path: Path) -> dict[str, Any]:
         remedy = (
             "Give the config.json of a run folder, or a file such as configs/digits.py"
         )
-        raise SettingsError(refusal("--config", argument, str(why), remedy)) from error
+        raise SettingsError.of("--config", argument, str(why), remedy) from error
     return with_defaults(found)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import plain_name, refusal
+from experiments.messages.wording import plain_name
 from experiments.settings.options import KINDS, refuse_unused, same_model
 from experiments.settings.schema import (
     ModelSettings,
@@ -246,8 +246,8 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
     is_of_tuples = kind_of(get_args(AXES[axis])[0]) is tuple
     if is_of_tuples and not all(isinstance(value, tuple) for value in values):
         remedy = "Give it as in ((64, 64), (128,))"
-        raise SettingsError(
-            refusal(name, values, "each of its values is a tuple itself", remedy)
+        raise SettingsError.of(
+            name, values, "each of its values is a tuple itself", remedy
         )
     found: tuple[Any, ...] = convert(values, AXES[axis], name)
     return found
@@ -337,6 +337,6 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
                 "experiments.sweep --list shows them"
             )
             why = f"it fits none of the {len(runs)} runs"
-            raise SettingsError(refusal("--only", term, why, remedy))
+            raise SettingsError.of("--only", term, why, remedy)
         chosen |= hits
     return tuple(run for i, run in enumerate(runs) if i in chosen)

@@ -128,16 +128,12 @@ def _without_effect(section: Any) -> dict[str, Any]:
         if hasattr(section, kind):
             known = _registry(section, kind).options(getattr(section, kind))
             taken.update(_taken(section, kind, known))
-    defaults = {
-        field: next(iter(takers(marker).values())).default
-        for field, marker in option_fields(type(section)).items()
-        if field not in taken
-    }
-    return {
-        field: default
-        for field, default in defaults.items()
-        if getattr(section, field) != default
-    }
+    found = {}
+    for field, marker in option_fields(type(section)).items():
+        default = next(iter(takers(marker).values())).default
+        if field not in taken and getattr(section, field) != default:
+            found[field] = default
+    return found
 
 
 def same_model(settings: Any) -> Any:

@@ -13,10 +13,11 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import counted, refusal
+from experiments.messages.wording import counted
+from experiments.settings import values
 from experiments.settings.grid import AXES
 from experiments.settings.schema import Settings, field_types
-from experiments.settings.values import example, parse, refuse_unknown
+from experiments.settings.values import parse, refuse_unknown
 
 # The fields of a configuration and the groups of them, with their types.
 FIELDS: dict[str, Any] = {**field_types(Settings), "sweep": None}
@@ -57,15 +58,10 @@ def apply(tree: Any, option: str, text: str) -> None:
         groups, place, names = [tree], "config", FIELDS
     refuse_unknown([field], names, f"--{place}.")
     if len(groups) > 1 and not (groups := [grid for grid in groups if field in grid]):
-        remedy = f"as in --{place}.0.{field}={shlex.quote(text)}"
-        raise SettingsError(
-            refusal(
-                f"--{option}",
-                text,
-                "no grid of config.sweep has this axis",
-                f"Give it to one of them, {remedy}",
-            )
-        )
+        why = "no grid of config.sweep has this axis"
+        example = f"--{place}.0.{field}={shlex.quote(text)}"
+        remedy = f"Give it to one of them, as in {example}"
+        raise SettingsError.of(f"--{option}", text, why, remedy)
     try:
         now = groups[0].get(field)
     except config_dict.RequiredValueError:  # The file leaves it to the command line.
@@ -74,12 +70,16 @@ def apply(tree: Any, option: str, text: str) -> None:
         whole = f"--{place}.{field}"
         raise SettingsError(
             f"--{option}: parts of {place}.{field} cannot be set one by one. Give all "
-            f"of it, as in {whole}={example(names[field], now)}."
+            f"of it, as in {whole}={values.example(names[field], now)}."
         )
-    is_axis = names is AXES
-    value = parse(f"--{option}", text, names[field], now, is_axis=is_axis)
+    chosen = parse(f"--{option}", text, names[field], now, is_axis=names is AXES)
     for group in groups:
-        _set(group, field, value)
+        with contextlib.ExitStack() as stack:
+            if isinstance(group, ConfigDict):
+                stack.enter_context(group.ignore_type())  # Settings check the types.
+                if field not in group:  # An axis.
+                    stack.enter_context(group.unlocked())
+            group[field] = chosen
 
 
 def _groups(
@@ -107,15 +107,10 @@ def _groups(
         index, *parts = parts
         chosen = [grid for i, grid in enumerate(groups) if str(i) == index]
         if not chosen:
-            remedy = f"--{'.'.join(['config.sweep.0', *parts])}={shlex.quote(text)}"
-            raise SettingsError(
-                refusal(
-                    f"--{option}",
-                    text,
-                    f"config.sweep has {counted(len(groups), 'grid')}",
-                    f"Count them from 0, as in {remedy}",
-                )
-            )
+            why = f"config.sweep has {counted(len(groups), 'grid')}"
+            example = f"--{'.'.join(['config.sweep.0', *parts])}={shlex.quote(text)}"
+            remedy = f"Count them from 0, as in {example}"
+            raise SettingsError.of(f"--{option}", text, why, remedy)
         groups, place = chosen, f"{place}.{index}"
     if not parts:
         raise SettingsError(
@@ -125,12 +120,3 @@ def _groups(
     if not groups or not all(isinstance(each, (ConfigDict, dict)) for each in groups):
         raise SettingsError(f"{place} is missing: it must be a group.")
     return groups, place, parts
-
-
-def _set(group: Any, field: str, value: Any) -> None:
-    with contextlib.ExitStack() as stack:
-        if isinstance(group, ConfigDict):
-            stack.enter_context(group.ignore_type())  # Settings check the types.
-            if field not in group:  # An axis.
-                stack.enter_context(group.unlocked())
-        group[field] = value

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import refusal
 from experiments.settings.options import KINDS, ForParts, Option, part_options
 from experiments.settings.values import Options, convert, prefixed, refuse_unknown
 from vae_jax import population
@@ -272,10 +271,8 @@ class Settings:
         batch_size, devices = self.training.batch_size, self.parallel.batch
         if batch_size % devices:
             why = f"it is not a multiple of config.parallel.batch, {devices}"
-            raise SettingsError(
-                refusal(
-                    "config.training.batch_size", batch_size, why, "Change one of them"
-                )
+            raise SettingsError.of(
+                "config.training.batch_size", batch_size, why, "Change one of them"
             )
         _check_objective(self.model, self.training)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import refusal
 
 # The fields that belong to a machine, and the values used in place of stored ones.
 _NEUTRAL: Mapping[str, Any] = {
@@ -61,7 +60,7 @@ def on_this_machine(
         if name not in _WITH_A_PATH and "data.path" in places:
             why = f"it has no effect on the run's images, which are {name!r}"
             path = places["data.path"]
-            raise SettingsError(refusal("--data_path", path, why, "Leave it out"))
+            raise SettingsError.of("--data_path", path, why, "Leave it out")
     return own
 
 

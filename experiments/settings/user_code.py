@@ -22,7 +22,6 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_dict
 
 from experiments.files.paths import expand_user
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import refusal
 
 CONFIG_ADVICE = "Give a file such as configs/digits.py or configs/digits.py:tiny"
 
@@ -63,7 +62,7 @@ def import_parts(names: Iterable[str]) -> None:
                 "Name a module that can be imported, as in --parts=my_parts, or its "
                 "file, as in --parts=my_parts.py"
             )
-            raise SettingsError(refusal("--parts", name, reason, remedy))
+            raise SettingsError.of("--parts", name, reason, remedy)
         if name not in _parts:
             _parts.append(name)
 
@@ -109,20 +108,18 @@ def run_config(argument: str, path: Path, variant: str | None) -> ConfigDict:
         loaded = get_config and get_config(*[] if variant is None else [variant])
     except (SyntaxError, UnicodeDecodeError) as error:
         why = f"this file defines no get_config(), as it is no Python ({error})"
-        raise SettingsError(
-            refusal("--config", argument, why, CONFIG_ADVICE)
-        ) from error
+        raise SettingsError.of("--config", argument, why, CONFIG_ADVICE) from error
     except Exception as error:
         raise SettingsError(
             f"--config is {argument!r}{_line_of(error, path)}: {_explained(error)}"
         ) from error
     if not get_config:
         why = "this file defines no get_config()"
-        raise SettingsError(refusal("--config", argument, why, CONFIG_ADVICE))
+        raise SettingsError.of("--config", argument, why, CONFIG_ADVICE)
     if not isinstance(loaded, ConfigDict):
         why = f"its get_config() returns a {type(loaded).__name__}"
         remedy = "Let it return a ml_collections.ConfigDict"
-        raise SettingsError(refusal("--config", argument, why, remedy))
+        raise SettingsError.of("--config", argument, why, remedy)
     config = ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
     with config.ignore_type(), contextlib.suppress(config_dict.RequiredValueError):
         if isinstance(grids := config.get("sweep"), (list, tuple)):

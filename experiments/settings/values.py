@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import refusal
 from vae_jax.checks import Range, nearest, require_declared
 
 _TINY, _HUGE = (
@@ -88,7 +87,7 @@ def plain(value: Any, name: str) -> Any:
         is_set = isinstance(value, Set)
         why = "a set has no order" if is_set else "it can be read only once"
         call = "sorted" if is_set else "list"
-        raise SettingsError(refusal(name, value, why, f"Write {call}(...) around it"))
+        raise SettingsError.of(name, value, why, f"Write {call}(...) around it")
     return value
 
 
@@ -105,25 +104,25 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     value, kind = plain(value, name), bare(hint)
     if kind is Options:
         if not isinstance(value, Mapping) and value != ():
-            raise SettingsError(refusal(name, value, "it must be a group of options"))
+            raise SettingsError.of(name, value, "it must be a group of options")
         return Options(sorted(dict(value).items()))
     if kind_of(kind) is tuple:
         if not isinstance(value, tuple):
-            raise SettingsError(
-                refusal(name, value, "it must be a tuple", "Give one, as in (64, 64)")
+            raise SettingsError.of(
+                name, value, "it must be a tuple", "Give one, as in (64, 64)"
             )
         return tuple(convert(item, get_args(kind)[0], name) for item in value)
     if kind is float and type(value) is int:
         value = float(value) if abs(value) <= _HUGE else math.inf
     if type(value) is not kind:
         why = f"it must be of type {kind.__name__}, not {type(value).__name__}"
-        raise SettingsError(refusal(name, value, why))
+        raise SettingsError.of(name, value, why)
     if kind is float and not _TINY <= (abs(value) or 1) <= _HUGE:  # NaN included.
         why = (
             "it must be finite, and 0 or of a size that float32 holds, "
             f"{_TINY:.1e} to {_HUGE:.1e}"
         )
-        raise SettingsError(refusal(name, value, why))
+        raise SettingsError.of(name, value, why)
     try:
         require_declared(name, value, hint)
     except ValueError as error:
@@ -219,7 +218,7 @@ def parse(option: str, text: str, hint: Any, now: Any, *, is_axis: bool) -> Any:
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
         why = f"it must be {_KINDS[kind].words}"
         remedy = f"Give it as in {option}={example(hint, now)}"
-        raise SettingsError(refusal(option, text, why, remedy)) from None
+        raise SettingsError.of(option, text, why, remedy) from None
 
 
 def example(hint: Any, now: Any) -> str:
