@@ -20,7 +20,8 @@ from experiments.settings.values import Options, bare, declared, kind_of
 from vae_jax.checks import Count, Range
 
 _DEFAULT = "configs/digits.py"
-_LARGEST = Count.__metadata__[0].at_most
+(_LARGE,) = declared(Count)
+_LARGEST = _LARGE.at_most
 
 _INTRODUCTION = f"""\
 # Configuration
@@ -98,10 +99,8 @@ def page() -> str:
     parts = [_INTRODUCTION + _as_table(("Axis", "Default"), axes), "## seed\n", seed]
     for name in sections:
         cls = field_types(Settings)[name]
-        others = {
-            name: {} for name, hint in field_types(cls).items() if hint is Options
-        }
-        table = _table(cls, fields[name] | others)
+        options = [field for field, hint in field_types(cls).items() if hint is Options]
+        table = _table(cls, fields[name] | {field: {} for field in options})
         parts += [f"## {name}\n", f"{summary(cls)}\n", table]
     parts.append(_PARTS)
     for kind in KINDS:
@@ -116,7 +115,7 @@ def summary(cls: Any) -> str:
 
 def meanings(cls: type) -> dict[str, str]:
     """Returns the meanings of a class's fields, of its and its bases' docstrings."""
-    found = {}
+    found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
         text = text.partition("\n\n")[0]
@@ -178,10 +177,11 @@ def _allowed(hint: Any) -> str:
 def _for_parts(cls: type, field: str) -> str:
     """Returns the parts that take a field as an option."""
     marker = option_fields(cls).get(field)
+    able = takers(marker) if marker else {}
     texts = []
-    for kind in KINDS if marker else ():
-        names = [name for each, name in takers(marker) if each == kind]
-        if len(names) == len(REGISTRIES[kind]):
+    for kind in KINDS:
+        names = [name for each, name in able if each == kind]
+        if names == list(REGISTRIES[kind]):
             texts.append(f"every {kind}")
         elif names:
             texts.append(f"{kind} {', '.join(f'`{name}`' for name in names)}")
@@ -198,10 +198,13 @@ def _parts(kind: str) -> str:
     }
     rows = []
     for name, part in REGISTRIES[kind].items():
-        is_partial = isinstance(part, functools.partial)
-        bound = [f"{k}={v!r}" for k, v in part.keywords.items()] if is_partial else []
-        about = summary(part.func if is_partial else part)
-        about += f" Here `{', '.join(bound)}`." if bound else ""
+        if isinstance(part, functools.partial):
+            bound = ", ".join(
+                f"{key}={value!r}" for key, value in part.keywords.items()
+            )
+            about = f"{summary(part.func)} Here `{bound}`."
+        else:
+            about = summary(part)
         options = REGISTRIES[kind].options(name)
         taken = [f"`{fields[option]}`" for option in options if option in fields]
         own = [
