@@ -1,6 +1,4 @@
-"""The programs of the theory about latents: their pieces, and that all claims hold."""
-
-import importlib
+"""The pieces of the theory's programs about latents."""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +8,7 @@ import scipy.stats
 from numpy.testing import assert_allclose
 
 from experiments.theory import aggregated_posterior, generation, ignoring_encoder
-from experiments.theory.claims import Story
 from experiments.theory.models import Images, train
-from experiments.theory.page import write_page
 from vae_jax import evidence
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.likelihoods import make_likelihood
@@ -160,16 +156,3 @@ def test_evidence_of_what_was_generated_is_sandwiched(key):
     # With the exact posterior all weights are p(x): both bounds are exact.
     assert_allclose(lower, exact.log_prob(x), atol=1e-4)
     assert_allclose(upper, exact.log_prob(x), atol=1e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["ignoring_encoder", "aggregated_posterior", "generation"]
-)
-def test_all_claims_hold_and_the_section_renders(name, tmp_path):
-    story: Story = importlib.import_module(f"experiments.theory.{name}").run()
-    assert [claim.statement for claim in story.claims if not claim.holds] == []
-    write_page(tmp_path / "theory.md", {name: story})
-    page = (tmp_path / "theory.md").read_text()
-    for figure in story.figures:
-        assert f"images/theory/{name}/{figure}.svg" in page

@@ -1,13 +1,13 @@
-"""Runs the theory: every claim predicted, measured and judged.
+"""Runs the theory: every claim is predicted, measured and judged.
 
-    python -m experiments.theory                 # all, with a table of verdicts
+    python -m experiments.theory                 # all programs, with their verdicts
     python -m experiments.theory identity
     python -m experiments.theory --page=docs/theory.md
 
-The programs: coin, marginalization, identity, reconstruction, ignoring_encoder,
-aggregated_posterior, reparameterization, generation. Their figures go to --workdir;
-with --page, docs/theory.md and its figures are written anew from what was measured.
-Ends with status 1 where a claim does not hold.
+The programs, in the order of the page: coin, marginalization, identity,
+reparameterization, reconstruction, ignoring_encoder, aggregated_posterior, generation.
+Their figures go to --workdir. With --page, all programs run and print docs/theory.md
+and its figures. Ends with status 1 if a claim fails.
 """
 
 from experiments import guard  # noqa: F401  It listens while the rest is imported.
@@ -28,20 +28,8 @@ from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
 from experiments.settings.values import prefixed
 from experiments.theory.claims import Story
-from experiments.theory.page import write_figures, write_page
+from experiments.theory.page import PROGRAMS, write_figures, write_page
 from vae_jax.checks import require_known
-
-# In the order they are told; each is a module with a function ``run() -> Story``.
-PROGRAMS = (
-    "coin",
-    "marginalization",
-    "identity",
-    "reconstruction",
-    "ignoring_encoder",
-    "aggregated_posterior",
-    "reparameterization",
-    "generation",
-)
 
 _PAGE = flags.DEFINE_string("page", "", "Page to write, such as docs/theory.md.")
 

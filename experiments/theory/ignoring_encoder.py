@@ -35,6 +35,7 @@ from vae_jax.diagnostics import (
     fit_constant,
     judge_collapse,
 )
+from vae_jax.diagnostics.activity import ACTIVE_VARIANCE
 from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import Likelihood, make_likelihood
 from vae_jax.model import VAE, Params, make_vae
@@ -199,6 +200,7 @@ def run() -> Story:
         "blind": -training_bound,
         "large_beta": f"{_LARGE_BETA:g}",
         "free_nats": f"{_FREE_NATS:g}",
+        "active_variance": ACTIVE_VARIANCE,
         "seeds": len(_SEEDS),
         "test_images": len(images.test),
         "table": [

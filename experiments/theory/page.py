@@ -1,14 +1,27 @@
-"""docs/theory.md, written from what the programs of the theory measured."""
+"""docs/theory.md, printed from the measurements of the theory's programs."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import jinja2
 import matplotlib
 
 from experiments.files.sealed import write_atomically
 from experiments.report.style import MATPLOTLIB, svg
 from experiments.report.templates import templates
 from experiments.theory.claims import Story
+
+# In the order of the page; each is a module with a function ``run() -> Story``.
+PROGRAMS = (
+    "coin",
+    "marginalization",
+    "identity",
+    "reparameterization",
+    "reconstruction",
+    "ignoring_encoder",
+    "aggregated_posterior",
+    "generation",
+)
 
 
 def write_figures(folder: Path, story: Story) -> None:
@@ -18,15 +31,33 @@ def write_figures(folder: Path, story: Story) -> None:
             write_atomically(folder / f"{name}.svg", svg(figure))
 
 
-def write_page(path: Path, stories: Mapping[str, Story]) -> None:
-    """Writes the page beside ``images/theory/`` with its figures.
+def section(name: str, story: Story) -> str:
+    """Returns a program's section of the page: its text, then its claims, folded.
 
-    The text is ``theory.md.jinja``, which meets every story under its name, so that no
-    number is typed: ``{{ coin.numbers.estimate | decimals(4) }}``.
+    The text is ``<name>.md.jinja``. No number is typed in it: the template reads the
+    story's numbers as ``own``, as in ``{{ own.estimate | number(".4f") }}``.
+    """
+    page = _pages().get_template("section.md.jinja")
+    return page.render(name=name, claims=story.claims, own=story.numbers)
+
+
+def write_page(path: Path, stories: Mapping[str, Story]) -> None:
+    """Writes the page, and its figures beside it in ``images/theory/``.
+
+    The page is ``theory.md.jinja``: the sections of the programs, and the text between
+    them, which quotes ``stories``.
     """
     for name, story in stories.items():
         write_figures(path.parent / "images" / "theory" / name, story)
+    sections = {name: section(name, story) for name, story in stories.items()}
+    claims = [claim for story in stories.values() for claim in story.claims]
+    page = _pages().get_template("theory.md.jinja")
+    write_atomically(
+        path, page.render(sections=sections, stories=stories, claims=claims)
+    )
+
+
+def _pages() -> jinja2.Environment:
     pages = templates(Path(__file__).parent)
-    pages.filters["decimals"] = lambda value, digits: f"{value:.{digits}f}"
-    page = pages.get_template("theory.md.jinja").render(stories=stories, **stories)
-    write_atomically(path, page)
+    pages.filters["number"] = format
+    return pages

@@ -91,6 +91,7 @@ def run() -> Story:
         ],
         "active_variance": ACTIVE_VARIANCE,
         "latents": _LATENTS,
+        "pixels": images.train.shape[1],
     }
     return Story(tuple(claims), numbers, {"survivors": _figure(eigenvalues, variances)})
 
