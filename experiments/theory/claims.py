@@ -1,4 +1,4 @@
-"""What a program of the theory returns: claims, each predicted, measured and judged."""
+"""Claims of the theory, each predicted, measured and judged."""
 
 import dataclasses
 import math
@@ -14,9 +14,9 @@ class Claim:
     """A statement that can be wrong.
 
     Attributes:
-        statement: in plain words, with unit where there is one.
-        predicted: by theory or an exact computation; as shown.
-        measured: by the program; as shown.
+        statement: in plain words, with its unit if it has one.
+        predicted: the value by theory or by an exact computation, as shown.
+        measured: the program's value, as shown.
         holds: the verdict.
     """
 
@@ -26,18 +26,34 @@ class Claim:
     holds: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """The results of a program.
+
+    Attributes:
+        claims: with their verdicts.
+        numbers: what the page's text quotes, by name: numbers, text, or tables as
+            lists of rows.
+        figures: by name.
+    """
+
+    claims: tuple[Claim, ...]
+    numbers: dict[str, Any]
+    figures: dict[str, Figure]
+
+
 def equal(
     statement: str, predicted: float, measured: float, *, within: float, digits: int = 3
 ) -> Claim:
-    """A claim that two numbers agree.
+    """Claims that two numbers agree.
 
     Args:
-        statement: what they are.
+        statement: names the number.
         predicted: the exact or theoretical value.
-        measured: what the program found.
-        within: largest absolute difference that still holds, such as three standard
+        measured: the program's value.
+        within: the largest absolute difference that holds, such as three standard
             errors.
-        digits: shown behind the point.
+        digits: shown after the point.
     """
     return Claim(
         statement,
@@ -47,33 +63,24 @@ def equal(
     )
 
 
+def same(statement: str, predicted: str | int, measured: str | int) -> Claim:
+    """Claims that two counts or words are the same."""
+    return Claim(statement, str(predicted), str(measured), predicted == measured)
+
+
 def below(statement: str, bound: float, measured: float) -> Claim:
-    """A claim that a number stays at or below a bound, such as a residual."""
-    return Claim(
-        statement,
-        f"<= {bound:.3g}",
-        f"{measured:.3g}",
-        math.isfinite(measured) and measured <= bound,
-    )
+    """Claims that a number, such as a residual, is at most the bound."""
+    holds = math.isfinite(measured) and bool(measured <= bound)
+    return Claim(statement, f"<= {bound:.3g}", f"{measured:.3g}", holds)
+
+
+def above(statement: str, bound: float, measured: float) -> Claim:
+    """Claims that a number is larger than the bound."""
+    holds = math.isfinite(measured) and bool(measured > bound)
+    return Claim(statement, f"> {bound:.3g}", f"{measured:.3g}", holds)
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:
-    """The mean of independent values ``[N]`` and its standard error."""
+    """Returns the mean of independent values ``[N]`` and its standard error."""
     values = np.asarray(values, np.float64)
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size))
-
-
-@dataclasses.dataclass(frozen=True)
-class Story:
-    """What a program found.
-
-    Attributes:
-        claims: with their verdicts.
-        numbers: what its page shows besides, by name: floats, text or tables as lists
-            of rows.
-        figures: by name.
-    """
-
-    claims: tuple[Claim, ...]
-    numbers: dict[str, Any]
-    figures: dict[str, Figure]

@@ -1,16 +1,17 @@
-"""Maximum likelihood on a coin: what it finds, and how fast it stops being wrong."""
+"""Maximum likelihood on a coin: its result, and how fast its error falls."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
 
-from experiments.report.style import COLORS, FAINT, MATPLOTLIB
-from experiments.theory.claims import Claim, Story, below, equal
+from experiments.report.style import COLORS, FAINT
+from experiments.theory.claims import Story, below, equal
+from experiments.theory.figures import drawing
 from vae_jax.likelihoods import make_likelihood
 
 FLIPS = (1, 0, 1, 0, 1, 1)  # H-T-H-T-H-H
@@ -20,6 +21,8 @@ _STEP_SIZE = 0.2
 RARE = 0.1  # probability of heads of the second coin
 _SIZES = (10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 _REPETITIONS = 1_000
+
+_POINTS: dict[str, Any] = {"ls": "", "marker": "o", "ms": 5, "color": COLORS[1]}
 
 
 def log_mass(logit: jax.Array, flips: jax.Array) -> jax.Array:
@@ -45,7 +48,10 @@ def climb(flips: jax.Array) -> jax.Array:
 
 
 def estimates(key: jax.Array, probability: float, size: int, count: int) -> jax.Array:
-    """The maximum-likelihood estimate, the share of heads, of ``count`` samples."""
+    """Returns the shares of heads in ``count`` samples of ``size`` flips, ``[count]``.
+
+    A share of heads is the maximum-likelihood estimate of the probability.
+    """
 
     def one(key):
         return jax.random.bernoulli(key, probability, (size,)).mean()
@@ -54,10 +60,15 @@ def estimates(key: jax.Array, probability: float, size: int, count: int) -> jax.
 
 
 def relative_error_of_rms(probability: float, size: int, count: int) -> float:
-    """Standard error of a root mean square error over itself, for ``count`` samples.
+    """Returns the standard error of a root mean square error, relative to it.
 
-    Half of that of the mean square, whose variance follows from the kurtosis of the
+    It is half of the mean square's, whose variance follows from the kurtosis of the
     binomial distribution, 3 + (1 - 6 p (1 - p)) / (n p (1 - p)).
+
+    Args:
+        probability: p, of heads.
+        size: n, the number of flips in a sample.
+        count: number of samples.
     """
     variance = probability * (1 - probability)
     kurtosis = 3 + (1 - 6 * variance) / (size * variance)
@@ -65,7 +76,7 @@ def relative_error_of_rms(probability: float, size: int, count: int) -> float:
 
 
 def run() -> Story:
-    """Claims six things, of which four have an error bar: one in 90 runs fails."""
+    """Makes six claims; four have an error bar, and one of 90 runs fails by chance."""
     # The closed form: heads over flips, and the likelihood at that probability.
     heads, count = sum(FLIPS), len(FLIPS)
     exact = heads / count
@@ -73,7 +84,7 @@ def run() -> Story:
     climbed = jax.jit(climb)(flips)
     path = np.asarray(climbed, np.float64)
 
-    # Minus the mean log-likelihood of a flip, on the way and by the definitions.
+    # Minus the mean log-likelihood of a flip: by the library, and by the definitions.
     logits = jax.scipy.special.logit(climbed)
     cross_entropy = -jax.vmap(log_mass, (0, None))(logits, flips) / count
     shares, models = np.array([exact, 1 - exact]), np.stack([path, 1 - path])
@@ -82,14 +93,12 @@ def run() -> Story:
 
     # The law of large numbers, for a coin that seldom shows heads.
     draw = jax.jit(estimates, static_argnums=(1, 2, 3))
-    key = jax.random.key(0)
-    errors = np.stack(
-        [
-            np.asarray(draw(jax.random.fold_in(key, i), RARE, size, _REPETITIONS))
-            - RARE
-            for i, size in enumerate(_SIZES)
-        ]
-    )  # [sizes, repetitions]
+    keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(len(_SIZES))]
+    found = [
+        np.asarray(draw(key, RARE, size, _REPETITIONS))
+        for key, size in zip(keys, _SIZES, strict=True)
+    ]
+    errors = np.stack(found) - RARE  # [sizes, repetitions]
     measured = np.sqrt((errors**2).mean(1))
     sizes = np.array(_SIZES, np.float64)
     predicted = np.sqrt(RARE * (1 - RARE) / sizes)
@@ -97,13 +106,11 @@ def run() -> Story:
     # Least squares through the logarithms; its error follows from those of the points.
     centred = np.log(sizes) - np.log(sizes).mean()
     slope = centred @ np.log(measured) / (centred @ centred)
-    relative = np.array(
-        [relative_error_of_rms(RARE, size, _REPETITIONS) for size in _SIZES]
-    )
+    relative = np.array([relative_error_of_rms(RARE, n, _REPETITIONS) for n in _SIZES])
     slope_error = np.sqrt(((centred * relative) ** 2).sum()) / (centred @ centred)
 
-    # Rounding in float32 moves the top of so flat a curve by less than 1e-5.
-    claims: list[Claim] = [
+    claims = [
+        # Rounding in float32 moves the top of so flat a curve by less than 1e-5.
         equal(
             "gradient ascent on H-T-H-T-H-H ends at the share of heads",
             exact,
@@ -138,85 +145,58 @@ def run() -> Story:
     numbers = {
         "heads": heads,
         "flips": count,
-        "exact": exact,
         "estimate": path[-1],
         "entropy": entropy,
         "kl_fair": divergence[0],
         "log_likelihood": log_likelihood(exact),
         "log_likelihood_fair": log_likelihood(0.5),
-        "rare": RARE,
         "repetitions": _REPETITIONS,
         "slope": slope,
         "error_100": measured[_SIZES.index(100)],
         "error_10000": measured[_SIZES.index(10_000)],
     }
     figures = {
-        "likelihood": _likelihood_figure(path),
-        "large_numbers": _large_numbers_figure(sizes, np.abs(errors), predicted),
+        "likelihood": _draw_likelihood(path),
+        "large_numbers": _draw_large_numbers(sizes, np.abs(errors), predicted),
     }
     return Story(tuple(claims), numbers, figures)
 
 
 def log_likelihood(probability: float) -> float:
-    """Log-probability of the six flips in closed form, nats."""
+    """Returns the log-probability of the six flips in closed form, nats."""
     heads = sum(FLIPS)
     tails = len(FLIPS) - heads
     return heads * math.log(probability) + tails * math.log(1 - probability)
 
 
-@matplotlib.rc_context(MATPLOTLIB)
-def _likelihood_figure(path: np.ndarray) -> Figure:
-    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-    axes = figure.subplots()
-    grid = np.linspace(0.2, 0.95, 200)
+@drawing(5.6, 3.4)
+def _draw_likelihood(figure: Figure, path: np.ndarray) -> None:
+    """The log-likelihood, and the first steps of the ascent."""
+    axes = figure.add_subplot(
+        xlabel="probability of heads", ylabel="log-likelihood of H-T-H-T-H-H, nats"
+    )
+    grid, shown = np.linspace(0.2, 0.95, 200), path[:12]
     axes.plot(grid, [log_likelihood(p) for p in grid], color=COLORS[0])
-    shown = path[:12]
-    axes.plot(
-        shown,
-        [log_likelihood(p) for p in shown],
-        ls="",
-        marker="o",
-        ms=5,
-        color=COLORS[1],
-        label="gradient ascent, from a fair coin",
-    )
-    axes.axvline(
-        sum(FLIPS) / len(FLIPS), color=FAINT, ls="--", lw=1, label="share of heads, 4/6"
-    )
-    axes.set_xlabel("probability of heads")
-    axes.set_ylabel("log-likelihood of H-T-H-T-H-H, nats")
+    heights = [log_likelihood(p) for p in shown]
+    axes.plot(shown, heights, **_POINTS, label="gradient ascent, from a fair coin")
+    share = sum(FLIPS) / len(FLIPS)
+    axes.axvline(share, color=FAINT, ls="--", lw=1, label="share of heads, 4/6")
     figure.legend(loc="outside upper left")
-    return figure
 
 
-@matplotlib.rc_context(MATPLOTLIB)
-def _large_numbers_figure(
-    sizes: np.ndarray, errors: np.ndarray, predicted: np.ndarray
-) -> Figure:
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for quantile, ls in ((0.5, "-"), (0.95, ":")):
-        axes.plot(
-            sizes,
-            np.quantile(errors, quantile, axis=1),
-            color=COLORS[5],
-            lw=1,
-            ls=ls,
-            label=f"{quantile:.0%} of the errors are below",
-        )
-    axes.plot(
-        sizes,
-        np.sqrt((errors**2).mean(1)),
-        ls="",
-        marker="o",
-        ms=5,
-        color=COLORS[1],
-        label="root mean square error",
+@drawing(5.6, 3.6)
+def _draw_large_numbers(
+    figure: Figure, sizes: np.ndarray, errors: np.ndarray, predicted: np.ndarray
+) -> None:
+    """The errors of the estimates against the number of flips."""
+    axes = figure.add_subplot(
+        xscale="log", yscale="log", xlabel="flips n", ylabel="|estimate − 1/10|"
     )
+    for quantile, ls in ((0.5, "-"), (0.95, ":")):
+        bounds = np.quantile(errors, quantile, axis=1)
+        label = f"{quantile:.0%} of the errors are below"
+        axes.plot(sizes, bounds, color=COLORS[5], lw=1, ls=ls, label=label)
+    measured = np.sqrt((errors**2).mean(1))
+    axes.plot(sizes, measured, **_POINTS, label="root mean square error")
     axes.plot(sizes, predicted, color=COLORS[0], label=r"$\sqrt{p(1-p)/n}$")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("flips n")
-    axes.set_ylabel("|estimate − 1/10|")
     axes.legend(loc="lower left")
-    return figure

@@ -1,7 +1,7 @@
-"""What a model generates: z ~ p(z), then x ~ p(x|z), and not E[x|z].
+"""Samples of a model, z ~ p(z) and then x ~ p(x|z), are not its means E[x|z].
 
-Pictures of a VAE are often of the mean E[x|z]. They lack what p(x|z) adds, and by the
-law of total variance it is known how much:
+Pictures of a VAE often show the mean E[x|z]. They lack the variance of p(x|z), which
+is a part of the whole by the law of total variance:
 
     Var[x] = Var[E[x|z]] + E[Var[x|z]].
 """
@@ -12,21 +12,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report.style import COLORS, INK, MATPLOTLIB
+from experiments.report.style import COLORS, INK
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
-from experiments.theory.image_rows import image_rows
+from experiments.theory.figures import draw_images, drawing
 from experiments.theory.models import CONFIG, Images, digits, train
 from vae_jax import views
 from vae_jax.evidence import importance_estimate
-from vae_jax.likelihoods import Bernoulli, Beta, Gaussian, Laplace, make_likelihood
+from vae_jax.likelihoods import Bernoulli, Beta, Gaussian, Laplace
 from vae_jax.likelihoods.continuous import CONCENTRATION_BOUNDS
 from vae_jax.likelihoods.interface import Likelihood
 from vae_jax.likelihoods.numerics import bounded_exp
-from vae_jax.model import VAE, Params, make_vae
+from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 
 # By name: p(x|z), and what the pictures call it.
@@ -57,7 +56,7 @@ class Generated(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """log p(x) in nats, each of the mean over images and its standard error."""
+    """log p(x), nats: each the mean over images and its standard error."""
 
     data: tuple[float, float]  # test images
     generated: tuple[float, float]
@@ -66,8 +65,9 @@ class Scores(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is found of one likelihood; variances of intensity, means over pixels."""
+    """The findings about one likelihood; variances of intensity, means over pixels."""
 
+    view: str  # of the likelihood
     of_data: float
     of_means: float  # Var[E[x|z]]
     within: float  # E[Var[x|z]]
@@ -79,48 +79,47 @@ class Found(NamedTuple):
 
 
 def run() -> Story:
+    """Makes eleven claims.
+
+    Eight have an error bar: by chance alone, one of these numbers is off by more than
+    three standard errors in 2 % of runs. The seeds are fixed.
+    """
     images = digits()
     keys = jax.random.split(jax.random.key(21), len(_LIKELIHOODS))
     found = {
-        name: investigate(name, images, key)
-        for name, key in zip(_LIKELIHOODS, keys, strict=True)
+        label: investigate(name, images, key)
+        for (name, label), key in zip(_LIKELIHOODS.items(), keys, strict=True)
     }
     num_pixels = images.train.shape[1]
-    gaps = [own.scores.gap for own in found.values()]
-    densities = [
-        own.scores
-        for name, own in found.items()
-        if make_likelihood(name, images.levels).view == "continuous"
-    ]
+    densities = [own.scores for own in found.values() if own.scores.means]
+    denser = sum(own.means[0] > own.data[0] for own in densities if own.means)
 
-    # By chance alone, one of these eight numbers is off by more than three standard
-    # errors in 2 % of runs. The seeds are fixed.
     claims = [
-        equal(
-            f"{_LIKELIHOODS[name]}: variance of a generated pixel is Var[E[x|z]] +"
-            " E[Var[x|z]] (intensity²)",
-            own.of_means + own.within,
-            own.of_samples,
-            within=3 * own.error,
-            digits=5,
-        )
-        for name, own in found.items()
-    ]
-    claims += [
-        equal(
-            f"{_LIKELIHOODS[name]}: log p(x|z) of the mean image, minus that of a"
-            f" sample, is {formula} for D = {num_pixels} pixels (nats)",
-            predicted,
-            found[name].mean_excess[0],
-            within=3 * found[name].mean_excess[1],
-            digits=2,
-        )
-        for name, formula, predicted in (
-            ("gaussian_shared", "D / 2", num_pixels / 2),
-            ("laplace", "D", num_pixels),
-        )
-    ]
-    claims += [
+        *(
+            equal(
+                f"{label}: variance of a generated pixel is Var[E[x|z]] +"
+                " E[Var[x|z]] (intensity²)",
+                own.of_means + own.within,
+                own.of_samples,
+                within=3 * own.error,
+                digits=5,
+            )
+            for label, own in found.items()
+        ),
+        *(
+            equal(
+                f"{label}: log p(x|z) of the mean image, minus that of a"
+                f" sample, is {formula} for D = {num_pixels} pixels (nats)",
+                predicted,
+                found[label].mean_excess[0],
+                within=3 * found[label].mean_excess[1],
+                digits=2,
+            )
+            for label, formula, predicted in (
+                ("Gaussian", "D / 2", num_pixels / 2),
+                ("Laplace", "D", num_pixels),
+            )
+        ),
         below(
             "variance of mean images as a share of the data's: largest of all"
             " likelihoods",
@@ -131,21 +130,21 @@ def run() -> Story:
             "mean images are denser under the model than test images, as images of"
             " their own (log p(x), nats)",
             f"{len(densities)} of {len(densities)} densities",
-            f"{sum(map(_means_are_denser, densities))} of {len(densities)}",
-            all(map(_means_are_denser, densities)),
+            f"{denser} of {len(densities)}",
+            denser == len(densities),
         ),
         below(
             "log p(x) of generated images: lower bound minus upper bound, largest of"
             " all likelihoods (nats; mean minus three standard errors)",
             0.0,
-            max(-gap - 3 * error for gap, error in gaps),
+            max(-own.scores.gap[0] - 3 * own.scores.gap[1] for own in found.values()),
         ),
     ]
     numbers = {
         "samples": _IMPORTANCE_SAMPLES,
         "variances": [
             [
-                _LIKELIHOODS[name],
+                label,
                 *(
                     f"{value:.3f}"
                     for value in (
@@ -156,72 +155,60 @@ def run() -> Story:
                     )
                 ),
             ]
-            for name, own in found.items()
+            for label, own in found.items()
         ],
         "scores": [
             [
-                _LIKELIHOODS[name],
-                make_likelihood(name, images.levels).view,
-                *map(
-                    _with_error,
-                    (own.scores.data, own.scores.generated, own.scores.gap),
-                ),
-                _with_error(own.scores.means) if own.scores.means else "",
+                label,
+                own.view,
+                *(f"{s[0]:.1f} ± {s[1]:.1f}" if s else "" for s in own.scores),
             ]
-            for name, own in found.items()
+            for label, own in found.items()
         ],
     }
+    columns = {"means E[x|z]": _PICTURES, "samples x, of the same z": _PICTURES}
+    pictures = {label: own.pictures for label, own in found.items()}
     figures = {
-        "pictures": image_rows(
-            {_LIKELIHOODS[name]: own.pictures for name, own in found.items()},
-            images.shape,
-            {"means E[x|z]": _PICTURES, "samples x, of the same z": _PICTURES},
-        ),
-        "variances": _variance_figure(found),
+        "pictures": drawing(9.3, 4.0)(draw_images)(pictures, images.shape, columns),
+        "variances": _draw_variances(found),
     }
     return Story(tuple(claims), numbers, figures)
 
 
 def investigate(name: str, images: Images, key: jax.Array) -> Found:
-    """Trains a model with the likelihood of that name, and lets it generate."""
+    """Trains a model with the likelihood of that name, and generates from it."""
     view_key, generation_key, data_key, image_key, mean_key = jax.random.split(key, 5)
-    likelihood = make_likelihood(name, images.levels)
-    model = make_vae(likelihood, image_shape=images.shape, latent_dim=8, widths=(128,))
+    model = images.vae(name, latent_dim=8, widths=(128,))
     (trained,), _ = train(model, images, _CONFIG)
-    params = trained.params
-    test_x = views.observe(
-        likelihood.view, view_key, jnp.asarray(images.test), images.levels
-    )
+    params, view = trained.params, model.likelihood.view
+    test_x = images.observe(view, view_key, images.test)
     generated = generate(model, params, generation_key)
 
     def shown(x):
-        return np.asarray(
-            views.to_intensity(likelihood.view, x, images.levels), np.float64
-        )
+        return np.asarray(views.to_intensity(view, x, images.levels), np.float64)
 
     means, samples = shown(generated.mean), shown(generated.x)
-    # to_intensity is linear: how much it stretches is what it does to a difference.
-    stretch = float(shown(jnp.ones(1))[0] - shown(jnp.zeros(1))[0])
-    variance = np.asarray(generated.variance, np.float64) * stretch**2
+    # to_intensity is linear: its slope is what it does to a difference.
+    slope = float(shown(jnp.ones(1))[0] - shown(jnp.zeros(1))[0])
+    variance = np.asarray(generated.variance, np.float64) * slope**2
     # Each image's share of either side of the law, around the same centre.
     centre = means.mean(axis=0)
-    differences = ((samples - centre) ** 2 - (means - centre) ** 2 - variance).mean(
-        axis=1
-    )
+    differences = (samples - centre) ** 2 - (means - centre) ** 2 - variance
 
     scored = jax.tree.map(lambda leaf: leaf[:_SCORED], generated)
     data, _ = log_evidence(model, params, data_key, test_x)
     lower, upper = log_evidence(model, params, image_key, scored.x, scored.z)
     of_means = None
-    if likelihood.view == "continuous":  # the only one whose x may be a mean
+    if view == "continuous":  # the only one whose x may be a mean
         own, _ = log_evidence(model, params, mean_key, scored.mean)
         of_means = mean_and_error(own)
     return Found(
+        view=view,
         of_data=float(shown(test_x).var(axis=0).mean()),
         of_means=float(means.var(axis=0).mean()),
         within=float(variance.mean()),
         of_samples=float(samples.var(axis=0).mean()),
-        error=mean_and_error(differences)[1],
+        error=mean_and_error(differences.mean(axis=1))[1],
         mean_excess=mean_and_error(generated.mean_excess),
         scores=Scores(
             mean_and_error(data),
@@ -235,7 +222,7 @@ def investigate(name: str, images: Images, key: jax.Array) -> Found:
 
 @functools.partial(jax.jit, static_argnums=0)
 def generate(model: VAE, params: Params, key: jax.Array) -> Generated:
-    """Draws z from the prior and x from p(x|z), and keeps what p(x|z) is."""
+    """Draws z from the prior and x from p(x|z); returns both, and p(x|z)'s moments."""
     latent_key, pixel_key = jax.random.split(key)
     likelihood = model.likelihood
     z = model.prior(params).sample(latent_key, _GENERATED)
@@ -248,7 +235,7 @@ def generate(model: VAE, params: Params, key: jax.Array) -> Generated:
 
 
 def conditional_variance(likelihood: Likelihood, outputs: jax.Array) -> jax.Array:
-    """Var[x|z] of each pixel by formula, ``[..., D]``, in the view's units squared.
+    """Returns Var[x|z] of each pixel, ``[..., D]``, in the view's units squared.
 
     Args:
         likelihood: p(x|z).
@@ -288,7 +275,7 @@ def log_evidence(
     x: jax.Array,
     z: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """A lower bound on log p(x) in expectation, and an upper one, nats, ``[M]``.
+    """Returns a lower and an upper bound on log p(x), in expectation, nats, ``[M]``.
 
     For x that the model generated, the z it came from is an exact sample of p(z|x).
     Counted among the k samples of q(z|x), it turns the importance-weighted lower bound
@@ -298,10 +285,10 @@ def log_evidence(
     Args:
         model: the VAE.
         params: its parameters.
-        key: from which each image's key is folded.
+        key: folded with each image's index into the image's key.
         x: images in the likelihood's view, ``[M, D]``.
         z: the latents they were generated from, ``[M, latent]``; without them, the
-            second result means nothing.
+            second result has no meaning.
     """
 
     def one(key, x, z):
@@ -322,34 +309,18 @@ def log_evidence(
     return map_images(one, key, x, z, batch_size=50)
 
 
-def _means_are_denser(scores: Scores) -> bool:
-    return scores.means is not None and scores.means[0] > scores.data[0]
-
-
-def _with_error(score: tuple[float, float]) -> str:
-    return f"{score[0]:.1f} ± {score[1]:.1f}"
-
-
-@matplotlib.rc_context(MATPLOTLIB)
-def _variance_figure(found: dict[str, Found]) -> Figure:
+@drawing(6.8, 3.2)
+def _draw_variances(figure: Figure, found: dict[str, Found]) -> None:
     """The two parts of the variance of generated pixels, and that of the data."""
+    axes = figure.add_subplot(xlabel="variance of a pixel (intensity²)")
     places = np.arange(len(found))
     between = np.array([own.of_means for own in found.values()])
     within = np.array([own.within for own in found.values()])
-    figure = Figure(figsize=(6.8, 3.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="variance of a pixel (intensity²)")
+    data = [own.of_data for own in found.values()]
     axes.barh(places, between, color=COLORS[0], label="Var[E[x|z]]: mean images")
     axes.barh(places, within, left=between, color=COLORS[5], label="E[Var[x|z]]")
-    axes.scatter(
-        [own.of_data for own in found.values()],
-        places,
-        marker="|",
-        s=260,
-        color=INK,
-        label="the data",
-    )
-    axes.set_yticks(places, [_LIKELIHOODS[name] for name in found])
+    axes.scatter(data, places, marker="|", s=260, color=INK, label="the data")
+    axes.set_yticks(places, list(found))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure

@@ -1,7 +1,7 @@
 """log p(x) = ELBO + KL(q(z|x) || p(z|x)): three integrals, computed separately.
 
 For a VAE with two latents every integral over z can be computed by brute force. The
-three share the model's densities, but neither nodes nor rule:
+three share the model's densities, but no nodes and no rule:
 
 - log p(x): the trapezoidal rule on a square of the latent plane;
 - ELBO: Gauss-Hermite quadrature of E_q[log p(x|z)], and the KL to the prior in closed
@@ -15,18 +15,16 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report.style import COLORS, MATPLOTLIB
-from experiments.theory.claims import Story, below, equal
+from experiments.report.style import COLORS
+from experiments.theory.claims import Story, below, equal, mean_and_error
+from experiments.theory.figures import drawing
 from experiments.theory.models import Images, digits
-from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.fitting import epochs
-from vae_jax.likelihoods import make_likelihood
-from vae_jax.model import VAE, Params, make_vae
+from vae_jax.model import VAE, Params
 from vae_jax.objectives import Elbo
 from vae_jax.training import TrainingConfig
 
@@ -45,14 +43,14 @@ _AXES_OF_Q = 73  # from -9 to 9 standard deviations
 
 
 class Rule(NamedTuple):
-    """Nodes and logarithms of weights of an integral over the plane."""
+    """Nodes and log-weights of an integral over the plane."""
 
     nodes: jax.Array  # [N, 2]
     log_weights: jax.Array  # [N]
 
 
 class Terms(NamedTuple):
-    """What the identity consists of, of one image, nats; each a quadrature."""
+    """The three terms of the identity, nats, each by a quadrature."""
 
     log_px: jax.Array | np.ndarray
     elbo: jax.Array | np.ndarray
@@ -60,7 +58,7 @@ class Terms(NamedTuple):
 
 
 def plane(nodes: np.ndarray, weights: np.ndarray) -> Rule:
-    """The product of a rule on a line with itself."""
+    """Returns the product of a rule on a line with itself."""
     first, second = np.meshgrid(nodes, nodes, indexing="ij")
     both = np.log(weights)[:, None] + np.log(weights)[None]
     return Rule(
@@ -70,25 +68,25 @@ def plane(nodes: np.ndarray, weights: np.ndarray) -> Rule:
 
 
 def trapezoid(half_width: float, count: int) -> Rule:
-    """Integrates over a square, exponentially well what vanishes at its edge."""
+    """Returns a rule for a square, for integrands that vanish at its edge."""
     nodes = np.linspace(-half_width, half_width, count)
     return plane(nodes, np.full(count, nodes[1] - nodes[0]))
 
 
 def legendre(half_width: float, count: int) -> Rule:
-    """Integrates over a square by Gauss-Legendre quadrature."""
+    """Returns the Gauss-Legendre rule for a square."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return plane(half_width * nodes, half_width * weights)
 
 
 def hermite(count: int) -> Rule:
-    """Averages over two standard normal variables by Gauss-Hermite quadrature."""
+    """Returns the Gauss-Hermite rule for an average over two standard normals."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)
     return plane(nodes, weights / np.sqrt(2 * np.pi))
 
 
 def terms_by_quadrature(model: VAE, params: Params, x: jax.Array) -> Terms:
-    """The three terms of each image x ``[images, D]``; call where x64 is enabled."""
+    """Returns the terms of each image x ``[images, D]``; call where x64 is enabled."""
     square, other_square = (
         trapezoid(_HALF_WIDTH, _TRAPEZOID),
         legendre(_HALF_WIDTH, _LEGENDRE),
@@ -127,14 +125,8 @@ def terms_by_quadrature(model: VAE, params: Params, x: jax.Array) -> Terms:
 
 
 def train_snapshots(images: Images) -> tuple[VAE, list[Params]]:
-    """A VAE with two latents on binary digits, and its parameters as it learned."""
-    model = make_vae(
-        make_likelihood("bernoulli", images.levels),
-        image_shape=images.shape,
-        latent_dim=2,
-        widths=(64,),
-        activation="tanh",
-    )
+    """Returns a VAE with two latents, and its parameters after each of the epochs."""
+    model = images.vae("bernoulli", latent_dim=2, widths=(64,), activation="tanh")
     trained = epochs(
         model,
         images.train,
@@ -147,17 +139,12 @@ def train_snapshots(images: Images) -> tuple[VAE, list[Params]]:
 
 
 def run() -> Story:
-    """Claims three things; only the last rests on chance, and fails once in 370."""
+    """Makes three claims; only the last rests on chance, and fails once in 370 runs."""
     images = digits()
     model, snapshots = train_snapshots(images)
-    x = views.observe(
-        "binary",
-        jax.random.key(1),
-        jnp.asarray(images.test[:_NUM_IMAGES]),
-        images.levels,
-    )
+    x = images.observe("binary", jax.random.key(1), images.test[:_NUM_IMAGES])
 
-    # In float64 from here on: what is left of the identity is then the quadratures'.
+    # In float64 from here on: the identity's residual is then that of the quadratures.
     with jax.enable_x64(True):
 
         def double(tree):
@@ -189,23 +176,18 @@ def run() -> Story:
             within=3 * error,
         ),
     )
+    means = Terms(*(np.asarray(term).mean(1) for term in terms))
     numbers = {
         "images": _NUM_IMAGES,
-        "residual": float(np.abs(residual).max()),
-        "log_px_before": _mean(terms.log_px)[0],
-        "log_px_after": _mean(terms.log_px)[-1],
-        "gap_before": _mean(terms.kl_to_true_posterior)[0],
-        "gap_largest": _mean(terms.kl_to_true_posterior).max(),
-        "gap_after": _mean(terms.kl_to_true_posterior)[-1],
+        "residual": np.abs(residual).max(),
+        "log_px_before": means.log_px[0],
+        "log_px_after": means.log_px[-1],
+        "gap_before": means.kl_to_true_posterior[0],
+        "gap_after": means.kl_to_true_posterior[-1],
         "epochs": SNAPSHOTS[-1],
         "snapshots": len(SNAPSHOTS),
     }
-    return Story(claims, numbers, {"identity": _figure(terms)})
-
-
-def _mean(term: jax.Array | np.ndarray) -> np.ndarray:
-    """Over images: ``[snapshots, images] -> [snapshots]``."""
-    return np.asarray(term).mean(1)
+    return Story(claims, numbers, {"identity": _draw_identity(means)})
 
 
 def _sampled_elbo(model: VAE, params: Params, x: jax.Array) -> tuple[float, float]:
@@ -215,28 +197,21 @@ def _sampled_elbo(model: VAE, params: Params, x: jax.Array) -> tuple[float, floa
         return Elbo()(model, params, key, x).elbo.mean()
 
     draws = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), _MONTE_CARLO))
-    draws = np.asarray(draws, np.float64)
-    return float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(draws.size))
+    return mean_and_error(draws)
 
 
-@matplotlib.rc_context(MATPLOTLIB)
-def _figure(terms: Terms) -> Figure:
-    figure = Figure(figsize=(6.2, 3.8), layout="constrained")
-    axes = figure.subplots()
-    log_px, bound = _mean(terms.log_px), _mean(terms.elbo)
+@drawing(6.2, 3.8)
+def _draw_identity(figure: Figure, means: Terms) -> None:
+    """The terms through training, ``[snapshots]`` each."""
+    axes = figure.add_subplot(
+        xlabel="epochs of training", ylabel=f"nats per image, mean of {_NUM_IMAGES}"
+    )
+    log_px, bound, gap = means
     places = np.arange(len(SNAPSHOTS))
     axes.fill_between(places, bound, log_px, color=COLORS[5], alpha=0.25, lw=0)
     axes.plot(places, log_px, color=COLORS[0], lw=4, alpha=0.5, label="log p(x)")
-    axes.plot(
-        places,
-        bound + _mean(terms.kl_to_true_posterior),
-        color=COLORS[2],
-        ls="--",
-        label="ELBO + KL(q ‖ p(z|x))",
-    )
+    label = "ELBO + KL(q ‖ p(z|x))"
+    axes.plot(places, bound + gap, color=COLORS[2], ls="--", label=label)
     axes.plot(places, bound, color=COLORS[1], marker="o", ms=4, label="ELBO")
     axes.set_xticks(places, [str(epoch) for epoch in SNAPSHOTS])
-    axes.set_xlabel("epochs of training")
-    axes.set_ylabel(f"nats per image, mean of {_NUM_IMAGES}")
     axes.legend(loc="lower right")
-    return figure

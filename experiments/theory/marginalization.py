@@ -1,19 +1,19 @@
-"""p(x) as an average over the prior: exact, but how many samples does it take?
+"""p(x) as an average over the prior: right in expectation, at the cost of many samples.
 
-The models are probabilistic PCA of the digits, as VAEs: log p(x) and p(z|x) are known.
+The models are VAEs that are probabilistic PCA of the digits, so that log p(x) and
+p(z|x) are known.
 """
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.special import logsumexp
 
-from experiments.report.style import COLORS, FAINT, MATPLOTLIB
-from experiments.theory.claims import Claim, Story, below, equal
+from experiments.report.style import COLORS, FAINT
+from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
+from experiments.theory.figures import drawing
 from experiments.theory.models import digits
-from vae_jax import views
 from vae_jax.evidence import LinearGaussian, importance_estimate
 from vae_jax.model import VAE, Params
 
@@ -25,12 +25,12 @@ WIDER = 1.2  # the encoder's posterior over the true one: good, but not perfect
 
 
 def with_prior_as_encoder(params: Params) -> Params:
-    """The same model with q(z|x) = p(z): importance weighting is naive averaging."""
+    """Returns the parameters with q(z|x) = p(z): importance weighting is averaging."""
     return {**params, "encoder": jax.tree.map(jnp.zeros_like, params["encoder"])}
 
 
 def with_wider_encoder(params: Params, exact: LinearGaussian) -> Params:
-    """The same model with q(z|x) at the true mean, ``WIDER`` times as wide."""
+    """Returns the parameters with q(z|x) ``WIDER`` times as wide as p(z|x)."""
     _, log_scale = exact.mean_field(exact.offset[None])
     head = params["encoder"]["head"]
     # The inverse of DiagonalGaussian.from_outputs' bound.
@@ -44,10 +44,9 @@ def with_wider_encoder(params: Params, exact: LinearGaussian) -> Params:
 def log_weights(
     model: VAE, params: Params, key: jax.Array, x: jax.Array, count: int
 ) -> jax.Array:
-    """log p(x, z)/q(z|x) of independent samples z ~ q(z|x), nats, ``[count]``.
+    """Returns log p(x, z)/q(z|x) of samples z ~ q(z|x), nats, ``[count]``.
 
-    The library's estimate from a single sample is its log-weight; an estimate from
-    more is the logarithm of the weights' mean.
+    The library's estimate from a single sample is the sample's log-weight.
     """
 
     def one(key):
@@ -58,16 +57,16 @@ def log_weights(
 
 
 def averages(log_weights: np.ndarray, size: int) -> np.ndarray:
-    """log of the mean weight of disjoint groups of ``size`` samples, nats."""
+    """Returns the log of the mean weight of each group of ``size`` samples, nats."""
     groups = log_weights.reshape(-1, size).astype(np.float64)
     return logsumexp(groups, axis=1) - np.log(size)
 
 
 def log_moment(mean: np.ndarray, scale: np.ndarray, order: int) -> float:
-    """log E_p(z)[(p(x|z)/p(x))^order], nats, in closed form.
+    """Returns log E_p(z)[(p(x|z)/p(x))^order], nats, in closed form.
 
-    A weight of naive averaging over p(x) is p(z|x)/p(z), here N(mean, scale^2) over
-    N(0, 1) in each latent, whose powers have Gaussian integrals. For scale below 1.
+    p(x|z)/p(x) is p(z|x)/p(z), which is N(mean, scale^2) over N(0, 1) in each latent;
+    its powers have Gaussian integrals if the scale is below 1.
     """
     precision = order / scale**2 - (order - 1)
     linear = order * mean / scale**2
@@ -81,13 +80,14 @@ def log_moment(mean: np.ndarray, scale: np.ndarray, order: int) -> float:
 def chance_of_success(
     mean: np.ndarray, scale: np.ndarray, num_samples: int, nats: float
 ) -> float:
-    """Bounds the chance that naive averaging reaches log p(x) - nats.
+    """Returns a bound on the chance that averaging reaches log p(x) - nats.
 
-    Weights over p(x) above a threshold b hardly ever occur among n samples of the
-    prior, at most with probability n P(w > b); without them the mean weight is small,
-    P(w <= b under p(z|x)), and Markov's inequality does the rest. In the spirit of
+    Let w be p(x|z)/p(x), and b any threshold. Among n samples of the prior one with
+    w > b occurs with probability n P(w > b) at most. The others have the mean weight
+    P(w <= b under p(z|x)), so by Markov's inequality their average is rarely large.
+    Both probabilities are averages over exact samples of p(z|x). The idea is that of
     Chatterjee & Diaconis 2018, theorem 1.1: n must be of the order exp(KL(p(z|x) ||
-    p(z))). Both probabilities are averages over exact samples of p(z|x).
+    p(z))).
     """
     noise = np.random.default_rng(0).normal(size=(100_000, mean.size))
     z = mean + scale * noise
@@ -102,21 +102,19 @@ def chance_of_success(
 
 
 def run() -> Story:
-    """Claims seven things, of which six have three standard errors: one in 60 fails."""
+    """Makes seven claims; six allow three standard errors, and one of 60 runs fails."""
     images = digits()
-    noise_free = (images.train + 0.5) / images.levels
-    x = views.observe(
-        "continuous", jax.random.key(1), jnp.asarray(images.test[:1]), images.levels
-    )
+    x = images.observe("continuous", jax.random.key(1), images.test[:1])
     key = jax.random.key(2)
     sample = jax.jit(log_weights, static_argnums=(0, 4))
+    total = _REPETITIONS * _COUNTS[-1]
 
     claims: list[Claim] = []
     table = []
     naive_curves, weighted_curves = {}, {}
     for latent_dim in LATENTS:
         # The exact answers, in float64: log p(x), and p(z|x) = N(mean, scale^2).
-        exact = LinearGaussian.fit(noise_free, latent_dim)
+        exact = LinearGaussian.fit(images.centres, latent_dim)
         log_px = float(exact.log_prob(x)[0])
         (mean,), log_scale = exact.mean_field(x)
         scale = np.exp(log_scale)
@@ -125,20 +123,10 @@ def run() -> Story:
         second_moment = (WIDER**2 / np.sqrt(2 * WIDER**2 - 1)) ** latent_dim
 
         model, params = exact.to_vae(images.shape, images.levels)
-        total = _REPETITIONS * _COUNTS[-1]
         prior_key, posterior_key = jax.random.split(jax.random.fold_in(key, latent_dim))
-        naive = np.asarray(
-            sample(model, with_prior_as_encoder(params), prior_key, x[0], total)
-        )
-        weighted = np.asarray(
-            sample(
-                model,
-                with_wider_encoder(params, exact),
-                posterior_key,
-                x[0],
-                total // 5,
-            )
-        )
+        blind, wider = with_prior_as_encoder(params), with_wider_encoder(params, exact)
+        naive = np.asarray(sample(model, blind, prior_key, x[0], total))
+        weighted = np.asarray(sample(model, wider, posterior_key, x[0], total // 5))
         naive_curves[latent_dim] = _errors(naive, log_px)
         weighted_curves[latent_dim] = _errors(weighted, log_px)
         table.append(
@@ -156,8 +144,8 @@ def run() -> Story:
         )
 
         if latent_dim == LATENTS[0]:
-            # The standard error of the mean weight is that of theory, not estimated
-            # from weights that may have missed the large ones.
+            # The standard error of the mean weight is that of theory: an estimate from
+            # these weights would be too small if they missed the large ones.
             claims.append(
                 equal(
                     f"{latent_dim} latents: average of the likelihood over "
@@ -178,17 +166,39 @@ def run() -> Story:
                     float(reached.mean()),
                 )
             )
-        claims.append(_effective_share_claim(latent_dim, weighted, second_moment))
-    claims.append(_root_n_claim(latent_dim, weighted, log_px, second_moment))
+        # Groups of samples give the error of the effective share.
+        shares = [_effective(group) / group.size for group in np.split(weighted, 100)]
+        share, error = mean_and_error(shares)
+        claims.append(
+            equal(
+                f"{latent_dim} latents: effective share of the encoder's samples",
+                1 / second_moment,
+                share,
+                within=3 * error,
+                digits=4,
+            )
+        )
+    # The error of log p(x) falls as that of a mean of weights: sqrt(variance / n).
+    size = _COUNTS[3]
+    predicted = float(np.sqrt((second_moment - 1) / size))
+    claims.append(
+        equal(
+            f"{latent_dim} latents: root mean square error of log p(x) from {size:,} "
+            "samples of the encoder, nats",
+            predicted,
+            weighted_curves[latent_dim][3],
+            within=3 * predicted / np.sqrt(2 * weighted.size / size),
+            digits=4,
+        )
+    )
     numbers = {
         "table": table,
         "error_wanted": _ERROR_WANTED,
         "wider": WIDER,
         "largest_count": _COUNTS[-1],
-        "repetitions": _REPETITIONS,
-        "weighted_count": _COUNTS[3],
+        "weighted_count": size,
     }
-    figures = {"samples": _samples_figure(naive_curves, weighted_curves)}
+    figures = {"samples": _draw_samples(naive_curves, weighted_curves)}
     return Story(tuple(claims), numbers, figures)
 
 
@@ -196,37 +206,6 @@ def _effective(log_weights: np.ndarray) -> float:
     """(sum w)^2 / sum w^2, between 1 and the number of samples."""
     scaled = np.exp(log_weights.astype(np.float64) - log_weights.max())
     return float(scaled.sum() ** 2 / (scaled**2).sum())
-
-
-def _effective_share_claim(
-    latent_dim: int, weighted: np.ndarray, second_moment: float
-) -> Claim:
-    """The effective share of importance samples, in groups that tell its error."""
-    shares = [_effective(group) / group.size for group in np.split(weighted, 100)]
-    return equal(
-        f"{latent_dim} latents: effective share of the encoder's samples",
-        1 / second_moment,
-        float(np.mean(shares)),
-        within=3 * float(np.std(shares, ddof=1) / 10),
-        digits=4,
-    )
-
-
-def _root_n_claim(
-    latent_dim: int, weighted: np.ndarray, log_px: float, second_moment: float
-) -> Claim:
-    """The error of log p(x) falls as that of a mean of weights: sqrt(var/n)."""
-    size = _COUNTS[3]
-    errors = averages(weighted, size) - log_px
-    predicted = float(np.sqrt((second_moment - 1) / size))
-    return equal(
-        f"{latent_dim} latents: root mean square error of log p(x) from {size:,} "
-        "samples of the encoder, nats",
-        predicted,
-        float(np.sqrt((errors**2).mean())),
-        within=3 * predicted / np.sqrt(2 * errors.size),
-        digits=4,
-    )
 
 
 def _errors(log_weights: np.ndarray, log_px: float) -> list[float]:
@@ -238,32 +217,20 @@ def _errors(log_weights: np.ndarray, log_px: float) -> list[float]:
     ]
 
 
-@matplotlib.rc_context(MATPLOTLIB)
-def _samples_figure(
-    naive: dict[int, list[float]], weighted: dict[int, list[float]]
-) -> Figure:
-    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+@drawing(7.6, 3.6)
+def _draw_samples(
+    figure: Figure, naive: dict[int, list[float]], weighted: dict[int, list[float]]
+) -> None:
+    """The error against the number of samples: from the prior, and from the encoder."""
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, title, curves in zip(
-        panels,
-        ("averaged over the prior", "weighted, from the encoder"),
-        (naive, weighted),
-        strict=True,
-    ):
+    titles = ("averaged over the prior", "weighted, from the encoder")
+    for axes, title, curves in zip(panels, titles, (naive, weighted), strict=True):
         for (latent_dim, errors), color in zip(curves.items(), COLORS, strict=False):
-            axes.plot(
-                _COUNTS[: len(errors)],
-                errors,
-                marker="o",
-                ms=4,
-                color=color,
-                label=f"{latent_dim} latents",
-            )
+            label, counts = f"{latent_dim} latents", _COUNTS[: len(errors)]
+            axes.plot(counts, errors, marker="o", ms=4, color=color, label=label)
         axes.axhline(_ERROR_WANTED, color=FAINT, lw=1, ls="--")
-        axes.set_title(title)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("samples in an average")
+        axes.set(
+            title=title, xscale="log", yscale="log", xlabel="samples in an average"
+        )
     panels[0].set_ylabel("root mean square error of log p(x), nats")
     panels[1].legend(loc="upper right")
-    return figure

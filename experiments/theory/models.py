@@ -1,4 +1,4 @@
-"""Models for the theory: the digits, and several models trained as one population."""
+"""The digits, and models of them that are trained as one population."""
 
 import functools
 from collections.abc import Sequence
@@ -12,19 +12,20 @@ from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from vae_jax import views
 from vae_jax.fitting import epochs
-from vae_jax.model import VAE
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import VAE, make_vae
 from vae_jax.objectives import Terms
 from vae_jax.trained import TrainedModel
 from vae_jax.training import TrainingConfig
 
-# How the digits are learned, if nothing else is said.
+# How the digits are learned, unless a program has its own configuration.
 CONFIG = TrainingConfig(
     batch_size=100, num_epochs=100, validate_every=100, schedule="cosine"
 )
 
 
 class Images(NamedTuple):
-    """Images to learn from and to be judged by, as rows of integers."""
+    """Images for training and for judging, as rows of integers."""
 
     train: np.ndarray  # uint8, [N, D]
     test: np.ndarray  # uint8, [M, D]
@@ -38,10 +39,25 @@ class Images(NamedTuple):
         """k / (levels - 1) of the training images, float32 in [0, 1], [N, D]."""
         return (self.train / (self.levels - 1)).astype(np.float32)
 
+    @property
+    def centres(self) -> np.ndarray:
+        """(k + 1/2) / levels of the training images: x without its noise, [N, D]."""
+        centres: np.ndarray = (self.train + 0.5) / self.levels
+        return centres
+
+    def observe(self, view: str, key: jax.Array, pixels: np.ndarray) -> jax.Array:
+        """Returns x of integers ``[N, D]``, as the likelihoods of a view see them."""
+        return views.observe(view, key, jnp.asarray(pixels), self.levels)
+
+    def vae(self, likelihood: str, **options: Any) -> VAE:
+        """Returns a VAE of such images; options as in ``make_vae``."""
+        family = make_likelihood(likelihood, self.levels)
+        return make_vae(family, image_shape=self.shape, **options)
+
 
 @functools.cache
 def digits() -> Images:
-    """The 8x8 handwritten digits that scikit-learn carries: no network is needed."""
+    """Returns the 8x8 handwritten digits of scikit-learn; needs no network."""
     data = load_data(DataSettings("digits"))
     train, test = (
         split.images.reshape(len(split.images), -1) for split in (data.train, data.test)
@@ -67,15 +83,15 @@ def train(
     """Trains models together as one compiled program.
 
     Args:
-        model: all of them, but for their latent sizes.
-        images: what they learn from.
-        config: how they are trained.
-        learning_rate: of all.
-        seeds: of each one's initial parameters and noise.
-        **options: what else members differ in, as in ``vae_jax.fit``.
+        model: of every member, except for its latent size.
+        images: the training images.
+        config: of the training.
+        learning_rate: of every member.
+        seeds: of the members' initial parameters and noise.
+        **options: other options that members may differ in, as in ``vae_jax.fit``.
 
     Returns:
-        The models, and the means over each epoch while they trained, nats,
+        The models, and the means over each epoch of their training, nats,
         ``[epochs, members]``.
 
     Raises:

@@ -1,8 +1,8 @@
 """The gradient of an expectation from samples: three unbiased ways, unequal in noise.
 
-The model is probabilistic PCA of the digits, where the ELBO of any Gaussian q is known
-and so are its gradient and the variance of each estimator. In float64, so that a
-variance of zero can be told from rounding.
+The model is probabilistic PCA of the digits. There the ELBO of any Gaussian q is known,
+and so are its gradient and the variance of each estimator. Computed in float64, which
+tells a variance of zero from rounding.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.report.style import COLORS, MATPLOTLIB
-from experiments.theory.claims import Claim, Story, below, equal
+from experiments.report.style import COLORS
+from experiments.theory.claims import Story, below, equal
+from experiments.theory.figures import drawing
 from experiments.theory.models import digits
-from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.evidence import LinearGaussian
 from vae_jax.model import VAE, Params
@@ -34,19 +33,22 @@ Estimator = Callable[..., DiagonalGaussian]
 def log_weight(
     model: VAE, params: Params, x: jax.Array, q: DiagonalGaussian, z: jax.Array
 ) -> jax.Array:
-    """log p(x, z) - log q(z), whose mean under q is the ELBO; one z ``[L]``, nats."""
+    """Returns log p(x, z) - log q(z) of one z ``[L]``, nats: the ELBO on average."""
     z = z[None, None]
-    log_joint = model.log_likelihood(params, x[None], z) + model.prior(params).log_prob(
-        z
-    )
-    density = DiagonalGaussian(q.mean[None], q.log_scale[None])
-    return (log_joint - density.log_prob(z))[0, 0]
+    log_joint = model.log_likelihood(params, x[None], z)
+    log_joint += model.prior(params).log_prob(z)
+    return (log_joint - log_density(q, z))[0, 0]
+
+
+def log_density(q: DiagonalGaussian, z: jax.Array) -> jax.Array:
+    """Returns log q(z) of z ``[1, 1, L]``, nats, ``[1, 1]``."""
+    return DiagonalGaussian(q.mean[None], q.log_scale[None]).log_prob(z)
 
 
 def pathwise(model, params, x, q, noise) -> DiagonalGaussian:
-    """Moves the sample with q, z = mean + scale * noise, and differentiates through it.
+    """Returns the gradient through the sample, z = mean + scale * noise.
 
-    Kingma & Welling 2014, section 2.4.
+    The sample moves with q: Kingma & Welling 2014, section 2.4.
     """
 
     def value(q):
@@ -56,7 +58,7 @@ def pathwise(model, params, x, q, noise) -> DiagonalGaussian:
 
 
 def sticking_the_landing(model, params, x, q, noise) -> DiagonalGaussian:
-    """Pathwise, without the part of the gradient that is zero on average.
+    """Returns the pathwise gradient without the part that is zero on average.
 
     q is held fixed in its log-density: Roeder et al. 2017, "Sticking the landing".
     """
@@ -69,25 +71,21 @@ def sticking_the_landing(model, params, x, q, noise) -> DiagonalGaussian:
 
 
 def score_function(model, params, x, q, noise, baseline=0.0) -> DiagonalGaussian:
-    """Leaves the sample where it is, and makes it likelier by how good it was.
+    """Returns (log-weight - baseline) times the gradient of log q(z).
 
-    (log-weight - baseline) times the gradient of log q(z): Williams 1992, REINFORCE.
-    Needs no derivative of the decoder.
+    The sample stays where it is, and becomes likelier the better it was. Needs no
+    derivative of the decoder. Williams 1992, REINFORCE.
     """
     z = q.sample(noise[None])[0]
     reward = log_weight(model, params, x, q, z) - baseline
-
-    def log_density(q):
-        density = DiagonalGaussian(q.mean[None], q.log_scale[None])
-        return density.log_prob(z[None, None])[0, 0]
-
-    return jax.tree.map(lambda slope: reward * slope, jax.grad(log_density)(q))
+    slopes = jax.grad(lambda q: log_density(q, z[None, None])[0, 0])(q)
+    return jax.tree.map(lambda slope: reward * slope, slopes)
 
 
 def exact_gradient(
     precision: np.ndarray, distance: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Gradient of the ELBO by q's means and log-scales, nats per unit, ``[2 L]``.
+    """Returns the ELBO's gradient by q's means and log-scales, ``[2 L]``, nats.
 
     The ELBO is log p(x) - KL(q || p(z|x)), quadratic in the means and scales.
 
@@ -102,10 +100,10 @@ def exact_gradient(
 def pathwise_variance(
     precision: np.ndarray, distance: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Variance of ``pathwise`` with one sample, ``[2 L]``.
+    """Returns the variance of ``pathwise`` with one sample, ``[2 L]``.
 
-    By the means it is -precision (distance + scale e), by the log-scales that times
-    scale e, plus 1, for a standard normal e.
+    By the means the gradient is -precision (distance + scale e), by the log-scales that
+    times scale e, plus 1, for a standard normal e.
     """
     of_means = precision**2 * scale**2
     return np.concatenate([of_means, of_means * (distance**2 + 2 * scale**2)])
@@ -114,7 +112,10 @@ def pathwise_variance(
 def sticking_variance(
     precision: np.ndarray, distance: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Variance of ``sticking_the_landing``: pathwise plus e/scale and e^2 - 1."""
+    """Returns the variance of ``sticking_the_landing``, ``[2 L]``.
+
+    The gradient is that of ``pathwise`` plus e/scale and e^2 - 1.
+    """
     mismatch = 1 - precision * scale**2  # 0 where q is as wide as p(z|x)
     return np.concatenate(
         [
@@ -127,7 +128,7 @@ def sticking_variance(
 def score_variance_of_means(
     precision: np.ndarray, distance: np.ndarray, scale: np.ndarray, bound: float
 ) -> np.ndarray:
-    """Variance of ``score_function`` by the means, ``[L]``.
+    """Returns the variance of ``score_function`` by the means, ``[L]``.
 
     The log-weight is bound + sum of linear e + square (e^2 - 1) over latents, for
     independent standard normal e; times e/scale it has moments up to e^6.
@@ -158,14 +159,14 @@ class Place(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of gradients by q's means and log-scales from single samples, ``[2 L]``."""
+    """Moments of gradients by q's means and log-scales, one sample each, ``[2 L]``."""
 
     mean: jax.Array | np.ndarray
     variance: jax.Array | np.ndarray
 
 
 def places(exact: LinearGaussian, x: np.ndarray) -> list[Place]:
-    """The path, for one image x ``[1, D]``."""
+    """Returns the path of one image x ``[1, D]``."""
     (true_mean,), true_log_scale = exact.mean_field(x)
     found = []
     for away in _PATH:
@@ -186,7 +187,7 @@ def places(exact: LinearGaussian, x: np.ndarray) -> list[Place]:
 def double_precision(
     exact: LinearGaussian, shape: tuple[int, int, int], levels: int
 ) -> tuple[VAE, Params]:
-    """The model as a VAE whose decoder is not rounded; call where x64 is enabled."""
+    """Returns the model as a VAE with an unrounded decoder; call with x64 enabled."""
     model, params = exact.to_vae(shape, levels)
     decoder = {
         "output": {"kernel": jnp.asarray(exact.weights.T)},
@@ -196,7 +197,7 @@ def double_precision(
 
 
 def moments(estimator: Estimator, model, params, x, q, noise, baseline) -> Moments:
-    """Mean and variance over samples; estimators get the same noise ``[S, L]``."""
+    """Returns an estimator's moments over samples of the noise ``[S, L]``."""
     options = {} if baseline is None else {"baseline": baseline}
     gradients = jax.vmap(lambda e: estimator(model, params, x, q, e, **options))(noise)
     stacked = jnp.concatenate(gradients, axis=-1)  # [S, 2 L]
@@ -206,7 +207,7 @@ def moments(estimator: Estimator, model, params, x, q, noise, baseline) -> Momen
 def difference_to_library(
     model: VAE, params: Params, x: jax.Array, q: DiagonalGaussian
 ) -> float:
-    """Largest difference of ``pathwise`` to the gradient of the library's objective.
+    """Returns the largest difference of ``pathwise`` to the library's gradient.
 
     By the means of q, which are the biases of an encoder that does not look at x.
     """
@@ -233,22 +234,18 @@ _ESTIMATORS: dict[str, Estimator] = {
     "pathwise": pathwise,
     "sticking the landing": sticking_the_landing,
 }
-_COLOR = dict(
-    zip(_ESTIMATORS, (COLORS[1], COLORS[4], COLORS[0], COLORS[2]), strict=True)
-)
+_COLORS = (COLORS[1], COLORS[4], COLORS[0], COLORS[2])
 
 
 def run() -> Story:
-    """Claims nine things.
+    """Makes nine claims.
 
     Four are about the largest of 80 (or 70) standardised errors: above 4 by chance once
     in 200 each. Two are ratios within three standard errors.
     """
     images = digits()
-    exact = LinearGaussian.fit((images.train + 0.5) / images.levels, _LATENTS)
-    observed = views.observe(
-        "continuous", jax.random.key(1), jnp.asarray(images.test[:1]), images.levels
-    )
+    exact = LinearGaussian.fit(images.centres, _LATENTS)
+    observed = images.observe("continuous", jax.random.key(1), images.test[:1])
     image = np.asarray(observed, np.float64)
     precision = np.diag(exact.posterior_precision)
 
@@ -260,103 +257,93 @@ def run() -> Story:
         measure = jax.jit(moments, static_argnums=(0, 1))
         measured: dict[str, list[Moments]] = {}
         for name, estimator in _ESTIMATORS.items():
-            measured[name] = [
-                jax.tree.map(
-                    np.asarray,
-                    measure(
-                        estimator,
-                        model,
-                        params,
-                        x,
-                        place.q,
-                        noise,
-                        place.elbo if "baseline" in name else None,
-                    ),
+            found = [
+                measure(
+                    estimator,
+                    model,
+                    params,
+                    x,
+                    place.q,
+                    noise,
+                    place.elbo if "baseline" in name else None,
                 )
                 for place in path
             ]
+            measured[name] = jax.tree.map(np.asarray, found)
         difference = difference_to_library(model, params, x, path[1].q)
 
-    # Variances by the means, summed over latents, in closed form.
+    # Variances by the means, summed over latents: in closed form, and measured.
+    formulas = (
+        lambda p: score_variance_of_means(precision, p.distance, p.scale, p.elbo),
+        lambda p: score_variance_of_means(precision, p.distance, p.scale, 0.0),
+        lambda p: pathwise_variance(precision, p.distance, p.scale)[:_LATENTS],
+        lambda p: sticking_variance(precision, p.distance, p.scale)[:_LATENTS],
+    )
     predicted = {
-        "score function": [
-            score_variance_of_means(precision, p.distance, p.scale, p.elbo).sum()
-            for p in path
-        ],
-        "score function, baseline": [
-            score_variance_of_means(precision, p.distance, p.scale, 0.0).sum()
-            for p in path
-        ],
-        "pathwise": [
-            pathwise_variance(precision, p.distance, p.scale)[:_LATENTS].sum()
-            for p in path
-        ],
-        "sticking the landing": [
-            sticking_variance(precision, p.distance, p.scale)[:_LATENTS].sum()
-            for p in path
-        ],
+        name: [float(formula(place).sum()) for place in path]
+        for name, formula in zip(_ESTIMATORS, formulas, strict=True)
     }
-    found = {
-        name: [float(m.variance[:_LATENTS].sum()) for m in measured[name]]
-        for name in _ESTIMATORS
+    variances = {
+        name: [float(m.variance[:_LATENTS].sum()) for m in own]
+        for name, own in measured.items()
     }
 
-    claims: list[Claim] = [
+    near = _PATH.index(0.1)
+    ratios = {
+        name: predicted[name][near] / predicted["pathwise"][near]
+        for name in ("score function", "sticking the landing")
+    }
+    claims = [
         below(
             "largest difference of the pathwise gradient to that of the library's "
             "`elbo_log_weight`",
             1e-9,
             difference,
-        )
-    ]
-    claims += [
-        below(
-            f"{name}: largest error of its mean, in standard errors",
-            4.0,
-            _largest_error(measured[name], path, precision),
-        )
-        for name in _ESTIMATORS
-    ]
-    near = _PATH.index(0.1)
-    for other in ("score function", "sticking the landing"):
-        ratio = predicted[other][near] / predicted["pathwise"][near]
-        claims.append(
+        ),
+        *(
+            below(
+                f"{name}: largest error of its mean, in standard errors",
+                4.0,
+                _largest_error(own, path, precision),
+            )
+            for name, own in measured.items()
+        ),
+        *(
             equal(
-                f"near the true posterior: variance of {other}, in variances of "
+                f"near the true posterior: variance of {name}, in variances of "
                 "pathwise",
                 ratio,
-                found[other][near] / found["pathwise"][near],
-                # A variance of 100,000 samples is known to 1 % where tails are heavy
+                variances[name][near] / variances["pathwise"][near],
+                # 100,000 samples give a variance within 1 % if tails are heavy
                 # (kurtosis below 10).
                 within=0.03 * ratio,
             )
-        )
-    claims.append(
+            for name, ratio in ratios.items()
+        ),
         equal(
             "at the true posterior: variance of pathwise",
             predicted["pathwise"][-1],
-            found["pathwise"][-1],
+            variances["pathwise"][-1],
             within=0.02 * predicted["pathwise"][-1],
             digits=1,
-        )
-    )
-    claims.append(
+        ),
         below(
             "at the true posterior: variance of sticking the landing",
             1e-20,
-            found["sticking the landing"][-1],
-        )
-    )
+            variances["sticking the landing"][-1],
+        ),
+    ]
     numbers = {
         "latents": _LATENTS,
         "samples": _SAMPLES,
         "kl_far": path[0].kl,
         "kl_near": path[near].kl,
         "elbo_near": path[near].elbo,
-        "near": {name: found[name][near] for name in _ESTIMATORS},
-        "there": {name: found[name][-1] for name in _ESTIMATORS},
+        "near": {name: own[near] for name, own in variances.items()},
+        "there": {name: own[-1] for name, own in variances.items()},
     }
-    return Story(tuple(claims), numbers, {"variance": _figure(path, found, predicted)})
+    figures = {"variance": _draw_variances(path, variances, predicted)}
+    return Story(tuple(claims), numbers, figures)
 
 
 def _largest_error(
@@ -364,8 +351,8 @@ def _largest_error(
 ) -> float:
     """Over places and parameters, in standard errors.
 
-    An estimator without noise, which is what rounding leaves below 1e-20, must be at
-    the exact gradient, but for rounding; it counts as an infinite error if not.
+    An estimator without noise (a variance below 1e-20 is rounding) must give the exact
+    gradient, up to rounding; if it does not, the error is infinite.
     """
     largest = 0.0
     for place, estimate in zip(path, measured, strict=True):
@@ -380,22 +367,25 @@ def _largest_error(
     return largest
 
 
-@matplotlib.rc_context(MATPLOTLIB)
-def _figure(
-    path: list[Place], found: dict[str, list[float]], predicted: dict[str, list[float]]
-) -> Figure:
-    figure = Figure(figsize=(6.6, 3.9), layout="constrained")
-    axes = figure.subplots()
+@drawing(6.6, 3.9)
+def _draw_variances(
+    figure: Figure,
+    path: list[Place],
+    measured: dict[str, list[float]],
+    predicted: dict[str, list[float]],
+) -> None:
+    """The variance of each estimator along the path: lines as predicted."""
+    axes = figure.add_subplot(
+        xscale="log",
+        yscale="log",
+        xlabel="KL(q ‖ p(z|x)), nats: the true posterior is to the right",
+        ylabel="variance of a gradient by q's means",
+    )
     # The last place is the true posterior: on a logarithmic axis it is infinitely far.
     distance = [place.kl for place in path[:-1]]
-    for name, color in _COLOR.items():
+    for (name, own), color in zip(measured.items(), _COLORS, strict=True):
         axes.plot(distance, predicted[name][:-1], color=color)
-        axes.plot(distance, found[name][:-1], ls="", marker="o", ms=5, color=color)
+        axes.plot(distance, own[:-1], ls="", marker="o", ms=5, color=color)
         axes.plot([], [], color=color, marker="o", ms=5, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.invert_xaxis()
-    axes.set_xlabel("KL(q ‖ p(z|x)), nats: the true posterior is to the right")
-    axes.set_ylabel("variance of a gradient by q's means")
     figure.legend(loc="outside upper center", ncols=2)
-    return figure
