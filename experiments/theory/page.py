@@ -38,7 +38,7 @@ def section(name: str, story: Story) -> str:
     story's numbers as ``own``, as in ``{{ own.estimate | number(".4f") }}``.
     """
     page = _pages().get_template("section.md.jinja")
-    return page.render(name=name, claims=story.claims, own=story.numbers)
+    return page.render(name=name, claims=story.claims, own=story.numbers).rstrip()
 
 
 def write_page(path: Path, stories: Mapping[str, Story]) -> None:
