@@ -3,10 +3,10 @@
 Command: python -m experiments.sweep
 Data:    the handwritten digits that scikit-learn carries; no network needed.
 
-docs/configuration.md explains every field. The fields
-of ``sweep`` are axes of a grid: those of model and training, and the seed. A tuple of
-such grids is their union: ``config.sweep = ({"likelihood": ("laplace", "beta")},
-{"likelihood": "gaussian_fixed", "fixed_scale": (0.05, 0.1)})``.
+docs/configuration.md explains every field. The axes of ``sweep`` are the seed and the
+fields of model and training. A tuple of grids is their union: ``config.sweep =
+({"likelihood": ("laplace", "beta")}, {"likelihood": "gaussian_fixed", "fixed_scale":
+(0.05, 0.1)})``.
 
 Variants (``--config=configs/digits.py:tiny``):
     tiny  a few epochs of two likelihoods, to see every part work in under a minute
@@ -16,7 +16,7 @@ import ml_collections
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
-    # Types are those of the groups below; ``sweep`` may become a tuple of grids.
+    # The groups below have types; ``sweep`` may become a tuple of grids.
     config = ml_collections.ConfigDict(type_safe=False)
     config.seed = 0
 
@@ -135,7 +135,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.sweep.latent_dim = (2, 4)
         config.sweep.seed = (0, 1)
     elif variant:
-        raise ValueError(f"unknown variant {variant!r}: choose '' or 'tiny'.")
+        raise ValueError(f"variant is {variant!r}: it is unknown. Choose 'tiny'.")
     config.lock()
     config.sweep.unlock()  # A command line may add axes.
     return config

@@ -50,8 +50,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             config.sweep.seed = (0,)
         else:
             raise ValueError(
-                f"unknown variant {name!r}: choose among mnist, fashion_mnist, "
-                "binarized_mnist, cpu."
+                f"variant is {name!r}: it is unknown. Choose one of mnist, "
+                "fashion_mnist, binarized_mnist, cpu."
             )
     if config.data.name == "binarized_mnist":
         config.sweep.likelihood = ("bernoulli",)

@@ -18,7 +18,7 @@ def start(data: str, variant: str) -> ml_collections.ConfigDict:
         ValueError: another variant.
     """
     if variant not in ("full", "cpu"):
-        raise ValueError(f"unknown variant {variant!r}: choose 'full' or 'cpu'.")
+        raise ValueError(f"variant is {variant!r}: it is unknown. Choose full or cpu.")
     config = mnist.get_config(data).unlock()
     config.training.kl_warmup_epochs = 0
     config.training.validate_every = 10

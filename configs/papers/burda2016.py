@@ -108,8 +108,8 @@ def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
     name, comma, rest = (variant or _VARIANTS[0]).partition(",")
     if name not in _VARIANTS or (comma and rest != "cpu"):
         raise ValueError(
-            f"unknown variant {variant!r}: choose {', '.join(_VARIANTS)}, or one of "
-            "them with ',cpu' behind it."
+            f"variant is {variant!r}: it is unknown. Choose one of "
+            f"{', '.join(_VARIANTS)}, or one of them followed by ',cpu'."
         )
     config = _protocol.start("mnist", rest or "full")
     config.data.num_validation = 400
