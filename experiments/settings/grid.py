@@ -97,23 +97,11 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
         SettingsError: an unknown axis, one without values or with a value twice, any
             value that its field does not allow, or a run with two names.
     """
-    given = _grids(config.get("sweep"))
+    hints = field_types(Settings)
     for name in _SWEPT:
         if not isinstance(config.get(name), Mapping):
             raise SettingsError(f"config.{name} is missing: it must be a group.")
-    grids = {
-        place: {
-            axis: _values(f"{place}.", axis, grid[axis])
-            for axis in sorted(grid, key=_axis_order)
-        }
-        for place, grid in given.items()
-    }
-    count = sum(math.prod(map(len, grid.values())) for grid in grids.values())
-    if count > _MOST_RUNS:
-        raise SettingsError(
-            f"config.sweep has {count:,} runs: give at most {_MOST_RUNS:,} at a time."
-        )
-    hints = field_types(Settings)
+    grids = _grids(config.get("sweep"))
     base = {name: value for name, value in config.items() if name != "sweep"}
     for name, hint in hints.items():
         if name in base and name not in _SWEPT and dataclasses.is_dataclass(hint):
@@ -125,7 +113,6 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
 
     runs: dict[Settings, Run] = {}
     for place, grid in grids.items():
-        names: set[str] = set()
         for combination in itertools.product(*grid.values()):
             chosen = dict(zip(grid, combination, strict=True))
             whole = base | {axis: chosen[axis] for axis in chosen if axis == "seed"}
@@ -133,43 +120,47 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
                 axes = {a: v for a, v in chosen.items() if _SECTION_OF.get(a) == own}
                 whole[own] = section(own, **axes)
             settings = Settings.from_mapping(whole)
-            name = _name(place, grid, settings)
-            if name in names:
+            run = Run(_name(place, grid, settings), settings)
+            first = runs.setdefault(same_model(settings), run)
+            if first.name != run.name:
                 raise SettingsError(
-                    f"{place} holds a value twice: {name} occurs again. Give each "
-                    "value once."
-                )
-            names.add(name)
-            first = runs.setdefault(same_model(settings), Run(name, settings))
-            if first.name != name:
-                raise SettingsError(
-                    f"{place} holds a run twice: {name} is the model of {first.name}. "
-                    "Leave one of them out, or give an axis that only some parts take "
-                    "a grid of its own, config.sweep=[{...}, {...}]."
+                    f"{place} holds a run twice: {run.name} is the model of "
+                    f"{first.name}. Leave one of them out, or give an axis that only "
+                    "some parts take a grid of its own, config.sweep=[{...}, {...}]."
                 )
     refuse_unused([run.settings for run in runs.values()])
     return tuple(runs.values())
 
 
-def _grids(sweep: Any) -> dict[str, Mapping[str, Any]]:
-    """Returns the grids of a sweep by their places in the configuration."""
+def _grids(sweep: Any) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Returns the checked grids of a sweep, by their places in the configuration."""
     if isinstance(sweep, Mapping):
-        return {"config.sweep": sweep}
-    sweep = plain(sweep, "config.sweep")
-    if not isinstance(sweep, tuple):
-        given = "missing" if sweep is None else repr(sweep)
-        raise SettingsError(f"config.sweep is {given}: it must be a group, or several.")
-    if not sweep:
+        places = {"config.sweep": sweep}
+    else:
+        sweep = plain(sweep, "config.sweep")
+        if not isinstance(sweep, tuple):
+            given = "missing" if sweep is None else repr(sweep)
+            why = "it must be a group, or several"
+            raise SettingsError(f"config.sweep is {given}: {why}.")
+        places = {f"config.sweep[{index}]": grid for index, grid in enumerate(sweep)}
+    example = "as in {'seed': (0, 1)}"
+    if not places:
         raise SettingsError(
-            "config.sweep is empty: give at least one grid, as in {'seed': (0, 1)}."
+            f"config.sweep is empty: give at least one grid, {example}."
         )
-    for index, grid in enumerate(sweep):
+    grids = {}
+    for place, grid in places.items():
         if not isinstance(grid, Mapping):
-            raise SettingsError(
-                f"config.sweep[{index}] is {grid!r}: it must be a grid, which maps "
-                "axes to values. Give it as in {'seed': (0, 1)}."
-            )
-    return {f"config.sweep[{index}]": grid for index, grid in enumerate(sweep)}
+            why = "it must be a grid, which maps axes to values"
+            raise SettingsError.of(place, grid, why, f"Give it {example}")
+        axes = sorted(grid, key=_axis_order)
+        grids[place] = {axis: _values(f"{place}.", axis, grid[axis]) for axis in axes}
+    count = sum(math.prod(map(len, grid.values())) for grid in grids.values())
+    if count > _MOST_RUNS:
+        raise SettingsError(
+            f"config.sweep has {count:,} runs: give at most {_MOST_RUNS:,} at a time."
+        )
+    return grids
 
 
 def _name(place: str, grid: Iterable[str], settings: Settings) -> str:
@@ -177,14 +168,14 @@ def _name(place: str, grid: Iterable[str], settings: Settings) -> str:
     name = ",".join(f"{axis}={_text(settings, axis)}" for axis in grid) or "model"
     if plain_name(name) != name or "/" in name:
         raise SettingsError(
-            f"the run's name {name!r} holds characters that have a meaning in file "
-            "names or tables: give the part that it names another name."
+            f"the name of a run is {name!r}: it holds characters with a meaning in "
+            "file names or tables. Register the part by another name."
         )
     if len(name) > _LONGEST_NAME:
         raise SettingsError(
-            f"{place} has so many axes that a run's name, {name}, has "
-            f"{len(name)} letters: folders bear it, so at most {_LONGEST_NAME} "
-            "are allowed; sweep over fewer fields at a time."
+            f"the name of a run of {place} is {name}: it has {len(name)} letters, and "
+            f"that of a folder at most {_LONGEST_NAME}. Sweep over fewer fields at a "
+            "time."
         )
     return name
 
@@ -250,6 +241,10 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
             name, values, "each of its values is a tuple itself", remedy
         )
     found: tuple[Any, ...] = convert(values, AXES[axis], name)
+    if len(set(found)) < len(found):
+        raise SettingsError.of(
+            name, found, "a value occurs twice", "Give each value once"
+        )
     return found
 
 

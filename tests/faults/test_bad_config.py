@@ -155,7 +155,9 @@ REFUSED = [
     Case(NOT_FINITE, "--config.checkpoint.every_seconds=inf", ("is inf", "finite")),
     # --- sweeps ---
     Case(SWEEP, "--config.sweep.latent_dim=()", ("latent_dim is empty",), "sweep"),
-    Case(SWEEP, "--config.sweep.seed=(1,1)", ("twice", "seed=1"), "sweep"),
+    Case(
+        SWEEP, "--config.sweep.seed=(1,1)", ("twice", "sweep.seed is (1, 1)"), "sweep"
+    ),
     Case(SWEEP, "--config.sweep.likelihood=beta,beta", ("twice",), "sweep"),
     Case(SWEEP, "--config.sweep.betta=1.0", ("betta", "'beta'"), "sweep"),
     Case(SWEEP, "--config.sweep.keep=1", ("sweep.keep is unknown",), "sweep"),
