@@ -687,7 +687,7 @@ def assert_refused(outcome, *words):
         (["--config.training.num_epochs=2.5"], ["'2.5'", "an integer"]),
         (["--config.training.beta", "high"], ["'high'", "a number"]),
         (["--config.data.download=maybe"], ["'maybe'", "true or false"]),
-        (["--config.model.widths=64,a"], ["'64,a'", "int"]),
+        (["--config.model.widths=64,a"], ["'a'", "int"]),
         (["--config.training.learning_rate=nan"], ["nan", "finite"]),
         (["--config.sweep.latent_dim=0"], ["latent_dim is 0", "at least 1"]),
         (["--config.sweep.latent_dim=two"], ["'two'", "int"]),

@@ -181,7 +181,7 @@ _KINDS = {
     bool: _Kind("true or false", "true,false", flags.BooleanParser().parse),
     str: _Kind("text", "NAME,NAME", str),
     Options: _Kind("options by name", "\"{'depth': 2}\""),
-    tuple: _Kind("one or more values", "'((64, 64), (128,))'"),
+    tuple: _Kind("a tuple of integers", "'((64, 64), (128,))'"),
 }
 
 
@@ -216,9 +216,9 @@ def parse(option: str, text: str, hint: Any, now: Any, *, is_axis: bool) -> Any:
             raise ValueError("it has no order")
         return value if is_axis or isinstance(value, (tuple, list)) else (value,)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-        why = f"it must be {_KINDS[kind].words}"
+        words = "one or more values" if is_axis else _KINDS[kind].words
         remedy = f"Give it as in {option}={example(hint, now)}"
-        raise SettingsError.of(option, text, why, remedy) from None
+        raise SettingsError.of(option, text, f"it must be {words}", remedy) from None
 
 
 def example(hint: Any, now: Any) -> str:

@@ -69,7 +69,7 @@ REFUSED = [
     Case(TYPE, "--config.seed=one", ("'one'", "an integer", "--config.seed=0")),
     Case(TYPE, "--config.model.latent_dim=8.5", ("'8.5'", "an integer")),
     Case(TYPE, "--config.model.components=many", ("'many'", "an integer")),
-    Case(TYPE, "--config.model.widths=64,a", ("'64,a'",)),
+    Case(TYPE, "--config.model.widths=64,a", ("widths is 'a'",)),
     Case(TYPE, "--config.model.widths=(64,'a')", ("model.widths", "'a'", "int")),
     Case(TYPE, "--config.model.widths=(64,", ("(64,", "tuple")),
     Case(TYPE, "--config.training.beta=high", ("'high'", "a number")),
@@ -99,7 +99,7 @@ REFUSED = [
     Case(
         RANGE,
         "--config.training.microbatches=3",
-        ("batch_size=100", "microbatches=3", "change one of them"),
+        ("batch_size is 100", "microbatches, 3", "Change one of them"),
     ),
     Case(RANGE, "--config.training.validate_every=0", ("validate_every is 0",)),
     Case(RANGE, "--config.training.patience=-1", ("patience is -1", "at least 0")),
@@ -129,7 +129,9 @@ REFUSED = [
     Case(RANGE, "--config.parallel.members=-1", ("members is -1",)),
     Case(RANGE, "--config.parallel.batch=0", ("parallel.batch is 0", "at least 1")),
     Case(RANGE, "--config.parallel.batch=4", ("batch is 4", "1 devices", "at most 1")),
-    Case(RANGE, "--config.parallel.batch=3", ("batch_size is 100", "batch is 3")),
+    Case(
+        RANGE, "--config.parallel.batch=3", ("batch_size is 100", "parallel.batch, 3")
+    ),
     Case(RANGE, "--config.checkpoint.every_epochs=-1", ("every_epochs is -1",)),
     Case(RANGE, "--config.checkpoint.every_seconds=-0.5", ("every_seconds is -0.5",)),
     Case(RANGE, "--config.checkpoint.keep=0", ("checkpoint.keep is 0", "at least 1")),
