@@ -1,1 +1,1 @@
-"""The lowest room: errors, warnings and the wording of messages."""
+"""Errors, warnings and the wording of messages; it imports no other room."""

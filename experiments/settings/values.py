@@ -186,7 +186,7 @@ _KINDS = {
 
 
 def kind_of(hint: Any) -> type:
-    """Returns the class of a type's values, without what else the type says."""
+    """Returns the class of a type's values, such as tuple or int."""
     kind = bare(hint)
     found: type = get_origin(kind) or kind
     return found
@@ -224,9 +224,10 @@ def parse(option: str, text: str, hint: Any, now: Any, *, is_axis: bool) -> Any:
 def example(hint: Any, now: Any) -> str:
     """Returns a value of a type as it is typed; the present one if there is one."""
     kind = kind_of(hint)
+    if kind is Options:
+        return _KINDS[kind].example
     if kind is not tuple:
-        one = _KINDS[kind].example
-        return one if kind is Options else one.partition(",")[0] if now is None else now
+        return _KINDS[kind].example.partition(",")[0] if now is None else str(now)
     item = kind_of(get_args(bare(hint))[0])
     several = isinstance(now, (tuple, list)) and now and item is not tuple
     return ",".join(map(str, now[:2])) if several else _KINDS[item].example
