@@ -81,7 +81,7 @@ ROWS = [
             {"JAX_PLATFORMS": platform},
             TRAIN,
             REFUSED,
-            (f"JAX_PLATFORMS is {platform!r}", "unset JAX_PLATFORMS"),
+            (f"JAX_PLATFORMS is {platform!r}", "Unset JAX_PLATFORMS"),
         )
         for platform in ("tpu", "nonsense", "cpu,")
     ),
@@ -91,7 +91,7 @@ ROWS = [
             {"JAX_PLATFORMS": UNSET, name: value},
             TRAIN,
             REFUSED,
-            (f"{name} is {value!r}", f"unset {name} to use"),
+            (f"{name} is {value!r}", f"Unset {name} to use"),
         )
         for name, value in (("JAX_PLATFORM_NAME", "gpu"), ("JAX_NUM_CPU_DEVICES", "0"))
     ),
