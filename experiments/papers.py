@@ -27,7 +27,7 @@ from absl import flags
 from experiments import command_line
 from experiments.evaluation.status import LOST
 from experiments.files.paths import expand_user
-from experiments.files.sealed import write_atomically
+from experiments.files.writing import write_atomically
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import FolderError, SettingsError
 from experiments.messages.wording import plain_name

@@ -9,7 +9,8 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from experiments.files.sealed import Owner, load_arrays, save_arrays
+from experiments.files.sealed import Owner
+from experiments.files.tensors import load_arrays, save_arrays
 from experiments.runs.checkpoints import Checkpoints
 from tests.folders import refusal
 
@@ -278,7 +279,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("a file")
     line = refusal(Checkpoints, tmp_path / "file" / "group", 3, OWNER)
     assert str(tmp_path / "file" / "group") in line
-    assert "remove what is in its place" in line
+    assert "Remove what is in its place" in line
 
 
 def test_a_folder_that_has_vanished_is_refused(open_folder):
@@ -311,8 +312,8 @@ def test_what_failed_in_the_background_is_told_in_one_line(
         }
         line = refusal(calls[then])
     assert str(file_of(checkpoints, 2)) in line
-    assert "(No space left on device)" in line
-    assert "make room" in line
+    assert ": No space left on device. " in line
+    assert "Make room" in line
     # Told once; what was there before is there still, and nothing half.
     checkpoints.wait()
     assert [path.name for path in checkpoints.path.iterdir()] == ["1.safetensors"]

@@ -27,7 +27,7 @@ import safetensors.numpy
 
 from experiments import command_line
 from experiments.evaluation.status import LOST
-from experiments.files.sealed import write_atomically
+from experiments.files.writing import write_atomically
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints

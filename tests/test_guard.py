@@ -115,7 +115,7 @@ def test_a_command_that_does_not_continue_unwinds(tmp_path, number):
     slow = (
         "tests/faults/call_instead.py",
         "wait",
-        "experiments.files.sealed:os.replace",
+        "experiments.files.writing:os.replace",
     )
     process = start("papers", "--page", page, program=slow)
     wait_for(lambda: list(tmp_path.iterdir()), process)

@@ -1,13 +1,13 @@
 """Tests of experiments.runs.members: finished runs, and failures."""
 
 import json
+import os
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.files import sealed
 from experiments.messages.errors import FolderError
 from experiments.runs import members
 from tests.folders import (
@@ -44,15 +44,15 @@ def test_a_run_is_finished_once_its_result_is_written(folder, monkeypatch):
     assert folder.members.finished() == set()
     save_member(folder, "a", {"bias": np.zeros(2)})
     written = []
-    atomically = sealed.atomically
+    replace = os.replace
 
-    def all_but_the_result(path):
+    def all_but_the_result(source, path):
         if path.name == "result.json":
-            raise FolderError("disk full")
+            raise OSError("disk full")
         written.append(path.name)
-        return atomically(path)
+        replace(source, path)
 
-    monkeypatch.setattr(sealed, "atomically", all_but_the_result)
+    monkeypatch.setattr(os, "replace", all_but_the_result)
     with pytest.raises(FolderError, match="disk full"):
         save_member(folder, "b", {"bias": np.zeros(2)})
     # The result comes last.
@@ -263,7 +263,7 @@ def test_a_part_of_a_neighbour_is_refused_by_its_name(folder, name):
     line = refusal(getattr(folder.members, READERS[name]), "a")
     assert str(part(folder, "a", name)) in line
     assert "belongs to another run, 'b'" in line
-    assert "put back its own, or delete" in line
+    assert "Put back its own, or delete" in line
     assert "repeat the command that trained it" in line
     getattr(folder.members, READERS[name])("b")
 
@@ -401,14 +401,14 @@ def test_parameters_of_another_model_are_refused(folder, held, told):
     assert str(part(folder, "a", "params.safetensors")) in line
     assert "decoder/kernel" in line
     assert told in line
-    assert "where this run has float32 (2, 3)" in line
-    assert "put back its own, or train the run again" in line
+    assert "this run has float32 (2, 3)" in line
+    assert "Put back its own, or train the run again" in line
 
 
 def test_parameters_that_no_model_asked_for_are_refused(folder):
     save_member(folder, "a", {**params_like(SHAPES), "more": np.zeros(1)})
     line = refusal(folder.members.params, "a", SHAPES)
-    assert "more as float64 (1,), where this run has none" in line
+    assert "more as float64 (1,): this run has none" in line
 
 
 # --- failures -------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_row_of_another_run_of_the_same_name_is_refused(path):
         line = refusal(add_to_table, path, rows, IDENTITY)
         assert str(path) in line
         assert repr(rows[-1]["run"]) in line
-        assert "move the file out of the folder and repeat the command" in line
+        assert "Move the file out of the folder and repeat the command" in line
         assert path.read_bytes() == before
     add_to_table(path, [row("c", fingerprint="g")], IDENTITY)
     assert path.read_text().count("\n") == 4

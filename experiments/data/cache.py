@@ -19,7 +19,8 @@ from absl import logging
 
 from experiments.data.sources import Source, Split
 from experiments.files.paths import expand_user
-from experiments.files.sealed import UNFINISHED, load_arrays, save_arrays
+from experiments.files.tensors import load_arrays, save_arrays
+from experiments.files.writing import UNFINISHED
 from experiments.messages.errors import DataError, FolderError
 
 # Part of every key: raised whenever the content or layout of entries changes, also

@@ -30,7 +30,8 @@ from experiments.data.values import (
     range_remedy,
     without_opacity,
 )
-from experiments.files.paths import File, expand_user, refuse_too_large, walk
+from experiments.files.paths import File, expand_user, walk
+from experiments.files.reading import refuse_too_large
 from experiments.messages.errors import DataError, one_line
 from experiments.messages.wording import counted, listed
 

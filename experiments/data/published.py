@@ -27,7 +27,7 @@ from experiments.data.sources import (
     tfds_folder,
 )
 from experiments.files.paths import expand_user
-from experiments.files.sealed import read_bytes
+from experiments.files.reading import read_bytes
 from experiments.messages.errors import DataError
 
 _TIMEOUT = 30  # Seconds without an answer after which a download is given up.

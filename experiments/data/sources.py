@@ -38,8 +38,13 @@ from experiments.data.values import (
     to_levels,
     with_channels,
 )
-from experiments.files.paths import File, expand_user, refuse_too_large, walk
-from experiments.files.sealed import MOST_BYTES, parse_json, read_json
+from experiments.files.paths import File, expand_user, walk
+from experiments.files.reading import (
+    MOST_BYTES,
+    parse_json,
+    read_json,
+    refuse_too_large,
+)
 from experiments.messages.errors import DataError, one_line
 from experiments.messages.wording import listed, plain_name
 

@@ -1,4 +1,4 @@
-"""Locks on files, which end with the process that holds them, however it ends."""
+"""Locks on files. A lock ends with the process that holds it, even if it is killed."""
 
 import fcntl
 import os
@@ -6,15 +6,16 @@ from pathlib import Path
 
 
 def take(path: Path | str, *, shared: bool = False, wait: bool = False) -> int | None:
-    """Returns the descriptor that holds a lock; closing it gives the lock back.
+    """Returns the descriptor that holds a lock; closing it releases the lock.
 
     Args:
-        path: the lock's file, which is made if it is not there.
+        path: the lock's file, which is created if it is missing.
         shared: whether other shared locks may be held at the same time.
-        wait: whether to wait for others; else None is returned where they hold it.
+        wait: whether to wait while another process holds it; otherwise the call
+            returns None then.
 
     Raises:
-        OSError: the file cannot be made or opened.
+        OSError: the file cannot be created or opened.
     """
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o666)

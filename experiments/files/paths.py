@@ -1,6 +1,6 @@
-"""Files of images that may be a stranger's: what there is, and how large it may be.
+"""Paths: what a user's text stands for, and which files lie below a folder.
 
-Nothing here reads what is in a file. Links are followed, for reading.
+The content of files is not read. Links are followed.
 """
 
 import errno
@@ -15,44 +15,35 @@ from experiments.messages.errors import DataError
 
 
 def expand_user(path: str) -> pathlib.Path:
-    """Returns a path of this machine in which `~` is written out.
+    """Returns the path that a text stands for: ``~`` and ``file:///`` are resolved.
 
     Raises:
-        DataError: if nobody's home is known by that name, or it is an address, such as
-            `gs://bucket/runs`; one of a file here, `file:///home/name/runs`, is a path.
+        DataError: the text is an address elsewhere, such as ``gs://bucket/runs``, or
+            begins with a home folder that this machine does not know.
     """
     if local := re.fullmatch(r"(?is)file:(?://(?:localhost)?)?(/(?!/).*)", path):
         path = urllib.parse.unquote(local[1])
     elif re.match(r"[a-zA-Z][\w+.-]+:/", path):
         raise DataError(
-            f"{path!r} is an address, and only files of this machine are read and"
-            " written: mount what is there and give its path, as in /mnt/runs"
+            f"{path!r} is an address: only files of this machine are read and written."
+            " Mount the address and give the path, as in /mnt/runs."
         )
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
         raise DataError(
-            f"{path!r} begins with a home folder that is not known here: write it out,"
-            " as in /home/name/folder"
+            f"{path!r} begins with a home folder that is not known here. Write the path"
+            " in full, as in /home/name/folder."
         ) from error
 
 
-def refuse_too_large(num_bytes: int, where: str) -> None:
-    """Refuses images that would fill the memory; cutting them takes as much again."""
-    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    if num_bytes > limit:
-        raise DataError(
-            f"{where} takes {num_bytes:,} bytes of memory, of at most {limit:,} (half"
-            " of this machine's): use fewer or smaller images"
-        )
-
-
 class File(NamedTuple):
-    """What lies in a folder of data and is no folder.
+    """A file, or anything else below a folder that is no folder.
 
     Attributes:
-        name: relative to the folder.
-        found: facts about it, or about what a link leads to; None if that is nothing.
+        name: its path, relative to the folder.
+        found: facts about it, or about the target of a link; None for a link to
+            nothing.
     """
 
     name: str
@@ -60,22 +51,20 @@ class File(NamedTuple):
 
     @property
     def is_regular(self) -> bool:
-        """Whether it can be read without waiting, and to an end."""
+        """Whether it can be read without waiting, and has an end."""
         return self.found is not None and stat.S_ISREG(self.found.st_mode)
 
 
 def walk(folder: pathlib.Path, *, hidden: bool = False) -> list[File]:
     """Returns all files below a folder, in the order of their names.
 
-    Links are followed.
-
     Args:
-        folder: the folder; one that is missing holds nothing.
-        hidden: whether to list what is hidden, too.
+        folder: the folder; a missing one holds no files.
+        hidden: whether to list hidden files, too.
 
     Raises:
-        DataError: if links lead in a circle or to one folder twice, which could make
-            endless or very many paths, or a folder cannot be read.
+        DataError: links lead in a circle or to one folder twice, so that there would
+            be endless or very many paths; or a folder cannot be read.
     """
     files = []
     seen: dict[tuple[int, int], pathlib.Path] = {}
@@ -89,7 +78,8 @@ def walk(folder: pathlib.Path, *, hidden: bool = False) -> list[File]:
             if first != path:
                 link, other = (path, first) if path.is_symlink() else (first, path)
                 raise DataError(
-                    f"{link} is a link to {other}, which is read already: remove it"
+                    f"{link} is a link to {other}, which is read already. Remove the"
+                    " link."
                 )
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -105,14 +95,14 @@ def walk(folder: pathlib.Path, *, hidden: bool = False) -> list[File]:
             continue
         except OSError as error:
             raise DataError(
-                f"cannot read {path} ({error.strerror}): permit reading it, or remove"
-                " it"
+                f"cannot read {path}: {error.strerror}. Permit reading it, or remove"
+                " it."
             ) from error
     return sorted(files, key=lambda file: file.name.split("/"))
 
 
 def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Returns facts about an entry of a folder, or about what a link leads to."""
+    """Returns facts about an entry of a folder, or about the target of a link."""
     try:
         return entry.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -121,5 +111,5 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
         if error.errno != errno.ELOOP:
             raise
         raise DataError(
-            f"{entry.path} is a link that leads in a circle: remove it"
+            f"{entry.path} is a link that leads in a circle. Remove it."
         ) from error

@@ -1,4 +1,4 @@
-"""Tables of a run folder, as CSV files."""
+"""Tables of a run folder: CSV files."""
 
 import csv
 import io
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.files.sealed import cannot_read, read_bytes, write_atomically
+from experiments.files.reading import cannot_read, read_bytes
+from experiments.files.writing import write_atomically
 from experiments.messages.errors import AnotherOwnerError
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as a CSV file; a field that a row lacks is left empty."""
+    """Writes rows as a CSV file; a field that a row lacks, or that is NaN, is empty."""
     text = io.StringIO()
     fields = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, fieldnames=fields, lineterminator="\n")
@@ -23,16 +24,16 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def add_to_table(
     path: Path, rows: Sequence[Mapping[str, Any]], identity: Sequence[str]
 ) -> None:
-    """Adds rows to a CSV file, in place of those that measured the same.
+    """Adds rows to a CSV file; a new row replaces the row with the same key.
 
     Args:
-        path: the file; begun where there is none.
-        rows: the rows, each with the ``run`` that it is of and its ``fingerprint``.
-        identity: fields that say what a row measured.
+        path: the file, which is created if it is missing.
+        rows: the rows, each with its ``run`` and the run's ``fingerprint``.
+        identity: the key columns.
 
     Raises:
         FolderError: the file cannot be read or written, or holds a row of another
-            run of the same name.
+            run with the same name.
     """
     kept = read_table(path, {row["run"]: row["fingerprint"] for row in rows})
     replaced = {tuple(str(row[field]) for field in identity) for row in rows}
@@ -45,15 +46,15 @@ def add_to_table(
 
 
 def read_table(path: Path, owners: Mapping[str, str]) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file; none where there is no file.
+    """Returns the rows of a CSV file; none if there is no file.
 
     Args:
         path: the file.
-        owners: the fingerprint of runs by name, which their rows must have.
+        owners: fingerprints by the name of the run, which the rows must have.
 
     Raises:
-        FolderError: the file cannot be read, or holds a row of another run of the same
-            name.
+        FolderError: the file cannot be read, or holds a row of another run with the
+            same name.
     """
     if not path.exists():
         return []
@@ -68,7 +69,7 @@ def read_table(path: Path, owners: Mapping[str, str]) -> list[dict[str, str]]:
         run = row.get("run", "")
         if row.get("fingerprint") != owners.get(run, row.get("fingerprint")):
             raise AnotherOwnerError(
-                f"{path} holds a row of another run that is named {run!r} too: move "
-                "the file out of the folder and repeat the command."
+                f"{path} holds a row of another run that is named {run!r} too. Move"
+                " the file out of the folder and repeat the command."
             )
     return rows

@@ -23,7 +23,8 @@ import jax
 
 from experiments.data.images import load_data
 from experiments.files import locks
-from experiments.files.sealed import read_json, write_atomically
+from experiments.files.reading import read_json
+from experiments.files.writing import write_atomically
 from experiments.launch import here
 from experiments.launch.engines import Command, Launcher
 from experiments.messages.console import CONSOLE, warn

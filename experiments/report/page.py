@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.evaluation import results
-from experiments.files.sealed import write_atomically
+from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import counted
 from experiments.report import charts, findings, pictures

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from experiments.evaluation.stored_arrays import CLASS_NAMES, MANIFOLD_SIDE, SHOWN
-from experiments.files.sealed import parse_json, read_bytes, write_atomically
+from experiments.files.reading import parse_json, read_bytes
+from experiments.files.writing import write_atomically
 from experiments.report.charts import latent_scatter
 from experiments.report.grids import image_grid, reconstruction_grid
 

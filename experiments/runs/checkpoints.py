@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.messages.errors import AnotherOwnerError, FolderError
-from experiments.files.sealed import Arrays, Owner, cannot_write, load_arrays, remove, save_arrays
+from experiments.files.sealed import Owner
+from experiments.files.tensors import Arrays, load_arrays, save_arrays
+from experiments.files.writing import cannot_write, remove
 
 _SUFFIX = ".safetensors"
 

@@ -32,9 +32,16 @@ from typing import Any
 from experiments.data import cache
 from experiments.files import locks
 from experiments.runs.environment import environment
-from experiments.files.sealed import UNFINISHED, cannot_read, cannot_write, read_json, remove, to_json, write_atomically
+from experiments.files.reading import cannot_read, read_json
+from experiments.files.sealed import to_json
+from experiments.files.writing import UNFINISHED, cannot_write, remove, write_atomically
 from experiments.messages.errors import FolderError
-from experiments.settings.fingerprint import differences, differing, machine_settings, with_defaults
+from experiments.settings.fingerprint import (
+    differences,
+    differing,
+    machine_settings,
+    with_defaults,
+)
 from experiments.runs.notes import GroupNotes
 from experiments.runs.members import Failures, Members
 from experiments.runs.metrics import Metrics, allow_open_files

@@ -12,8 +12,18 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from experiments.files.sealed import Arrays, LARGEST, LARGEST_INTEGER, Owner, cannot_read, check_arrays, described, load_arrays, read_record, save_arrays, with_nan, write_record
-from experiments.messages.errors import AnotherOwnerError, FolderError
+from experiments.files.reading import cannot_read
+from experiments.files.sealed import (
+    LARGEST,
+    LARGEST_INTEGER,
+    Owner,
+    of_another,
+    read_record,
+    with_nan,
+    write_record,
+)
+from experiments.files.tensors import Arrays, check_arrays, load_arrays, save_arrays
+from experiments.messages.errors import FolderError
 from experiments.settings.grid import MOST_ATTEMPTS
 from experiments.evaluation.status import in_present_words
 from experiments.messages.wording import plain_name
@@ -58,10 +68,7 @@ class _Parts:
             raise cannot_read(path, error, self._train_again(run)) from error
         found = Owner(*(str(facts.get(field)) for field in _OWN_FIELDS))
         if found != owner:
-            raise AnotherOwnerError(
-                f"{path} belongs to {described(found.name, owner)}: put back its own, "
-                f"or {self._train_again(run)}."
-            )
+            raise of_another(path, found.name, run, self._train_again(run))
         return facts
 
     def _write(self, run: str, name: str, facts: Mapping[str, Any]) -> None:

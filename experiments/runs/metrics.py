@@ -15,7 +15,9 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.messages.errors import FolderError
-from experiments.files.sealed import Owner, cannot_read, cannot_write, parse_json, read_bytes, remove, with_nan, without_nan, write_atomically
+from experiments.files.reading import cannot_read, parse_json, read_bytes
+from experiments.files.sealed import Owner, with_nan, without_nan
+from experiments.files.writing import cannot_write, remove, write_atomically
 from experiments.messages.wording import counted
 
 # No file of rows has so many, at the most bytes that it may have.

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.messages.errors import AnotherOwnerError
-from experiments.files.sealed import Owner, read_record, remove, write_record
+from experiments.files.sealed import Owner, read_record, write_record
+from experiments.files.writing import remove
 from experiments.settings.fingerprint import group_fingerprint
 from experiments.settings.grid import Group, MOST_ATTEMPTS
 

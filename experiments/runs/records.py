@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.messages.errors import FolderError
-from experiments.files.sealed import read_json, to_json, with_nan, write_atomically
+from experiments.files.reading import read_json
+from experiments.files.sealed import to_json, with_nan
+from experiments.files.writing import write_atomically
 from experiments.settings.fingerprint import differences, fingerprints
 from experiments.settings.grid import expand
 from experiments.runs.folder import RunFolder

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from experiments.files.paths import expand_user
-from experiments.files.sealed import read_bytes
+from experiments.files.reading import read_bytes
 from experiments.messages.errors import DataError, SettingsError
 from experiments.messages.wording import refusal
 

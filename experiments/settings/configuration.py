@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 from experiments.files.paths import expand_user
-from experiments.files.sealed import read_json
+from experiments.files.reading import read_json
 from experiments.messages.errors import SettingsError
 from experiments.settings import overrides, stored
 from experiments.settings.arguments import Argument

@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 import matplotlib
 
-from experiments.files.sealed import write_atomically
+from experiments.files.writing import write_atomically
 from experiments.report.style import MATPLOTLIB, svg
 from experiments.report.templates import templates
 from experiments.theory.claims import Story

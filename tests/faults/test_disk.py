@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from experiments.files.sealed import load_arrays
+from experiments.files.tensors import load_arrays
 from tests.faults import harness
 
 ROOMY = "size=64m,nr_inodes=100k"

@@ -17,13 +17,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments.files.sealed import (
-    Owner,
-    load_arrays,
-    read_record,
-    save_arrays,
-    write_record,
-)
+from experiments.files.sealed import Owner, read_record, write_record
+from experiments.files.tensors import load_arrays, save_arrays
 from tests.faults import harness
 from tests.faults.test_damage import killed  # noqa: F401  a fixture
 
@@ -366,7 +361,7 @@ FINISHED = [
         copied("params.safetensors", NEIGHBOUR, RUN),
         "evaluate",
         3,
-        (f"another run, '{NEIGHBOUR}'", "put back its own"),
+        (f"another run, '{NEIGHBOUR}'", "Put back its own"),
     ),
     Row(
         "another likelihood's parameters",
@@ -734,7 +729,7 @@ FINISHED += [
         table_of_another,
         "evaluate",
         2,
-        ("move the file out of the folder",),
+        ("Move the file out of the folder",),
     ),
 ]
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.files.sealed import load_arrays
+from experiments.files.tensors import load_arrays
 from tests.faults import harness, injecting
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae

@@ -1,0 +1,108 @@
+"""Files that may come from a stranger, read within limits.
+
+Only regular files are read, because a pipe or a device could make the program wait or
+read without end. A file that is larger than its kind can be is refused before its
+content is read, and JSON that is nested deeper than any of ours is refused too.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from experiments.messages.errors import DataError, FolderError
+
+# The most bytes of a record, a table or the metrics of a run. Ours are far smaller.
+MOST_BYTES = 2**26
+
+_MOST_NESTED = 50  # Levels of lists and objects in JSON.
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Returns the content of a regular file of at most ``most`` bytes.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is no regular file, such as a pipe, or it is larger.
+    """
+    # Without O_NONBLOCK, opening a pipe would wait for a process that writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        refuse_irregular(found)
+        if found.st_size > most:
+            raise ValueError(f"it has {found.st_size:,} bytes, of at most {most:,}")
+        content = file.read(most + 1)
+    if len(content) > most:  # It has grown since.
+        raise ValueError(f"it has more than {most:,} bytes")
+    return content
+
+
+def refuse_irregular(found: os.stat_result) -> None:
+    """Raises a ValueError for anything but a regular file."""
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Returns the value that JSON text stands for.
+
+    Raises:
+        ValueError: the text is not JSON, or is nested too deeply.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(_MOST_NESTED):
+        groups = [each for each in level if isinstance(each, dict | list)]
+        if not groups:
+            return value
+        level = [
+            inner
+            for each in groups
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    raise ValueError("it is nested too deeply")
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value in a JSON file; raises as ``read_bytes`` and ``parse_json``."""
+    return parse_json(read_bytes(path))
+
+
+def cannot_read(
+    path: Path, error: object, remedy: str = "choose another --workdir"
+) -> FolderError:
+    """Returns the refusal of a file that cannot be read.
+
+    Args:
+        path: the file.
+        error: the reason.
+        remedy: a clause on what to do if there is no copy to restore.
+    """
+    return FolderError(f"cannot read {path}: {error}. Restore it, or {remedy}.")
+
+
+def half_of_memory() -> int:
+    """Returns half of this machine's memory, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def refuse_too_large(num_bytes: int, where: str) -> None:
+    """Refuses images that take over half of the memory: cutting them takes as much.
+
+    Args:
+        num_bytes: the size of the images.
+        where: what messages call them.
+
+    Raises:
+        DataError: they are too large.
+    """
+    if num_bytes > (limit := half_of_memory()):
+        raise DataError(
+            f"{where} takes {num_bytes:,} bytes of memory: at most {limit:,} (half of"
+            " this machine's) are allowed. Use fewer or smaller images."
+        )
