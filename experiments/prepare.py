@@ -20,8 +20,8 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 from absl import flags
 
 from experiments import command_line
-from experiments.data.published import prepare
-from experiments.data.sources import PREPARABLE
+from experiments.data.downloads import prepare
+from experiments.data.names import PREPARABLE
 from experiments.messages.errors import DataError
 
 _DATA_DIR = flags.DEFINE_string(
@@ -36,8 +36,8 @@ def main(names: list[str]) -> None:
     """Prepares the data set that the command line names."""
     if len(names) != 1:
         raise DataError(
-            f"{' '.join(names) or 'no data set'} is named: name one of"
-            f" {', '.join(PREPARABLE)}, as in `python -m experiments.prepare mnist`"
+            f"{' '.join(names) or 'no data set'} is named. Name one of"
+            f" {', '.join(PREPARABLE)}, as in `python -m experiments.prepare mnist`."
         )
     folder = prepare(names[0], _DATA_DIR.value, _SOURCE.value)
     print(f"{names[0]} is in {folder}")

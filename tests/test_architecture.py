@@ -161,7 +161,7 @@ def test_only_the_data_modules_know_tensorflow_datasets():
         for path in files("experiments")
         if "tensorflow_datasets" in packages(path)
     }
-    assert users <= {"sources.py"}
+    assert users <= {"tfds.py"}
 
 
 def test_nothing_is_printed_by_the_library():

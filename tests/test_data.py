@@ -11,7 +11,6 @@ import sys
 import threading
 import zipfile
 
-import filelock
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
@@ -20,13 +19,14 @@ from absl import logging
 from hypothesis import given, settings
 from PIL import Image
 
-from experiments.data import cache, folders, sources
-from experiments.data import published as preparing
+from experiments.data import cache, digits, downloads, folders, npz, tfds
 from experiments.data.images import DataError, ImageData, Split, load_data
 from experiments.data.settings import DataSettings
+from experiments.files import locks
 from vae_jax import views
 
 SPLITS = ("train", "validation", "test")
+NPZ = DataSettings("npz", path="a.npz")
 
 
 @pytest.fixture(autouse=True)
@@ -223,12 +223,15 @@ def test_static_binarization_leaves_binary_images_alone(tmp_path):
         # Both would be looked for in another folder than the one that is checked.
         ({"name": "Mnist"}, ["'Mnist'", "did you mean 'mnist'?"]),
         ({"name": "mnist/..:3.0.1"}, ["'mnist/..:3.0.1'"]),
-        ({"binarization": "statik"}, ["'statik'", "'dynamic' and 'static'"]),
-        ({"binarization_seed": -1}, ["binarization_seed is -1", "0 or more"]),
-        ({"split_seed": -3}, ["split_seed is -3", "0 or more"]),
-        ({"num_validation": 0}, ["num_validation is 0", "1 or more, or -1"]),
-        ({"num_test": -2}, ["num_test is -2", "1 or more, or -1"]),
-        ({"num_train": 0}, ["num_train is 0", "1 or more, or -1"]),
+        (
+            {"binarization": "statik"},
+            ["binarization is 'statik'", "Choose one of dynamic, static"],
+        ),
+        ({"binarization_seed": -1}, ["data.binarization_seed is -1", "at least 0"]),
+        ({"split_seed": -3}, ["data.split_seed is -3", "at least 0"]),
+        ({"num_validation": 0}, ["data.num_validation is 0", "at least 1, or -1"]),
+        ({"num_test": -2}, ["data.num_test is -2", "at least 1, or -1"]),
+        ({"num_train": 0}, ["data.num_train is 0", "at least 1, or -1"]),
         ({"name": "npz"}, ["'npz'", "needs data.path"]),
         ({"name": "folder"}, ["'folder'", "needs data.path"]),
         ({"path": "x.npz"}, ["'x.npz'", "'digits'", "'npz' or 'folder'"]),
@@ -258,7 +261,7 @@ def test_two_images_are_too_few_for_three_splits(tmp_path):
     source = write_npz(tmp_path / "a.npz", images=numbered(2))
     message = refusal(load_data, source)
     assert "2 images to split, too few for 1 validation image (" in message
-    assert message.endswith("(data.num_validation): give more images")
+    assert message.endswith("(data.num_validation). Give more images.")
     assert len(load_data(write_npz(tmp_path / "b.npz", images=numbered(3))).test.images)
 
 
@@ -298,7 +301,7 @@ def valid_arrays(draw):
 @settings(max_examples=100, deadline=None)
 @given(valid_arrays())
 def test_valid_arrays_are_read_exactly(arrays):
-    source = sources.parse_arrays(arrays, "a.npz")
+    source = npz.parse(arrays, NPZ)
     assert source.levels == arrays["levels"]
     for split, (images, labels) in source.splits.items():
         given_images = arrays[f"{split}_images"]
@@ -325,7 +328,7 @@ def test_any_array_is_read_exactly_or_refused_in_one_line(array, levels):
     if levels is not None:
         arrays["levels"] = np.array(levels)
     try:
-        source = sources.parse_arrays(arrays, "a.npz")
+        source = npz.parse(arrays, NPZ)
     except DataError as error:
         message = str(error)
     else:
@@ -349,7 +352,7 @@ def test_levels_are_two_for_zeros_and_ones(tmp_path):
 
 GOOD = numbered(20)
 BAD_ARRAYS = {
-    "nan": ({"images": np.full((5, 4, 4), np.nan)}, ["NaN", "remove"]),
+    "nan": ({"images": np.full((5, 4, 4), np.nan)}, ["NaN", "Remove"]),
     "negative": ({"images": GOOD.astype(int) - 1}, ["-1..", "integers in 0..255"]),
     "high": (
         {"images": GOOD.astype(int) * 2},
@@ -361,7 +364,7 @@ BAD_ARRAYS = {
     "list of levels": ({"images": GOOD, "levels": [2, 3]}, ["must be one integer"]),
     "no images": ({"images": GOOD[:0]}, ["(0, 4, 4, 1)", "no size of 0"]),
     "five channels": ({"images": np.zeros((5, 4, 4, 5))}, ["(5, 4, 4, 5)", "1 or 3"]),
-    "text": ({"images": np.full((5, 4, 4), "x")}, ["<U1", "no integers or floats"]),
+    "text": ({"images": np.full((5, 4, 4), "x")}, ["<U1", "integers or floats"]),
     "labels": (
         {"images": GOOD, "labels": np.arange(19)},
         ["19 labels for 20 images", "one label for each"],
@@ -388,7 +391,7 @@ BAD_ARRAYS = {
         {"images": GOOD, "test_images": GOOD[:, :3]},
         ["different image shapes", "(3, 4, 1)"],
     ),
-    "few": ({"images": GOOD[:1]}, ["too few", "give more images"]),
+    "few": ({"images": GOOD[:1]}, ["too few", "Give more images"]),
 }
 
 
@@ -402,15 +405,15 @@ def test_bad_arrays_are_refused(case, tmp_path):
 
 def test_records_that_cannot_be_drawn_are_refused():
     records = [{"image": np.zeros((4, 4, 5), np.uint8)}]
-    message = refusal(sources._decode_records, records, "icons", False)
+    message = refusal(tfds._decode_records, records, "icons", False)
     assert "icons has shape (1, 4, 4, 5)" in message
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, ["no file", "data.path"]),
-        (b"", ["is empty", "np.savez_compressed"]),
+        (None, ["no such file", "data.path is"]),
+        (b"", ["not an npz file", "np.savez_compressed"]),
         (b"not a zip file", ["not an npz file", "np.savez_compressed"]),
         ("other zip", ["unknown array 'notes.txt'"]),
         ("truncated", ["np.savez_compressed"]),
@@ -452,7 +455,7 @@ def test_flat_folder(tmp_path):
     images = numbered(20)
     write_images(tmp_path / "mine", images, [f"{i:03}.png" for i in range(20)])
     (tmp_path / "mine" / "notes.txt").write_text("not an image")
-    source = folders.read_folder(str(tmp_path / "mine"))
+    source = folders.read(DataSettings("folder", path=str(tmp_path / "mine")))
     np.testing.assert_array_equal(source.splits["train"].images, images)
     assert source.splits["train"].labels is None
     data = load_data(DataSettings("folder", path=str(tmp_path / "mine")))
@@ -467,7 +470,7 @@ def test_folder_of_classes_in_colour(tmp_path):
     write_images(tmp_path / "mine" / "cat", images[:2], names)
     write_images(tmp_path / "mine" / "ant", images[2:4], names)
     write_images(tmp_path / "mine" / "dog", images[4:], names)
-    source = folders.read_folder(str(tmp_path / "mine"))
+    source = folders.read(DataSettings("folder", path=str(tmp_path / "mine")))
     images = images[[2, 3, 0, 1, 4, 5]]
     np.testing.assert_array_equal(source.splits["train"].images, images)
     np.testing.assert_array_equal(source.splits["train"].labels, [0, 0, 1, 1, 2, 2])
@@ -476,7 +479,7 @@ def test_folder_of_classes_in_colour(tmp_path):
 def test_folder_of_one_bit_images_is_binary(tmp_path):
     images = numbered(20, levels=2)
     write_images(tmp_path / "mine", images > 0, [f"{i:03}.png" for i in range(20)])
-    source = folders.read_folder(str(tmp_path / "mine"))
+    source = folders.read(DataSettings("folder", path=str(tmp_path / "mine")))
     assert source.levels == 2
     np.testing.assert_array_equal(source.splits["train"].images, images)
 
@@ -491,8 +494,8 @@ def test_folder_of_one_bit_images_is_binary(tmp_path):
             np.zeros((4, 4, 4), np.uint8),
             ["opaque", "b.png", "data.background"],
         ),
-        ("b.png", b"junk", ["b.png", "repair or remove"]),
-        ("b.pgm", b"P5 4 4 2?5 " + bytes(16), ["b.pgm", "2?5", "repair or remove"]),
+        ("b.png", b"junk", ["b.png", "Repair or remove"]),
+        ("b.pgm", b"P5 4 4 2?5 " + bytes(16), ["b.pgm", "2?5", "Repair or remove"]),
         ("sub/b.png", GOOD[0], ["beside subfolders", "a.png"]),
     ],
 )
@@ -525,7 +528,7 @@ def test_homes_that_are_not_known_are_refused(name, field):
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
     settings_ = DataSettings("folder", path=str(tmp_path / "mine"))
-    assert "no folder" in refusal(load_data, settings_)
+    assert "no such folder" in refusal(load_data, settings_)
     (tmp_path / "mine").mkdir()
     assert "holds no images" in refusal(load_data, settings_)
 
@@ -545,7 +548,7 @@ def entries(cache_dir):
     return sorted(cache_dir.glob("[!.]*"))
 
 
-def forbid_reading():
+def forbid_reading(*arguments):
     raise AssertionError("read again")
 
 
@@ -553,7 +556,7 @@ def test_second_start_reads_the_cache(cache_dir, monkeypatch):
     first = load_data(DataSettings("digits"))
     assert [entry.name.split("-")[0] for entry in entries(cache_dir)] == ["digits"]
     assert [entry.suffix for entry in entries(cache_dir)] == [".safetensors"]
-    monkeypatch.setattr(sources, "read_digits", forbid_reading)
+    monkeypatch.setattr(digits, "read", forbid_reading)
     assert_same(first, load_data(DataSettings("digits")))
 
 
@@ -572,7 +575,7 @@ def test_damaged_entries_are_rebuilt(where, damage, cache_dir, monkeypatch):
     path.write_bytes(content)
     assert_same(first, load_data(DataSettings("digits")))
     assert len(entries(cache_dir)) == 1
-    monkeypatch.setattr(sources, "read_digits", forbid_reading)
+    monkeypatch.setattr(digits, "read", forbid_reading)
     assert_same(first, load_data(DataSettings("digits")))
 
 
@@ -613,7 +616,7 @@ def test_a_failed_write_leaves_nothing_behind(cache_dir, monkeypatch):
 
 
 def test_an_entry_written_by_another_process_meanwhile_is_kept(cache_dir):
-    source, written = sources.read_digits(), []
+    source, written = digits.read(DataSettings("digits")), []
 
     def overtaken():
         cache.cached(lambda: source, ["digits", "x"])
@@ -631,7 +634,7 @@ def test_what_killed_processes_left_is_removed_but_not_what_is_being_written(cac
     left = cache_dir / f".{entry.name}.7.unfinished"
     entry.rename(left)
     start = threading.Thread(target=load_data, args=[DataSettings("digits")])
-    with filelock.FileLock(cache_dir / ".lock"):  # Another process writes.
+    with open(locks.take(cache_dir / ".lock")):  # Another process writes.
         start.start()
         start.join(0.5)
         assert start.is_alive()
@@ -649,34 +652,35 @@ def idx(array):
     return gzip.compress(header + array.tobytes(), mtime=0)
 
 
+def publish(folder):
+    """Writes the files that MNIST is published as, with 300 and 50 images."""
+    real = downloads.PUBLISHED["mnist"]
+    generator = np.random.default_rng(0)
+    for (images, labels), count in zip(real.splits.values(), (300, 50), strict=True):
+        drawn = generator.integers(256, size=(count, 28, 28), dtype=np.uint8)
+        (folder / images).write_bytes(idx(drawn))
+        drawn = generator.integers(10, size=count, dtype=np.uint8)
+        (folder / labels).write_bytes(idx(drawn))
+    contents = [(folder / file).read_bytes() for file in real.files]
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    return real._replace(url=folder.as_uri() + "/", digests=digests)
+
+
 @pytest.fixture(scope="module")
 def small_mnist(tmp_path_factory):
     """Published files as of MNIST, with 300 and 50 images, and how to find them."""
     pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("array_record")
     folder = tmp_path_factory.mktemp("published")
-    generator = np.random.default_rng(0)
-    digests = {}
-    for files, count in zip(
-        preparing.PUBLISHED["mnist"].splits.values(), (300, 50), strict=True
-    ):
-        images = generator.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        labels = generator.integers(10, size=count, dtype=np.uint8)
-        for file, array in zip(files, (images, labels), strict=True):
-            (folder / file).write_bytes(idx(array))
-            digests[file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    published = preparing.PUBLISHED["mnist"]._replace(
-        url=folder.as_uri() + "/", digests=digests
-    )
-    return folder, published
+    return folder, publish(folder)
 
 
 @pytest.fixture
 def prepared(small_mnist, tmp_path, monkeypatch, capfd):
     """Settings of a small MNIST prepared from files; preparing prints nothing."""
     folder, published = small_mnist
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
-    preparing.prepare("mnist", str(tmp_path / "tfds"), str(folder))
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
+    downloads.prepare("mnist", str(tmp_path / "tfds"), str(folder))
     assert capfd.readouterr() == ("", "")
     return DataSettings("mnist", data_dir=str(tmp_path / "tfds"), num_validation=100)
 
@@ -704,18 +708,18 @@ def test_prepared_images_are_the_published_ones(prepared, small_mnist):
         ("test", (data.test,)),
     ):
         contents = [(folder / file).read_bytes() for file in published.splits[split]]
-        assert pairs(*parts) == pairs([preparing.read_idx(x) for x in contents])
+        assert pairs(*parts) == pairs([downloads.read_idx(x) for x in contents])
 
 
 def test_second_start_does_not_import_tfds(prepared, monkeypatch):
     first = load_data(prepared)
-    monkeypatch.setattr(sources, "import_tfds", forbid_reading)
+    monkeypatch.setattr(tfds, "import_tfds", forbid_reading)
     assert_same(first, load_data(prepared))
     assert_same(first, load_data(dataclasses.replace(prepared, download=True)))
 
 
 def test_download_prepares_what_is_missing(small_mnist, tmp_path, monkeypatch):
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", small_mnist[1])
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", small_mnist[1])
     settings_ = DataSettings(
         "mnist", data_dir=str(tmp_path / "tfds"), download=True, num_validation=100
     )
@@ -786,8 +790,8 @@ def test_a_damaged_description_is_refused(prepared):
     (path,) = pathlib.Path(prepared.data_dir).rglob("dataset_info.json")
     path.write_text("{")
     message = refusal(load_data, prepared)
-    assert "delete what is damaged and run `python -m experiments.prepare" in message
-    assert message == refusal(preparing.prepare, "mnist", prepared.data_dir)
+    assert "Delete the damaged files and run `python -m experiments.prepare" in message
+    assert message == refusal(downloads.prepare, "mnist", prepared.data_dir)
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
@@ -799,19 +803,19 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 def test_published_files_are_checked(small_mnist, tmp_path, monkeypatch):
     folder, published = small_mnist
     target = tmp_path / "tfds"
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
-    message = refusal(preparing.prepare, "mnist", str(target), str(tmp_path))
-    assert "no file" in message
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
+    message = refusal(downloads.prepare, "mnist", str(target), str(tmp_path))
+    assert "cannot read" in message
     assert "t10k-labels-idx1-ubyte.gz" in message
 
-    names = dict.fromkeys(published.digests, "0" * 64)
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published._replace(digests=names))
-    message = refusal(preparing.prepare, "mnist", str(target), str(folder))
+    others = published._replace(digests=["0" * 64] * 4)
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", others)
+    message = refusal(downloads.prepare, "mnist", str(target), str(folder))
     assert "is not the published file" in message
 
     nowhere = published._replace(url="http://127.0.0.1:9/")
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", nowhere)
-    message = refusal(preparing.prepare, "mnist", str(target))
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", nowhere)
+    message = refusal(downloads.prepare, "mnist", str(target))
     assert "cannot download http://127.0.0.1:9/" in message
     assert "--source=FOLDER" in message
     assert not target.exists()
@@ -819,28 +823,28 @@ def test_published_files_are_checked(small_mnist, tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_is_refused(small_mnist, tmp_path, monkeypatch):
     folder, published = small_mnist
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
     (tmp_path / "file").write_text("a file where a folder should be")
-    message = refusal(preparing.prepare, "mnist", str(tmp_path / "file"), str(folder))
-    assert "choose another data_dir" in message
+    message = refusal(downloads.prepare, "mnist", str(tmp_path / "file"), str(folder))
+    assert "Choose another data_dir" in message
 
 
 def test_what_another_process_prepares_meanwhile_is_taken(
     small_mnist, tmp_path, monkeypatch
 ):
     folder, published = small_mnist
-    monkeypatch.setitem(preparing.PUBLISHED, "mnist", published)
+    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
     arguments = ("mnist", str(tmp_path / "tfds"), str(folder))
     from_array, others = Image.fromarray, []
 
     def overtaken(image):
         if not others:
             others.append(None)
-            others[0] = preparing.prepare(*arguments)
+            others[0] = downloads.prepare(*arguments)
         return from_array(image)
 
     monkeypatch.setattr(Image, "fromarray", overtaken)
-    assert preparing.prepare(*arguments) == others[0]
+    assert downloads.prepare(*arguments) == others[0]
     settings_ = DataSettings("mnist", data_dir=arguments[1], num_validation=100)
     assert len(load_data(settings_).test.images) == 50
 
@@ -849,7 +853,7 @@ def test_amat_files_are_read():
     images = numbered(3, levels=2).repeat(49, axis=0)[:9].reshape(3, -1)
     images = np.resize(images, (3, 784))
     text = "\n".join(" ".join(map(str, row)) for row in images) + "\n"
-    read = preparing.read_amat(text.encode())
+    read = downloads.read_amat(text.encode())
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, images.reshape(3, 28, 28))
 
@@ -858,8 +862,8 @@ def test_amat_files_are_read():
     ("names", "words"),
     [
         (["cifar10"], "cannot prepare 'cifar10'"),
-        ([], "no data set is named: name one of mnist, fashion_mnist, binarized_mnist"),
-        (["mnist", "digits"], "mnist digits is named: name one of mnist"),
+        ([], "no data set is named. Name one of mnist, fashion_mnist, binarized_mnist"),
+        (["mnist", "digits"], "mnist digits is named. Name one of mnist"),
     ],
 )
 def test_the_preparing_command_refuses_in_one_line(names, words):
@@ -882,7 +886,7 @@ def real(tmp_path_factory):
 
     def find(name):
         folder = os.environ.get("TFDS_DATA_DIR", "")
-        if not folder or not sources.is_on_disk(name, folder):
+        if not folder or not tfds.is_on_disk(name, folder):
             pytest.skip(f"{name} is not in TFDS_DATA_DIR ({folder or 'not set'})")
         return DataSettings(name, data_dir=folder, cache_dir=cache)
 

@@ -21,11 +21,12 @@ import pytest
 from absl import logging
 from PIL import EpsImagePlugin, Image
 
-from experiments.data import cache, sources
-from experiments.data import published as preparing
+from experiments.data import cache, downloads, names
+from experiments.data import tfds as reader
 from experiments.data.images import DataError, Source, Split, load_data
 from experiments.data.settings import DataSettings
 from experiments.files import paths
+from experiments.files.tensors import load_arrays, save_arrays
 from tests.test_data import (
     GOOD,
     assert_same,
@@ -228,7 +229,7 @@ def test_feature_classes_of_a_stranger_are_refused(
         features = json.loads((folder / "features.json").read_text())
         CODE[case](features)
         edit(folder / file, lambda info: info.update(features=features))
-    tfds = sources.import_tfds()
+    tfds = reader.import_tfds()
     monkeypatch.setattr(tfds, "builder", forbid_reading)
     message = refusal(load_data, settings_)
     assert str(folder / file) in message
@@ -283,12 +284,12 @@ def test_the_remedy_works_for_what_can_be_prepared(prepared, small_mnist, victim
     edit(path, nested_proto)
     message = refusal(load_data, prepared)
     root = path.parents[1]
-    assert f"delete {root} and run `python -m experiments.prepare mnist" in message
+    assert f"Delete {root} and run `python -m experiments.prepare mnist" in message
     assert message == refusal(
-        preparing.prepare, "mnist", prepared.data_dir, str(folder)
+        downloads.prepare, "mnist", prepared.data_dir, str(folder)
     )
     shutil.rmtree(root)
-    preparing.prepare("mnist", prepared.data_dir, str(folder))
+    downloads.prepare("mnist", prepared.data_dir, str(folder))
     assert_same(load_data(prepared), good)
     assert not victim.exists()
 
@@ -332,7 +333,7 @@ def test_a_name_that_leads_to_other_files_is_refused(place, stranger):
     edit(folder / "dataset_info.json", lambda info: info.update(name=place + "name"))
     if place:
         message = refusal(load_data, settings_)
-        assert f"cannot read {folder} (there is no file name-train" in message
+        assert f"cannot read {folder}: there is no file name-train" in message
     else:
         load_data(settings_)
 
@@ -433,7 +434,7 @@ class ManyRecords:
 
 
 def test_more_records_than_the_memory_holds_are_refused():
-    message = refusal(sources._decode_records, ManyRecords(), "stranger", False)
+    message = refusal(reader._decode_records, ManyRecords(), "stranger", False)
     assert "stranger takes 16,000,000,000,000 bytes of memory" in message
 
 
@@ -454,8 +455,8 @@ def test_odd_files_to_prepare_from_are_refused(replace, small_mnist, tmp_path):
     source_ = shutil.copytree(small_mnist[0], tmp_path / "source")
     path = source_ / "train-images-idx3-ubyte.gz"
     replace(path)
-    message = refusal(preparing.prepare, "mnist", str(tmp_path / "tfds"), str(source_))
-    assert f"no file {path} (it is no regular file)" in message
+    message = refusal(downloads.prepare, "mnist", str(tmp_path / "tfds"), str(source_))
+    assert f"cannot read {path}: it is no regular file. " in message
     assert not (tmp_path / "tfds").exists()
 
 
@@ -464,7 +465,7 @@ def test_linked_prepared_data_are_read(stranger):
     good = load_data(settings_)
     folder.rename(folder.parent.with_name("elsewhere"))
     folder.symlink_to(folder.parent.with_name("elsewhere"))
-    assert sources.is_on_disk("stranger", settings_.data_dir)
+    assert reader.is_on_disk("stranger", settings_.data_dir)
     assert_same(load_data(settings_), good)
 
 
@@ -478,7 +479,7 @@ def test_images_that_are_programs_are_not_opened(monkeypatch):
     """Pillow gives EPS to Ghostscript; images in records reach it through tfds."""
     tfds = pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", forbid_reading)
-    decoder = sources._decoder(tfds, "stranger")
+    decoder = reader._decoder(tfds, "stranger")
     decoder.setup(feature=tfds.features.Image(shape=(4, 4, 1)))
     png = io.BytesIO()
     Image.fromarray(GOOD[0].squeeze()).save(png, "PNG")
@@ -528,7 +529,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 def test_a_bomb_in_parts_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     part = npy(np.zeros((1000, 32, 32), np.uint8))
-    write_zip(path, *((f"{split}_images.npy", part) for split in sources.SPLITS))
+    write_zip(path, *((f"{split}_images.npy", part) for split in names.SPLITS))
     small_memory(monkeypatch, 4 * len(part))
     assert str(path) in refusal(load_data, DataSettings("npz", path=str(path)))
 
@@ -606,10 +607,10 @@ ODD_NPZ = {
     "no array": (lambda path: write_zip(path, ("images.npy", b"text")), ["damaged"]),
     "an empty member": (lambda path: write_zip(path, ("images.npy", b"")), ["damaged"]),
     "a folder in it": (lambda path: write_zip(path, ("images/", b"")), ["'images/'"]),
-    "a pipe": (os.mkfifo, ["no file"]),
-    "a folder": (os.mkdir, ["no file"]),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), ["no file"]),
-    "a link to itself": (lambda path: path.symlink_to(path.name), ["no file"]),
+    "a pipe": (os.mkfifo, ["no such file"]),
+    "a folder": (os.mkdir, ["no such file"]),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), ["no such file"]),
+    "a link to itself": (lambda path: path.symlink_to(path.name), ["no such file"]),
 }
 
 
@@ -636,7 +637,7 @@ def test_a_file_before_an_archive_is_not_read_for_it(tmp_path):
 @pytest.mark.parametrize("name", ["npz", "folder"])
 @pytest.mark.parametrize("path", ["x" * 5000, "a\0b"])
 def test_paths_that_cannot_be_are_refused(name, path):
-    assert f"no {'file' if name == 'npz' else 'folder'}" in refusal(
+    assert f"no such {'file' if name == 'npz' else 'folder'}" in refusal(
         load_data, DataSettings(name, path=path)
     )
 
@@ -722,7 +723,7 @@ def test_odd_folders_are_refused(case, folder):
     change(folder)
     message = refusal(read, folder)
     assert str(folder / name) in message
-    assert "remove it" in message
+    assert "emove it." in message
 
 
 @pytest.mark.parametrize("name", ["notes", ".hidden.png", ".hidden/x.png"])
@@ -735,7 +736,7 @@ def test_what_is_no_picture_is_not_opened(name, folder):
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert "no folder" in refusal(read, tmp_path / "pipe")
+    assert "no such folder" in refusal(read, tmp_path / "pipe")
 
 
 def test_a_folder_deeper_than_paths_can_be_is_refused(tmp_path):
@@ -816,8 +817,8 @@ def test_a_linked_picture_that_changed_is_read(folder, tmp_path):
 
 def test_records_that_changed_at_the_same_size_and_time_are_read(prepared, tmp_path):
     """Even where all facts about the file stay, for its content is what counts."""
-    first = sources.tfds_identity("mnist", prepared.data_dir)
-    assert first == sources.tfds_identity("mnist", prepared.data_dir)
+    first = reader.identity(prepared)
+    assert first == reader.identity(prepared)
     (path,) = pathlib.Path(prepared.data_dir).rglob("mnist-test.array_record*")
 
     def flip(path):
@@ -826,9 +827,9 @@ def test_records_that_changed_at_the_same_size_and_time_are_read(prepared, tmp_p
         path.write_bytes(content)
 
     restored(path, flip)
-    assert sources.tfds_identity("mnist", prepared.data_dir) != first
+    assert reader.identity(prepared) != first
     restored(path, flip)
-    assert sources.tfds_identity("mnist", prepared.data_dir) == first
+    assert reader.identity(prepared) == first
 
 
 def test_nothing_else_in_the_cache_folder_is_removed(cache_dir, warnings_):
@@ -932,9 +933,9 @@ def test_a_forged_entry_of_other_arrays_is_rebuilt(
     cache.cached(source, ["it"])
     (entry,) = entries(cache_dir)
     good = entry.read_bytes()
-    _, facts = cache.load_arrays(entry, {})
+    _, facts = load_arrays(entry, {})
     facts = {name: facts[name] for name in ("identity", "levels", "splits")}
-    cache.save_arrays(entry, {"train_images": np.ones((3, 2), dtype)}, facts)
+    save_arrays(entry, {"train_images": np.ones((3, 2), dtype)}, facts)
     cache.cached(source, ["it"], memory_mapped=memory_mapped)
     assert len(warnings_) == 1
     assert entry.read_bytes() == good

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from configs import digits
-from experiments.data import sources
+from experiments.data import npz as reader
 from experiments.data.images import DataError, load_data
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import SettingsError
@@ -294,8 +294,9 @@ def test_damaged_files_are_never_taken_for_others(data):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.npz"
         path.write_bytes(content)
-        if refusal(sources.read_npz, str(path)) is None:
-            source = sources.read_npz(str(path))
+        own = DataSettings("npz", path=str(path))
+        if refusal(reader.read, own) is None:
+            source = reader.read(own)
             read, labels = source.splits["train"]
             np.testing.assert_array_equal(read[..., 0], images)
             assert labels is None or (labels == np.arange(20)).all()

@@ -188,8 +188,8 @@ def test_a_list_passes_for_a_tuple(mapping):
         ("evaluation", "batch_size", 0, "at least 1"),
         ("parallel", "members", -1, "at least 0"),
         ("parallel", "batch", 0, "at least 1"),
-        ("data", "num_train", 0, "1 or more, or -1"),
-        ("data", "split_seed", -1, "0 or more"),
+        ("data", "num_train", 0, "at least 1, or -1"),
+        ("data", "split_seed", -1, "at least 0"),
     ],
 )
 def test_values_out_of_range_are_refused(mapping, section, name, value, allowed):

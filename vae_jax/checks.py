@@ -115,7 +115,7 @@ def require_known(field: str, name: object, known: Collection[str]) -> None:
     if name not in known:
         raise ValueError(
             f"{field} is {name!r}: it is unknown{nearest(name, known)}. Choose one of "
-            f"{', '.join(known)}."
+            f"{', '.join(name or repr(name) for name in known)}."
         )
 
 

@@ -3,19 +3,19 @@
     settings = DataSettings('digits')
     data = load_data(settings)      # data.train.images: uint8 [1300, 8, 8, 1]
 
-A pixel is an integer in {0, ..., levels - 1}. Which images belong to which split, and
-which pixels of a statically binarized data set are white, is a function of the settings
-alone; `ImageData.fingerprint` proves that two runs saw the same images.
+A pixel is an integer in {0, ..., levels - 1}. The settings alone decide which images
+belong to which split, and which pixels of a statically binarized data set are white.
+``ImageData.fingerprint`` proves that two runs saw the same images.
 
-Standard splits, where a data set does not come with its own:
+Standard splits, for data sets that do not define their own:
 
     digits                  1,300 train     200 validation     297 test
     mnist, fashion_mnist   50,000 train  10,000 validation  10,000 test (their own)
     others                 a tenth of the training images for each missing split
 
 MNIST is cut like binarized MNIST (50,000 / 10,000 / 10,000; Larochelle and Murray,
-"The neural autoregressive distribution estimator", 2011), so that the same number of
-training images stands behind all results on it.
+"The neural autoregressive distribution estimator", 2011), so that all results on it
+come from the same number of training images.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ import functools
 import hashlib
 import itertools
 import pathlib
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from experiments.data import cache, folders, published, sources
+from experiments.data import cache, digits, downloads, folders, npz, tfds
 from experiments.data.names import SPLITS
 from experiments.data.settings import DataSettings
 from experiments.data.sources import Source, Split
@@ -49,16 +49,17 @@ class ImageData:
     """Images of one shape with integer pixels, in three splits.
 
     Attributes:
-        name: what reports call the data set.
+        name: the data set's name in reports.
         levels: number of intensities; a pixel is in {0, ..., levels - 1}.
         train: images to fit.
         validation: images to choose settings by.
         test: images to report on.
-        binarization: how they become black and white for a model of binary images:
-            'dynamic', by a fresh draw at each access; 'static', as they were drawn
-            once, here; 'published', as they came.
-        class_names: of the labels 0, 1, ...; empty where they have none.
-        notes: sentences on these images that a person should know.
+        binarization: how images become black and white for a model of binary images:
+            'dynamic', by a new draw at each access; 'static', by one draw, already
+            made; 'published', because they came so.
+        class_names: of the labels 0, 1, ...; empty if they have no names.
+        reading_notes: sentences for a person on how the images were read.
+        originals: the splits before static binarization, to look for equal images in.
     """
 
     name: str
@@ -68,7 +69,8 @@ class ImageData:
     test: Split
     binarization: str
     class_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    reading_notes: tuple[str, ...] = ()
+    originals: Mapping[str, Split] = dataclasses.field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -92,8 +94,13 @@ class ImageData:
                 digest.update(array_digest(labels).encode())
         return digest.hexdigest()
 
+    @functools.cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on these images that a person should know."""
+        return (*self.reading_notes, *_notes_on_equal_images(self.originals))
+
     def describe(self) -> str:
-        """One line for a person."""
+        """Returns one line for a person."""
         sizes = ", ".join(f"{len(getattr(self, s).images):,} {s}" for s in SPLITS)
         shape = "x".join(map(str, self.image_shape))
         return f"{self.name}: {sizes} images of {shape} with {self.levels} levels"
@@ -103,80 +110,40 @@ def load_data(settings: DataSettings) -> ImageData:
     """Returns the images that the settings ask for.
 
     Raises:
-        DataError: if they cannot be had; the message names value and remedy.
+        DataError: they cannot be read or cut; the message names value and remedy.
     """
     source = _read(settings)
-    splits = _partition(source, settings)
-    notes = (*source.notes, *_notes_on_equal_images(splits))
+    splits = originals = _cut(source, settings)
     binarization = "published" if source.levels == 2 else settings.binarization
     if binarization == "static":
         source = _binarize(source, settings.binarization_seed)
-        splits = _partition(source, settings)
-    own = settings.name in ("npz", "folder")
-    # Versions may be 3.*.* too, and results hold plain names alone.
-    name = plain_name(
-        pathlib.Path(settings.path).absolute().stem if own else settings.name
-    )
+        splits = _cut(source, settings)
     return ImageData(
-        name,
+        _title(settings),
         source.levels,
         **splits,
         binarization=binarization,
         class_names=source.class_names,
-        notes=notes,
+        reading_notes=source.notes,
+        originals=originals,
     )
 
 
-def _notes_on_equal_images(splits: Mapping[str, Split]) -> list[str]:
-    """Returns sentences on images that are equal, pixel by pixel, where it matters."""
-    # Of 64 bits: that two images are equal by chance is as good as impossible.
-    hashes = {
-        split: np.fromiter(
-            (hash(image.tobytes()) for image in splits[split].images), np.int64
-        )
-        for split in SPLITS
-    }
-    notes, copies = [], []
-    if len(splits["train"].images) > 1 and np.ptp(hashes["train"]) == 0:
-        notes.append(
-            f"all {len(hashes['train'])} training images are the same one, from which"
-            " there is nothing to learn: see how they were written"
-        )
-    for first, second in itertools.combinations(SPLITS, 2):
-        equal = int(np.isin(hashes[second], hashes[first]).sum())
-        if equal:
-            known = "training" if first == "train" else first
-            copies.append(
-                f"{equal} of {len(hashes[second])} {second} images are {known} images"
-                " too"
-            )
-    if copies:
-        notes.append(
-            f"{', '.join(copies)}, pixel by pixel: remove the copies, for numbers on"
-            " images that were trained on look better than those on new ones"
-        )
-    return notes
-
-
 def _read(settings: DataSettings) -> Source:
-    """Returns all images of the data set, from the cache where that is faster."""
-    name, data_dir, meaning = settings.name, settings.data_dir, settings.meaning
+    """Returns all images of the data set, from the cache if that is faster."""
+    name = settings.name
     if name == "npz":
-        return sources.read_npz(settings.path, meaning)
-    if name == "digits":
-        read = sources.read_digits
-        identity = sources.digits_identity
-    elif name == "folder":
-        read = functools.partial(folders.read_folder, settings.path, meaning)
-        identity = functools.partial(folders.folder_identity, settings.path)
-    else:
-        read = functools.partial(sources.read_tfds, name, data_dir, meaning)
-        identity = functools.partial(sources.tfds_identity, name, data_dir)
-        if settings.download and not sources.is_on_disk(name, data_dir):
-            published.prepare(name.split(":")[0], data_dir)
+        return npz.read(settings)
+    reader: Any = {"digits": digits, "folder": folders}.get(name, tfds)
+    data_dir = settings.data_dir
+    if reader is tfds and settings.download and not tfds.is_on_disk(name, data_dir):
+        downloads.prepare(name.split(":")[0], data_dir)
     return cache.cached(
-        read,
-        [*identity(), *dataclasses.astuple(meaning)],
+        lambda: reader.read(settings),
+        [
+            *reader.identity(settings),
+            *(settings.black, settings.white, settings.background),
+        ],
         settings.cache_dir,
         memory_mapped=settings.stream,
     )
@@ -185,65 +152,58 @@ def _read(settings: DataSettings) -> Source:
 def _binarize(source: Source, seed: int) -> Source:
     """Returns the source with one Bernoulli draw of mean k / (levels - 1) per pixel.
 
-    A whole source is binarized, before it is cut, so that the draw of an image depends
-    on nothing but the seed and its place in the data set.
+    The source is binarized before it is cut, so the draw of an image depends only on
+    the seed and the image's place in the data set.
     """
     splits = {}
     for split, (images, labels) in source.splits.items():
         generator = np.random.default_rng([seed, SPLITS.index(split)])
-        # P(u < k) is exactly k / (levels - 1) for integers; black stays black and white
-        # stays white. No float can round it.
+        # P(u < k) is exactly k / (levels - 1) for integers, which no float rounds;
+        # black stays black and white stays white.
         u = generator.integers(source.levels - 1, size=images.shape, dtype=np.uint8)
         splits[split] = Split((u < images).astype(np.uint8), labels)
     return dataclasses.replace(source, levels=2, splits=splits)
 
 
-def _partition(source: Source, settings: DataSettings) -> dict[str, Split]:
-    """Returns train, validation and test; those missing are drawn from 'train'."""
+def _cut(source: Source, settings: DataSettings) -> dict[str, Split]:
+    """Returns train, validation and test; missing splits are drawn from 'train'."""
     splits = dict(source.splits)
     where = settings.path or settings.name
-    order: np.ndarray = np.arange(len(splits["train"].images))
+    total = len(splits["train"].images)
+    order: np.ndarray = np.arange(total)
     if len(splits) < len(SPLITS):
         order = np.random.default_rng(settings.split_seed).permutation(order)
-    # The test images are drawn first: they stay the same whatever num_validation is.
+    # Test images are drawn first, so they do not depend on num_validation.
     for split in ("test", "validation"):
         size = _split_size(split, source.splits, settings)
+        if size >= len(order):
+            is_enough = total > len(SPLITS) - len(source.splits)
+            raise DataError(
+                f"{where} has {counted(total, 'image')} to split, too few for"
+                f" {counted(size, f'{split} image')} (data.num_{split})."
+                f" {'Ask for fewer or g' if is_enough else 'G'}ive more images."
+            )
         if size:
-            if size >= len(order):
-                total = len(source.splits["train"].images)
-                is_enough = total > len(SPLITS) - len(source.splits)
-                raise DataError(
-                    f"{where} has {counted(total, 'image')} to split, too few for"
-                    f" {counted(size, f'{split} image')} (data.num_{split}):"
-                    f" {'ask for fewer or ' if is_enough else ''}give more images"
-                )
             splits[split] = _take(source.splits["train"], order[:size])
             order = order[size:]
     if settings.num_train > len(order):
-        raise DataError(
-            f"data.num_train is {settings.num_train}, but {where} has"
-            f" {len(order)} training images: ask for fewer, or -1 for all"
-        )
+        why = f"{where} has {len(order)} training images"
+        remedy = "Ask for fewer, or -1 for all"
+        raise settings.refusal("num_train", why, remedy)
     if settings.num_train != -1:
         order = order[: settings.num_train]
     splits["train"] = _take(source.splits["train"], order)
     return splits
 
 
-def _split_size(
-    split: Literal["validation", "test"],
-    splits: Mapping[str, Split],
-    settings: DataSettings,
-) -> int:
+def _split_size(split: str, splits: Mapping[str, Split], settings: DataSettings) -> int:
     """Returns how many training images to set aside for a split."""
     asked = getattr(settings, f"num_{split}")
     if split in splits:
         if asked != -1:
-            raise DataError(
-                f"data.num_{split} is {asked}, but {settings.path or settings.name}"
-                f" comes with its own {len(splits[split].images)} {split} images: leave"
-                " it at -1"
-            )
+            where, size = settings.path or settings.name, len(splits[split].images)
+            why = f"{where} has its own {size} {split} images"
+            raise settings.refusal(f"num_{split}", why, "Leave it at -1")
         return 0
     if asked != -1:
         return asked
@@ -252,11 +212,47 @@ def _split_size(
 
 
 def _take(split: Split, indices: np.ndarray) -> Split:
-    """Returns the images, and labels if any, at the given places."""
+    """Returns the images, and labels if there are any, at the given places."""
     images, labels = split
     first = indices[0]
     if np.array_equal(indices, np.arange(first, first + len(indices))):
-        # A view: of images that are mapped into memory, nothing is read.
+        # A slice is a view, so images that are mapped into memory are not read.
         where = slice(first, first + len(indices))
         return Split(images[where], None if labels is None else labels[where])
     return Split(images[indices], None if labels is None else labels[indices])
+
+
+def _title(settings: DataSettings) -> str:
+    """Returns the data set's name in reports: plain, since 'mnist:3.*.*' is a name."""
+    if settings.name in ("npz", "folder"):
+        return plain_name(pathlib.Path(settings.path).absolute().stem)
+    return plain_name(settings.name)
+
+
+def _notes_on_equal_images(splits: Mapping[str, Split]) -> Iterator[str]:
+    """Yields sentences on images that are equal, pixel by pixel, if it matters."""
+    # It is practically impossible that 64 bits of two images are equal by chance.
+    hashes = {
+        split: np.fromiter((hash(image.tobytes()) for image in images), np.int64)
+        for split, (images, _) in splits.items()
+    }
+    train = hashes.get("train", np.empty(0))
+    if len(train) > 1 and np.ptp(train) == 0:
+        yield (
+            f"all {len(train)} training images are the same one: there is nothing to"
+            " learn. Look at how they were written."
+        )
+    copies = []
+    for first, second in itertools.combinations(filter(hashes.__contains__, SPLITS), 2):
+        equal = int(np.isin(hashes[second], hashes[first]).sum())
+        if equal:
+            known = "training" if first == "train" else first
+            copies.append(
+                f"{equal} of {len(hashes[second])} {second} images are {known} images"
+                " too"
+            )
+    if copies:
+        yield (
+            f"{', '.join(copies)}, pixel by pixel. Remove the copies: numbers on images"
+            " that were trained on look better than those on new ones."
+        )

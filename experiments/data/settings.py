@@ -2,13 +2,15 @@
 
 import dataclasses
 import re
+from typing import Annotated
 
-from experiments.data import sources
-from experiments.data.values import BACKGROUNDS, Meaning
+from experiments.data.names import unknown_data_set
 from experiments.messages.errors import DataError
+from vae_jax.checks import Range, require_fields
 
 _NAME = r"[a-z][a-z0-9_]*(/\w[\w.\-]*)?(:[\d.*]+)?"
-_BINARIZATIONS = ("dynamic", "static")
+_Seed = Annotated[int, Range(at_least=0)]
+_Count = Annotated[int, Range(at_least=1, other=-1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,103 +21,81 @@ class DataSettings:
         name: 'digits', 'npz', 'folder', or a data set of tensorflow-datasets as
             'name[/config][:version]', such as 'mnist', 'fashion_mnist',
             'binarized_mnist'.
-        path: the npz file or the folder of the user's own images.
+        path: the npz file or the folder of your own images.
         black: the value in the files that is black.
-        white: the value in the files that is white; where black and white are both 0,
+        white: the value in the files that is white; if black and white are both 0,
             files hold levels as they are.
-        background: 'black' or 'white' lies behind what is not opaque; '' where all is.
+        background: 'black' or 'white' lies behind pixels that are not opaque; '' if
+            all pixels are opaque.
         data_dir: folder of prepared tensorflow-datasets; '' stands for $TFDS_DATA_DIR,
             else ~/tensorflow_datasets.
-        download: whether to fetch and prepare MNIST, Fashion-MNIST or binarized MNIST
-            if they are not there.
+        download: whether to download and prepare MNIST, Fashion-MNIST or binarized
+            MNIST if they are missing.
         binarization: 'static' turns grey images into black and white ones once, by one
             Bernoulli draw per pixel with mean k / (levels - 1); 'dynamic' leaves the
-            integers, for a fresh draw at each access.
+            integers, for a new draw at each access.
         binarization_seed: selects the draws of static binarization.
         split_seed: selects the images of splits that the data set does not define.
         num_validation: number of validation images; -1 for the standard number.
         num_test: number of test images, for data sets without a test split; -1 for the
             standard number.
-        num_train: use only the first so many training images; -1 for all.
+        num_train: number of training images, the first ones; -1 for all.
         cache_dir: folder for decoded images; '' stands for $VAE_JAX_CACHE, else
             ~/.cache/vae_jax.
-        stream: whether training images stay on the host and come to the devices in
-            pieces, for more of them than a device holds.
+        stream: whether training images stay on the host and are copied to the devices
+            in pieces, for more images than a device holds.
         stream_megabytes: memory of a device that these pieces may take.
 
     Raises:
-        DataError: if a value is not allowed.
+        DataError: a value is not allowed.
     """
 
     name: str
     path: str = ""
-    black: float = 0.0
-    white: float = 0.0
-    background: str = ""
+    black: Annotated[float, Range()] = 0.0
+    white: Annotated[float, Range()] = 0.0
+    background: Annotated[str, ("black", "white", "")] = ""
     data_dir: str = ""
     download: bool = False
-    binarization: str = "dynamic"
-    binarization_seed: int = 0
-    split_seed: int = 0
-    num_validation: int = -1
-    num_test: int = -1
-    num_train: int = -1
+    binarization: Annotated[str, ("dynamic", "static")] = "dynamic"
+    binarization_seed: _Seed = 0
+    split_seed: _Seed = 0
+    num_validation: _Count = -1
+    num_test: _Count = -1
+    num_train: _Count = -1
     cache_dir: str = ""
     stream: bool = False
-    stream_megabytes: float = 256.0
+    stream_megabytes: Annotated[float, Range(above=0)] = 256.0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_NAME, self.name):
             small = self.name.lower()
             known = [small] if re.fullmatch(_NAME, small) else []
-            raise sources.unknown_name(self.name, known)
-        if self.binarization not in _BINARIZATIONS:
-            raise DataError(
-                f"unknown data.binarization {self.binarization!r}: allowed are"
-                f" {' and '.join(map(repr, _BINARIZATIONS))}"
-            )
-        for field in ("binarization_seed", "split_seed"):
-            if getattr(self, field) < 0:
-                raise DataError(
-                    f"data.{field} is {getattr(self, field)}: use 0 or more"
-                )
-        for field in ("num_validation", "num_test", "num_train"):
-            if getattr(self, field) < 1 and getattr(self, field) != -1:
-                raise DataError(
-                    f"data.{field} is {getattr(self, field)}: use a number of images of"
-                    " 1 or more, or -1 for the standard choice"
-                )
-        if self.background not in BACKGROUNDS:
-            raise DataError(
-                f"unknown data.background {self.background!r}: allowed are 'black',"
-                " 'white' and '', for images that are opaque"
-            )
+            raise unknown_data_set(self.name, known)
+        try:
+            require_fields(self)
+        except ValueError as error:
+            raise DataError(f"data.{error}") from error
         if self.black == self.white != 0:
-            raise DataError(
-                f"data.black and data.white are both {self.white}: give two values, or"
-                " 0 for both, if files hold levels as they are"
-            )
-        if self.name == "digits" and self.meaning != Meaning():
-            raise DataError(
-                "data.black, data.white and data.background have no meaning for"
-                " 'digits', whose values are known: leave them out"
-            )
-        if self.stream_megabytes <= 0:
-            raise DataError(
-                f"data.stream_megabytes is {self.stream_megabytes}: it must be above 0"
-            )
-        if self.name in ("npz", "folder") and not self.path:
-            raise DataError(
-                f"data.name={self.name!r} needs data.path: the {self.name} that holds"
-                " your images"
-            )
-        if self.name not in ("npz", "folder") and self.path:
-            raise DataError(
-                f"data.path={self.path!r} has no meaning for {self.name!r}: drop it, or"
-                " set data.name to 'npz' or 'folder'"
-            )
+            remedy = "Give two values, or 0 for both if files hold levels as they are"
+            raise self.refusal("black", "data.white is the same", remedy)
+        for field in ("black", "white", "background"):
+            if self.name == "digits" and getattr(self, field):
+                why = "it has no meaning for 'digits', whose values are known"
+                raise self.refusal(field, why, "Leave it out")
+        is_own = self.name in ("npz", "folder")
+        if is_own and not self.path:
+            remedy = f"Set it to the {self.name} that holds your images"
+            raise self.refusal("path", f"{self.name!r} needs data.path", remedy)
+        if self.path and not is_own:
+            remedy = "Leave it out, or set data.name to 'npz' or 'folder'"
+            raise self.refusal("path", f"it has no meaning for {self.name!r}", remedy)
+
+    def refusal(self, field: str, why: str, remedy: str) -> DataError:
+        """Returns the refusal of a field's value; see ``CommandError.of``."""
+        return DataError.of(f"data.{field}", getattr(self, field), why, remedy)
 
     @property
-    def meaning(self) -> Meaning:
-        """What is said of the values in the files."""
-        return Meaning(self.black, self.white, self.background)
+    def states_a_range(self) -> bool:
+        """Whether black and white are given."""
+        return self.black != self.white

@@ -3,7 +3,6 @@
 The content of files is not read. Links are followed.
 """
 
-import errno
 import os
 import pathlib
 import re
@@ -78,16 +77,18 @@ def walk(folder: pathlib.Path, *, hidden: bool = False) -> list[File]:
             if first != path:
                 link, other = (path, first) if path.is_symlink() else (first, path)
                 raise DataError(
-                    f"{link} is a link to {other}, which is read already. Remove the"
-                    " link."
+                    f"{link} is a link to {other}, which is read already. Remove it."
                 )
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") and not hidden:
                         continue
                     inner = f"{name}/{entry.name}" if name else entry.name
-                    facts = _facts(entry)
-                    if facts is not None and stat.S_ISDIR(facts.st_mode):
+                    try:
+                        facts = entry.stat()
+                    except (FileNotFoundError, NotADirectoryError):
+                        facts = None
+                    if facts and stat.S_ISDIR(facts.st_mode):
                         waiting.append(inner)
                     else:
                         files.append(File(inner, facts))
@@ -95,21 +96,7 @@ def walk(folder: pathlib.Path, *, hidden: bool = False) -> list[File]:
             continue
         except OSError as error:
             raise DataError(
-                f"cannot read {path}: {error.strerror}. Permit reading it, or remove"
-                " it."
+                f"cannot read {error.filename}: {error.strerror}. Permit reading it, or"
+                " remove it."
             ) from error
     return sorted(files, key=lambda file: file.name.split("/"))
-
-
-def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Returns facts about an entry of a folder, or about the target of a link."""
-    try:
-        return entry.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise DataError(
-            f"{entry.path} is a link that leads in a circle. Remove it."
-        ) from error

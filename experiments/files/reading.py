@@ -55,17 +55,17 @@ def parse_json(content: bytes | str) -> Any:
         value = json.loads(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    level = [value]
-    for _ in range(_MOST_NESTED):
-        groups = [each for each in level if isinstance(each, dict | list)]
-        if not groups:
-            return value
-        level = [
-            inner
-            for each in groups
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-    raise ValueError("it is nested too deeply")
+    if _is_nested(value, _MOST_NESTED):
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _is_nested(value: Any, levels: int) -> bool:
+    """Returns whether a value has more than some levels of lists and objects."""
+    inner = value.values() if isinstance(value, dict) else value
+    return isinstance(value, dict | list) and (
+        levels == 0 or any(_is_nested(each, levels - 1) for each in inner)
+    )
 
 
 def read_json(path: Path) -> Any:

@@ -96,15 +96,9 @@ def load_arrays(
             )
         if arrays_digest(arrays) != facts["arrays"]:
             raise ValueError("its content is not what was saved")
-    except (
-        AttributeError,  # The arrays have a type that NumPy does not have.
-        KeyError,
-        MemoryError,
-        OSError,
-        TypeError,
-        ValueError,
-        safetensors.SafetensorError,
-    ) as error:
+    except AnotherOwnerError:
+        raise
+    except Exception as error:  # Damage raises errors of any class.
         raise FolderError(
             f"cannot read the arrays in {path}: {error}. Restore it, or {remedy}."
         ) from error

@@ -170,7 +170,7 @@ def _allowed(hint: Any) -> str:
                 allowed = dataclasses.replace(allowed, at_most=None)
             texts.append(str(allowed))
         else:
-            texts.append(", ".join(f"`{name}`" for name in allowed))
+            texts.append(", ".join(f"`{name}`" if name else "`''`" for name in allowed))
     return "; ".join(texts)
 
 

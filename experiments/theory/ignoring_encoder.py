@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.data import sources
+from experiments.data import tfds
 from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.report.style import COLORS, INK
@@ -233,7 +233,7 @@ def mnist_floors() -> tuple[float, float] | None:
 
     None if TFDS_DATA_DIR has no prepared MNIST.
     """
-    if not sources.is_on_disk("mnist", ""):
+    if not tfds.is_on_disk("mnist", ""):
         return None
     data = load_data(DataSettings("mnist"))
     splits = [
