@@ -353,6 +353,7 @@ def test_levels_are_two_for_zeros_and_ones(tmp_path):
 GOOD = numbered(20)
 BAD_ARRAYS = {
     "nan": ({"images": np.full((5, 4, 4), np.nan)}, ["NaN", "Remove"]),
+    "infinity": ({"images": np.full((5, 4, 4), np.inf)}, ["infinity", "Remove"]),
     "negative": ({"images": GOOD.astype(int) - 1}, ["-1..", "integers in 0..255"]),
     "high": (
         {"images": GOOD.astype(int) * 2},
@@ -363,6 +364,12 @@ BAD_ARRAYS = {
     "many levels": ({"images": GOOD, "levels": 257}, ["is 257", "2 to 256"]),
     "list of levels": ({"images": GOOD, "levels": [2, 3]}, ["must be one integer"]),
     "no images": ({"images": GOOD[:0]}, ["(0, 4, 4, 1)", "no size of 0"]),
+    "no height": ({"images": GOOD[:, :0]}, ["(20, 0, 4, 1)", "no size of 0"]),
+    "one number": ({"images": np.uint8(3)}, ["shape ()", "[N, H, W]"]),
+    "five axes": ({"images": GOOD[None]}, ["(1, 20, 4, 4, 1)", "[N, H, W]"]),
+    "times": ({"images": GOOD.astype("datetime64[s]")}, ["datetime64[s]"]),
+    "records": ({"images": GOOD.view([("red", "u1")])}, ["red"]),
+    "no arrays": ({}, ["must hold images for training"]),
     "five channels": ({"images": np.zeros((5, 4, 4, 5))}, ["(5, 4, 4, 5)", "1 or 3"]),
     "text": ({"images": np.full((5, 4, 4), "x")}, ["<U1", "integers or floats"]),
     "labels": (
@@ -417,6 +424,7 @@ def test_records_that_cannot_be_drawn_are_refused():
         (b"not a zip file", ["not an npz file", "np.savez_compressed"]),
         ("other zip", ["unknown array 'notes.txt'"]),
         ("truncated", ["np.savez_compressed"]),
+        ("truncated in front", ["damaged", "np.savez_compressed"]),
         ("flipped", ["damaged", "np.savez_compressed"]),
     ],
 )
@@ -433,6 +441,7 @@ def test_bad_npz_files_are_refused(content, words, tmp_path):
             archive.writestr("notes.txt", "no arrays")
         special = {
             "truncated": good[:-200],
+            "truncated in front": good[200:],
             "flipped": bytes(damaged),
             "other zip": (tmp_path / "other.zip").read_bytes(),
         }
@@ -495,6 +504,9 @@ def test_folder_of_one_bit_images_is_binary(tmp_path):
             ["opaque", "b.png", "data.background"],
         ),
         ("b.png", b"junk", ["b.png", "Repair or remove"]),
+        ("b.png", b"", ["b.png", "Repair or remove"]),
+        ("b.png", lambda png: png[:-40], ["b.png", "Repair or remove"]),
+        ("b.png", lambda png: png.replace(b"IDAT", b"IDAU"), ["b.png", "Repair or"]),
         ("b.pgm", b"P5 4 4 2?5 " + bytes(16), ["b.pgm", "2?5", "Repair or remove"]),
         ("sub/b.png", GOOD[0], ["beside subfolders", "a.png"]),
     ],
@@ -503,6 +515,8 @@ def test_bad_folders_are_refused(name, content, words, tmp_path):
     folder = tmp_path / "mine"
     write_images(folder, GOOD[:1], ["a.png"])
     (folder / name).parent.mkdir(exist_ok=True)
+    if callable(content):
+        content = content((folder / "a.png").read_bytes())
     if isinstance(content, bytes):
         (folder / name).write_bytes(content)
     else:
@@ -769,7 +783,7 @@ def test_unknown_data_sets_are_refused(name, words, tmp_path):
         assert word in message
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "clear"])
 def test_damaged_records_are_refused(damage, prepared):
     path = next(pathlib.Path(prepared.data_dir).rglob("mnist-test.array_record*"))
     content = bytearray(path.read_bytes())
@@ -778,6 +792,8 @@ def test_damaged_records_are_refused(damage, prepared):
     elif damage == "flip":
         content[1000:1100] = bytes(100)
         path.write_bytes(content)
+    elif damage == "clear":
+        path.write_bytes(b"")
     else:
         path.unlink()
     message = refusal(load_data, prepared)

@@ -605,6 +605,10 @@ ODD_NPZ = {
         ["damaged", "compressed"],
     ),
     "no array": (lambda path: write_zip(path, ("images.npy", b"text")), ["damaged"]),
+    "a broken header": (
+        lambda path: write_zip(path, ("images.npy", npy()[:10] + b"{'descr': ((((")),
+        ["damaged"],
+    ),
     "an empty member": (lambda path: write_zip(path, ("images.npy", b"")), ["damaged"]),
     "a folder in it": (lambda path: write_zip(path, ("images/", b"")), ["'images/'"]),
     "a pipe": (os.mkfifo, ["no such file"]),
