@@ -270,7 +270,7 @@ def test_sizes_of_own_splits_cannot_be_asked_for(tmp_path):
     source = write_npz(tmp_path / "a.npz", train_images=images, test_images=images[:5])
     message = refusal(load_data, dataclasses.replace(source, num_test=3))
     assert "num_test is 3" in message
-    assert "its own 5 test images" in message
+    assert "5 test images of its own" in message
 
 
 # --- npz ------------------------------------------------------------------------------

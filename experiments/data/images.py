@@ -175,7 +175,16 @@ def _cut(source: Source, settings: DataSettings) -> dict[str, Split]:
         order = np.random.default_rng(settings.split_seed).permutation(order)
     # Test images are drawn first, so they do not depend on num_validation.
     for split in ("test", "validation"):
-        size = _split_size(split, source.splits, settings)
+        size = getattr(settings, f"num_{split}")
+        if split in source.splits:
+            if size != -1:
+                own = counted(len(splits[split].images), f"{split} image")
+                why = f"{where} has {own} of its own"
+                raise settings.refusal(f"num_{split}", why, "Leave it at -1")
+            continue
+        if size == -1:
+            base = settings.name.split(":")[0]
+            size = _STANDARD_SIZES.get((base, split), max(1, total // 10))
         if size >= len(order):
             is_enough = total > len(SPLITS) - len(source.splits)
             raise DataError(
@@ -183,32 +192,15 @@ def _cut(source: Source, settings: DataSettings) -> dict[str, Split]:
                 f" {counted(size, f'{split} image')} (data.num_{split})."
                 f" {'Ask for fewer or g' if is_enough else 'G'}ive more images."
             )
-        if size:
-            splits[split] = _take(source.splits["train"], order[:size])
-            order = order[size:]
+        splits[split] = _take(source.splits["train"], order[:size])
+        order = order[size:]
     if settings.num_train > len(order):
-        why = f"{where} has {len(order)} training images"
-        remedy = "Ask for fewer, or -1 for all"
-        raise settings.refusal("num_train", why, remedy)
+        why = f"{where} has {counted(len(order), 'training image')}"
+        raise settings.refusal("num_train", why, "Ask for fewer, or -1 for all")
     if settings.num_train != -1:
         order = order[: settings.num_train]
     splits["train"] = _take(source.splits["train"], order)
     return splits
-
-
-def _split_size(split: str, splits: Mapping[str, Split], settings: DataSettings) -> int:
-    """Returns how many training images to set aside for a split."""
-    asked = getattr(settings, f"num_{split}")
-    if split in splits:
-        if asked != -1:
-            where, size = settings.path or settings.name, len(splits[split].images)
-            why = f"{where} has its own {size} {split} images"
-            raise settings.refusal(f"num_{split}", why, "Leave it at -1")
-        return 0
-    if asked != -1:
-        return asked
-    standard = max(1, len(splits["train"].images) // 10)
-    return _STANDARD_SIZES.get((settings.name.split(":")[0], split), standard)
 
 
 def _take(split: Split, indices: np.ndarray) -> Split:

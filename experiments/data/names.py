@@ -64,7 +64,7 @@ def split_of(name: str, *, within: bool = False) -> str | None:
     """
     words = _words(name)
     splits = dict.fromkeys(split for word in words if (split := _split_of_word(word)))
-    if list(splits) == ["train", "validation"]:  # 'trainval' is fitted.
+    if list(splits) == ["train", "validation"]:  # 'train_val' is fitted.
         splits = {"train": None}
     others = {word for word in words if not _split_of_word(word)} - _FILLERS
     return next(iter(splits)) if len(splits) == 1 and (within or not others) else None

@@ -52,7 +52,8 @@ def read(settings: DataSettings) -> Source:
         raise DataError(f"{name} is not prepared in {folder}. Run {command}.")
 
     features, found = builder.info.features, builder.info.splits
-    kinds = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    is_dict = isinstance(features, tfds.features.FeaturesDict)
+    kinds: Any = dict(features) if is_dict else {}
     image, label = kinds.get("image"), kinds.get("label")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
         raise DataError(
