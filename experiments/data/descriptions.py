@@ -5,6 +5,7 @@ imports the classes and opens the files that they name. The data set may be a
 stranger's, so names of other classes, files or places are refused.
 """
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from experiments.files.reading import (
     parse_json,
     read_json,
     refuse_too_large,
+    refusing,
 )
 from experiments.messages.errors import DataError, one_line
 
@@ -73,20 +75,17 @@ def check(root: pathlib.Path, command: str, is_preparable: bool) -> None:
         path = root / file.name
         if path.name not in _FILES:
             continue
-        try:
+        found: list[str] = []
+        with (
+            refusing(
+                f"cannot read {path}", f"Delete the damaged files and run {command}"
+            ),
+            # Another process may have just given it its final name.
+            contextlib.suppress(FileNotFoundError),
+        ):
             whole = read_json(path)
-            found = [
-                name
-                for key, allowed in _FILES[path.name].items()
-                for name in _elsewhere(whole.get(key) if key else whole, allowed)
-            ]
-        except FileNotFoundError:  # Another process has given it its final name.
-            continue
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"cannot read {path}: {one_line(error)}. Delete the damaged files and"
-                f" run {command}."
-            ) from error
+            for key, allowed in _FILES[path.name].items():
+                found += _elsewhere(whole.get(key) if key else whole, allowed)
         if found:
             remedy = "Save its images in an npz file and set data.name to 'npz'"
             if is_preparable:

@@ -8,7 +8,6 @@ TensorFlow. So the records and their order are those that tensorflow-datasets wr
 
 import gzip
 import hashlib
-import http.client
 import io
 import pathlib
 import tempfile
@@ -21,7 +20,7 @@ import numpy as np
 from experiments.data.names import PREPARABLE, meant_data_set
 from experiments.data.tfds import import_tfds, open_builder, prepared_folder, quiet
 from experiments.files.paths import expand_user
-from experiments.files.reading import read_bytes
+from experiments.files.reading import read_bytes, refusing
 from experiments.messages.errors import DataError
 
 _TIMEOUT = 30  # Seconds without an answer after which a download fails.
@@ -218,25 +217,19 @@ def _read_published(
 
 def _fetch(file: str, digest: str, published: Published, source: str) -> bytes:
     """Returns the content of a published file, from a folder or from the network."""
+    files = ", ".join(published.files)
     if source:
         where = str(expand_user(source) / file)
-        try:
+        with refusing(f"cannot read {where}", f"Set --source to a folder with {files}"):
             content = read_bytes(pathlib.Path(where), _MOST_BYTES)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"cannot read {where}: {error}. Set --source to a folder with"
-                f" {', '.join(published.files)}."
-            ) from error
     else:
         where = published.url + file
-        try:
-            with urllib.request.urlopen(where, timeout=_TIMEOUT) as response:
-                content = response.read(_MOST_BYTES)
-        except (OSError, http.client.HTTPException) as error:
-            raise DataError(
-                f"cannot download {where}: {error}. Get {', '.join(published.files)}"
-                " by other means and name their folder by --source=FOLDER."
-            ) from error
+        remedy = f"Get {files} by other means and name their folder by --source=FOLDER"
+        with (
+            refusing(f"cannot download {where}", remedy),
+            urllib.request.urlopen(where, timeout=_TIMEOUT) as response,
+        ):
+            content = response.read(_MOST_BYTES)
     if hashlib.sha256(content).hexdigest() != digest:
         raise DataError(
             f"{where} is not the published file: its sha256 is not {digest}. Get it"

@@ -18,7 +18,7 @@ from experiments.data.settings import DataSettings
 from experiments.data.sources import Source, Split, make_source
 from experiments.data.values import MAX_LEVELS
 from experiments.files.paths import expand_user
-from experiments.files.reading import refuse_too_large
+from experiments.files.reading import refuse_too_large, refusing
 from experiments.messages.errors import DataError, one_line
 from vae_jax.checks import nearest
 
@@ -58,15 +58,9 @@ def read(settings: DataSettings) -> Source:
         )
     if not zipfile.is_zipfile(file):
         raise DataError(f"{settings.path} is not an npz file. {_WRITE_IT}.")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            arrays = _read_members(archive, settings.path)
-    except DataError:
-        raise
-    except Exception as error:  # Damage raises errors of any class.
-        raise DataError(
-            f"{settings.path} is damaged: {one_line(error)}. {_WRITE_IT}."
-        ) from error
+    damaged = f"{settings.path} is damaged"
+    with refusing(damaged, _WRITE_IT), zipfile.ZipFile(file) as archive:
+        arrays = _read_members(archive, settings.path)
     return parse(arrays, settings)
 
 

@@ -21,8 +21,8 @@ from experiments.data.values import (
     without_opacity,
 )
 from experiments.files.paths import expand_user
-from experiments.files.reading import refuse_too_large
-from experiments.messages.errors import DataError, one_line
+from experiments.files.reading import refuse_too_large, refusing
+from experiments.messages.errors import DataError
 from experiments.messages.wording import counted
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -137,20 +137,14 @@ def _opened(file: pathlib.Path) -> Iterator[Any]:
     """Yields an opened image file; any error within becomes a refusal of the file."""
     from PIL import Image
 
-    try:
-        # If Pillow gets a path, it maps the file into memory, and mixes up the rows of
-        # grey TIFF files that are not upright.
-        with (
-            open(file, "rb") as content,
-            Image.open(content, formats=FORMATS) as image,
-        ):
-            yield image
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # Damage raises errors of any class.
-        raise DataError(
-            f"cannot read {file}: {one_line(error)}. Repair or remove it."
-        ) from error
+    # If Pillow gets a path, it maps the file into memory, and mixes up the rows of grey
+    # TIFF files that are not upright.
+    with (
+        refusing(f"cannot read {file}", "Repair or remove it"),
+        open(file, "rb") as content,
+        Image.open(content, formats=FORMATS) as image,
+    ):
+        yield image
 
 
 def _pixels(

@@ -25,7 +25,7 @@ from experiments.data.names import PREPARABLE, SPLITS, unknown_data_set
 from experiments.data.settings import DataSettings
 from experiments.data.sources import Source, Split, digest_of, make_source
 from experiments.files.paths import expand_user, walk
-from experiments.files.reading import refuse_too_large
+from experiments.files.reading import refuse_too_large, refusing
 from experiments.messages.errors import DataError, one_line
 from experiments.messages.wording import listed
 
@@ -69,27 +69,20 @@ def read(settings: DataSettings) -> Source:
     root = _root(name, folder)
     files = {root / file.name for file in descriptions.regular_files(root)}
     splits = {}
+    damaged, remedy = f"cannot read {builder.data_path}", f"Delete it and run {command}"
     for split in filter(found.__contains__, SPLITS):
-        try:
+        with refusing(damaged, remedy), quiet():
             for shard in found[split].filepaths:
                 # A description can name any path, such as that of a device.
                 if pathlib.Path(shard) not in files:
                     raise ValueError(f"there is no file {shard.name} in it")
-            with quiet():
-                records = builder.as_data_source(
-                    split,
-                    decoders={"image": _decoder(tfds, name)},
-                    # The library's readers of other formats could run code.
-                    file_format="array_record",
-                )
-                splits[split] = _decode_records(records, name, has_labels)
-        except DataError:
-            raise
-        except Exception as error:  # Damage raises errors of any class.
-            raise DataError(
-                f"cannot read {builder.data_path}: {one_line(error)}. Delete it and"
-                f" run {command}."
-            ) from error
+            records = builder.as_data_source(
+                split,
+                decoders={"image": _decoder(tfds, name)},
+                # The library's readers of other formats could run code.
+                file_format="array_record",
+            )
+            splits[split] = _decode_records(records, name, has_labels)
     names = {split: f"the {split} split of {name}" for split in splits}
     notes = []
     if others := [repr(split) for split in found if split not in SPLITS]:
@@ -110,20 +103,19 @@ def identity(settings: DataSettings) -> list[Any]:
         version = importlib.metadata.version("tensorflow-datasets")
     except importlib.metadata.PackageNotFoundError:
         version = ""
+    again = preparation_command(name, folder)
+    remedy = f"Permit reading it, or prepare it again: {again}"
     contents = []
     for file in descriptions.regular_files(root):
         path = root / file.name
-        try:
-            with open(path, "rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-        except FileNotFoundError:  # Another process has given it its final name.
-            continue
-        except OSError as error:
-            raise DataError(
-                f"cannot read {path}: {error.strerror}. Permit reading it, or prepare"
-                f" it again: {preparation_command(name, folder)}."
-            ) from error
-        contents.append([file.name, digest])
+        with (
+            refusing(f"cannot read {path}", remedy),
+            # Another process may have just given it its final name.
+            contextlib.suppress(FileNotFoundError),
+            open(path, "rb") as content,
+        ):
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+            contents.append([file.name, digest])
     return ["tfds", name, str(root), version, digest_of(contents)]
 
 

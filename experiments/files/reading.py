@@ -5,13 +5,15 @@ read without end. A file that is larger than its kind can be is refused before i
 content is read, and JSON that is nested deeper than any of ours is refused too.
 """
 
+import contextlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.messages.errors import DataError, FolderError
+from experiments.messages.errors import DataError, FolderError, one_line
 
 # The most bytes of a record, a table or the metrics of a run. Ours are far smaller.
 MOST_BYTES = 2**26
@@ -84,6 +86,25 @@ def cannot_read(
         remedy: a clause on what to do if there is no copy to restore.
     """
     return FolderError(f"cannot read {path}: {error}. Restore it, or {remedy}.")
+
+
+@contextlib.contextmanager
+def refusing(what: str, remedy: str) -> Iterator[None]:
+    """Turns errors within into refusals: a damaged file can raise errors of any class.
+
+    Args:
+        what: a clause that says what failed, such as 'cannot read a.png'.
+        remedy: a sentence, without a full stop.
+
+    Raises:
+        DataError: ``what: error. remedy.``, or one from within.
+    """
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise DataError(f"{what}: {one_line(error)}. {remedy}.") from error
 
 
 def half_of_memory() -> int:
