@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from experiments.files.sealed import write_record
-from experiments.messages.errors import FolderError
+from experiments.messages.errors import CommandError
 from experiments.runs.folder import RunFolder
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
@@ -50,10 +50,12 @@ def listing(folder):
 
 def refusal(function, *arguments, **options):
     """Returns the one line with which a call is refused."""
-    with pytest.raises(FolderError) as caught:
+    with pytest.raises(CommandError) as caught:
         function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.endswith(".")
+    return line
 
 
 RESULT = {

@@ -23,6 +23,7 @@ from experiments.data import cache, digits, downloads, folders, npz, tfds
 from experiments.data.images import DataError, ImageData, Split, load_data
 from experiments.data.settings import DataSettings
 from experiments.files import locks
+from tests.folders import refusal
 from vae_jax import views
 
 SPLITS = ("train", "validation", "test")
@@ -34,15 +35,6 @@ def cache_dir(tmp_path, monkeypatch):
     """A cache of its own for each test."""
     monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def refusal(function, *args, **kwargs):
-    """Returns the message of the DataError that a call must raise, of one line."""
-    with pytest.raises(DataError) as info:
-        function(*args, **kwargs)
-    message = str(info.value)
-    assert "\n" not in message
-    return message
 
 
 def assert_same(a: ImageData, b: ImageData):

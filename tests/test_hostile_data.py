@@ -27,6 +27,7 @@ from experiments.data.images import DataError, Source, Split, load_data
 from experiments.data.settings import DataSettings
 from experiments.files import paths
 from experiments.files.tensors import load_arrays, save_arrays
+from tests.folders import refusal
 from tests.test_data import (
     GOOD,
     assert_same,
@@ -34,7 +35,6 @@ from tests.test_data import (
     entries,
     forbid_reading,
     prepared,
-    refusal,
     small_mnist,
     write_images,
     write_npz,
