@@ -146,7 +146,7 @@ REFUSED = [
         "--config.data.stream=True --config.data.stream_megabytes=0.02",
         ("stream_megabytes is 0.02", "give more"),
     ),
-    Case(RANGE, "--config.data.split_seed=-1", ("split_seed is -1", "0 or more")),
+    Case(RANGE, "--config.data.split_seed=-1", ("split_seed is -1", "at least 0")),
     Case(RANGE, "--config.data.path={npz}", ("no meaning for 'digits'", "'npz'")),
     Case(RANGE, "--config.data.name=npz", ("needs data.path",)),
     # --- numbers that are none ---

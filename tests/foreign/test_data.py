@@ -1106,6 +1106,13 @@ def test_what_a_person_should_know_is_said_at_each_start(name, tmp_path):
             assert word in said
 
 
+def test_copies_are_found_though_each_is_binarized_by_its_own_draw(tmp_path):
+    settings = npz(images=GREY, test_images=GREY[3:5])(tmp_path)
+    static = load_data(dataclasses.replace(settings, binarization="static"))
+    assert static.notes == load_data(settings).notes
+    assert "2 of 2 test images are training images too" in static.notes[0]
+
+
 def test_what_is_said_reaches_the_terminal_as_a_line_each(tmp_path):
     images = load_data(npz(images=GREY, test_images=GREY[3:5])(tmp_path))
     with progress.CONSOLE.capture() as capture:
