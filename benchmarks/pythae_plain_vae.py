@@ -22,7 +22,8 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import nn
 from torch.nn import functional
 
-from experiments.data.images import Split, load_data
+from experiments.data.sources import Split
+from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.evaluation.results import mean_with_error
 

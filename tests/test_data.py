@@ -20,9 +20,11 @@ from hypothesis import given, settings
 from PIL import Image
 
 from experiments.data import cache, digits, downloads, folders, npz, tfds
-from experiments.data.images import DataError, ImageData, Split, load_data
+from experiments.data.images import ImageData, load_data
 from experiments.data.settings import DataSettings
+from experiments.data.sources import Split
 from experiments.files import locks
+from experiments.messages.errors import DataError
 from tests.folders import refusal
 from vae_jax import views
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.data.images import ImageData, Split
+from experiments.data.images import ImageData
+from experiments.data.sources import Split
 from experiments.evaluation import diagnosis
 from experiments.messages.errors import SettingsError
 from experiments.runner import loop

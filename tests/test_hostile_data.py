@@ -23,10 +23,12 @@ from PIL import EpsImagePlugin, Image
 
 from experiments.data import cache, downloads, names
 from experiments.data import tfds as reader
-from experiments.data.images import DataError, Source, Split, load_data
+from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
+from experiments.data.sources import Source, Split
 from experiments.files import paths
 from experiments.files.tensors import load_arrays, save_arrays
+from experiments.messages.errors import DataError
 from tests.folders import refusal
 from tests.test_data import (
     GOOD,

@@ -6,46 +6,88 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.report.grids import image_grid, reconstruction_grid
+from experiments.report.grids import (
+    CUT_FIELD,
+    image_grid,
+    plane_grid,
+    reconstruction_grid,
+)
 
 
 def decode(png):
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
+def enlarged(images, scale):
+    pixels = np.rint(255 * images).astype(np.uint8)
+    return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_grid_places_images_row_by_row(channels):
-    side, columns = 28, 3
-    images = np.random.default_rng(0).random((5, side, side, channels))
-    pixels = decode(image_grid(images, columns))
-    assert pixels.shape == (2 * side + 1, 3 * side + 2, channels + 1)
-    expected = np.rint(255 * images).astype(np.uint8)
-    for i, image in enumerate(expected):
-        row, column = divmod(i, columns)
-        tile = pixels[row * (side + 1) :, column * (side + 1) :][:side, :side]
+    """Images of 28 pixels, each pixel shown as 2 x 2, in rows of 6; gaps of 2."""
+    images = np.random.default_rng(0).random((8, 28, 28, channels))
+    pixels = decode(image_grid(images))
+    assert pixels.shape == (2 * 58 - 2, 6 * 58 - 2, channels + 1)
+    for i, image in enumerate(enlarged(images, 2)):
+        row, column = divmod(i, 6)
+        tile = pixels[row * 58 :, column * 58 :][:56, :56]
         np.testing.assert_array_equal(tile[..., :-1], image)
         assert (tile[..., -1] == 255).all()
-    assert not pixels[side].any()  # separator
-    assert not pixels[side + 1 :, 2 * (side + 1) :].any()  # place of a sixth image
+    assert not pixels[56:58].any()  # the gap between the rows
+    assert not pixels[58:, 2 * 58 :].any()  # there is no ninth image
 
 
-def test_image_grid_enlarges_small_images_and_clips():
-    image = np.array([[-1.0, 0.0], [1.0, 7.0]]).reshape(1, 2, 2, 1)
-    pixels = decode(image_grid(image, 4))
-    scale = len(pixels) // 2
-    assert scale > 1
+@pytest.mark.parametrize(
+    ("height", "width", "scale"),
+    [(1, 1, 64), (8, 8, 8), (28, 20, 2), (32, 32, 2), (40, 300, 1), (64, 64, 1)],
+)
+def test_images_are_enlarged_by_whole_factors_until_a_person_sees_them(
+    height, width, scale
+):
+    images = np.random.default_rng(0).random((32, height, width, 1))
+    pixels = decode(image_grid(images))
     np.testing.assert_array_equal(
-        pixels[..., 0], np.kron([[0, 0], [255, 255]], np.ones((scale, scale)))
+        pixels[: height * scale, : width * scale, 0], enlarged(images, scale)[0, ..., 0]
     )
+    # A phone shows a row as it is, unless four images are wider.
+    assert pixels.shape[1] <= max(350, 4 * (width * scale + 2))
+
+
+def test_images_are_clipped():
+    image = np.array([[-1.0, 0.0], [1.0, 7.0]]).reshape(1, 2, 2, 1)
+    pixels = decode(image_grid(image))
+    assert len(pixels) == 64
+    np.testing.assert_array_equal(
+        pixels[..., 0], np.kron([[0, 0], [255, 255]], np.ones((32, 32)))
+    )
+
+
+def test_a_plane_keeps_its_columns_and_is_shown_whole():
+    png = plane_grid(np.ones((100, 8, 8, 1)), 10)
+    assert decode(png).shape[:2] == (10 * 34 - 2, 10 * 34 - 2)
+    assert int(Image.open(io.BytesIO(png)).info[CUT_FIELD]) == len(decode(png))
 
 
 def test_reconstruction_grid_puts_each_reconstruction_below_its_original():
     originals = np.zeros((8, 28, 28, 1))
     pixels = decode(reconstruction_grid(originals, originals + 1))
     rows = pixels[:, 0]
-    assert (rows[:28] == [0, 255]).all()
-    assert (rows[28] == 0).all()
-    assert (rows[29:57] == [255, 255]).all()
+    assert (rows[:56] == [0, 255]).all()
+    assert (rows[56:58] == 0).all()
+    assert (rows[58:114] == [255, 255]).all()
+
+
+@pytest.mark.parametrize("side", [8, 28, 64, 100])
+def test_rows_that_are_shown_first_are_whole(side):
+    """The cut lies where a row ends, and the next row begins after a gap."""
+    images = np.ones((32, side, side, 3))
+    for png in (image_grid(images), reconstruction_grid(images, images)):
+        cut = int(Image.open(io.BytesIO(png)).info[CUT_FIELD])
+        opacity = decode(png)[:, 0, -1]
+        assert 2 * side < cut < len(opacity)
+        assert opacity[cut - 1]
+        assert not opacity[cut]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from experiments.data.images import ImageData, Split
+from experiments.data.images import ImageData
+from experiments.data.sources import Split
 from experiments.evaluation import stored_arrays
 from experiments.messages.errors import FolderError
-from experiments.report import pictures
+from experiments.report import grids, pictures
 from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation, Pictures
 
@@ -35,6 +36,10 @@ def arrays(seed=0):
     }
 
 
+def ensure(place, latent_dim=2, fingerprint=OWN, load=arrays):
+    return pictures.ensure(place, latent_dim, fingerprint, load, pytest.fail)
+
+
 def not_needed():
     pytest.fail("nothing is missing, and the arrays are loaded")
 
@@ -55,9 +60,9 @@ def test_names_of_classes_are_stored_and_drawn():
     stored = to_store(("ant", "bee", "cat"))
     assert json.loads(stored["class_names"].tobytes()) == ["ant", "bee", "cat"]
     assert "class_names" not in to_store(())
-    before = pictures._drawn(arrays(), ["latents"])
-    assert pictures._drawn(named(["0", "1", "2"]), ["latents"]) == before
-    assert pictures._drawn({**arrays(), **stored}, ["latents"]) != before
+    before = pictures._draw("latents", arrays())
+    assert pictures._draw("latents", named(["0", "1", "2"])) == before
+    assert pictures._draw("latents", {**arrays(), **stored}) != before
 
 
 def to_store(names):
@@ -77,28 +82,30 @@ def to_store(names):
 @pytest.mark.parametrize("names", ["abc", {"a": 1}, [1, 2, 3], [["a"]]])
 def test_names_of_another_kind_are_refused(names):
     with pytest.raises(ValueError, match="class_names"):
-        pictures._drawn(named(names), ["latents"])
+        pictures._draw("latents", named(names))
 
 
 @pytest.fixture
 def drawn(tmp_path):
     """All pictures of a run, and their pixels."""
-    pictures.ensure(tmp_path / "run", 2, OWN, arrays)
+    ensure(tmp_path / "run")
     return tmp_path / "run"
 
 
 def test_a_run_of_two_latents_has_all_pictures_and_others_the_grids(tmp_path, drawn):
     assert sorted(path.stem for path in drawn.iterdir()) == sorted(NAMES)
-    pictures.ensure(tmp_path / "wide", 3, OWN, arrays)
-    assert sorted(path.stem for path in (tmp_path / "wide").iterdir()) == (
-        sorted(NAMES[:3])
-    )
+    assert tuple(ensure(tmp_path / "wide", 3)) == NAMES[:3]
+    assert {path.stem for path in (tmp_path / "wide").iterdir()} == set(NAMES[:3])
 
 
 def test_pictures_that_are_good_are_left_alone(drawn):
     before = {path: path.stat().st_mtime_ns for path in drawn.iterdir()}
-    pictures.ensure(drawn, 2, OWN, not_needed)
+    found = ensure(drawn, load=not_needed)
     assert {path: path.stat().st_mtime_ns for path in drawn.iterdir()} == before
+    assert tuple(found) == NAMES
+    for name, picture in found.items():
+        assert picture.png == (drawn / f"{name}.png").read_bytes()
+        assert 0 < picture.cut <= picture.height
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,7 +120,7 @@ def test_pictures_that_are_good_are_left_alone(drawn):
         lambda path: path.write_text("<svg/>"),
         lambda path: os.truncate(path, 2**40),
         lambda path: (path.unlink(), os.mkfifo(path)),
-        lambda path: pictures.ensure(path.parent, 2, OTHER, lambda: arrays(1)),
+        lambda path: ensure(path.parent, 2, OTHER, lambda: arrays(1)),
         lambda path: Image.new("L", (3, 3)).save(path),
     ],
     ids=[
@@ -133,32 +140,31 @@ def test_a_picture_that_is_not_as_it_should_be_is_drawn_again(drawn, name, harm)
     path = drawn / f"{name}.png"
     content, before = path.read_bytes(), pixels(path)
     harm(path)
-    assert not pictures.is_good(path, OWN)
-    pictures.ensure(drawn, 2, OWN, arrays)
+    assert pictures.read(path, OWN) is None
+    ensure(drawn)
     np.testing.assert_array_equal(pixels(path), before)
     assert path.read_bytes() == content
-    assert pictures.is_good(path, OWN)
+    assert pictures.read(path, OWN).png == content
 
 
 def test_a_picture_is_good_for_its_own_run_alone(drawn):
     path = drawn / "samples.png"
-    assert pictures.is_good(path, OWN)
-    assert not pictures.is_good(path, OTHER)
-    assert not pictures.is_good(drawn / "missing.png", OWN)
+    assert pictures.read(path, OWN)
+    assert pictures.read(path, OTHER) is None
+    assert pictures.read(drawn / "missing.png", OWN) is None
 
 
 def test_a_flipped_bit_makes_no_good_picture(drawn):
     path = drawn / "samples.png"
     content = path.read_bytes()
-    for at in range(8, len(content), 7):
+    for at in {*range(8, len(content), 7), *range(len(content) - 12, len(content))}:
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        assert not pictures.is_good(path, OWN), at
+        assert pictures.read(path, OWN) is None, at
 
 
 def test_a_signature_leaves_the_pixels_as_they_are(drawn):
-    names = [path.stem for path in drawn.glob("*.png")]
-    for name, content in pictures._drawn(arrays(), names).items():
-        (drawn / "plain.png").write_bytes(content)
+    for name in NAMES:
+        (drawn / "plain.png").write_bytes(pictures._draw(name, arrays()))
         np.testing.assert_array_equal(
             pixels(drawn / "plain.png"), pixels(drawn / f"{name}.png")
         )
@@ -169,17 +175,44 @@ def test_arrays_that_cannot_be_loaded_leave_what_is_there(drawn):
         raise FolderError("the arrays are damaged")
 
     (drawn / "samples.png").unlink()
-    with pytest.raises(FolderError, match="the arrays are damaged"):
-        pictures.ensure(drawn, 2, OWN, damaged)
+    lines = []
+    found = pictures.ensure(drawn, 2, OWN, damaged, lines.append)
+    assert lines == ["pictures of run are left out: the arrays are damaged"]
+    assert set(NAMES) - set(found) == {"samples"}
     assert len(list(drawn.iterdir())) == len(NAMES) - 1
 
 
-def test_a_picture_that_cannot_be_written_is_told(drawn):
+def test_a_picture_that_cannot_be_written_is_named(drawn):
     path = drawn / "samples.png"
     path.unlink()
     path.mkdir()
-    with pytest.raises(FolderError, match=r"cannot write .*samples\.png"):
-        pictures.ensure(drawn, 2, OWN, arrays)
+    lines = []
+    pictures.ensure(drawn, 2, OWN, arrays, lines.append)
+    assert len(lines) == 1
+    assert "cannot write" in lines[0]
+    assert "samples.png" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "cut"), [("-3", 1), ("9" * 9, 8), ("1e999", None), ("9" * 5000, None)]
+)
+def test_a_height_that_another_program_wrote_stays_within_the_picture(field, cut):
+    info = PngImagePlugin.PngInfo()
+    info.add_text(grids.CUT_FIELD, field)
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, format="png", pnginfo=info)
+    png = pictures._signed(file.getvalue(), OWN)
+    if cut is None:
+        with pytest.raises(ValueError, match="int"):
+            pictures._parse(png, OWN)
+    else:
+        assert pictures._parse(png, OWN).cut == cut
+
+
+def test_a_picture_of_one_pixel_is_shown():
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, format="png")
+    assert pictures._parse(pictures._signed(file.getvalue(), OWN), OWN).width == 1
 
 
 @pytest.mark.parametrize(
@@ -193,13 +226,14 @@ def test_arrays_that_would_fill_the_memory_are_not_drawn(tmp_path, arrays):
     images = np.zeros((2, 4, 4, 1), np.float32)
     own = {f"picture/{n}": images for n in ("originals", *pictures._GRIDS)}
     own = {**own, "picture/levels": np.int32(2), **arrays}
-    with pytest.raises(ValueError, match="picture/"):
-        pictures.ensure(tmp_path, 3, "0" * 64, lambda: own)
+    lines = []
+    assert not pictures.ensure(tmp_path, 3, OWN, lambda: own, lines.append)
+    assert "picture/" in lines[0]
 
 
 def test_a_picture_that_fills_the_memory_is_not_good(tmp_path):
     file = io.BytesIO()
     Image.new("1", (12_000, 10_000)).save(file, format="png")
     path = tmp_path / "samples.png"
-    path.write_bytes(pictures._signed(file.getvalue(), "0" * 64))
-    assert not pictures.is_good(path, "0" * 64)
+    path.write_bytes(pictures._signed(file.getvalue(), OWN))
+    assert pictures.read(path, OWN) is None

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 
 from configs import digits
 from experiments.data import npz as reader
-from experiments.data.images import DataError, load_data
+from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
-from experiments.messages.errors import SettingsError
+from experiments.messages.errors import DataError, SettingsError
 from experiments.settings import grid
 from experiments.settings.schema import Settings
 from experiments.settings.values import Options

@@ -1,11 +1,18 @@
 """Tests of experiments.report.page."""
 
+import base64
 import html.parser
+import io
+import itertools
 import json
 import math
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.messages.errors import FolderError
 from experiments.report import findings
@@ -115,27 +122,37 @@ def write_report(folder, expected=()):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects the text, the addresses and the images of a page.
+    """Collects what a page consists of.
 
     Attributes:
+        path: the file.
         text: texts of all elements, separated by single spaces.
         links: values of src and href.
+        ids: values of id.
         alts: alternative texts of the images.
+        headings: levels of the headings, in their order.
+        tags: all elements with their attributes.
         open_tags: elements that were not closed.
     """
 
     def __init__(self, path):
         super().__init__()
-        self.text, self.links, self.alts, self.open_tags = "", [], [], []
+        self.path, self.text = path, ""
+        self.links, self.ids, self.alts, self.headings = [], [], [], []
+        self.tags, self.open_tags = [], []
         self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
+        self.tags.append((tag, attrs))
         self.links += [attrs[name] for name in ("src", "href") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
         if tag == "img":
             self.alts.append(attrs["alt"])
         elif tag != "meta":
             self.open_tags.append(tag)
+        if tag in ("h1", "h2", "h3", "h4", "h5", "h6"):
+            self.headings.append(int(tag[1]))
 
     def handle_endtag(self, tag):
         assert self.open_tags.pop() == tag
@@ -154,6 +171,100 @@ def test_page_is_well_formed_and_needs_nothing_else(page):
     assert not page.open_tags
     assert all(link.startswith(("data:", "#")) for link in page.links)
     assert all(page.alts)
+
+
+def test_a_reader_finds_the_way_by_links_headings_and_landmarks(page):
+    links = [link[1:] for link in page.links if link.startswith("#")]
+    sections = ["summary", "charts", "pictures", "results", "provenance"]
+    assert links[:5] == sections
+    assert set(links) <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
+    labels = [a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a]
+    assert set(labels) <= set(page.ids)
+    assert page.headings.count(1) == 1
+    assert page.headings[0] == 1
+    for above, below in itertools.pairwise(page.headings):
+        assert below <= above + 1, page.headings
+    tags = [tag for tag, _ in page.tags]
+    assert [tags.count(tag) for tag in ("header", "main", "script")] == [1, 1, 1]
+    navs = [attrs for tag, attrs in page.tags if tag == "nav"]
+    assert all(attrs["aria-label"] for attrs in navs)
+
+
+def test_best_and_worst_model_of_each_group_stand_side_by_side(page):
+    """Those that failed or diverged are no worst models."""
+    for heading, score in (
+        ("Best model: 20.60 nats Bernoulli with 4 latents, seed 0", 20.6),
+        ("Worst model: 20.80 nats Bernoulli with 2 latents, seed 1", 20.8),
+        ("Best model: 2.600 bits/dim categorical with 4 latents, seed 0", 2.6),
+        ("Worst model: 3.802 bits/dim Laplace with 2 latents, seed 1", 3.802),
+    ):
+        assert heading in page.text, score
+        title, _, kind = heading.partition(": ")
+        kind = kind.split(maxsplit=2)[2]
+        for picture in ("Reconstructions", "Samples"):
+            assert f"{picture}: {title}, {kind}" in page.alts
+    pairs = [attrs for _, attrs in page.tags if attrs.get("class") == "pair"]
+    assert len(pairs) == 2
+
+
+def test_pictures_are_enlarged_by_whole_factors_and_keep_their_shape(page):
+    """The images of the sweep have 8 x 8 pixels; each is shown with 64 x 64."""
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    grids = [image for image in images if image["class"] == "pixels"]
+    # Three of each model, one of each plane, and two of each best and worst model.
+    assert len(grids) == 11 * 3 + 6 + 4 * 2
+    for image in grids:
+        file = io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))
+        with Image.open(file) as content:
+            assert content.size == (int(image["width"]), int(image["height"]))
+        assert content.width <= 350
+    style = page.path.read_text().partition("</style>")[0]
+    assert "image-rendering: pixelated" in style
+
+
+def test_nothing_is_wider_than_a_phone_but_what_scrolls_by_itself(page):
+    """No width in pixels is set beyond 390, except as a limit or in a container."""
+    style = page.path.read_text().partition("</style>")[0]
+    widths = re.findall(r"[{; ](?:min-)?width: [^;]*?(\d+)px", style)
+    inline = [attrs.get("style", "") for _, attrs in page.tags]
+    widths += re.findall(r"width: (\d+)px", " ".join(inline))
+    assert widths
+    assert max(map(int, widths)) <= 390
+    wide = [tag for tag, _ in page.tags if tag == "table"]
+    boxes = [attrs for _, attrs in page.tags if attrs.get("class") == "table"]
+    assert len(boxes) == len(wide) == 2
+    assert all(box["tabindex"] == "0" for box in boxes)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path):
+    """Also with long names, paths and digests, which have no place to break."""
+    long = "x" * 300
+    rows = [row | {"dataset": long} for row in sweep()]
+    config = {"data": {"path": f"/{long}" * 4, "digests": [long]}, long: {long: long}}
+    path = write_report(write_run(tmp_path / "run", rows, config=config)).path
+    measure = "document.title = document.documentElement.scrollWidth"
+    frame = f"<iframe src='{path.as_uri()}' width=390 height=800></iframe>"
+    path.write_text(path.read_text() + f"<script>{measure}</script>")
+    # A window of the browser itself may be wider than 390 pixels.
+    (tmp_path / "phone.html").write_text(
+        frame + "<script>onload = () => document.body.append("
+        "document.querySelector('iframe').contentDocument.title)</script>"
+    )
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'own'}"]
+    dom = subprocess.run(
+        [*command, (tmp_path / "phone.html").as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert int(re.search(r"</iframe>.*?(\d+)", dom, re.DOTALL)[1]) <= 390
 
 
 def test_best_member_of_each_group_comes_first(page):
@@ -209,7 +320,7 @@ def test_page_warns_of_what_makes_numbers_doubtful(page):
 def test_page_tells_where_numbers_come_from(page):
     assert "importance samples for each image 256" in page.text
     assert "binarization seed 7" in page.text
-    assert "data.name <script>" in page.text
+    assert "data name <script>" in page.text
 
 
 def test_every_column_has_a_heading_of_its_own():
@@ -220,23 +331,27 @@ def test_every_column_has_a_heading_of_its_own():
 
 
 def test_every_member_with_pictures_is_shown(page):
-    shown = [alt for alt in page.alts if alt.startswith("Inputs")]
-    assert len(shown) == 11
+    # Best and worst of each group are shown twice.
+    assert sum(alt.startswith("Reconstructions") for alt in page.alts) == 11 + 4
     assert "No pictures." in page.text
 
 
 @pytest.mark.parametrize(
     ("most", "pictured", "notes"),
-    [(8, 11, 0), (4, 4 + 4, 4), (2, 2 + 2, 6)],
+    [(8, 11, 0), (4, 4 + 4 + 1, 3), (2, 2 + 2 + 2, 5)],
     ids=["all", "some of each cell", "of the best cells"],
 )
 def test_pictures_are_left_out_where_members_are_many(
     tmp_path, monkeypatch, most, pictured, notes
 ):
-    """Tables of two and of four cells, with two seeds each, one of which diverged."""
+    """Groups of two and of four cells, with two seeds each, one of which diverged.
+
+    Best and worst are always there.
+    """
     monkeypatch.setattr(report, "_MOST_PICTURED", most)
     page = write_report(write_run(tmp_path, sweep()))
-    assert sum(alt.startswith("Inputs") for alt in page.alts) == pictured
+    shown = sum(alt.startswith("Reconstructions") for alt in page.alts)
+    assert shown == pictured + 4
     assert page.text.count("Not shown here: seed") == notes
     assert ("figures/categorical-2-1/" in page.text) == (most < 8)
 
@@ -342,7 +457,11 @@ RUN = "categorical-4-1"
 
 
 def shown(page):
-    return {alt for alt in page.alts if alt.startswith("Inputs")}
+    return {
+        alt.partition("model, ")[2] or alt.partition(": ")[2]
+        for alt in page.alts
+        if alt.startswith("Recons")
+    }
 
 
 @pytest.mark.parametrize("how", ["damaged", "of a neighbour", "hostile"])
@@ -429,12 +548,6 @@ def test_a_picture_of_a_neighbour_is_not_shown(three):
     page = write_report(three, [("pictures of categorical-4-1 are left out",)])
     assert len(shown(page)) == 3  # Its others are there.
     assert len(page.alts) == len(first.alts) - 1
-
-
-def test_a_picture_of_one_pixel_is_shown(tmp_path):
-    path = tmp_path / "latents.png"
-    report.Image.new("L", (1, 1)).save(path)
-    assert report._picture(path, "a model", "latents", 1).width == 1
 
 
 def test_arrays_of_other_shapes_are_left_out_of_the_report(tmp_path):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from configs import digits
-from experiments.data.images import ImageData, Split
+from experiments.data.images import ImageData
+from experiments.data.sources import Split
 from experiments.evaluation.results import result_row
 from experiments.report import terminal
 from experiments.runner import progress
-from experiments.runner.loop import build_model
+from experiments.runner.task import build_model
 from experiments.settings import grid
 from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation

@@ -7,9 +7,8 @@ import math
 import pytest
 
 from configs import digits
-from experiments.data.images import DataError
 from experiments.data.settings import DataSettings
-from experiments.messages.errors import SettingsError
+from experiments.messages.errors import DataError, SettingsError
 from experiments.settings import grid
 from experiments.settings.options import REGISTRIES, part_options
 from experiments.settings.schema import (

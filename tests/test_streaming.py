@@ -14,10 +14,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from experiments.data import cache
-from experiments.data.images import DataError, load_data
+from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.data.sources import Source, Split
-from experiments.messages.errors import SettingsError
+from experiments.messages.errors import DataError, SettingsError
 from experiments.runner import streaming, task
 from experiments.runner.interruption import Stopped
 from experiments.runner.streaming import (

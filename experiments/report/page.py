@@ -11,80 +11,51 @@ named, and the rest is there.
 import base64
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from experiments.evaluation import results
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
-from experiments.messages.wording import counted
 from experiments.report import charts, findings, pictures
-from experiments.report.findings import Group, Member, axes_of
+from experiments.report.findings import Cell, Group, Member, axes_of
 from experiments.report.style import Style, likelihood_styles
 from experiments.report.templates import templates
 from experiments.runs.folder import RunFolder
 
-# Pictures of a member in columns, with captions.
-_PICTURES = (
-    {"reconstructions": "Inputs over reconstructions"},
-    {
-        "prior_means": "Means of p(x|z), z from the prior",
-        "samples": "Samples from the model",
-    },
-    {"manifold": "Means of p(x|z), z on a grid of equally likely values"},
-    {"latents": "Posterior means of test images; circles: 1 and 2 σ of the prior"},
-)
-_MAX_PICTURE_WIDTH = 360  # CSS pixels, without zoom.
-# Members of a table with pictures in the page: as many as browsers open at ease.
+# Of each picture its title, and the sentence below it where it is shown whole.
+_CAPTIONS = {
+    "reconstructions": (
+        "Reconstructions",
+        "Each test image, and below it the mean of p(x|z) at its posterior mean z.",
+    ),
+    "prior_means": ("Means of p(x|z)", "Each z is drawn from the prior."),
+    "samples": ("Samples", "Images drawn from p(x|z), at the same z as the means."),
+    "manifold": (
+        "Means over the latent plane",
+        "Means of p(x|z), with z on a grid of equally likely values.",
+    ),
+    "latents": (
+        "Test images in the latent plane",
+        "Posterior means of test images; circles: 1 and 2 σ of the prior.",
+    ),
+}
+# Widest picture that is not enlarged, in CSS pixels: as wide as a phone shows.
+_WIDEST = 360
+# Members of a group whose pictures are in the page: browsers open as many at ease.
 _MOST_PICTURED = 200
-
-
-class Picture(NamedTuple):
-    """An image in the page.
-
-    Attributes:
-        uri: the image as a data URI.
-        alt: what it shows, for those who do not see it.
-        caption: what it shows, below it.
-        width: width in CSS pixels.
-        css_class: 'pixels' if shown without smoothing, 'chart' if drawn in dark ink
-            on white, else ''.
-    """
-
-    uri: str
-    alt: str
-    caption: str
-    width: int
-    css_class: str
-
-
-class Entry(NamedTuple):
-    """The members of a cell in the gallery.
-
-    Attributes:
-        title: what they share.
-        score: their score with its spread and unit.
-        members: by seed, each with its columns of pictures.
-        omitted: of further members the pictures are left out.
-    """
-
-    title: str
-    score: str
-    members: Sequence[tuple[Member, Sequence[Sequence[Picture]]]]
-    omitted: Sequence[Member]
 
 
 class Column(NamedTuple):
     """A column of the table of results.
 
     Attributes:
-        field: field of `Member`, or axis of the sweep.
-        header: text at its head.
-        format: format specification of its numbers; '' for text.
+        field: Field of `Member`, or axis of the sweep.
+        header: Text at its head.
+        format: Format specification of its numbers; '' for text.
     """
 
     field: str
@@ -104,13 +75,13 @@ def write_report(
     """Writes `report.html` into a run folder and returns its path.
 
     Args:
-        folder: the run folder.
-        rows: its results, of at least one run.
-        left_out: lines on what could not be read, which the page shows; those on what
-            it leaves out itself are appended.
+        folder: The run folder.
+        rows: Its results, of at least one run.
+        left_out: Lines on what could not be read, which the page shows; lines on what
+            the page leaves out are appended.
 
     Raises:
-        FolderError: there are no results that can be shown, or the folder cannot be
+        FolderError: There are no results that can be shown, or the folder cannot be
             written.
     """
     members = findings.members_of(rows, left_out.append)
@@ -121,10 +92,10 @@ def write_report(
         member.run: _bounds(folder.metrics.read(member.run, left_out.append))
         for member in members
     }
-    figures = folder.path / "figures"
-    for member in members:
-        _draw(folder, member, left_out.append)
     groups = findings.group_members(members)
+    drawn = _pictures(
+        folder, members, set().union(*map(_pictured, groups)), left_out.append
+    )
     tests = sum(len(group.contest().rivals) > 1 for group in groups)
     sections = []
     for group in groups:
@@ -138,7 +109,7 @@ def write_report(
         )
         svgs = _draw_charts(group, styles, bounds)
         for kind, svg in svgs.items():
-            write_atomically(figures / f"{kind}_{group.key}.svg", svg)
+            write_atomically(folder.path / "figures" / f"{kind}_{group.key}.svg", svg)
         sections.append(
             {
                 "group": group,
@@ -146,25 +117,29 @@ def write_report(
                 "findings": findings.find(
                     group, functools.partial(_scores, folder), tests
                 ),
+                "extremes": _extremes(group),
                 "charts": {
                     kind: _data_uri(svg, "image/svg+xml") for kind, svg in svgs.items()
                 },
-                "gallery": _gallery(group, folder),
+                "gallery": _gallery(group),
                 "columns": _columns(group),
             }
         )
     pages = templates(Path(__file__).parent, autoescape=True)
-    pages.filters["value"] = _format
+    pages.filters |= {"value": _format, "uri": _data_uri}
     page = pages.get_template("report.html.jinja").render(
         title=f"Variational autoencoders on {_distinct(m.dataset for m in members)}",
         overview=findings.overview(members),
         lost=findings.lost(members),
         warnings=[*findings.warn(members), *left_out],
         sections=sections,
+        drawn=drawn,
+        captions=_CAPTIONS,
+        widest=_WIDEST,
         provenance={
-            "Evaluation": _evaluation(members),
-            "Configuration": _flatten(folder.config()),
-            "Environment": _flatten(folder.environment()),
+            "Evaluation": {"": _evaluation(members)},
+            "Configuration": _by_part(folder.config()),
+            "Environment": _environment(folder.environment()),
         },
     )
     path = folder.path / "report.html"
@@ -172,26 +147,56 @@ def write_report(
     return path
 
 
-def _draw(folder: RunFolder, member: Member, report: Callable[[str], object]) -> None:
-    """Draws the pictures of a member that are not there as they should be."""
-    if math.isnan(member.score):
-        return  # It diverged, and has none.
-    place = folder.path / "figures" / member.run
-    try:
-        pictures.ensure(
-            place,
-            member.latent_dim,
-            folder.owners[member.run],
-            lambda: folder.members.arrays(member.run),
-        )
-    except FolderError as error:
-        report(f"pictures of {member.run} are left out: {error}")
-    except Exception as error:  # Arrays of a stranger may be of any kind.
-        report(
-            f"pictures of {member.run} are left out: its arrays cannot be drawn "
-            f"({error!r}); delete its folder in members/ and repeat the command that "
-            "trained it."
-        )
+def _extremes(group: Group) -> list[Member]:
+    """Returns the best and the worst member of those that are not lost, or nothing."""
+    scored = [m for m in group.members if not m.is_lost and math.isfinite(m.score)]
+    scored.sort(key=lambda member: member.score)
+    return [scored[0], scored[-1]] if len(scored) > 1 else []
+
+
+def _gallery(group: Group) -> dict[str, list[Cell]]:
+    """Returns the cells by likelihood, in the order of latent sizes and settings."""
+    cells = [cell for setting in group.settings for cell in group.cells(setting)]
+    cells.sort(key=lambda cell: cell.latent_dim)
+    return {
+        name: [cell for cell in cells if cell.likelihood == name]
+        for name in group.likelihoods
+    }
+
+
+def _pictured(group: Group) -> set[str]:
+    """Returns the runs whose pictures are in the page.
+
+    Where members are many, each cell shows as many of its own; if that is not even one,
+    the best cells show one.
+    """
+    ranking = group.ranking()[:_MOST_PICTURED]
+    most = max(1, _MOST_PICTURED // len(group.ranking()))
+    gallery = [member for cell in ranking for member in cell.members[:most]]
+    return {member.run for member in gallery + _extremes(group)}
+
+
+def _pictures(
+    folder: RunFolder,
+    members: Sequence[Member],
+    wanted: Container[str],
+    report: Callable[[str], object],
+) -> dict[str, dict[str, pictures.Picture]]:
+    """Draws the pictures of all members; returns by name those of the wanted runs."""
+    drawn = {}
+    for member in members:
+        found = {}
+        if not math.isnan(member.score):  # Else it diverged and has none.
+            found = pictures.ensure(
+                folder.path / "figures" / member.run,
+                member.latent_dim,
+                folder.owners[member.run],
+                functools.partial(folder.members.arrays, member.run),
+                report,
+            )
+        if member.run in wanted:
+            drawn[member.run] = found
+    return drawn
 
 
 def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
@@ -264,75 +269,6 @@ def _draw_charts(
     return svgs
 
 
-def _gallery(group: Group, folder: RunFolder) -> dict[str, list[Entry]]:
-    """Returns by likelihood, in the order of latent sizes, members and pictures.
-
-    Where members are many, each cell shows as many of its own; if that is not even one,
-    the best cells show one.
-    """
-    # A model alone has the page to itself.
-    zoom = 2 if len(group.members) == 1 else 1
-    gallery: dict[str, list[Entry]] = {name: [] for name in group.likelihoods}
-    ranking = group.ranking()
-    most = max(1, _MOST_PICTURED // len(ranking))
-    cells = [
-        (cell, most if rank < _MOST_PICTURED else 0)
-        for rank, cell in enumerate(ranking)
-    ]
-    order = group.settings
-    for cell, count in sorted(
-        cells, key=lambda c: (c[0].latent_dim, order.index(c[0].setting))
-    ):
-        title = [counted(cell.latent_dim, "latent")]
-        title += filter(None, [cell.setting])
-        gallery[cell.likelihood].append(
-            Entry(
-                ", ".join(title),
-                f"{group.number(cell)} {group.unit}"
-                if cell.num_seeds
-                else group.number(cell),
-                [
-                    (member, _pictures(member, folder, zoom))
-                    for member in cell.members[:count]
-                ],
-                cell.members[count:],
-            )
-        )
-    return gallery
-
-
-def _pictures(member: Member, folder: RunFolder, zoom: int) -> list[list[Picture]]:
-    """Returns the pictures of a member, in columns."""
-    place, owner = folder.path / "figures" / member.run, folder.owners[member.run]
-    subject = f"{member.kind}, seed {member.seed}"
-    columns = [
-        [
-            _picture(path, subject, caption, zoom)
-            for name, caption in column.items()
-            if pictures.is_good(path := place / f"{name}.png", owner)
-        ]
-        for column in _PICTURES
-    ]
-    return [column for column in columns if column]
-
-
-def _picture(path: Path, subject: str, caption: str, zoom: int) -> Picture:
-    """Returns a picture at the width at which it should be shown."""
-    is_chart = path.stem == "latents"
-    with Image.open(path) as image:
-        native = max(1, image.width // (charts.SCATTER_SCALE if is_chart else 1))
-    width = zoom * min(native, _MAX_PICTURE_WIDTH)
-    # Only whole multiples show all pixels of an enlarged image at one size.
-    pixels = "pixels" if width % native == 0 else ""
-    return Picture(
-        _data_uri(path.read_bytes(), "image/png"),
-        f"{caption}: {subject}",
-        caption,
-        width,
-        "chart" if is_chart else pixels,
-    )
-
-
 def _columns(group: Group) -> list[Column]:
     """Returns the columns of the table of results."""
     return [
@@ -380,10 +316,36 @@ def _evaluation(members: Sequence[Member]) -> list[tuple[str, str]]:
     return rows
 
 
+def _by_part(tree: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Returns the leaves of each part of a tree as names and values.
+
+    Leaves without a part come first, as those of ''.
+    """
+    parts = {name: value for name, value in tree.items() if isinstance(value, Mapping)}
+    alone = {name: value for name, value in tree.items() if name not in parts}
+    return {name: _flatten(part) for name, part in {"": alone, **parts}.items() if part}
+
+
+def _environment(found: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Returns the parts of the first environment, and how each later one differed."""
+    first = {name: value for name, value in found.items() if name != "continued"}
+    same = _flatten(first)
+    later = dict.fromkeys(  # Each difference once, in the order of time.
+        tuple(row for row in _flatten(environment) if row not in same)
+        for environment in found.get("continued", [])
+        if isinstance(environment, Mapping)
+    )
+    return _by_part(first) | {
+        f"continued {i}": list(rows) for i, rows in enumerate(filter(None, later), 1)
+    }
+
+
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Returns the leaves of nested dictionaries as dotted names and values."""
     rows = []
     for key, value in tree.items():
+        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            value = {str(i): item for i, item in enumerate(value, 1)}
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{prefix}{key}.")
         else:

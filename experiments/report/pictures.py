@@ -1,14 +1,15 @@
-"""Pictures of one model: what it reconstructs, generates and lays out in latents.
+"""Pictures of one run: its reconstructions, its samples and its latent plane.
 
-Training stores them as arrays, with what is known of each test image; they are drawn
-from there, and drawn again where a file is missing, damaged or of another run.
+Training stores them as arrays. They are drawn from these arrays into PNG files, and
+drawn again where a file is missing, damaged or of another run.
 """
 
 import io
 import warnings
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,14 +17,35 @@ from PIL import Image
 from experiments.evaluation.stored_arrays import CLASS_NAMES, MANIFOLD_SIDE, SHOWN
 from experiments.files.reading import parse_json, read_bytes
 from experiments.files.writing import write_atomically
-from experiments.report.charts import latent_scatter
-from experiments.report.grids import image_grid, reconstruction_grid
+from experiments.messages.errors import FolderError
+from experiments.report.charts import SCATTER_SCALE, latent_scatter
+from experiments.report.grids import (
+    CUT_FIELD,
+    image_grid,
+    plane_grid,
+    reconstruction_grid,
+)
 
-_COLUMNS = 8
 _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
 # Pictures of every run, and those of a run with two latents.
 _GRIDS = ("reconstructions", "prior_means", "samples")
 _OF_A_PLANE = ("manifold", "latents")
+
+
+class Picture(NamedTuple):
+    """A picture of a run, as a PNG file.
+
+    Attributes:
+        png: The file.
+        width: Width at which it should be shown, in CSS pixels.
+        height: Height at which it should be shown, in CSS pixels.
+        cut: Height of the rows that are shown first, in CSS pixels.
+    """
+
+    png: bytes
+    width: int
+    height: int
+    cut: int
 
 
 def ensure(
@@ -31,97 +53,128 @@ def ensure(
     latent_dim: int,
     fingerprint: str,
     load: Callable[[], Mapping[str, np.ndarray]],
-) -> None:
-    """Writes those of a run's pictures that are not there as they should be.
+    report: Callable[[str], object],
+) -> dict[str, Picture]:
+    """Returns the pictures of a run by name; draws and writes those that are missing.
 
     Args:
-        folder: where to, one folder per run.
-        latent_dim: of the run, which says what pictures it has.
-        fingerprint: of the run, which its pictures carry.
-        load: returns the arrays that ``to_store`` made; called if one is needed.
-
-    Raises:
-        FolderError: the arrays cannot be loaded, or a picture not be written.
+        folder: The folder of the run's pictures; its name is that of the run.
+        latent_dim: Of the run; runs of two latents have pictures of their plane.
+        fingerprint: Of the run; its pictures carry it.
+        load: Returns the arrays that ``to_store`` made; called if one is needed.
+        report: Receives a line if pictures are missing and cannot be drawn or written.
     """
     wanted = _GRIDS + (_OF_A_PLANE if latent_dim == 2 else ())
-    missing = [
-        name for name in wanted if not is_good(folder / f"{name}.png", fingerprint)
-    ]
-    if missing:
-        for name, content in _drawn(load(), missing).items():
-            write_atomically(folder / f"{name}.png", _signed(content, fingerprint))
+    found = {
+        name: picture
+        for name in wanted
+        if (picture := read(folder / f"{name}.png", fingerprint))
+    }
+    missing = [name for name in wanted if name not in found]
+    try:
+        if missing:
+            arrays = load()
+            _check(arrays)
+            if "picture/manifold" not in arrays:
+                missing = [name for name in missing if name not in _OF_A_PLANE]
+            drawn = {
+                name: _signed(_draw(name, arrays), fingerprint) for name in missing
+            }
+            for name, png in drawn.items():
+                found[name] = _parse(png, fingerprint)
+                write_atomically(folder / f"{name}.png", png)
+    except FolderError as error:
+        report(f"pictures of {folder.name} are left out: {error}")
+    except Exception as error:  # A stranger's arrays may be of any kind.
+        report(
+            f"pictures of {folder.name} are left out: its arrays cannot be drawn "
+            f"({error!r}); delete its folder in members/ and repeat the command that "
+            "trained it."
+        )
+    return {name: found[name] for name in wanted if name in found}
 
 
-def _drawn(
-    arrays: Mapping[str, np.ndarray], names: Collection[str]
-) -> dict[str, bytes]:
-    """The pictures of these names that a run has, as PNG files.
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    """Checks that drawing stored arrays does not fill the memory.
 
     Raises:
-        KeyError, ValueError: the arrays are not as ``to_store`` makes them.
+        KeyError, ValueError: The arrays are not as ``to_store`` makes them.
     """
     for name, array in arrays.items():
-        # What is drawn is larger, many times; so are arrays that are broadcast.
+        # A drawing is many times larger than its array, and so is a broadcast array.
         if name.startswith("picture/") and len(np.atleast_1d(array)) > _MOST_IN_A_GRID:
             raise ValueError(f"{name} holds {len(array)} images")
     if arrays["picture/levels"].ndim:
-        raise ValueError("picture/levels is no number")
+        raise ValueError("picture/levels is not a number")
 
-    def grid(name: str, columns: int) -> bytes:
-        return image_grid(arrays[f"picture/{name}"], columns)
 
-    def reconstructions() -> bytes:
-        originals = arrays["picture/originals"] / (arrays["picture/levels"] - 1)
-        return reconstruction_grid(originals, arrays["picture/reconstructions"])
+def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Returns the picture of this name as a PNG file.
 
-    def latents() -> bytes:
-        labels = arrays.get("test/labels")
-        names = _class_names(arrays)
-        return latent_scatter(arrays["test/posterior_mean"], labels, names)
-
-    drawings: dict[str, Callable[[], bytes]] = {
-        "reconstructions": reconstructions,
-        "prior_means": lambda: grid("prior_means", _COLUMNS),
-        "samples": lambda: grid("samples", _COLUMNS),
-    }
-    if "picture/manifold" in arrays:
-        drawings |= {
-            "manifold": lambda: grid("manifold", MANIFOLD_SIDE),
-            "latents": latents,
-        }
-    return {name: draw() for name, draw in drawings.items() if name in names}
+    Raises:
+        KeyError, ValueError: The arrays are not as ``to_store`` makes them.
+    """
+    match name:
+        case "reconstructions":
+            originals = arrays["picture/originals"] / (arrays["picture/levels"] - 1)
+            return reconstruction_grid(originals, arrays["picture/reconstructions"])
+        case "manifold":
+            return plane_grid(arrays["picture/manifold"], MANIFOLD_SIDE)
+        case "latents":
+            labels, names = arrays.get("test/labels"), _class_names(arrays)
+            return latent_scatter(arrays["test/posterior_mean"], labels, names)
+    return image_grid(arrays[f"picture/{name}"])
 
 
 def _class_names(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """The names of the labels 0, 1, ...; none in folders of before."""
+    """Returns the names of the labels 0, 1, ...; earlier versions stored none."""
     if CLASS_NAMES not in arrays:
         return []
     names = parse_json(arrays[CLASS_NAMES].tobytes().decode())
     if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
-        raise ValueError(f"{CLASS_NAMES} holds no list of names")
+        raise ValueError(f"{CLASS_NAMES} does not hold a list of names")
     return names
 
 
-# A field of the PNG format for text, and the length of what stands before all fields.
-_FIELD, _HEADER_SIZE = "fingerprint", 33
+# A text field of the PNG format, and the length of what stands before all fields. The
+# name of the field changes with the way that pictures are drawn: those that an earlier
+# version drew are drawn again.
+_FIELD, _HEADER_SIZE = "fingerprint-2", 33
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def _signed(png: bytes, fingerprint: str) -> bytes:
-    """A PNG file with a fingerprint in it; its pixels stay as they are."""
+    """Returns a PNG file with a fingerprint in it; its pixels stay as they are."""
     content = b"tEXt" + f"{_FIELD}\0{fingerprint}".encode()
     size, checksum = len(content) - 4, zlib.crc32(content)
     field = size.to_bytes(4, "big") + content + checksum.to_bytes(4, "big")
     return png[:_HEADER_SIZE] + field + png[_HEADER_SIZE:]
 
 
-def is_good(path: Path, fingerprint: str) -> bool:
-    """Returns whether a picture is whole and of the run with a fingerprint."""
+def read(path: Path, fingerprint: str) -> Picture | None:
+    """Returns a picture that is whole and of the run with a fingerprint, else None."""
     try:
-        with (
-            warnings.catch_warnings(action="error"),  # Of images that fill the memory.
-            Image.open(io.BytesIO(read_bytes(path)), formats=("PNG",)) as image,
-        ):
-            image.verify()
-            return image.info.get(_FIELD) == fingerprint
+        return _parse(read_bytes(path), fingerprint)
     except Exception:  # Damage comes as any exception.
-        return False
+        return None
+
+
+def _parse(png: bytes, fingerprint: str) -> Picture:
+    """Returns the picture that a PNG file holds.
+
+    Raises:
+        Exception: The file is damaged or of another run.
+    """
+    with (
+        warnings.catch_warnings(action="error"),  # Of images that fill the memory.
+        Image.open(io.BytesIO(png), formats=("PNG",)) as image,
+    ):
+        image.verify()  # Every field but the last.
+        if not png.endswith(_END):
+            raise ValueError("its end is damaged")
+        if image.info.get(_FIELD) != fingerprint:
+            raise ValueError("it is of another run")
+        scale = 1 if CUT_FIELD in image.info else SCATTER_SCALE
+        width, height = (max(1, side // scale) for side in image.size)
+        cut = min(max(1, int(image.info.get(CUT_FIELD, height))), height)
+    return Picture(png, width, height, cut)

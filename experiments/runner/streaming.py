@@ -16,8 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from experiments.data.images import DataError
-from experiments.messages.errors import SettingsError
+from experiments.messages.errors import DataError, SettingsError
 from vae_jax.training import EpochMetrics, Trainer, TrainState
 
 # Pieces that are read while others are trained on, each by a thread.

@@ -23,8 +23,9 @@ from configs import digits
 from experiments.data import images as data_images
 from experiments.data import names as data_names
 from experiments.data.downloads import prepare
-from experiments.data.images import DataError, load_data
+from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
+from experiments.messages.errors import DataError
 from experiments.runner import progress
 from experiments.settings import grid
 
