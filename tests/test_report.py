@@ -337,23 +337,28 @@ def test_every_member_with_pictures_is_shown(page):
 
 
 @pytest.mark.parametrize(
-    ("most", "pictured", "notes"),
-    [(8, 11, 0), (4, 4 + 4 + 1, 3), (2, 2 + 2 + 2, 5)],
-    ids=["all", "some of each cell", "of the best cells"],
+    ("limit", "most", "pictured", "notes"),
+    [
+        ("_MOST_PICTURED", 8, 11, 0),
+        ("_MOST_PICTURED", 4, 4 + 4, 3),
+        ("_MOST_PICTURED", 2, 2 + 2, 6),
+        ("_MOST_BYTES", 1, 1 + 1, 6),
+    ],
+    ids=["all", "some of each cell", "best and worst", "best"],
 )
-def test_pictures_are_left_out_where_members_are_many(
-    tmp_path, monkeypatch, most, pictured, notes
+def test_pictures_are_left_out_where_they_are_many(
+    tmp_path, monkeypatch, limit, most, pictured, notes
 ):
-    """Groups of two and of four cells, with two seeds each, one of which diverged.
-
-    Best and worst are always there.
-    """
-    monkeypatch.setattr(report, "_MOST_PICTURED", most)
+    """Groups of two and of four cells, with two seeds each, one of which diverged."""
+    monkeypatch.setattr(report, limit, most)
     page = write_report(write_run(tmp_path, sweep()))
-    shown = sum(alt.startswith("Reconstructions") for alt in page.alts)
-    assert shown == pictured + 4
+    shown = [alt for alt in page.alts if alt.startswith("Reconstructions")]
+    assert sum(" model, " not in alt for alt in shown) == pictured
     assert page.text.count("Not shown here: seed") == notes
-    assert ("figures/categorical-2-1/" in page.text) == (most < 8)
+    assert ("figures/laplace-4-0/" in page.text) == (most < 8)
+    assert "seeds 0, 1. Pictures" in page.text or most > 2
+    assert "No pictures." in page.text  # Of the one that diverged.
+    assert len(list(tmp_path.glob("figures/*/samples.png"))) == 11  # All are drawn.
 
 
 def test_charts_stay_in_the_folder(tmp_path):

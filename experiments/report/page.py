@@ -10,8 +10,9 @@ named, and the rest is there.
 
 import base64
 import functools
+import itertools
 import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +46,10 @@ _CAPTIONS = {
 }
 # Widest picture that is not enlarged, in CSS pixels: as wide as a phone shows.
 _WIDEST = 360
-# Members of a group whose pictures are in the page: browsers open as many at ease.
+# Members of a group whose pictures are in the page, and bytes of all pictures there:
+# browsers open as many at ease.
 _MOST_PICTURED = 200
+_MOST_BYTES = 2**25
 
 
 class Column(NamedTuple):
@@ -93,9 +96,7 @@ def write_report(
         for member in members
     }
     groups = findings.group_members(members)
-    drawn = _pictures(
-        folder, members, set().union(*map(_pictured, groups)), left_out.append
-    )
+    drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(group.contest().rivals) > 1 for group in groups)
     sections = []
     for group in groups:
@@ -164,39 +165,34 @@ def _gallery(group: Group) -> dict[str, list[Cell]]:
     }
 
 
-def _pictured(group: Group) -> set[str]:
-    """Returns the runs whose pictures are in the page.
-
-    Where members are many, each cell shows as many of its own; if that is not even one,
-    the best cells show one.
-    """
-    ranking = group.ranking()[:_MOST_PICTURED]
-    most = max(1, _MOST_PICTURED // len(group.ranking()))
-    gallery = [member for cell in ranking for member in cell.members[:most]]
-    return {member.run for member in gallery + _extremes(group)}
+def _by_interest(group: Group) -> list[Member]:
+    """Returns the best and the worst member, then the first seed of each cell, ..."""
+    by_seed = itertools.zip_longest(*(cell.members for cell in group.ranking()))
+    found = [*_extremes(group), *filter(None, itertools.chain(*by_seed))]
+    return list({member.run: member for member in found}.values())
 
 
 def _pictures(
-    folder: RunFolder,
-    members: Sequence[Member],
-    wanted: Container[str],
-    report: Callable[[str], object],
+    folder: RunFolder, groups: Sequence[Group], report: Callable[[str], object]
 ) -> dict[str, dict[str, pictures.Picture]]:
-    """Draws the pictures of all members; returns by name those of the wanted runs."""
-    drawn = {}
-    for member in members:
-        found = {}
-        if not math.isnan(member.score):  # Else it diverged and has none.
-            found = pictures.ensure(
-                folder.path / "figures" / member.run,
-                member.latent_dim,
-                folder.owners[member.run],
-                functools.partial(folder.members.arrays, member.run),
-                report,
-            )
-        if member.run in wanted:
-            drawn[member.run] = found
-    return drawn
+    """Draws the pictures of all members; returns those in the page by run and name."""
+    shown = {}
+    for group in groups:
+        room = _MOST_BYTES / len(groups)
+        for i, member in enumerate(_by_interest(group)):
+            found = {}
+            if not math.isnan(member.score):  # Else it diverged and has none.
+                found = pictures.ensure(
+                    folder.path / "figures" / member.run,
+                    member.latent_dim,
+                    folder.owners[member.run],
+                    functools.partial(folder.members.arrays, member.run),
+                    report,
+                )
+            if not found or (i < _MOST_PICTURED and room > 0):
+                shown[member.run] = found
+                room -= sum(len(picture.png) for picture in found.values())
+    return shown
 
 
 def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
