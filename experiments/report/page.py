@@ -3,9 +3,9 @@
     write_report(folder, rows, left_out)    # folder.path / 'report.html'
 
 Everything is read from the folder, so a report can be rebuilt at any time. Pictures are
-drawn from stored arrays where a file is missing, damaged or of another run; charts are
-drawn each time and stay in `figures/` as SVG. What cannot be read is left out and
-named, and the rest is there.
+drawn from stored arrays if a file is missing, damaged or of another run. Charts are
+drawn each time and stay in `figures/` as SVG. The page leaves out and names anything
+that cannot be read.
 """
 
 import base64
@@ -27,7 +27,7 @@ from experiments.report.style import Style, likelihood_styles
 from experiments.report.templates import templates
 from experiments.runs.folder import RunFolder
 
-# Of each picture its title, and the sentence below it where it is shown whole.
+# The title of each picture, and the sentence that appears when it is shown whole.
 _CAPTIONS = {
     "reconstructions": (
         "Reconstructions",
@@ -44,10 +44,10 @@ _CAPTIONS = {
         "Posterior means of test images; circles: 1 and 2 σ of the prior.",
     ),
 }
-# Widest picture that is not enlarged, in CSS pixels: as wide as a phone shows.
+# Width in CSS pixels of a picture before it is enlarged, at most: a phone shows it.
 _WIDEST = 360
-# Members of a group whose pictures are in the page, and bytes of all pictures there:
-# browsers open as many at ease.
+# Browsers open a page quickly that has at most so many members with pictures in a
+# group, and at most so many bytes of pictures.
 _MOST_PICTURED = 200
 _MOST_BYTES = 2**25
 
@@ -66,7 +66,7 @@ class Column(NamedTuple):
     format: str
 
     def content(self, member: Member) -> Any:
-        """What a member has in this column; '' for an axis of other members."""
+        """Returns the value of a member; '' if this axis belongs to other members."""
         return member.axes.get(self.field, getattr(member, self.field, ""))
 
 
@@ -149,7 +149,10 @@ def write_report(
 
 
 def _extremes(group: Group) -> list[Member]:
-    """Returns the best and the worst member of those that are not lost, or nothing."""
+    """Returns the best and the worst member; nothing if fewer than two have a score.
+
+    Members that failed or diverged do not count.
+    """
     scored = [m for m in group.members if not m.is_lost and math.isfinite(m.score)]
     scored.sort(key=lambda member: member.score)
     return [scored[0], scored[-1]] if len(scored) > 1 else []
@@ -166,7 +169,11 @@ def _gallery(group: Group) -> dict[str, list[Cell]]:
 
 
 def _by_interest(group: Group) -> list[Member]:
-    """Returns the best and the worst member, then the first seed of each cell, ..."""
+    """Returns the members in the order in which a reader wants to see their pictures.
+
+    The best and the worst come first, then the first seed of each cell from the lowest
+    mean to the highest, then the second seeds, and so on.
+    """
     by_seed = itertools.zip_longest(*(cell.members for cell in group.ranking()))
     found = [*_extremes(group), *filter(None, itertools.chain(*by_seed))]
     return list({member.run: member for member in found}.values())
@@ -175,13 +182,17 @@ def _by_interest(group: Group) -> list[Member]:
 def _pictures(
     folder: RunFolder, groups: Sequence[Group], report: Callable[[str], object]
 ) -> dict[str, dict[str, pictures.Picture]]:
-    """Draws the pictures of all members; returns those in the page by run and name."""
+    """Draws the pictures of all members, and returns those that the page shows.
+
+    Returns:
+        By run, then by name; empty for a run without pictures.
+    """
     shown = {}
     for group in groups:
         room = _MOST_BYTES / len(groups)
         for i, member in enumerate(_by_interest(group)):
             found = {}
-            if not math.isnan(member.score):  # Else it diverged and has none.
+            if not math.isnan(member.score):  # A diverged member has no pictures.
                 found = pictures.ensure(
                     folder.path / "figures" / member.run,
                     member.latent_dim,
@@ -196,7 +207,7 @@ def _pictures(
 
 
 def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
-    """Scores of a member's test images, [M]; None where they cannot be read."""
+    """Returns the scores of a member's test images, [M]; None if unreadable."""
     try:
         arrays = folder.members.arrays(member.run)
         scores = results.scores(
@@ -205,14 +216,14 @@ def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
             arrays["picture/originals"][0].size,
             int(arrays["picture/levels"]),
         )
-    except Exception:  # Arrays of a stranger may be of any kind.
+    except Exception:  # A stranger's arrays may be of any kind.
         return None
     return scores if scores.shape == (member.num_test_images,) else None
 
 
 def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Returns the bounds of a run by split, [T, 2]: epoch and nats per image."""
-    # An epoch that was run again after an interruption counts once, as it was last.
+    # If an interruption made an epoch run twice, its last row counts.
     splits: dict[str, dict[int, float]] = {"train": {}, "validation": {}}
     for row in rows:
         for split, by_epoch in splits.items():

@@ -1,4 +1,4 @@
-"""The templates of pages, all read alike."""
+"""How the templates of all pages are read."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import jinja2
 
 
 def templates(folder: Path, *, autoescape: bool = False) -> jinja2.Environment:
-    """Those beside the code in a folder; a name that is not given is an error.
+    """Returns the templates in a folder; a name without a value is an error.
 
     Args:
-        folder: the folder.
-        autoescape: whether text is escaped, as in a page of HTML.
+        folder: The folder.
+        autoescape: Whether text is escaped, as a page of HTML needs it.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
