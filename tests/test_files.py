@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments.files.reading import read_bytes, read_json
+from experiments.files.reading import read_bytes, read_json, refusing
 from experiments.files.sealed import read_record, seal, write_record
 from experiments.files.tensors import load_arrays, save_arrays
 from experiments.files.writing import write_atomically
-from experiments.messages.errors import AnotherOwnerError, FolderError
+from experiments.messages.errors import AnotherOwnerError, DataError, FolderError
 from tests.folders import listing
 
 
@@ -269,6 +269,20 @@ def test_arrays_of_a_type_that_none_of_ours_has_are_refused(
     content = len(header).to_bytes(8, "little") + header + bytes(4 * size)
     place.write_bytes(content)
     assert_arrays_refused(place, memory_mapped=memory_mapped)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("x"), "cannot read a: 'x'. Repair it."),
+        (MemoryError(), "cannot read a: the memory is full. Use fewer or smaller"),
+        (DataError("b is bad. Remove it."), "b is bad. Remove it."),
+    ],
+)
+def test_an_error_of_any_class_becomes_a_refusal(error, line):
+    with pytest.raises(DataError) as caught, refusing("cannot read a", "Repair it"):
+        raise error
+    assert str(caught.value).startswith(line)
 
 
 def test_text_of_any_encoding_is_written(tmp_path):

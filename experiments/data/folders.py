@@ -67,9 +67,8 @@ def read(settings: DataSettings) -> Source:
 def identity(settings: DataSettings) -> list[Any]:
     """Returns what the content of ``read`` depends on.
 
-    These are facts about the files, because reading photographs would take longer than
-    reading the cache. A program can set the time of the last change of a file's content
-    (mtime), but not that of the file itself (ctime).
+    These are facts about the files, because reading photographs takes longer than
+    reading the cache. A changed file has another ctime, which no program can set back.
     """
     folder = expand_user(settings.path).absolute()
     facts = ("st_mode", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")

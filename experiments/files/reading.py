@@ -101,8 +101,11 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, MemoryError):
+    except DataError:
         raise
+    except MemoryError as error:
+        use = "Use fewer or smaller images"
+        raise DataError(f"{what}: the memory is full. {use}.") from error
     except Exception as error:
         raise DataError(f"{what}: {one_line(error)}. {remedy}.") from error
 
