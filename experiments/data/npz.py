@@ -172,7 +172,7 @@ def _parse_levels(array: np.ndarray, where: str) -> int:
     if array.shape != () or array.dtype.kind not in "iu":
         raise DataError(
             f"levels of {where} is {array.dtype} {array.shape}: it must be one integer."
-            " Use np.array(256)."
+            " Save it so, as in levels=256."
         )
     levels = int(array)
     if not 2 <= levels <= MAX_LEVELS:
