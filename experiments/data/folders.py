@@ -135,7 +135,7 @@ def _image_names(settings: DataSettings) -> tuple[list[str], list[str]]:
         shown = listed([repr(name) for name in left_out], ", ")
         *formats, last = FORMATS
         notes.append(
-            f"{path} holds what is not read, because its name is not that of a"
+            f"{path} holds things that are not read, because none is named as a"
             f" {', '.join(formats)} or {last} file: {shown}."
         )
     stems = {name: str(pathlib.PurePath(name).with_suffix("")) for name in names}

@@ -211,7 +211,7 @@ def _parse_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     if not is_whole:
         raise DataError(
             f"{what}, with other values than integers: labels are classes, integers or"
-            " names. Leave out what are no classes."
+            " names. Leave them out if they are no classes."
         )
     limits = np.iinfo(np.int32)
     if array.min() < limits.min or array.max() > limits.max:

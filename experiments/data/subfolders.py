@@ -1,4 +1,4 @@
-"""What the subfolders of a folder of images are: splits, classes, or both.
+"""Finds out whether the subfolders of a folder of images are splits or classes.
 
 If it is not clear, the folder is refused: splits that are taken for classes would mix
 the test images into the training images.

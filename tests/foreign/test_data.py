@@ -1070,11 +1070,11 @@ NOTED = {
     "one image many times": (npz(images=GREY[:1].repeat(9, axis=0)), ["the same one"]),
     "files of other kinds": (
         lambda path: beside(folder(GREY)(path), IMG__heic=b"x", notes__txt=b"y"),
-        ["is not read", "or WEBP file: 'IMG.heic', 'notes.txt'"],
+        ["are not read", "or WEBP file: 'IMG.heic', 'notes.txt'"],
     ),
     "a folder without images": (
         lambda path: with_folder(folder(GREY, names=classes("a", "b"))(path), "c"),
-        ["is not read", "or WEBP file: 'c'"],
+        ["are not read", "or WEBP file: 'c'"],
     ),
     "classes that may be splits": (
         folder(GREY, names=classes("Trainig", "Tests")),
