@@ -1,1 +1,13 @@
-"""Files that are written whole or not at all, and verified when they are read."""
+"""Files that are written whole or not at all, and verified when they are read.
+
+The modules:
+
+    writing    writes a file atomically
+    reading    reads a regular file of limited size
+    sealed     records: JSON with a digest
+    tensors    named arrays: safetensors with a digest
+    digests    digests of arrays
+    tables     CSV files
+    locks      locks on files
+    paths      paths that users type, and the files below a folder
+"""
