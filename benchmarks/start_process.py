@@ -31,7 +31,7 @@ def main(started: float, folder: str, arguments: list[str]) -> None:
     import jax
 
     from benchmarks.machine import peak_bytes
-    from experiments.launch import here
+    from experiments.launch import sweeps
 
     loaded: list[float] = []  # when loading began, and when it ended
     compiled: list[tuple[float, float]] = []  # when, and seconds
@@ -41,7 +41,7 @@ def main(started: float, folder: str, arguments: list[str]) -> None:
             compiled.append((time.time(), duration_secs))
 
     jax.monitoring.register_event_duration_secs_listener(add_compilation)
-    load_data = here.load_data
+    load_data = sweeps.load_data
 
     @functools.wraps(load_data)
     def timed(*args, **options):
@@ -50,7 +50,7 @@ def main(started: float, folder: str, arguments: list[str]) -> None:
         loaded.append(time.time())
         return data
 
-    here.load_data = timed
+    sweeps.load_data = timed
     sys.argv = ["experiments.sweep", f"--workdir={folder}", *arguments]
     try:
         runpy.run_module("experiments.sweep", run_name="__main__", alter_sys=True)

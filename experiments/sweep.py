@@ -1,4 +1,4 @@
-r"""The main job: sweeps likelihoods and latent sizes, and shows what it found.
+r"""Trains a sweep of models and reports on them: the main command.
 
     python -m experiments.sweep                      # the digits, a few minutes
     python -m experiments.sweep --list
@@ -22,7 +22,8 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line
-from experiments.launch import engines, here, jobs
+from experiments.launch import engines, jobs, sweeps
+from experiments.launch.launching import Launch
 from experiments.messages.errors import SettingsError
 from experiments.settings import grid
 
@@ -30,15 +31,15 @@ _LIST = flags.DEFINE_bool("list", False, "List the runs of the sweep and end.")
 _ONLY = flags.DEFINE_string(
     "only",
     "",
-    "Train only these: indices, ranges or parts of names. What is separated by spaces "
-    "adds up, commas within a name mean 'and': '0-3 likelihood=beta,seed=1'.",
+    "Train only these runs: indices, ranges or parts of names. Terms separated by "
+    "spaces add up, commas within a name mean 'and': '0-3 likelihood=beta,seed=1'.",
 )
 _LAUNCHER = flags.DEFINE_enum(
     "launcher",
     None,
     ["local", "slurm", "ray"],
     "Train each group of runs in a job of its own: on this machine, on Slurm, or on a "
-    "running Ray cluster. Without it, everything is trained in this process.",
+    "running Ray cluster. Without it, this process trains everything.",
 )
 _MAX_JOBS = flags.DEFINE_integer(
     "max_jobs",
@@ -52,12 +53,18 @@ _SLICE = flags.DEFINE_integer(
 _RETRIES = flags.DEFINE_integer(
     "retries",
     2,
-    "So often a job that ended without getting further is launched again.",
+    "How many times in a row a job that ended without getting further is launched "
+    "again.",
     lower_bound=0,
+)
+_REPORT = flags.DEFINE_bool(
+    "report",
+    True,
+    "Write results.csv and the report at the end. --noreport only trains, as jobs do.",
 )
 _OPTIONS = {
     name: flags.DEFINE_list(
-        name, [], f"What a job asks {name.capitalize()} for, as in --{name}={example}."
+        name, [], f"Resources of a job of {name.capitalize()}: --{name}={example}."
     )
     for name, example in engines.OPTION_EXAMPLES.items()
 }
@@ -75,22 +82,21 @@ def main() -> None:
                 print(f"{index:4d}  {run.name}")
         return
     launch, workdir = _launch(), command_line.workdir()
-    if launch:
-        command_line.show_what_is_not_obeyed()
-        left_out = jobs.train_and_report(config, runs, chosen, workdir, launch)
-    else:
+    if not launch:
         command_line.join_processes()
-        command_line.show_what_is_not_obeyed()
-        left_out = here.train_and_report(config, runs, chosen, workdir)
+    command_line.show_what_is_not_obeyed()
+    left_out = sweeps.train_and_report(
+        config, runs, chosen, workdir, launch=launch, reports=_REPORT.value
+    )
     command_line.leave_if_left_out(left_out)
 
 
-def _launch() -> jobs.Launch | None:
-    """How the sweep is launched; None: it is trained in this process.
+def _launch() -> Launch | None:
+    """Returns how jobs are launched; None: this process trains.
 
     Raises:
-        LaunchError: no such engine here, or options that contradict each other.
-        SettingsError: options of a launcher without one.
+        LaunchError: the engine is not available, or options exclude each other.
+        SettingsError: options of a launcher are given without one.
     """
     engine = _LAUNCHER.value
     command_line.refuse_idle(jobs.LAUNCH_FLAGS, "launcher")
@@ -99,18 +105,19 @@ def _launch() -> jobs.Launch | None:
     for name in _OPTIONS:
         if _OPTIONS[name].value and name != engine:
             raise engines.LaunchError(
-                f"--{name} has no effect with --launcher={engine}: choose --launcher="
+                f"--{name} has no effect with --launcher={engine}. Choose --launcher="
                 f"{name}, or leave out --{name}."
             )
     for name in ("distributed", "coordinator", "num_processes", "process_id"):
         if flags.FLAGS[name].present:
             raise engines.LaunchError(
-                f"--{name} and --launcher exclude each other: a job is one process."
+                f"--{name} has no effect with --launcher={engine}: a job is one "
+                f"process. Leave out --{name} or --launcher."
             )
     given = _OPTIONS[engine].value if engine in _OPTIONS else []
     options = engines.parse_options(engine, given)
     folder = command_line.workdir().absolute() / "jobs" / "submitit"
-    return jobs.Launch(
+    return Launch(
         engines.make_launcher(engine, folder, _MAX_JOBS.value, options),
         _RETRIES.value,
         _SLICE.value,
@@ -119,14 +126,14 @@ def _launch() -> jobs.Launch | None:
 
 
 def _refuse_hidden(sweep: Any, overridden: Iterable[str]) -> None:
-    """Refuses a value that would be lost, as each grid sets the same field."""
+    """Refuses a value that has no effect, because each grid sets the same field."""
     grids = sweep if isinstance(sweep, tuple) else [sweep]
     for field in overridden:
         section, _, axis = field.rpartition(".")
         is_axis = section in ("", "model", "training")
         if is_axis and all(axis in grid for grid in grids):
             raise SettingsError(
-                f"--config.{field} has no effect, as the sweep sets {axis}: set "
+                f"--config.{field} has no effect: the sweep sets {axis}. Set "
                 f"--config.sweep.{axis}, or train one model with experiments.train."
             )
 

@@ -4,7 +4,7 @@ r"""Trains one model: a sweep of a single run, with the same folder and report.
     python -m experiments.train --config=configs/mnist.py --config.model.latent_dim=32 \
         --config.model.likelihood=discretized_logistic --workdir=runs/logistic
 
-The same command on the same folder continues where it was.
+The same command on the same folder continues from its last checkpoint.
 """
 
 from experiments import guard  # noqa: F401  It listens while the rest is imported.
@@ -12,7 +12,7 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 # isort: split
 
 from experiments import command_line
-from experiments.launch import here
+from experiments.launch import sweeps
 from experiments.messages.errors import SettingsError
 from experiments.settings import grid
 
@@ -21,14 +21,14 @@ def main() -> None:
     for field in command_line.overridden():
         if field.startswith("sweep."):
             raise SettingsError(
-                f"--config.{field} has no effect on one model: set a field of "
+                f"--config.{field} has no effect on one model. Set a field of "
                 "config.model or config.training, or use experiments.sweep."
             )
     config = {**command_line.config(), "sweep": {}}
     runs = grid.expand(config)
     command_line.join_processes()
     command_line.show_what_is_not_obeyed()
-    left_out = here.train_and_report(config, runs, runs, command_line.workdir())
+    left_out = sweeps.train_and_report(config, runs, runs, command_line.workdir())
     command_line.leave_if_left_out(left_out)
 
 

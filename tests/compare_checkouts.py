@@ -235,7 +235,8 @@ SPECIAL: dict[str, Options] = {
 # Imports once what every command imports, and forks for each of them.
 _SERVER = """
 import json, os, runpy, sys
-for name in ("flax.linen", "optax", "sklearn.linear_model", "experiments.launch.here"):
+common = ("flax.linen", "optax", "sklearn.linear_model", "experiments.launch.sweeps")
+for name in common:
     try:
         __import__(name)
     except ImportError:

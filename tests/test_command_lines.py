@@ -341,9 +341,12 @@ def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, o
         if run not in lost
         for path in (own / "members" / run).iterdir()
     }
-    outcome = command("sweep", small, f"--workdir={own}")
+    (own / "report.html").unlink()
+    outcome = command("sweep", small, f"--workdir={own}", "--noreport")
     assert outcome.status == 0, outcome.stderr
     assert "4 finished before; 4 to train in 1 program " in outcome.stdout
+    assert "report" not in outcome.stdout
+    assert not (own / "report.html").exists()
     assert_same_members(own, finished, RUNS)
     assert metrics_of(own) == metrics_of(finished)
     for run in RUNS:
@@ -709,8 +712,8 @@ def assert_refused(outcome, *words):
         (["--launcher=local", "--slurm=qos=low"], ["--slurm", "--launcher=slurm"]),
         (["--launcher=local", "--max_jobs=0"], ["max_jobs", "0"]),
         (["--launcher=slurm", "--slurm=gpu"], ["'gpu'", "--slurm=partition=gpu"]),
-        (["--launcher=local", "--distributed"], ["--distributed", "exclude"]),
-        (["--launcher=ray", "--process_id=0"], ["--process_id", "exclude"]),
+        (["--launcher=local", "--distributed"], ["--distributed", "one process"]),
+        (["--launcher=ray", "--process_id=0"], ["--process_id", "one process"]),
         (["--list=maybe"], ["maybe", "--list"]),
         (["nonsense"], ["'nonsense'", "--name=value"]),
     ],
@@ -989,11 +992,13 @@ def test_another_configs_folder_is_refused(command, small, own):
     assert contents(own) == before
 
 
-def test_what_jobs_may_be_training_is_not_trained_here(command, small, own):
-    (own / "jobs").mkdir()
-    (own / "jobs" / "laplace-0.json").write_text("{}")
+def test_a_job_of_an_earlier_version_is_refused(command, small, own):
+    (own / "jobs" / "laplace-0").mkdir(parents=True)
+    (own / "jobs" / "laplace-0" / "config.json").write_text("{}")
+    before = contents(own)
     outcome = command("sweep", small, f"--workdir={own}")
-    assert_refused(outcome, str(own / "jobs"), "--launcher", "delete")
+    assert_refused(outcome, str(own / "jobs" / "laplace-0"), "delete")
+    assert contents(own) == before
 
 
 def test_folders_of_other_things_are_refused(command, tmp_path):

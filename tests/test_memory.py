@@ -6,7 +6,7 @@ import pytest
 
 from configs import digits
 from experiments.data.images import load_data
-from experiments.launch import here
+from experiments.launch import sweeps
 from experiments.messages.errors import SettingsError
 from experiments.runner import loop, memory
 from experiments.runner.interruption import Interruption
@@ -110,7 +110,7 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
         config = small_config(limit / 2**30)
         config["parallel"]["compile_ahead"] = compile_ahead
         runs = grid.expand(config)
-        here.train_and_report(config, runs, runs, tmp_path / name)
+        sweeps.train_and_report(config, runs, runs, tmp_path / name)
         kept[name] = {
             path.parent.name: path.read_bytes()
             for path in (tmp_path / name).glob("members/*/params.safetensors")
@@ -142,7 +142,7 @@ def test_compiling_can_wait_until_training_has_ended(tmp_path, monkeypatch):
     config["parallel"]["compile_ahead"] = False
     config["sweep"] = {"likelihood": ("bernoulli", "laplace"), "seed": (0,)}
     runs = grid.expand(config)
-    here.train_and_report(config, runs, runs, tmp_path)
+    sweeps.train_and_report(config, runs, runs, tmp_path)
     assert events == ["compiled", "trained"] * 2
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from experiments.data import cache
 from experiments.files import locks
-from experiments.runs import folder as run_folder
-from experiments.runs.folder import RunFolder, refuse_links
+from experiments.runs import claims
+from experiments.runs.folder import RunFolder
 from experiments.runs.notes import Note
+from experiments.runs.refusals import refuse_links
 from tests.folders import (
     CONFIG,
     IMAGES,
@@ -37,7 +38,7 @@ def folder(tmp_path):
 @pytest.fixture
 def impatient(monkeypatch):
     """Has no command wait for another one to begin."""
-    monkeypatch.setattr(run_folder, "_SECONDS_TO_BEGIN", 0.1)
+    monkeypatch.setattr(claims, "_SECONDS_TO_BEGIN", 0.1)
 
 
 # --- whose folder it is ---------------------------------------------------------------
@@ -153,7 +154,7 @@ def test_images_that_were_read_otherwise_are_told_from_others(folder, number):
     assert "other images" in line
     assert f"format 3 of images there and {cache.FORMAT} here" in line
     assert "natural order" in line
-    assert "choose another --workdir, or use the version that wrote it" in line
+    assert "Choose another --workdir, or use the version that wrote it" in line
     assert "commit abc123" in line
     create(folder.path)
 
@@ -264,8 +265,8 @@ def test_a_folder_of_another_format_is_refused_by_its_name(folder, number):
     for refused in (create, RunFolder.open):
         line = refusal(refused, folder.path)
         assert str(folder.path) in line
-        assert f"of format {number or 1!r}, where this version reads 2" in line
-        assert "train in another --workdir, or use the version that wrote it" in line
+        assert f"of format {number or 1!r}: this version reads 2." in line
+        assert "Train in another --workdir, or use the version that wrote it" in line
         assert "commit abc123" in line
     assert listing(folder.path) == before
 
@@ -336,7 +337,7 @@ def test_a_sweep_does_not_grow_while_another_command_trains(tmp_path, impatient)
     path = tmp_path / "run"
     first = opened(path, *sweep("a"))
     line = refusal(create, path, *sweep("a", "b"))
-    assert "another process, whose sweep is another" in line
+    assert "another process: its sweep is another" in line
     assert json.loads((path / "config.json").read_text())["sweep"]["seed"] == ["a"]
     first.close()
     create(path, *sweep("a", "b"))
@@ -422,17 +423,26 @@ def test_several_commands_may_train_in_a_folder(tmp_path):
     third.close()
 
 
-def test_who_gathers_has_the_folder_alone(tmp_path, impatient):
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_folder_that_another_command_begins_for_long_is_refused(
+    tmp_path, impatient, computes
+):
+    (tmp_path / "run").mkdir()
+    lock = locks.take(tmp_path / "run" / ".lock")
+    line = refusal(create, tmp_path / "run", computes=computes)
+    assert "is being written by another process" in line
+    assert "Wait for it to end, or choose another --workdir" in line
+    assert lock is not None
+    os.close(lock)
+    create(tmp_path / "run", computes=computes)
+
+
+def test_a_command_that_launches_and_one_that_trains_share_a_folder(tmp_path):
     first = opened(tmp_path / "run", computes=False)
-    for computes in (True, False):
-        line = refusal(create, tmp_path / "run", computes=computes)
-        assert "is being written by another process" in line
-        assert "wait for it to end, or choose another --workdir" in line
-    first.close()
     second = opened(tmp_path / "run")
-    assert "another process" in refusal(create, tmp_path / "run", computes=False)
-    second.close()
-    create(tmp_path / "run", computes=False)
+    third = opened(tmp_path / "run", computes=False)
+    for folder in (first, second, third):
+        folder.close()
 
 
 def test_who_comes_while_a_folder_is_begun_waits(tmp_path):
@@ -485,30 +495,30 @@ def two(tmp_path):
 
 def test_a_run_is_claimed_by_one_command(two):
     first, second = two
-    assert first.claim(["a", "b"])
-    assert not second.claim(["a"])
-    assert second.claim(["c"])
-    assert first.claim(["b", "a"])  # It has them already.
-    assert not first.claim(["c"])
+    assert first.claims.take(["a", "b"])
+    assert not second.claims.take(["a"])
+    assert second.claims.take(["c"])
+    assert first.claims.take(["b", "a"])  # It has them already.
+    assert not first.claims.take(["c"])
 
 
 def test_a_refused_claim_gives_back_all_it_took(two):
     first, second = two
-    assert first.claim(["b"])
-    assert second.claim(["c"])
-    assert not second.claim(["a", "c", "b"])
-    assert first.claim(["a"])
-    assert not first.claim(["c"])  # That was claimed before.
+    assert first.claims.take(["b"])
+    assert second.claims.take(["c"])
+    assert not second.claims.take(["a", "c", "b"])
+    assert first.claims.take(["a"])
+    assert not first.claims.take(["c"])  # That was claimed before.
 
 
 def test_what_is_released_is_claimed_by_another(two):
     first, second = two
-    assert first.claim(["a", "b"])
-    first.release(["a"])
-    assert second.claim(["a"])
-    assert not second.claim(["b"])
+    assert first.claims.take(["a", "b"])
+    first.claims.release(["a"])
+    assert second.claims.take(["a"])
+    assert not second.claims.take(["b"])
     first.close()
-    assert second.claim(["b"])
+    assert second.claims.take(["b"])
 
 
 CLAIMED, TAKEN = 8, 9  # How a process that claims runs ends.
@@ -516,28 +526,28 @@ CLAIMED, TAKEN = 8, 9  # How a process that claims runs ends.
 
 def claim_and_die(path, runs):
     folder = opened(path)
-    os._exit(CLAIMED if folder.claim(runs) else TAKEN)
+    os._exit(CLAIMED if folder.claims.take(runs) else TAKEN)
 
 
 def test_a_claim_ends_with_the_process_that_holds_it(two):
     context = multiprocessing.get_context("spawn")
     first, second = two
-    assert first.claim(["a"])
+    assert first.claims.take(["a"])
     for runs, ends in ((["a", "b"], TAKEN), (["b"], CLAIMED)):
         other = context.Process(target=claim_and_die, args=(first.path, runs))
         other.start()
         other.join(60)
         assert other.exitcode == ends
-    assert second.claim(["b"])
+    assert second.claims.take(["b"])
 
 
 def test_a_claim_that_cannot_be_written_is_refused_and_holds_nothing(two):
     first, second = two
     (first.path / "members").mkdir()
     (first.path / "members" / "b").write_text("a file")
-    line = refusal(first.claim, ["a", "b"])
+    line = refusal(first.claims.take, ["a", "b"])
     assert str(first.path / "members" / "b") in line
-    assert second.claim(["a"])
+    assert second.claims.take(["a"])
 
 
 # --- links ----------------------------------------------------------------------------
@@ -549,7 +559,7 @@ def assert_link_refused(folder, link):
         line = refusal(refused, folder.path)
         assert line.startswith(f"{os.path.realpath(link.parent)}/{link.name} is a link")
         assert os.readlink(link) in line
-        assert "remove the link, or put a copy in its place" in line
+        assert "Remove the link, or put a copy in its place" in line
     assert listing(folder.path) == before
 
 
@@ -644,10 +654,10 @@ def test_runs_that_nobody_trains_are_free(tmp_path):
         contextlib.closing(opened(tmp_path / "run")) as one,
         contextlib.closing(opened(tmp_path / "run")) as other,
     ):
-        assert one.claim(["b"])
-        assert other.free(["a", "b", "c"]) == ["a", "c"]
-        assert one.claim(["a", "c"])
-        assert other.free(["a", "b", "c"]) == []
+        assert one.claims.take(["b"])
+        assert other.claims.free(["a", "b", "c"]) == ["a", "c"]
+        assert one.claims.take(["a", "c"])
+        assert other.claims.free(["a", "b", "c"]) == []
 
 
 def test_an_environment_that_was_continued_by_a_number_is_refused(tmp_path):

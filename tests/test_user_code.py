@@ -124,5 +124,5 @@ def test_an_unreadable_module_is_refused(place):
 def test_further_commands_are_given_the_same_parts(place):
     user_code.import_parts(["my_parts.py"])
     assert failures.replay_command("model", place).endswith(" --parts=my_parts.py")
-    command = jobs.command(["--parts=my_parts.py", "--only=3"], "0", place)
+    command = jobs.command(["--parts=my_parts.py", "--only=3"], "0")
     assert "--parts=my_parts.py" in command

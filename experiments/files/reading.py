@@ -110,6 +110,21 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
         raise DataError(f"{what}: {one_line(error)}. {remedy}.") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        FolderError: it is missing, cannot be read, or holds something else.
+    """
+    try:
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise TypeError("it holds no object")
+    except (OSError, TypeError, ValueError) as error:
+        raise cannot_read(path, error) from error
+    return found
+
+
 def half_of_memory() -> int:
     """Returns half of this machine's memory, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

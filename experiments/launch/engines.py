@@ -1,7 +1,7 @@
-"""Engines that run jobs elsewhere: submitit on this machine or Slurm, and Ray.
+"""Engines that run jobs: processes of this machine, Slurm through submitit, and Ray.
 
-Each is told commands and asked which of them it still holds; what has become of a job
-is seen in its folder alone. This module imports nothing heavy, as every job loads it.
+An engine is given commands and asked which of them it still has. Results of a job are
+seen in the run folder alone. This module imports nothing heavy: every job loads it.
 """
 
 import contextlib
@@ -11,89 +11,56 @@ import itertools
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from experiments.files import locks
 from experiments.messages.errors import LaunchError
 
 # --- in the job's process -------------------------------------------------------------
 
 
 class Command(NamedTuple):
-    """A command that continues a job, however often it is run.
-
-    Beside the job's folder ``path`` lie ``path.json``, which is there until the job's
-    results are gathered, ``path.lock`` and ``path.log``.
-    """
+    """A command that continues its job, however often it is run."""
 
     arguments: tuple[str, ...]
-    path: str
+    log: str  # the file for what it prints
     cwd: str
 
 
-def become(
-    command: Command,
-    restored: Mapping[str, str | None] = MappingProxyType({}),
-    umask: int | None = None,
-) -> None:
-    """Turns this process into a command.
-
-    Signals then reach the command once and directly, whoever sends them to whom.
+def become(command: Command, umask: int) -> None:
+    """Replaces this process by a command, so that signals reach the command directly.
 
     Args:
         command: the command.
-        restored: variables that the engine has changed, as they are to be in the
-            command's environment, which is that of this process; None: absent.
-        umask: the command's; None: that of this process.
+        umask: the umask of the command.
     """
-    if umask is not None:
-        os.umask(umask)
-    environment = {
-        name: value
-        for name, value in {**os.environ, **restored}.items()
-        if value is not None
-    }
-    # While it waits, whatever handler the engine has installed would lose it.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    held = _begin(command)
-    if not held:
+    os.umask(umask)
+    try:
+        log = os.open(command.log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+    except FileNotFoundError:  # All jobs are done, and their folder is removed.
         return
-    lock, log = held
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
-    os.set_inheritable(lock, True)
     os.chdir(command.cwd)
-    os.execve(command.arguments[0], command.arguments, environment)
+    os.execv(command.arguments[0], command.arguments)
 
 
 def run(command: Command, environment: Mapping[str, str]) -> None:
-    """Runs a command below this process; a KeyboardInterrupt is handed on as SIGTERM.
+    """Runs a command as a child; passes a KeyboardInterrupt on to it as SIGTERM.
 
     Args:
         command: the command.
-        environment: variables that it has where this process has none of that name.
+        environment: variables for the command; those of this process come first.
     """
-    held = _begin(command)
-    if not held:
+    try:
+        child = _start(command, {**environment, **os.environ})
+    except FileNotFoundError:  # All jobs are done, and their folder is removed.
         return
-    lock, log = held
-    child = subprocess.Popen(
-        command.arguments,
-        cwd=command.cwd,
-        env={**environment, **os.environ},
-        stdout=log,
-        stderr=log,
-        pass_fds=(lock,),
-    )
-    os.close(lock)
-    os.close(log)
     try:
         child.wait()
     except KeyboardInterrupt:
@@ -101,22 +68,20 @@ def run(command: Command, environment: Mapping[str, str]) -> None:
         child.wait()
 
 
-def _begin(command: Command) -> tuple[int, int] | None:
-    """The descriptors of a job's lock and log; None if it is done.
-
-    The command inherits the lock, and so holds it though this process were killed: a
-    job that an engine has lost sight of is waited for, never run twice at once.
-    """
-    try:
-        lock = locks.take(f"{command.path}.lock", wait=True)
-    except FileNotFoundError:  # All jobs are done, and their folder removed.
-        return None
-    assert lock is not None  # It was waited for.
-    if not os.path.exists(f"{command.path}.json"):
-        os.close(lock)
-        return None
-    log = f"{command.path}.log"
-    return lock, os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+def _start(
+    command: Command, environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Starts a command in a session of its own, where no Ctrl-C reaches it."""
+    with open(command.log, "ab") as log:
+        return subprocess.Popen(
+            command.arguments,
+            cwd=command.cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 # --- in the command that launches -----------------------------------------------------
@@ -126,22 +91,22 @@ class Launcher(Protocol):
     """An engine."""
 
     name: str
-    # The most jobs that it is given at once; those beyond wait with the caller.
+    # The most jobs that it takes at once; further ones wait with the caller.
     most_at_once: int
     # Whether its jobs end with the command that launched them.
     is_attached: bool
-    # How often the jobs' folders are looked at.
+    # Seconds between two looks at the jobs.
     poll_seconds: float
 
     def submit(self, commands: Sequence[Command]) -> list[str]:
-        """Starts or queues commands; returns a handle of each.
+        """Starts or queues commands; returns a handle for each.
 
         Raises:
             LaunchError: the engine refuses them.
         """
 
     def is_running(self, handle: str) -> bool:
-        """Whether a command is queued or runs; False for one it does not know."""
+        """Returns whether a command is queued or runs; False for unknown handles."""
 
     def stop(self) -> None:
         """Asks the commands of an attached engine to save their work and end."""
@@ -150,115 +115,97 @@ class Launcher(Protocol):
 def make_launcher(
     name: str, folder: Path, max_jobs: int | None, options: Mapping[str, Any]
 ) -> Launcher:
-    """The engine of a name, checked to be there; nothing is written yet.
+    """Returns the engine of a name, checked to be available; writes nothing yet.
 
     Args:
         name: ``local``, ``slurm`` or ``ray``.
-        folder: for the engine's own files, shared with the machines it uses.
-        max_jobs: jobs at once; None: one on this machine, all it can on others.
-        options: what each job asks for, in the engine's names.
+        folder: the folder for the files of submitit, shared with the machines of Slurm.
+        max_jobs: number of jobs at once; None: one on this machine, elsewhere as many
+            as fit.
+        options: the resources of each job, in the engine's names.
 
     Raises:
-        LaunchError: it is not installed, not there, or does not know an option.
+        LaunchError: the engine is not installed or not running, or does not know an
+            option.
     """
     if name == "local":
-        return Local(folder, max_jobs or 1)
+        return Local(max_jobs or 1)
     if name == "slurm":
         return Slurm(folder, max_jobs, options)
     return Ray(max_jobs, options)
 
 
 class Local:
-    """Processes on this machine, through submitit.
+    """Processes on this machine.
 
-    GPUs are shared out over ``max_jobs`` slots, and a job sees those of a free slot.
+    The GPUs are divided among ``max_jobs`` slots, and a job sees those of a free slot.
 
     Args:
-        folder: for submitit's files.
-        max_jobs: processes at once.
+        max_jobs: number of processes at once.
     """
 
     name = "local"
     is_attached = True
     poll_seconds = 0.2
 
-    def __init__(self, folder: Path, max_jobs: int):
-        self._submitit = _import("submitit")
-        self._folder = folder
-        self._jobs: dict[str, Any] = {}
+    def __init__(self, max_jobs: int):
+        self._jobs: dict[str, subprocess.Popen[bytes]] = {}
         self._slots: dict[str, int] = {}  # of each job
         self._shares = _shares(max_jobs)
         self.most_at_once = max_jobs
 
     def submit(self, commands: Sequence[Command]) -> list[str]:
         handles = []
-        with _private(self._folder) as umask:
-            executor = self._submitit.AutoExecutor(self._folder, cluster="local")
-            executor.update_parameters(timeout_min=_TEN_YEARS)
-            for command in commands:
-                slot = self._free_slot()
-                # A Ctrl-C at the terminal reaches all processes there. The jobs are
-                # told of it by this one, and a second request would end them at once.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
-                    restored = {_VISIBLE: self._shares[slot]}
-                    job = executor.submit(become, command, restored, umask)
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                self._jobs[job.job_id], self._slots[job.job_id] = job, slot
-                handles.append(job.job_id)
+        for command in commands:
+            slot = self._free_slot()
+            process = _start(command, {**os.environ, **self._shares[slot]})
+            handles.append(str(process.pid))
+            self._jobs[handles[-1]], self._slots[handles[-1]] = process, slot
         return handles
 
     def _free_slot(self) -> int:
-        """The slot with the fewest jobs that run."""
+        """Returns the slot in which the fewest jobs run."""
         taken = [self._slots[handle] for handle in filter(self.is_running, self._jobs)]
         return min(range(self.most_at_once), key=taken.count)
 
     def is_running(self, handle: str) -> bool:
-        return handle in self._jobs and not self._jobs[handle].done()
+        return handle in self._jobs and self._jobs[handle].poll() is None
 
     def stop(self) -> None:
-        for handle in self._jobs:
-            if self.is_running(handle):
-                os.kill(int(handle), signal.SIGTERM)
+        for process in self._jobs.values():
+            process.terminate()
 
 
-_TEN_YEARS = 10 * 365 * 24 * 60  # minutes
-
-
-# The variable that submitit changes for a job of this machine. Everything else a job
-# inherits: what it is given is written into a file, where a token that the environment
-# holds has no place.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def _shares(num_slots: int) -> list[str | None]:
-    """What ``CUDA_VISIBLE_DEVICES`` is for the jobs of each slot; None: absent.
+def _shares(num_slots: int) -> list[dict[str, str]]:
+    """Returns the variables that name the GPUs of each slot; none without a GPU.
 
-    All have as many GPUs, since the bits of a job that is continued may depend on that;
-    GPUs that are left over are not used. Where there are fewer GPUs than slots, slots
-    share them. Without a GPU it stays as it is.
+    All slots have equally many GPUs, since the bits of a continued job may depend on
+    their number; GPUs that are left over are not used. If there are fewer GPUs than
+    slots, slots share them.
     """
     gpus = _gpus()
     if not gpus:
-        return [os.environ.get(_VISIBLE)] * num_slots
+        return [{}] * num_slots
     size = max(1, len(gpus) // num_slots)
     starts = (slot * size % len(gpus) for slot in range(num_slots))
-    return [",".join(gpus[start : start + size]) for start in starts]
+    return [{_VISIBLE: ",".join(gpus[start : start + size])} for start in starts]
 
 
 def _gpus() -> list[str]:
-    """The GPUs that jobs may use, by number or name; none where JAX uses no GPU.
+    """Returns the GPUs that jobs may use, by number or name; none if JAX uses no GPU.
 
     They are those that ``CUDA_VISIBLE_DEVICES`` lists, else all of ``nvidia-smi``. JAX
-    would know them too, but reserve their memory in this process.
+    knows them too, but would reserve their memory in this process.
     """
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
         return []
     if _VISIBLE in os.environ:
         listed = os.environ[_VISIBLE].replace(" ", "").split(",")
-        # CUDA looks no further than the first that is none.
+        # CUDA reads the list up to the first entry that is no GPU.
         return list(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), listed))
     try:
         found = subprocess.run(
@@ -266,16 +213,16 @@ def _gpus() -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    # By name, as CUDA may number them in another order.
+    # Names are used, as CUDA may number the GPUs in another order.
     return re.findall(r"^GPU .*\(UUID: (GPU-[^)]+)\)", found.stdout, re.MULTILINE)
 
 
 @contextlib.contextmanager
 def _private(folder: Path) -> Iterator[int]:
-    """Makes a folder in which nobody else reads the files that are written within.
+    """Makes a folder; within, files are written that other users cannot read.
 
     Yields:
-        The umask there was: processes that start within do not have it.
+        The previous umask: processes that are started within have another.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -290,13 +237,13 @@ class Slurm:
     """Job arrays of a Slurm cluster, through submitit.
 
     Jobs outlive the command that launched them. Ninety seconds (``signal_delay_s``)
-    before their time is up, Slurm sends them SIGTERM; it does not requeue them, as the
-    launching command does.
+    before their time is up, Slurm sends them SIGTERM. Slurm does not requeue them: the
+    launching command launches them again.
 
     Args:
-        folder: for submitit's files.
-        max_jobs: jobs at once; None: no limit but the cluster's.
-        options: submitit's names of what a job asks for, with their values.
+        folder: the folder for submitit's files.
+        max_jobs: number of jobs at once; None: no limit but the cluster's.
+        options: the resources of a job, in submitit's names.
     """
 
     name = "slurm"
@@ -306,10 +253,9 @@ class Slurm:
     def __init__(self, folder: Path, max_jobs: int | None, options: Mapping[str, Any]):
         self._submitit = _import("submitit")
         if missing := [p for p in ("sbatch", "srun", "sacct") if not shutil.which(p)]:
-            raise LaunchError(
-                f"--launcher=slurm needs {', '.join(missing)}, not found on PATH: give "
-                "the command on a machine that submits to the cluster."
-            )
+            why = f"{', '.join(missing)} are not found on PATH"
+            remedy = "Give the command on a machine that submits to the cluster"
+            raise LaunchError.of("--launcher", "slurm", why, remedy)
         self._folder = folder
         self._executor = self._submitit.AutoExecutor(folder, cluster="slurm")
         self._max_jobs = max_jobs
@@ -321,10 +267,9 @@ class Slurm:
         shared = {"name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node"}
         for several in ("nodes", "tasks_per_node", "ntasks_per_node"):
             if several in options:
-                raise LaunchError(
-                    f"--slurm: a job is one process on one machine, so {several} "
-                    "cannot be set."
-                )
+                given = f"{several}={options[several]}"
+                why = "a job is one process on one machine"
+                raise LaunchError.of("--slurm", given, why, f"Leave out {several}")
         delay = options.get("signal_delay_s", 90)
         options = {"name": "vae_jax", **options}
         try:
@@ -344,7 +289,7 @@ class Slurm:
         try:
             with _private(self._folder) as umask:
                 jobs = self._executor.submit_array(
-                    [functools.partial(become, c, umask=umask) for c in commands]
+                    [functools.partial(become, c, umask) for c in commands]
                 )
         except Exception as error:  # Whatever sbatch says.
             raise LaunchError(f"Slurm refuses the jobs: {error}") from error
@@ -352,7 +297,7 @@ class Slurm:
 
     def is_running(self, handle: str) -> bool:
         job = self._submitit.SlurmJob(self._executor.folder, handle)
-        # One question a while, on all jobs; submitit would ask ever more rarely.
+        # All jobs are asked about at once, now and then; submitit would ask ever less.
         mode = "cache"
         if time.monotonic() - self._checked >= _SECONDS_BETWEEN_SACCT:
             self._checked, mode = time.monotonic(), "force"
@@ -372,11 +317,11 @@ _ENDED = {
 
 
 class Ray:
-    """Tasks of a running Ray cluster, which RAY_ADDRESS or Ray itself finds.
+    """Tasks of a running Ray cluster, which RAY_ADDRESS names or Ray finds.
 
     Args:
-        max_jobs: tasks at once; None: no limit but the cluster's.
-        options: of ``ray.remote``, such as ``num_cpus`` and ``num_gpus`` of a task.
+        max_jobs: number of tasks at once; None: no limit but the cluster's.
+        options: options of ``ray.remote``, such as ``num_cpus`` and ``num_gpus``.
     """
 
     name = "ray"
@@ -388,15 +333,16 @@ class Ray:
         try:
             self._ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
         except (ConnectionError, RuntimeError) as error:
-            raise LaunchError(
-                f"--launcher=ray finds no cluster ({error}): start one with ray start "
-                "--head, or set RAY_ADDRESS to the address of one."
-            ) from error
-        # Else its machines would need this package where Ray starts Python.
-        for module in (sys.modules[__name__], locks):
-            self._ray.cloudpickle.register_pickle_by_value(module)
+            remedy = (
+                "Start one with ray start --head, or set RAY_ADDRESS to the address of "
+                "one"
+            )
+            why = f"no cluster is found ({error})"
+            raise LaunchError.of("--launcher", "ray", why, remedy) from error
+        # Otherwise its machines would need this package where Ray starts Python.
+        self._ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         try:
-            # How often a job is tried is decided by its progress, not by Ray.
+            # Ray does not retry: the launching command does, by the job's progress.
             self._remote = self._ray.remote(**{**options, "max_retries": 0})(run)
         except (TypeError, ValueError) as error:
             raise LaunchError(f"--ray: {error}") from error
@@ -425,24 +371,28 @@ def _import(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise LaunchError(
-            f"--launcher needs the package {package}, which is not installed: pip "
-            f"install {package}"
+            f"--launcher needs the package {package}: it is not installed. Install it: "
+            f"pip install {package}"
         ) from error
 
 
 def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
-    """Options given as ``name=value``, numbers and truth values as such.
+    """Returns options given as ``name=value``, with numbers and booleans as such.
+
+    Args:
+        flag: the name of the engine, and of its flag.
+        options: the values of the flag.
 
     Raises:
-        LaunchError: one that is not of this form.
+        LaunchError: an option is not of this form.
     """
     parsed: dict[str, Any] = {}
     for option in options:
         name, _, text = option.partition("=")
         if not (name and text):
-            raise LaunchError(
-                f"--{flag} is {option!r}: give names and values, as in "
-                f"--{flag}={OPTION_EXAMPLES[flag]}."
+            remedy = f"Write it as in --{flag}={OPTION_EXAMPLES[flag]}"
+            raise LaunchError.of(
+                f"--{flag}", option, "it must be a name and a value", remedy
             )
         parsed[name.strip()] = _value(text.strip())
     return parsed

@@ -13,7 +13,7 @@ from experiments.messages.errors import SettingsError
 from experiments.messages.wording import counted
 from experiments.runner import memory, processes
 from experiments.runner.interruption import Interruption
-from experiments.runner.progress import Progress, announce
+from experiments.runner.progress import Progress
 from experiments.runner.streaming import import_grain
 from experiments.runner.task import (
     DeviceData,
@@ -186,7 +186,7 @@ def run_groups(
             training = GroupTraining(task, programs, folder, progress, background)
             training.run(interruption)
             if folder:
-                folder.release([run.name for run in task.group.runs])
+                folder.claims.release([run.name for run in task.group.runs])
             if not compiles_ahead:
                 ahead = compile_next()
     finally:
@@ -206,12 +206,12 @@ def _claim(group: Group, folder: RunFolder | None) -> Claim:
     def claim() -> Claim:
         assert folder is not None
         names = [run.name for run in group.runs]
-        if not folder.claim(names):
+        if not folder.claims.take(names):
             return "elsewhere"
         # Another command may have trained it, or begun it otherwise, in the meantime.
         if plan(group.runs, folder) == [group]:
             return "taken"
-        folder.release(names)
+        folder.claims.release(names)
         return "changed"
 
     return processes.from_primary(claim() if folder else None)
@@ -235,7 +235,6 @@ def train(
     waiting = _plan(chosen, folder)
     if folder:
         count = len({run.name for run in chosen} - folder.members.finished())
-        announce(data, chosen)
         CONSOLE.print(
             f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
             f"{count} to train in {counted(len(waiting), 'program')} on "
@@ -262,7 +261,7 @@ def train(
 def _free(groups: Sequence[Group], folder: RunFolder | None) -> list[Run]:
     """The runs of some groups that no other command trains, in every process."""
     by_name = {run.name: run for group in groups for run in group.runs}
-    names = processes.from_primary(folder.free(by_name) if folder else None)
+    names = processes.from_primary(folder.claims.free(by_name) if folder else None)
     return [by_name[name] for name in names]
 
 

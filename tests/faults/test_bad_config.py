@@ -549,7 +549,7 @@ def test_other_images_under_the_same_name_are_refused(
         np.savez(place / "images.npz", **CHANGED_IMAGES[change])
         before = contents(place)
         outcome = harness.run(sweep(place), tmp_path / "cache")
-        words = (str(place / "run"), "other images", "restore them", "--workdir")
+        words = (str(place / "run"), "other images", "Restore them", "--workdir")
         assert_refused(outcome, words, tmp_path / "cache")
         assert contents(place) == before
 

@@ -615,7 +615,7 @@ FINISHED = [
             special(path, make),
             command,
             REFUSED,
-            ("is a link that leads out of the run folder", "remove the link"),
+            ("is a link that leads out of the run folder", "Remove the link"),
         )
         for path, make, command in (
             ("members", link_out, "sweep"),
@@ -721,8 +721,8 @@ FINISHED += [
         "a job with runs elsewhere",
         job_note("bernoulli-0123456789ab.json", [RUN, "../../outside"]),
         "launched",
-        2,
-        ("bernoulli-0123456789ab.json belongs to another sweep",),
+        0,
+        ("8 runs, 7 finished before",),
     ),
     Row(
         "a table with a row of another run",

@@ -138,11 +138,11 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
     "function",
     [
         "experiments.runs.folder:write_atomically",  # Nothing but a lock is there.
-        "experiments.runs.folder:RunFolder.record_environment",
+        "experiments.runs.environment:record",
         "experiments.runs.metrics:Metrics.log",
         "experiments.runs.notes:GroupNotes.end",  # All results are there.
-        "experiments.launch.here:write_table",
-        "experiments.launch.here:write_report",
+        "experiments.launch.sweeps:write_table",
+        "experiments.launch.sweeps:write_report",
     ],
 )
 def test_a_kill_between_two_files(group, cache, faults, tmp_path, function):

@@ -20,7 +20,6 @@ def start(folder, cache, *options, **environment):
 
 
 def local(folder, cache, count=1):
-    pytest.importorskip("submitit", reason="pip install submitit")
     return start(folder, cache, "--launcher=local", f"--max_jobs={count}")
 
 
@@ -32,15 +31,14 @@ def commands_of(folder):
             line = path.read_bytes().decode()
         except (FileNotFoundError, ProcessLookupError):  # It has just ended.
             continue
-        if f"--workdir={folder / 'jobs'}/" in line:
+        if f"--workdir={folder}\0" in line and "--noreport" in line:
             found.append(int(path.parent.name))
     return found
 
 
 def epochs(folder):
-    """The epochs of all checkpoints that jobs have now."""
-    jobs = (folder / "jobs").glob("*-*/")
-    return [int(path.stem) for job in jobs for path in harness.checkpoints(job)]
+    """The epochs of all checkpoints that there are now."""
+    return [int(path.stem) for path in harness.checkpoints(folder)]
 
 
 def freeze_a_job(folder, process, after=0):
@@ -78,15 +76,13 @@ def test_a_job_that_is_killed_ends_with_the_same_bits(
         assert outcome.stdout.count("ended too early and is launched again") == 2
 
 
-@pytest.mark.parametrize("gathered", [0, 4])
-def test_the_launching_command_is_killed(
-    undisturbed, cache, faults, tmp_path, gathered
-):
+@pytest.mark.parametrize("count", [0, 4])
+def test_the_launching_command_is_killed(undisturbed, cache, faults, tmp_path, count):
     """Its jobs go on; the next command waits for them, and trains nothing twice."""
     with faults.injected("SIGKILL to the command that launches"):
         process = local(tmp_path, cache)
         assert harness.wait_for(
-            lambda: len(harness.results(tmp_path)) >= gathered, process
+            lambda: len(harness.results(tmp_path)) >= count, process
         )
         orphan = freeze_a_job(tmp_path, process)
         process.kill()
@@ -94,10 +90,26 @@ def test_the_launching_command_is_killed(
         process.stdout.close()  # Its jobs hold the other ends.
         process.stderr.close()
         finished = harness.results(tmp_path)
-        assert len(finished) == gathered
+        assert len(finished) == count
+        again = local(tmp_path, cache)
+        # It drops the note on the job, which is not one of its own processes.
+        notes = tmp_path / "jobs"
+        assert harness.wait_for(lambda: not any(notes.glob("*.json")), again)
+        time.sleep(1)
         os.kill(orphan, signal.SIGCONT)
-        assert_done(local(tmp_path, cache), tmp_path, undisturbed)
+        outcome = assert_done(again, tmp_path, undisturbed)
+        if not count:  # Else it may be a job that has all its results.
+            assert "waits for another command" in outcome.stdout
+        assert "ended too early" not in outcome.stdout
         assert finished.items() <= harness.results(tmp_path).items()
+
+
+def test_two_launching_commands_share_the_jobs(undisturbed, cache, faults, tmp_path):
+    with faults.injected("two commands that launch"):
+        first, second = local(tmp_path, cache), local(tmp_path, cache)
+        outcome = harness.Outcome(first, timeout=600)
+        assert outcome.status == 0, outcome.stderr
+        assert_done(second, tmp_path, undisturbed)
 
 
 def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
@@ -121,9 +133,10 @@ def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
         assert any(f"continues after epoch {epoch} of" in log for log in logs)
         assert any("stopped after epoch" in log for log in logs)
 
-        refused = harness.Outcome(start(tmp_path, cache))
-        assert (refused.status, refused.stderr.count("\n")) == (2, 1)
-        assert "--launcher" in refused.stderr
+        # The other way round, and jobs once more.
+        alone = start(tmp_path, cache)
+        harness.send_while(harness.checkpointed(tmp_path), alone, signal.SIGKILL)
+        harness.Outcome(alone)
         assert_done(local(tmp_path, cache), tmp_path, undisturbed)
 
 

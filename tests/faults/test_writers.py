@@ -102,7 +102,7 @@ def test_another_sweep_beside_one_that_trains_is_refused(
         second = harness.run(command, cache)
         first.send_signal(signal.SIGCONT)
         assert (second.status, second.stdout) == (REFUSED, "")
-        assert "another process, whose sweep is another" in second.stderr
+        assert "another process: its sweep is another" in second.stderr
         assert harness.Outcome(first).status == 0
         harness.assert_undisturbed(tmp_path, undisturbed)
 

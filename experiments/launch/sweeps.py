@@ -1,0 +1,114 @@
+"""Trains a sweep, in this process or by jobs, and reports on all finished runs."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.data.images import load_data
+from experiments.files.tables import write_table
+from experiments.launch.jobs import refuse_earlier_jobs
+from experiments.launch.launching import Jobs, Launch
+from experiments.messages.console import CONSOLE, warn
+from experiments.messages.errors import LaunchError
+from experiments.report.page import write_report
+from experiments.report.terminal import print_results
+from experiments.runner import processes
+from experiments.runner.interruption import Interruption
+from experiments.runner.loop import check, check_devices, train
+from experiments.runner.progress import announce
+from experiments.runs.folder import RunFolder
+from experiments.settings.fingerprint import fingerprints
+from experiments.settings.grid import Run
+
+
+def train_and_report(
+    config: Mapping[str, Any],
+    runs: Sequence[Run],
+    chosen: Sequence[Run],
+    workdir: Path,
+    *,
+    launch: Launch | None = None,
+    reports: bool = True,
+) -> list[str]:
+    """Trains the chosen runs of a configuration and reports on all finished ones.
+
+    Args:
+        config: the configuration, to which the folder is bound.
+        runs: all its runs.
+        chosen: the runs to train now; finished ones are not trained again.
+        workdir: the run folder.
+        launch: how jobs are launched; None: this process trains.
+        reports: whether to write ``results.csv`` and the report.
+
+    Returns:
+        Lines on what the report leaves out.
+
+    Raises:
+        DataError: the data are missing or cannot be used.
+        FolderError: the folder cannot be written, is in use by another sweep, or
+            belongs to another config or other data.
+        LaunchError: the engine refuses the jobs, or some of them failed; the finished
+            runs are reported.
+        SettingsError: a setting does not fit the data.
+        Stopped: on request, after everything was saved.
+    """
+    if launch:
+        # This process computes nothing: accelerators are left to the jobs.
+        jax.config.update("jax_platforms", "cpu")
+    with Interruption() as interruption, contextlib.ExitStack() as stack:
+        data = load_data(runs[0].settings.data)
+        check(chosen, data)
+        if not launch:
+            check_devices(chosen, data)
+        folder, failed = None, ""
+        if processes.is_primary():
+            refuse_earlier_jobs(workdir)
+            owners = fingerprints(runs, data.fingerprint)
+            folder = RunFolder.create(
+                workdir, config, owners, data.fingerprint, warn, computes=not launch
+            )
+            stack.callback(folder.close)
+            announce(data, chosen)
+        if launch:
+            assert folder is not None  # A launching command is one process.
+            with interruption.deferred():
+                failed = Jobs(folder, runs, chosen, launch).run(interruption)
+        else:
+            train(data, chosen, folder, interruption)
+        left_out = report(folder, runs) if folder and reports else []
+        if failed:
+            raise LaunchError(failed)
+        return left_out
+
+
+def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
+    """Writes the table and the report of all finished runs, and prints both.
+
+    Runs that cannot be read are left out and named; the others are reported.
+
+    Args:
+        folder: the run folder.
+        runs: all runs of the configuration.
+
+    Returns:
+        Lines on what was left out.
+    """
+    left_out: list[str] = []
+    with folder.writing():
+        rows = folder.members.results([run.name for run in runs], left_out.append)
+        strangers = sorted(folder.members.finished() - folder.owners.keys())
+        left_out += [
+            f"{folder.path / 'members' / name} is left out: it is of no run of this "
+            "configuration. Move it out of the folder."
+            for name in strangers
+        ]
+        if rows:
+            table = folder.path / "results.csv"
+            write_table(table, rows)
+            page = write_report(folder, rows, left_out)
+            print_results(rows)
+            CONSOLE.print(f"numbers: {table}\nreport:  {page}")
+    return left_out
