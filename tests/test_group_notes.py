@@ -139,7 +139,7 @@ def test_a_note_copied_from_another_group_is_dropped(folder, path):
     told = []
     assert folder.groups.begun(set(), told.append) == [other]
     (line,) = told
-    assert f"{path} is damaged (it is of another group)" in line
+    assert f"{path} is damaged (it belongs to another group)" in line
     assert not path.exists()
 
 
@@ -161,7 +161,7 @@ def test_a_note_on_runs_of_another_configuration_is_refused(folder, path, runs):
     line = refusal(begun, folder)
     assert str(path) in line
     assert "another configuration or other images" in line
-    assert "delete it to group its runs again, or put back its own" in line
+    assert "Delete it to group its runs again, or put back its own" in line
     (first, *_) = (run for run, own in runs.items() if OWNERS.get(run) != own)
     assert repr(first) in line
     assert listing(folder.path) == before
@@ -190,7 +190,7 @@ def test_a_note_named_like_another_folder_deletes_nothing(folder, name):
     write_record(path, {"name": name, "runs": {}, "attempt": 0})
     before, lines = set(listing(folder.path)), []
     assert folder.groups.begun({"a"}, lines.append) == []
-    assert "it is of no group" in lines[0]
+    assert "it belongs to no group" in lines[0]
     assert before - set(listing(folder.path)) == {f"checkpoints/{name}.json"}
 
 
@@ -202,7 +202,7 @@ def test_a_note_on_no_runs_ends_no_group(folder):
     write_record(path, {"name": "beta-12", "runs": {}, "attempt": 0})
     lines = []
     assert folder.groups.begun({"a"}, lines.append) == []
-    assert "it is of no group" in lines[0]
+    assert "it belongs to no group" in lines[0]
     assert precious.exists()
 
 

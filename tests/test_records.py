@@ -178,7 +178,7 @@ def test_a_field_that_is_gone_is_a_difference(keep):
 def test_a_damaged_record_is_refused(tmp_path, content):
     path = tmp_path / "record.json"
     path.write_text(content)
-    with pytest.raises(FolderError, match=r"record\.json is no record"):
+    with pytest.raises(FolderError, match=r"record\.json is not a record"):
         records.results(path, CONFIG)
 
 

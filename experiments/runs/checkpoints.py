@@ -1,7 +1,7 @@
 """Checkpoints of one group of runs: written in the background, verified when read.
 
-A checkpoint is one sealed file. One that is damaged is reported, moved aside, and the
-one before it used; one of other runs is refused.
+A checkpoint is one sealed file. If it is damaged, it is reported and moved aside, and
+the checkpoint before it is used. A checkpoint of other runs is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.messages.errors import AnotherOwnerError, FolderError
 from experiments.files.sealed import Owner
 from experiments.files.tensors import Arrays, load_arrays, save_arrays
 from experiments.files.writing import cannot_write, remove
+from experiments.messages.errors import AnotherOwnerError, FolderError
 
 _SUFFIX = ".safetensors"
 
@@ -22,8 +22,8 @@ class Checkpoints:
     """The checkpoints in one folder, by epoch.
 
     Args:
-        path: the folder; made if it is not there.
-        keep: number of checkpoints to keep, the latest ones.
+        path: the folder; made if it does not exist.
+        keep: number of checkpoints to keep: the latest.
         owner: the group of runs that they belong to.
 
     Raises:
@@ -42,20 +42,21 @@ class Checkpoints:
             raise cannot_write(path, error) from error
 
     def epochs(self) -> list[int]:
-        """Returns the epochs of the checkpoints that are there, in order."""
+        """Returns the epochs of the checkpoints, in ascending order."""
         names = (path.stem for path in self.path.glob(f"*{_SUFFIX}"))
-        # Not 007, which would not be found again.
+        # A file like 007 would not be found again by its epoch.
         return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
 
     def save(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Begins to write a checkpoint; what was wrong with the last one is raised.
+        """Begins to write a checkpoint.
 
         Args:
             epoch: names the checkpoint; larger than that of any before.
-            arrays: host arrays, which the caller leaves unchanged from here on.
+            arrays: host arrays; the caller must not change them from here on.
 
         Raises:
-            FolderError: the folder is full, read-only or gone.
+            FolderError: the checkpoint before this one could not be written: the
+                folder is full, read-only or gone.
         """
         self.wait()
         self._writing = self._writer.submit(self._write, epoch, arrays)
@@ -69,7 +70,7 @@ class Checkpoints:
             remove(self._file(old))
 
     def wait(self) -> None:
-        """Returns once everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
             FolderError: it cannot be written.
@@ -82,12 +83,12 @@ class Checkpoints:
         """Returns the latest checkpoint that verifies, and its epoch; None without one.
 
         Args:
-            report: is given a line on every checkpoint that does not verify; those
-                are moved aside.
+            report: gets a line on every checkpoint that does not verify and is moved
+                aside.
 
         Raises:
-            AnotherOwnerError: one is of other runs.
-            FolderError: one cannot be moved.
+            AnotherOwnerError: a checkpoint belongs to other runs.
+            FolderError: a damaged checkpoint cannot be moved.
         """
         for epoch in reversed(self.epochs()):
             path = self._file(epoch)
@@ -123,7 +124,7 @@ class Checkpoints:
         """Ends the background thread.
 
         Raises:
-            FolderError: what it was writing cannot be written.
+            FolderError: its checkpoint cannot be written.
         """
         try:
             self.wait()

@@ -1,17 +1,18 @@
-"""The runs of a folder that are finished, and the failures of those that met one.
+"""The finished runs of a folder, and where runs met a value that is not finite.
 
 Every file carries the fingerprint of its run, and is verified when it is read.
 """
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import flax.traverse_util
 import numpy as np
 
+from experiments.evaluation.status import in_present_words
 from experiments.files.reading import cannot_read
 from experiments.files.sealed import (
     LARGEST,
@@ -24,12 +25,11 @@ from experiments.files.sealed import (
 )
 from experiments.files.tensors import Arrays, check_arrays, load_arrays, save_arrays
 from experiments.messages.errors import FolderError
-from experiments.settings.grid import MOST_ATTEMPTS
-from experiments.evaluation.status import in_present_words
 from experiments.messages.wording import plain_name
+from experiments.settings.grid import MOST_ATTEMPTS
 
-# What each result holds, of which types, for tables and reports to be made of it. It
-# grows no more: results of before would be refused.
+# The fields that tables and reports need of every result, with their types. No field
+# is added: results of earlier versions would be refused.
 _OF_A_RESULT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("run", "dataset", "likelihood", "view", "unit", "status", "fingerprint"),
@@ -41,26 +41,26 @@ _OF_A_RESULT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("score", "beta", "last_gain"), (int, float, type(None))),
 }
 
-# What a record says of the run that it belongs to.
+# The fields of a record that say which run it belongs to.
 _OWN_FIELDS = ("run", "fingerprint")
 
 
 class _Parts:
-    """Files in a folder for each run, which carry the run's fingerprint."""
+    """Files that carry the fingerprint of a run, in one folder for each run."""
 
-    _place: str  # of these folders, in the run folder
+    _place: str  # the folder of these folders, in the run folder
 
     def __init__(self, folder: Path, owners: Mapping[str, str]):
         self._path = folder / self._place
         self._owners = owners
 
     def _load(self, run: str, name: str) -> Arrays:
-        """The arrays in a file, verified to belong to a run."""
+        """Returns the arrays in a file, verified to belong to a run."""
         owner = self._owner(run)._asdict()
         return load_arrays(self._path / run / name, owner, self._train_again(run))[0]
 
     def _read(self, run: str, name: str) -> dict[str, Any]:
-        """The record in a file, verified to belong to a run."""
+        """Returns the record in a file, verified to belong to a run."""
         path, owner = self._path / run / name, self._owner(run)
         try:
             facts = read_record(path)
@@ -79,8 +79,8 @@ class _Parts:
     def _owner(self, run: str) -> Owner:
         if run not in self._owners:
             raise FolderError(
-                f"{self._path / run} is of no run of config.json: move it out of the "
-                "folder."
+                f"{self._path / run} belongs to no run of config.json. Move it out of "
+                "the folder."
             )
         return Owner(run, self._owners[run])
 
@@ -110,13 +110,13 @@ class Members(_Parts):
         arrays: Mapping[str, np.ndarray],
         bits_depend_on: Mapping[str, Any],
     ) -> None:
-        """Stores a finished run: its parts, then the result that marks it so.
+        """Stores a finished run: its parts, then the result that marks it as finished.
 
         Args:
             run: its name.
             params: of its model, unpadded.
             result: its row.
-            arrays: what is drawn of it, and numbers per test image; may be empty.
+            arrays: what the report draws, and numbers per test image; may be empty.
             bits_depend_on: what its bits depend on besides its settings.
         """
         folder, owner = self._path / run, self._owner(run)
@@ -136,7 +136,7 @@ class Members(_Parts):
 
         Args:
             run: its name.
-            shapes: what they must have the shapes and types of; None: not checked.
+            shapes: a tree whose shapes and types they must have; None: not checked.
 
         Raises:
             FolderError: there is no such run, or its file is damaged or of another
@@ -159,7 +159,7 @@ class Members(_Parts):
         return empty | flax.traverse_util.unflatten_dict(flat, sep="/")
 
     def arrays(self, run: str) -> Arrays:
-        """Returns what is drawn of a finished run, and its numbers per test image.
+        """Returns what the report draws of a finished run, and numbers per test image.
 
         Raises:
             FolderError: they are damaged, missing or of another run.
@@ -174,31 +174,8 @@ class Members(_Parts):
         """
         path = self._path / run / "result.json"
         row = self._read(run, path.name)
-        for name, kinds in _OF_A_RESULT.items():
-            if name not in row or type(row[name]) not in kinds:
-                raise FolderError(
-                    f"cannot read {path} (its {name!r} is missing or of another type): "
-                    f"restore it, or {self._train_again(run)}."
-                )
-        if row["attempt"] not in range(MOST_ATTEMPTS):
-            raise FolderError(
-                f"cannot read {path} (its 'attempt' is {row['attempt']!r}, of at most "
-                f"{MOST_ATTEMPTS - 1}): restore it, or {self._train_again(run)}."
-            )
-        for name, value in row.items():
-            most = {int: LARGEST_INTEGER, float: LARGEST}.get(type(value))
-            if most and abs(value) > most:
-                raise FolderError(
-                    f"cannot read {path} (its {name!r} is larger than any that is "
-                    f"measured): restore it, or {self._train_again(run)}."
-                )
-            for text in (name, value):  # Names head the columns of tables.
-                if isinstance(text, str) and text and plain_name(text) != text:
-                    raise FolderError(
-                        f"cannot read {path} (its {name!r} is {value!r:.80}, which "
-                        "a terminal, a spreadsheet or a browser could take for a "
-                        f"command): {self._train_again(run)}."
-                    )
+        if reason := next(_faults(row), None):
+            raise cannot_read(path, reason, self._train_again(run))
         row = with_nan(row)
         return {**row, "status": in_present_words(row)}
 
@@ -209,8 +186,7 @@ class Members(_Parts):
 
         Args:
             order: names of runs.
-            report: is given a line on every row that cannot be read, which is left
-                out.
+            report: gets a line on every row that cannot be read and is left out.
         """
         rows, finished = [], self.finished()
         for run in order:
@@ -220,6 +196,25 @@ class Members(_Parts):
                 except FolderError as error:
                     report(str(error))
         return rows
+
+
+def _faults(row: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the reasons why a sealed record is not the row of a run."""
+    for name, kinds in _OF_A_RESULT.items():
+        if name not in row or type(row[name]) not in kinds:
+            yield f"its {name!r} is missing or of another type"
+    if row["attempt"] not in range(MOST_ATTEMPTS):
+        yield f"its 'attempt' is {row['attempt']!r}, of at most {MOST_ATTEMPTS - 1}"
+    for name, value in row.items():
+        most = {int: LARGEST_INTEGER, float: LARGEST}.get(type(value))
+        if most and abs(value) > most:
+            yield f"its {name!r} is larger than any that is measured"
+        for text in (name, value):  # Names head the columns of tables.
+            if isinstance(text, str) and text and plain_name(text) != text:
+                yield (
+                    f"its {name!r} is {value!r:.80}, which a terminal, a spreadsheet "
+                    "or a browser could take for a command"
+                )
 
 
 class Failures(_Parts):
@@ -255,7 +250,7 @@ class Failures(_Parts):
             FolderError: a failure is damaged or of another run.
         """
         attempts = self._attempts(run)
-        for attempt in attempts:  # Each begins the run again with other keys.
+        for attempt in attempts:  # After each, the run begins again with other keys.
             self._read(run, f"{attempt}.json")
         return len(attempts)
 
@@ -263,14 +258,8 @@ class Failures(_Parts):
         names = (path.stem for path in (self._path / run).glob("*.json"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def load(
-        self, run: str, attempt: int | None = None
-    ) -> tuple[dict[str, Any], Arrays]:
-        """Returns facts and state of a run's failure, as they were saved.
-
-        Args:
-            run: its name.
-            attempt: which of its failures; None: the last.
+    def load(self, run: str) -> tuple[dict[str, Any], Arrays]:
+        """Returns facts and state of the last failure of a run, as they were saved.
 
         Raises:
             FolderError: there is none, or it is damaged or of another run.
@@ -280,6 +269,5 @@ class Failures(_Parts):
                 f"{self._path.parent} holds no failure of a run {run!r}; those that "
                 f"met a value that is not finite: {', '.join(self.runs()) or 'none'}."
             )
-        attempt = attempts[-1] if attempt is None else attempt
-        arrays = self._load(run, f"{attempt}.safetensors")
-        return self._read(run, f"{attempt}.json"), arrays
+        arrays = self._load(run, f"{attempts[-1]}.safetensors")
+        return self._read(run, f"{attempts[-1]}.json"), arrays

@@ -1,4 +1,4 @@
-"""The metric rows of runs: one file each, and the same as TensorBoard events."""
+"""The metric rows of runs: a file for each run, and the same as TensorBoard events."""
 
 import contextlib
 import json
@@ -14,13 +14,13 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from experiments.messages.errors import FolderError
 from experiments.files.reading import cannot_read, parse_json, read_bytes
 from experiments.files.sealed import Owner, with_nan, without_nan
 from experiments.files.writing import cannot_write, remove, write_atomically
+from experiments.messages.errors import FolderError
 from experiments.messages.wording import counted
 
-# No file of rows has so many, at the most bytes that it may have.
+# A file of rows has fewer lines, as its size is limited too.
 _MOST_LINES = 1_000_000
 
 
@@ -35,8 +35,8 @@ class Metrics:
     def __init__(self, folder: Path, owners: Mapping[str, str]):
         self._folder = folder
         self._owners = owners
-        # Not a SummaryWriter: a full disk ends its thread with a traceback, and then
-        # a process that waits for it hangs.
+        # A SummaryWriter is not used: a full disk ends its thread with a traceback, and
+        # a process that waits for it then hangs.
         self._events: dict[str, EventsWriter] = {}
 
     def path(self, run: str) -> Path:
@@ -50,17 +50,17 @@ class Metrics:
         return self._folder / "members" / run / "metrics.jsonl"
 
     def restore(self, runs: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Makes these rows all there are of some runs: none lost, none repeated.
+        """Replaces all rows of some runs, so that none is lost or repeated.
 
         Args:
             runs: names of the runs.
-            rows: what was logged of them until where they are now continued.
+            rows: what was logged of them up to the epoch where they now continue.
         """
         self._end(runs)
         for run in runs:
             write_atomically(self.path(run), "")
             for stale in (self._folder / "tensorboard" / run).glob("events.*"):
-                if not stale.is_dir():  # That is none of ours.
+                if not stale.is_dir():  # A folder there was not written by this class.
                     remove(stale)
         self.log(rows)
 
@@ -74,7 +74,7 @@ class Metrics:
             path = self.path(row["run"])
             own = {"run": row["run"], "fingerprint": self._owners[row["run"]]}
             try:
-                # A folder that has vanished is not made again.
+                # This mode creates no file: a folder that vanished is not made again.
                 with open(path, "r+") as file:
                     file.seek(0, os.SEEK_END)
                     file.write(json.dumps(without_nan({**own, **row})) + "\n")
@@ -87,7 +87,7 @@ class Metrics:
 
         Args:
             run: its name.
-            report: is given a line if some cannot be read.
+            report: gets a line if some cannot be read.
         """
         path = self.path(run)
         try:
@@ -143,13 +143,13 @@ class Metrics:
     def _end(self, runs: Iterable[str]) -> None:
         for run in runs:
             if writer := self._events.pop(run, None):
-                # What could not be written was told when it was logged.
+                # An error was already raised when the row was logged.
                 with contextlib.suppress(OSError):
                     writer.close()
 
 
 def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
-    """A run's rows in a text, and the number of lines that are none."""
+    """Returns the rows of a run in a text, and the number of other lines."""
     rows, others = [], 0
     for line in text.replace("\r", "\n").split("\n"):
         if not line.strip():
@@ -159,9 +159,9 @@ def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
             row = parse_json(line.strip("\0\ufeff \t"))
             is_own = (row.pop("run"), row.pop("fingerprint")) == owner
             if not is_own or type(row["epoch"]) is not int:
-                raise ValueError("it is no row of this run")
+                raise ValueError("it is not a row of this run")
             if not all(map(_is_number, row.values())):
-                raise ValueError("it holds something else than numbers")
+                raise ValueError("it holds more than numbers")
         except (AttributeError, KeyError, TypeError, ValueError):
             others += 1
         else:
@@ -170,14 +170,14 @@ def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number that a float holds, or stands for none."""
+    """Returns whether a value is a number that fits a float, or null for NaN."""
     if value is None:
         return True
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def allow_open_files() -> None:
-    """Permits as many open files as there may be: each member has several."""
+    """Raises the limit of open files to its maximum: each member has several."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # Some systems promise too much.
+    with contextlib.suppress(OSError, ValueError):  # Some systems state too high a one.
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,7 +1,7 @@
 """Notes on the groups of runs that are begun and not finished.
 
-Beside the checkpoints of a group lies a note on which runs train together, so that a
-group is continued as it was begun.
+A note lies beside the checkpoints of a group and says which runs train together, so
+that a group is continued as it was begun.
 """
 
 import re
@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.messages.errors import AnotherOwnerError
 from experiments.files.sealed import Owner, read_record, write_record
 from experiments.files.writing import remove
+from experiments.messages.errors import AnotherOwnerError
 from experiments.settings.fingerprint import group_fingerprint
-from experiments.settings.grid import Group, MOST_ATTEMPTS
+from experiments.settings.grid import MOST_ATTEMPTS, Group
 
 
 class Note(NamedTuple):
-    """Runs that were begun together."""
+    """Names the runs that were begun together."""
 
     name: str  # of the group
     runs: tuple[str, ...]
-    attempt: int  # how often they were begun before, with other keys
+    attempt: int  # number of times they were begun before, with other keys
 
     @classmethod
     def on(cls, group: Group) -> "Note":
@@ -31,7 +31,7 @@ class Note(NamedTuple):
 
 
 def is_group_name(name: str) -> bool:
-    """Whether a name is one that groups have: it leads to no other folder."""
+    """Returns whether a group can have a name; such a name leads to no other folder."""
     return bool(re.fullmatch(r"\w+-\w+", name))
 
 
@@ -58,12 +58,12 @@ class GroupNotes:
         return self.path / note.name
 
     def owner(self, note: Note) -> Owner:
-        """Returns what a group's checkpoints belong to."""
+        """Returns the owner of a group's checkpoints."""
         runs = [self._owners[run] for run in note.runs]
         return Owner(note.name, group_fingerprint(runs, note.attempt))
 
     def runs(self) -> set[str]:
-        """Returns the names of all runs that are noted, whatever they are of."""
+        """Returns the names of all runs in notes, of whichever configuration."""
         found: set[str] = set()
         for path in self._files():
             try:
@@ -76,8 +76,8 @@ class GroupNotes:
         """Returns the notes on groups that are begun and not ended.
 
         Args:
-            finished: names of the runs that are.
-            report: is given a line on every note that is damaged, which is removed: its
+            finished: names of the finished runs.
+            report: gets a line on every damaged note; the note is removed, and its
                 runs are grouped again.
 
         Raises:
@@ -89,13 +89,13 @@ class GroupNotes:
                 facts = read_record(path)
                 note = Note(facts["name"], tuple(facts["runs"]), facts["attempt"])
                 if note.name != path.stem:
-                    raise ValueError("it is of another group")
+                    raise ValueError("it belongs to another group")
                 if not (
                     type(note.attempt) is int and 0 <= note.attempt < MOST_ATTEMPTS
                 ):
                     raise ValueError(f"its attempt is {note.attempt!r}")
                 if not is_group_name(note.name) or not note.runs:
-                    raise ValueError("it is of no group")  # It may be named '..'.
+                    raise ValueError("it belongs to no group")  # Its name may be '..'.
                 others = [
                     run
                     for run, fingerprint in facts["runs"].items()
@@ -109,27 +109,27 @@ class GroupNotes:
             if others:
                 raise AnotherOwnerError(
                     f"{path} belongs to another sweep, where {others[0]!r} has another "
-                    "configuration or other images: delete it to group its runs again, "
+                    "configuration or other images. Delete it to group its runs again, "
                     "or put back its own."
                 )
             if finished.issuperset(note.runs):
-                self.end(note.name)  # The process died before it did.
+                self.end(note.name)  # A process died before it ended the group.
             else:
                 notes.append(note)
         return notes
 
     def discard(self, group: str, reason: str, report: Callable[[str], object]) -> None:
-        """Removes a note that is damaged, and says so."""
+        """Removes a damaged note and reports it."""
         path = self.path / f"{group}.json"
         report(f"{path} is damaged ({reason}): its runs are grouped again.")
         remove(path)
 
     def end(self, group: str) -> None:
-        """Drops the checkpoints of a group whose results are written."""
+        """Removes the checkpoints and the note of a group whose results are written."""
         folder = self.path / group
         if folder.is_symlink():
             remove(folder)
-        # Two commands may do so at once; what is left over is in nobody's way.
+        # Two commands may do so at once: errors and leftovers are harmless.
         shutil.rmtree(folder, ignore_errors=True)
         remove(self.path / f"{group}.json")
 

@@ -1,31 +1,31 @@
-"""What runs gave, kept as a small file when their run folders are long gone.
+"""Records: results of runs in a small file, which outlives their run folders.
 
-A record holds a configuration and, of each of its runs that is finished, the result
-and what its bits depend on. Records are made to be committed: a page of results can be
-drawn from the repository alone, and completed on another machine.
+A record holds a configuration and, for each of its finished runs, the result and what
+its bits depend on. Records are meant to be committed: a page of results can be made
+from the repository alone, and completed on another machine.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.messages.errors import FolderError
 from experiments.files.reading import read_json
 from experiments.files.sealed import to_json, with_nan
 from experiments.files.writing import write_atomically
+from experiments.messages.errors import FolderError
+from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import differences, fingerprints
 from experiments.settings.grid import expand
-from experiments.runs.folder import RunFolder
 
 
 def finished(
     folder: RunFolder, report: Callable[[str], object]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the configuration of a run folder, and what its runs gave, by name.
+    """Returns the configuration of a run folder, and the results of its runs by name.
 
     Args:
         folder: the run folder.
-        report: is given a line on every run that cannot be read, which is left out.
+        report: gets a line on every run that cannot be read and is left out.
 
     Raises:
         FolderError: it is damaged.
@@ -33,11 +33,7 @@ def finished(
     """
     config = folder.config()
     folder.bind(fingerprints(expand(config), folder.images()))
-    for place in (
-        "path",
-        "data_dir",
-        "cache_dir",
-    ):  # Of the machine, not of the result.
+    for place in ("path", "data_dir", "cache_dir"):  # Results do not depend on them.
         if place in config.get("data", {}):
             config["data"][place] = ""
     found = {}
@@ -58,16 +54,16 @@ def keep(
     path: Path,
     report: Callable[[str], object],
 ) -> None:
-    """Puts what a run folder holds into a record.
+    """Puts the results of a run folder into a record.
 
-    Results of the same runs are replaced, by those of a folder that has every field of
-    the record's configuration; those of another configuration are dropped.
+    A folder that has every field of the record's configuration replaces the results of
+    the same runs. Results of another configuration are dropped.
 
     Args:
         config: the folder's configuration, from ``finished``.
-        found: its runs, from the same.
-        path: of the record; made where there is none.
-        report: is given a line on what is dropped.
+        found: the results of its runs, from ``finished``.
+        path: the file of the record; made if it does not exist.
+        report: gets a line on what is dropped.
 
     Raises:
         FolderError: the record is damaged or cannot be written.
@@ -87,25 +83,25 @@ def keep(
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Where runs of the same name of two configurations differ, a line for each field.
+    """Returns where runs of one name differ in two configurations, a line per field.
 
-    Which other runs there are in the sweep is no difference. Neither are fields that
-    the old one does not have: they came later, and a new option leaves what was there
-    before as it was.
+    The other runs of the sweep make no difference. Neither do fields that the old
+    configuration does not have: they came later, and a new option leaves earlier
+    results as they were.
     """
     old = {name: value for name, value in old.items() if name != "sweep"}
     return differences(old, _restricted(new, old))
 
 
 def results(path: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By name of the run, its ``result`` and what its ``bits_depend_on``.
+    """Returns, by name of the run, its ``result`` and what its ``bits_depend_on``.
 
     Args:
-        path: of the record; there may be none.
+        path: the file of the record; it need not exist.
         config: the present configuration.
 
     Raises:
-        FolderError: a record of another configuration, or one that is damaged.
+        FolderError: the record is damaged, or of another configuration.
     """
     record = _read(path)
     if found := changes(record["config"], config):
@@ -129,7 +125,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (AttributeError, OSError, KeyError, TypeError, ValueError):
         pass
     raise FolderError(
-        f"{path} is no record: restore it from the repository, or delete it."
+        f"{path} is not a record. Restore it from the repository, or delete it."
     )
 
 
