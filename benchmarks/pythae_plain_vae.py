@@ -22,9 +22,9 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import nn
 from torch.nn import functional
 
-from experiments.data.sources import Split
 from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
+from experiments.data.sources import Split
 from experiments.evaluation.results import mean_with_error
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Of tensorflow-datasets.")
