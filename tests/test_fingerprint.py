@@ -51,9 +51,9 @@ DEFAULT = of(config())
 def test_the_fingerprint_of_the_default_run_stays_what_it_is():
     """Every run folder and record holds fingerprints: those of runs whose settings
     stayed must stay. If this fails, a default was changed, a field without one was
-    added, or what a fingerprint covers: a new field gets a default that stands for
-    what was before. Only a new format of run folders (``run_folder.FORMAT``) is a
-    reason to write another value here.
+    added, or a fingerprint covers other fields: a new field gets a default that stands
+    for the behaviour before. Only a new format of run folders (``runs.folder.FORMAT``)
+    is a reason to write another value here.
     """
     assert DEFAULT == "6081e44fcbac15fd8f43c8abf04fdf2a9b92ba4a74b4f016ed4b9bbc022f0643"
 
@@ -80,7 +80,7 @@ def test_the_fingerprint_of_the_default_run_stays_what_it_is():
     ],
     ids=str,
 )
-def test_what_decides_a_runs_bits_is_in_its_fingerprint(changes):
+def test_a_fingerprint_covers_the_fields_that_decide_bits(changes):
     assert of(config(**changes)) != DEFAULT
 
 
@@ -101,7 +101,7 @@ def test_other_images_are_another_run():
     ],
     ids=str,
 )
-def test_what_changes_no_result_is_not_in_it(changes):
+def test_it_leaves_out_fields_that_change_no_result(changes):
     assert of(config(**changes)) == DEFAULT
 
 
@@ -184,7 +184,7 @@ def test_defaults_are_values_which_can_be_left_out():
             assert field.default_factory is dataclasses.MISSING
 
 
-def test_what_is_stored_comes_before_its_default():
+def test_a_stored_value_comes_before_its_default():
     stored = config(training={"beta": 3.0})
     assert with_defaults(stored) == stored
 
@@ -200,7 +200,7 @@ def test_fields_without_a_default_and_strange_ones_are_left_to_be_refused():
 # --- comparisons ----------------------------------------------------------------------
 
 
-def test_configurations_differ_in_what_results_depend_on():
+def test_configurations_differ_in_fields_that_results_depend_on():
     old = config()
     assert differences(old, config()) == []
     moved = config(
@@ -217,7 +217,7 @@ def test_configurations_differ_in_what_results_depend_on():
     assert differences(moved, old) == ["config.seed is '(absent)' there and 0 here"]
 
 
-def test_what_is_comparable_has_no_places_and_no_machine():
+def test_comparable_fields_name_no_places_and_no_machine():
     found = comparable(config())
     assert not found.keys() & {"parallel", "checkpoint"}
     assert not found["data"].keys() & {"path", "data_dir", "cache_dir", "download"}

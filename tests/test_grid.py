@@ -218,7 +218,7 @@ def checks(monkeypatch):
     return counts
 
 
-def test_what_runs_share_is_checked_once(checks):
+def test_sections_that_runs_share_are_checked_once(checks):
     seeds = tuple(range(50))
     runs = grid.expand(config(seed=seeds, beta=(1.0, 2.0), latent_dim=(2, 3, 4)))
     assert len(runs) == 300
@@ -346,7 +346,7 @@ def test_the_name_of_a_group_tells_its_runs_and_attempt():
     assert all(group.name.startswith("laplace-") for group in groups)
 
 
-def test_runs_begun_anew_have_groups_of_their_own():
+def test_runs_that_start_again_have_groups_of_their_own():
     runs = grid.expand(config(likelihood="laplace", seed=(0, 1, 2)))
     groups = grid.group(runs, {runs[0].name: 2, runs[1].name: 0})
     assert groups == (grid.Group(runs[:1], attempt=2), grid.Group(runs[1:]))

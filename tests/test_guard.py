@@ -110,7 +110,7 @@ def test_it_is_obeyed_though_the_shell_had_it_ignored(tmp_path):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_command_that_does_not_continue_unwinds(tmp_path, number):
-    """What it was writing is removed; a move of a file takes two seconds here."""
+    """Its half-written file is removed; a move of a file takes two seconds here."""
     page = tmp_path / "page.md"
     slow = (
         "tests/faults/call_instead.py",
@@ -202,19 +202,19 @@ def test_closed_streams_do_not_end_a_training_nor_become_its_files(tmp_path):
         "{python} -m experiments.sweep --list 2>&- | head -1",
     ],
 )
-def test_what_is_only_printed_may_be_left_unread(line):
+def test_output_may_be_left_unread(line):
     ended = shell(line)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert bool(ended.stdout) == (">&-" not in line or "2>&-" in line)
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&- 2>&-"])
-def test_a_refusal_that_cannot_be_told_is_one(redirection):
+def test_a_refusal_that_cannot_be_printed_is_one(redirection):
     ended = shell(f"{{python}} -m experiments.sweep --lst {redirection}")
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "")
 
 
-def test_a_full_disk_is_told():
+def test_a_full_disk_is_reported():
     ended = shell("{python} -m experiments.sweep --list >/dev/full")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")

@@ -56,7 +56,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("name", "value"), HOSTILE)
-def test_what_a_stored_configuration_says_of_a_machine_is_shown_alone(name, value):
+def test_stored_fields_of_a_machine_are_shown_and_not_used(name, value):
     assert own(**{name: value}) == own()
     line = not_obeyed(config(**{name: value}))
     shown = f"{name.replace('__', '.')}={value!r}"
@@ -77,7 +77,7 @@ def test_a_configuration_without_its_groups_is_refused(section, value):
         grid.expand(stored.on_this_machine(whole, {}))
 
 
-def test_what_is_given_is_used():
+def test_given_places_are_used():
     places = {"data.data_dir": "/there", "data.cache_dir": "/cache"}
     data = own(places, data__data_dir="/x").data
     assert (data.data_dir, data.cache_dir) == ("/there", "/cache")
@@ -97,7 +97,7 @@ def test_a_remedy_is_what_a_shell_takes(value):
 
 
 @pytest.mark.parametrize("value", ["\x1b[2J", "a\nb", "\udcff", 5, None])
-def test_what_cannot_be_typed_is_left_to_the_reader(value):
+def test_a_value_that_cannot_be_typed_is_left_to_the_reader(value):
     with pytest.raises(SettingsError, match="give --data_path=PLACE to use it"):
         own(data__name="npz", data__path=value)
 

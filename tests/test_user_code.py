@@ -76,7 +76,7 @@ def test_a_module_is_imported_by_its_name_or_file(place, name, module):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reason"),
     [
         ("", "there is no such module"),
         ("nowhere", "there is no such module"),
@@ -105,12 +105,12 @@ def test_a_module_is_imported_by_its_name_or_file(place, name, module):
         ("no_package.divides_by_zero", ", line 1: ZeroDivisionError"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_refused(place, name, told):
+def test_a_module_that_cannot_be_imported_is_refused(place, name, reason):
     del place
     with pytest.raises(SettingsError) as caught:
         user_code.import_parts([name])
     assert str(caught.value).startswith(f"--parts is {name!r}")
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert user_code.parts_options() == []
 
 

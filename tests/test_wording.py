@@ -45,7 +45,7 @@ def test_of_many_parts_the_first_are_listed():
         ("", ""),
     ],
 )
-def test_what_a_terminal_would_obey_is_written_out(text, expected):
+def test_characters_that_a_terminal_acts_on_are_written_out(text, expected):
     assert printable(text) == expected
     assert expected.isprintable()
 

@@ -174,7 +174,7 @@ def require_type(name: str, value: Any, kind: Any, example: str) -> None:
     """Refuses a value that is not of a type.
 
     Raises:
-        ValueError: naming it, and an example of what makes one.
+        ValueError: naming it, and an example of one.
     """
     if not isinstance(value, kind):
         raise ValueError(

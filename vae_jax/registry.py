@@ -1,8 +1,8 @@
 """Parts of a model by name: one registry class, and one policy for their options.
 
 Likelihoods, posteriors, priors, networks and objectives are all made the same way:
-``REGISTRY.make(name, *bound, **options)``. What the library knows (the number of
-levels, the latent sizes) comes first; every other parameter of the part is an option.
+``REGISTRY.make(name, *bound, **options)``. The arguments of the library (the number
+of levels, the latent sizes) come first; every other parameter of the part is an option.
 An option that the part does not take is refused by name.
 """
 
@@ -36,7 +36,7 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         """Registers a part.
 
         Raises:
-            ValueError: what does not make a part, or has options without a name.
+            ValueError: it makes no part, or has options without a name.
         """
         shown = " ".join(repr(part).split())
         try:
@@ -59,7 +59,7 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
 
         Args:
             name: a key of this registry.
-            *bound: what the library gives to every part of this kind.
+            *bound: the arguments that the library gives to every part of this kind.
             **options: the part's own; a list is taken as a tuple, as a part is
                 hashable.
 
@@ -118,7 +118,7 @@ def refuse_option(
 
     Args:
         option: its name.
-        value: what it was given as.
+        value: its value.
         parts: the registry and the name of each.
         field: the name for the message, if it is not that of the option.
         neutral: how to go on without it, for the message.

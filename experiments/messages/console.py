@@ -9,7 +9,7 @@ from experiments.messages.wording import printable
 
 
 class _PlainConsole(Console):
-    """Writes text as it is, but for what a terminal would obey: names are anybody's."""
+    """Writes text without markup and control characters: names may be a stranger's."""
 
     def render_str(self, text: str, *args: Any, **kwargs: Any) -> Text:
         lines = map(printable, text.split("\n"))

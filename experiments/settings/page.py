@@ -35,7 +35,7 @@ commands use if they are given none. Printed from the code by
 - [sweep](#sweep): which models are trained
 - [seed](#seed), [data](#data), [model](#model), [training](#training),
   [evaluation](#evaluation), [parallel](#parallel), [checkpoint](#checkpoint),
-  [diagnostics](#diagnostics): what each model is, and how it is computed
+  [diagnostics](#diagnostics): the model, its training, and the computation
 - [Parts and their options](#parts-and-their-options): the names of likelihoods,
   networks, posteriors, priors and objectives
 

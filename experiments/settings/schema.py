@@ -1,9 +1,9 @@
 """Settings: a configuration checked once, at the boundary, and frozen.
 
-Each section is a dataclass. Its docstring says what the fields mean, their types which
-values are allowed, and docs/configuration.md is printed from both. ``configs/`` holds
-the values. Jitted code never sees a ConfigDict, and every value is checked before
-anything is computed.
+Each section is a dataclass: its docstring gives the meanings of the fields, and their
+types the values that are allowed. docs/configuration.md is printed from both.
+``configs/`` holds the values. Jitted code never sees a ConfigDict, and every value is
+checked before anything is computed.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ class ModelSettings:
     prior_options: Options = _NO_OPTIONS
 
     def __post_init__(self) -> None:
-        self.example  # noqa: B018  It refuses what the library refuses.
+        self.example  # noqa: B018  Building it checks the parts and their options.
 
     def build(self, image_shape: tuple[int, int, int], levels: int) -> VAE:
         """Returns the model, for images of a shape and a number of levels.

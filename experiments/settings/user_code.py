@@ -2,7 +2,7 @@
 
     --config=my_config.py --parts=my_parts.py --parts=my_package.priors
 
-A configuration is what ``get_config()`` of its file returns. The modules of ``--parts``
+``get_config()`` of a file returns its configuration. The modules of ``--parts``
 register parts: a likelihood, a network, an objective. Only a command line names them,
 never a run folder, which may be a stranger's.
 """

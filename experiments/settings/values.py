@@ -234,7 +234,7 @@ def example(hint: Any, now: Any) -> str:
 
 
 def _literal(text: str) -> Any:
-    """Returns what Python reads in a text, where names need no quotes.
+    """Returns the value of a text that Python reads; names need no quotes.
 
     Raises:
         ValueError: brackets or quotes that make no value, or a comment.

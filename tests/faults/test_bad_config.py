@@ -23,7 +23,7 @@ SWEEP = "config: sweep that makes no sense"
 FILE = "config: file or variant that is not there"
 OPTION = "command line: options that make no sense"
 PROCESSES = "command line: other processes that cannot be"
-REPLAY = "command line: replay of what is not there"
+REPLAY = "command line: replay of a run that is not there"
 
 
 class Case(NamedTuple):
@@ -252,7 +252,7 @@ def assert_refused(outcome, words, own_cache):
 @pytest.mark.parametrize(
     "case", REFUSED, ids=[f"{case.module} {case.arguments}"[:60] for case in REFUSED]
 )
-def test_what_cannot_be_used_is_refused(case, faults, tmp_path):
+def test_input_that_cannot_be_used_is_refused(case, faults, tmp_path):
     place, own_cache = tmp_path / "place", tmp_path / "cache"
     place.mkdir()
     (place / "empty.py").touch()
@@ -278,7 +278,7 @@ def test_what_cannot_be_used_is_refused(case, faults, tmp_path):
         "--config.training.adam_b1=0.5 --config.training.adam_b2=0.25 --only=0",
     ],
 )
-def test_control_what_can_be_used_is_accepted(arguments, cache, tmp_path):
+def test_control_input_that_can_be_used_is_accepted(arguments, cache, tmp_path):
     command = harness.command(
         "sweep", f"--workdir={tmp_path / 'run'}", *arguments.split(), "--list"
     )
@@ -453,7 +453,7 @@ NO_NUMBER_DEPENDS_ON = {
     "data.stream_megabytes": 1.5,
     "parallel.memory_gib": 3.5,
 }
-# Results are equal but for rounding, and a change of these is told.
+# Results are equal apart from rounding, and a change of these is printed.
 ROUNDING_DEPENDS_ON = {
     "data.stream",
     *(f"parallel.{name}" for name in ("batch", "member_execution", "members")),
@@ -495,7 +495,7 @@ def test_another_configuration_is_refused(others, state, copy, faults, tmp_path)
 
 
 @pytest.mark.parametrize("fields", ["checkpoint", "data"])
-def test_control_what_no_number_depends_on_may_differ(
+def test_control_fields_that_change_no_number_may_differ(
     fields, states, copy, cache, faults
 ):
     """A run that was killed is continued with other values, to the same bits."""
@@ -554,7 +554,7 @@ def test_other_images_under_the_same_name_are_refused(
         assert contents(place) == before
 
 
-def test_control_the_same_images_written_anew_are_accepted(copy, cache):
+def test_control_the_same_images_written_again_are_accepted(copy, cache):
     place = copy("finished")
     np.savez_compressed(place / "images.npz", **ORIGINAL)
     outcome = harness.run(sweep(place), cache)

@@ -1,6 +1,6 @@
-"""Settings as people give them: what is read, or the line that refuses them.
+"""Settings as people give them: the fields that are read, or the line of a refusal.
 
-A row is a command line, in a folder with the files below, and what must happen.
+A row is a command line, in a folder with the files below, and its expected outcome.
 """
 
 import json
@@ -44,7 +44,7 @@ def nested(depth):
 
 
 def a_stored(section=None, **fields):
-    """What a run folder holds, with some fields as given."""
+    """The configuration of a run folder, with some fields as given."""
     config = digits.get_config("tiny").to_dict()
     if section:
         config[section] |= fields
@@ -130,7 +130,7 @@ FILES = {
     "a set of grids.py": own("config.sweep = ({}, {'seed': {0, 1}})"),
     "no grid.py": own("config.sweep = ({}, 3)"),
     "no grids.py": own("config.sweep = ()"),
-    # --- stored configurations, and what is none ---
+    # --- stored configurations, and other files ---
     "grids.json": a_stored(sweep=[{"seed": [0, 1]}, {"latent_dim": [3]}]),
     "axis of grids.json": a_stored(sweep=[{}, {"keep": [8]}]),
     "mine.json": a_stored(),
@@ -186,7 +186,7 @@ def read(arguments, place):
         sys.path[:] = before
 
 
-# --- what is read ---------------------------------------------------------------------
+# --- fields that are read -------------------------------------------------------------
 
 
 class Read(NamedTuple):
@@ -324,7 +324,7 @@ READ = [
 
 
 @pytest.mark.parametrize("row", READ, ids=lambda row: row.name)
-def test_what_is_meant_is_read(row, place):
+def test_command_lines_are_read_as_meant(row, place):
     fields = read(shlex.split(row.arguments), place).fields
     for name, value in row.fields.items():
         section, _, field = name.rpartition(".")
@@ -386,7 +386,7 @@ def test_grids_are_united_and_overridden(file, overrides, names, place):
     assert [run.name for run in grid.expand(fields)] == names.split()
 
 
-# --- what is refused ------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------
 
 
 class Refused(NamedTuple):
@@ -581,7 +581,7 @@ REFUSED = [
         ("config.sweep[1].seed is {0, 1}", "sorted(...)"),
     ),
     Refused(
-        "an axis of what is no grid",
+        "an axis of a number in place of a grid",
         "--config='no grid.py' --config.sweep.1.seed=0",
         ("config.sweep.1 is missing: it must be a group",),
     ),
@@ -608,7 +608,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.name)
-def test_what_cannot_be_meant_is_refused(row, place):
+def test_command_lines_without_meaning_are_refused(row, place):
     line = refusal(shlex.split(row.arguments), place)
     for word in row.words:
         assert word in line
@@ -682,7 +682,7 @@ def test_widths_of_a_sweep_get_the_example_that_works(given, place):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reason"),
     [
         ("latent_dim=2-4", "latent_dim is '2-4': it must be of type int, not str"),
         ("latent_dim=2,4.0", "latent_dim is 4.0: it must be of type int, not float"),
@@ -694,12 +694,12 @@ def test_widths_of_a_sweep_get_the_example_that_works(given, place):
         ("widths=((64.0,),)", "widths is 64.0: it must be of type int, not float"),
     ],
 )
-def test_a_value_of_another_type_is_named_by_its_axis(given, told, place):
+def test_a_value_of_another_type_is_named_by_its_axis(given, reason, place):
     fields = read([f"--config.sweep.{given}"], place).fields
     with pytest.raises(SettingsError) as caught:
         grid.expand(fields)
     assert f"config.sweep.{given.partition('=')[0]} is " in str(caught.value)
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
 
 
 def test_an_axis_without_values_gets_an_example_that_works(place):
@@ -737,7 +737,7 @@ def test_an_axis_without_values_gets_an_example_that_works(place):
         ("mine.json", "", {}),
     ],
 )
-def test_what_is_not_obeyed_is_shown_with_the_flags_to_type(
+def test_stored_fields_that_are_not_used_are_shown_with_their_flags(
     file, shown, remedies, place
 ):
     found = read([f"--config={file}"], place)
