@@ -628,7 +628,7 @@ UNFIT = [
     ("field.json", "config.model.widhts is unknown (did you mean 'widths'?)"),
     ("axis.json", "config.sweep.keep is unknown"),
     ("axis of grids.json", "config.sweep[1].keep is unknown"),
-    ("many.json", "config.sweep is missing"),
+    ("many.json", "config.model is missing"),
 ]
 
 
