@@ -594,7 +594,7 @@ def test_unknown_names_name_the_nearest_and_all_known_ones():
 @pytest.mark.parametrize(
     ("name", "levels", "options", "message"),
     [
-        ("bernoulli", 1, {}, "levels is 1: .* two values or more"),
+        ("bernoulli", 1, {}, "levels is 1: it must be a whole number of at least 2"),
         ("beta", 256, {"eps": 0.1}, "eps is 0.1: likelihood 'beta' has no such"),
         ("gaussian_fixed", 256, {"scale": "pixel"}, "no such option"),
         (

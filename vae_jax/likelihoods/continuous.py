@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import Range, require_fields
+from vae_jax.checks import Range
 from vae_jax.likelihoods.interface import Likelihood, View, inner_mean
 from vae_jax.likelihoods.numerics import (
     LOG_SQRT_2PI,
@@ -83,10 +83,6 @@ class FixedGaussian(_Gaussian):
 
     fixed_scale: Annotated[float, Range(above=0)] = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_fields(self)
-
     @property
     def pixel_outputs(self) -> int:
         return 1
@@ -117,10 +113,6 @@ class Gaussian(_Gaussian):
     """
 
     scale: Annotated[str, GAUSSIAN_SCALES] = "shared"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_fields(self)
 
     @property
     def pixel_outputs(self) -> int:

@@ -2,11 +2,12 @@
 
 import abc
 import dataclasses
-import numbers
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+
+from vae_jax.checks import Range, require_fields
 
 View = Literal["binary", "levels", "continuous"]
 
@@ -36,16 +37,12 @@ class Likelihood(abc.ABC):
             and not from one whose tails are moved to where images are.
     """
 
-    levels: int
+    levels: Annotated[int, Range(at_least=2)]
     view: ClassVar[View]
     samples_its_density: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.levels, numbers.Integral) or self.levels < 2:
-            raise ValueError(
-                f"levels is {self.levels}: a pixel takes two values or more. Give how "
-                "many, as in 256."
-            )
+        require_fields(self)
 
     @property
     @abc.abstractmethod

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.checks import Count, require_fields
+from vae_jax.checks import Count
 from vae_jax.likelihoods.continuous import (
     MIN_INITIAL_STD,
     concentrations,
@@ -141,10 +141,6 @@ class LogisticMixture(Likelihood):
 
     view: ClassVar[View] = "levels"
     components: Count = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_fields(self)
 
     @property
     def pixel_outputs(self) -> int:
