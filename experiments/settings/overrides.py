@@ -14,10 +14,9 @@ from ml_collections import ConfigDict, config_dict
 
 from experiments.messages.errors import SettingsError
 from experiments.messages.wording import counted
-from experiments.settings import values
 from experiments.settings.grid import AXES
 from experiments.settings.schema import Settings, field_types
-from experiments.settings.values import parse, refuse_unknown
+from experiments.settings.values import example, parse, refuse_unknown
 
 # The fields of a configuration and the groups of them, with their types.
 FIELDS: dict[str, Any] = {**field_types(Settings), "sweep": None}
@@ -59,8 +58,8 @@ def apply(tree: Any, option: str, text: str) -> None:
     refuse_unknown([field], names, f"--{place}.")
     if len(groups) > 1 and not (groups := [grid for grid in groups if field in grid]):
         why = "no grid of config.sweep has this axis"
-        example = f"--{place}.0.{field}={shlex.quote(text)}"
-        remedy = f"Give it to one of them, as in {example}"
+        typed = f"--{place}.0.{field}={shlex.quote(text)}"
+        remedy = f"Give it to one of them, as in {typed}"
         raise SettingsError.of(f"--{option}", text, why, remedy)
     try:
         now = groups[0].get(field)
@@ -70,16 +69,16 @@ def apply(tree: Any, option: str, text: str) -> None:
         whole = f"--{place}.{field}"
         raise SettingsError(
             f"--{option}: parts of {place}.{field} cannot be set one by one. Give all "
-            f"of it, as in {whole}={values.example(names[field], now)}."
+            f"of it, as in {whole}={example(names[field], now)}."
         )
-    chosen = parse(f"--{option}", text, names[field], now, is_axis=names is AXES)
+    value = parse(f"--{option}", text, names[field], now, is_axis=names is AXES)
     for group in groups:
         with contextlib.ExitStack() as stack:
             if isinstance(group, ConfigDict):
                 stack.enter_context(group.ignore_type())  # Settings check the types.
                 if field not in group:  # An axis.
                     stack.enter_context(group.unlocked())
-            group[field] = chosen
+            group[field] = value
 
 
 def _groups(
@@ -108,8 +107,8 @@ def _groups(
         chosen = [grid for i, grid in enumerate(groups) if str(i) == index]
         if not chosen:
             why = f"config.sweep has {counted(len(groups), 'grid')}"
-            example = f"--{'.'.join(['config.sweep.0', *parts])}={shlex.quote(text)}"
-            remedy = f"Count them from 0, as in {example}"
+            typed = f"--{'.'.join(['config.sweep.0', *parts])}={shlex.quote(text)}"
+            remedy = f"Count them from 0, as in {typed}"
             raise SettingsError.of(f"--{option}", text, why, remedy)
         groups, place = chosen, f"{place}.{index}"
     if not parts:
