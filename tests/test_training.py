@@ -392,7 +392,11 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
         *(start(trainer, one, images) for one in own),
     )
     whole, piece = (
-        jax.jit(population.over_members(f, num_shared=1, execution=execution))
+        jax.jit(
+            population.over_members(f, num_shared=1, execution=execution),
+            # Bits hold of programs as users compile them (see the Makefile).
+            compiler_options={"xla_backend_extra_options": ""},
+        )
         for f in (trainer.epoch, trainer.piece)
     )
     batches = jax.vmap(
