@@ -16,7 +16,7 @@ from configs import digits
 from experiments.data.images import ImageData
 from experiments.data.sources import Split
 from experiments.messages.errors import SettingsError
-from experiments.runner.loop import check
+from experiments.runner.planning import check
 from experiments.runner.task import build_model
 from experiments.settings import grid
 from vae_jax import population

@@ -14,7 +14,7 @@ from experiments.data.images import ImageData
 from experiments.data.sources import Split
 from experiments.evaluation import diagnosis
 from experiments.messages.errors import SettingsError
-from experiments.runner import loop
+from experiments.runner import planning
 from experiments.settings import grid
 from experiments.settings.schema import DiagnosticsSettings
 from tests.test_flows import stirred
@@ -136,11 +136,11 @@ def test_a_two_sample_test_of_one_image_is_refused(images, permutations, fits):
     config["diagnostics"]["permutations"] = permutations
     runs = grid.expand(config)
     if fits:
-        loop.check(runs, data)
+        planning.check(runs, data)
         return
     words = r"permutations is 5, but squares has 1 test image: .* at least 2\. Use 0"
     with pytest.raises(SettingsError, match=words):
-        loop.check(runs, data)
+        planning.check(runs, data)
 
 
 def test_a_model_that_diverged_has_no_verdict(measured):

@@ -9,7 +9,8 @@ from configs import digits
 from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.runner import failures
-from experiments.runner.task import DeviceData, GroupTask, named_leaves
+from experiments.runner.images import Images
+from experiments.runner.task import GroupTask, named_leaves
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
@@ -45,13 +46,13 @@ def data():
 @pytest.fixture(scope="module")
 def task(data):
     (group,) = grid.group(grid.expand(config()))
-    return GroupTask(group, data, DeviceData(data))
+    return GroupTask(group, Images(data))
 
 
 @pytest.fixture(scope="module")
 def sound(task):
     """The state of the member before any step."""
-    data = task.device_data
+    data = task.images
     init = jax.jit(task.widest.init)
     params = init(jax.random.key(0), data.pixel_mean, data.pixel_std)
     return task.trainer.start(params)
@@ -64,7 +65,7 @@ def failed(without_key_checks, task, sound):
     epoch = jax.jit(task.trainer.epoch)
     own = member(task.population.members, INDEX)
     state = sound._replace(params=params, epoch=jnp.int32(4))
-    state, _ = epoch(state, own, task.device_data.train)
+    state, _ = epoch(state, own, task.images.train)
     return jax.device_get(state)
 
 
@@ -131,7 +132,7 @@ def test_a_replay_of_a_sound_step_says_so(recorded, sound, task, data):
     run = task.group.runs[INDEX]
     reproduced, lines = failures.replay(facts, arrays | sane, run, data)
     assert not reproduced
-    assert "step 12: nothing is not finite" in lines[0]
+    assert "step 12: every value is finite" in lines[0]
     assert all(line.startswith("parameters ") for line in lines[1:])
 
 
@@ -161,8 +162,8 @@ def test_a_model_of_several_layers_is_replayed(data, tmp_path):
     layers["training"] |= {"objective": "elbo_log_weight"}
     layers["sweep"] = {"latent_dim": (3,)}
     (group,) = grid.group(grid.expand(layers))
-    task = GroupTask(group, data, DeviceData(data))
-    own = task.device_data
+    task = GroupTask(group, Images(data))
+    own = task.images
     params = jax.jit(task.widest.init)(jax.random.key(0), own.pixel_mean, own.pixel_std)
     offender = OFFENDERS.index("validation bound")
     state = task.trainer.start(params)._replace(
@@ -171,4 +172,4 @@ def test_a_model_of_several_layers_is_replayed(data, tmp_path):
     recorded = failures.record(task, 0, jax.device_get(state), tmp_path)
     reproduced, (line,) = failures.replay(*recorded, group.runs[0], data)
     assert not reproduced
-    assert "nothing is not finite" in line
+    assert "every value is finite" in line

@@ -14,11 +14,12 @@ from configs import digits
 from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import FolderError
-from experiments.runner import loop
+from experiments.runner import planning
+from experiments.runner.images import Images
 from experiments.runner.interruption import Stopped
 from experiments.runner.progress import Progress
-from experiments.runner.task import DeviceData, GroupTask
-from experiments.runner.training import GroupTraining
+from experiments.runner.task import GroupTask
+from experiments.runner.training import train_group
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.folder import RunFolder
 from experiments.runs.notes import Note
@@ -63,10 +64,9 @@ def data():
 
 @pytest.fixture(scope="module")
 def compiled(data):
-    """The one group of CONFIG and its programs."""
+    """The one group of CONFIG."""
     (group,) = grid.group(grid.expand(CONFIG))
-    task = GroupTask(group, data, DeviceData(data))
-    return task, task.compile()
+    return GroupTask(group, Images(data)).compile()
 
 
 IMAGES = "0123"
@@ -91,10 +91,8 @@ def train(compiled, folder, epochs=0):
 
 
 def run(compiled, folder, interruption, background):
-    task, programs = compiled
-    with Progress([task.group]) as progress:
-        training = GroupTraining(task, programs, folder, progress, background)
-        training.run(interruption)
+    with Progress([compiled.task.group]) as progress:
+        train_group(compiled, folder, progress, interruption, background)
 
 
 def outcome(path):
@@ -130,7 +128,7 @@ def test_a_stopped_group_continues_to_the_same_bits(
         with pytest.raises(Stopped, match=f"after epoch {epochs} of bernoulli-"):
             train(compiled, folder, epochs)
         assert folder.members.finished() == set()
-        assert begun(folder) == [Note.on(compiled[0].group)]
+        assert begun(folder) == [Note.on(compiled.task.group)]
     with opened(path) as folder:
         train(compiled, folder)
         assert begun(folder) == []
@@ -139,10 +137,10 @@ def test_a_stopped_group_continues_to_the_same_bits(
 
 def validating(compiled, every):
     """The same group and programs, validated after so many epochs each and the last."""
-    task, programs = compiled
     config = small_config(validate_every=every)
     (group,) = grid.group(grid.expand(config))
-    return config, (GroupTask(group, task.data, task.device_data), programs)
+    task = GroupTask(group, compiled.task.images)
+    return config, dataclasses.replace(compiled, task=task)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +204,8 @@ def test_a_member_finished_before_keeps_its_files(compiled, undisturbed, tmp_pat
 
 
 def test_checkpoints_of_another_version_are_refused(compiled, tmp_path):
-    task, _ = compiled
     with opened(tmp_path / "run") as folder:
-        note = Note.on(task.group)
+        note = Note.on(compiled.task.group)
         path = folder.groups.begin(note)
         checkpoints = Checkpoints(path, 3, folder.groups.owner(note))
         checkpoints.save(2, {"epoch": np.int32(2), "state/other": np.ones(3)})
@@ -247,10 +244,10 @@ def test_no_epoch_waits_for_the_baseline(compiled, undisturbed, tmp_path):
 def test_members_alone_and_in_company_agree(compiled, undisturbed, data, tmp_path):
     """Within rounding when mapped together; see docs/reliability.md."""
     runs = grid.expand(CONFIG)
-    task = GroupTask(grid.Group(runs[:1]), data, DeviceData(data))
+    task = GroupTask(grid.Group(runs[:1]), Images(data))
     path = tmp_path / "run"
     with opened(path) as folder:
-        train((task, task.compile()), folder)
+        train(task.compile(), folder)
     alone = outcome(path)[0][runs[0].name][0]
     company = undisturbed[0][runs[0].name][0]
     for name in ("elbo", "log_px", "kl"):
@@ -279,7 +276,7 @@ def names(groups):
 
 
 def test_runs_are_grouped_by_program(runs, folder):
-    plan = loop.plan(runs, folder)
+    plan = planning.plan(runs, folder)
     assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]
     assert {group.attempt for group in plan} == {0}
 
@@ -287,7 +284,7 @@ def test_runs_are_grouped_by_program(runs, folder):
 def test_finished_runs_are_left_out(runs, folder):
     for run in (*runs[:3], runs[4]):
         save_member(folder, run.name)
-    assert names(loop.plan(runs, folder)) == [[runs[3].name, runs[5].name]]
+    assert names(planning.plan(runs, folder)) == [[runs[3].name, runs[5].name]]
 
 
 def test_groups_are_continued_as_they_were_begun(runs, folder):
@@ -295,14 +292,14 @@ def test_groups_are_continued_as_they_were_begun(runs, folder):
     group = grid.Group((runs[3], runs[5]))
     folder.groups.begin(Note.on(group))
     save_member(folder, runs[3].name)
-    plan = loop.plan(runs, folder)
+    plan = planning.plan(runs, folder)
     assert plan[0] == group
     assert sorted(names(plan)[1:]) == [[r.name for r in runs[:3]], [runs[4].name]]
 
 
 def test_groups_begun_with_runs_not_chosen_wait(runs, folder):
     folder.groups.begin(Note.on(grid.Group(runs[:3])))
-    assert names(loop.plan(runs[:2], folder)) == [[r.name for r in runs[:2]]]
+    assert names(planning.plan(runs[:2], folder)) == [[r.name for r in runs[:2]]]
     assert len(begun(folder)) == 1
 
 
@@ -318,7 +315,7 @@ def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, 
     elif how == "name":
         note = note._replace(name="beta-1")
     folder.groups.begin(note)
-    plan = loop.plan(runs, folder)
+    plan = planning.plan(runs, folder)
     assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]
     assert {group.attempt for group in plan} == {0}
     assert begun(folder) == []
@@ -329,7 +326,7 @@ def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, 
 
 def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
     folder.failures.save(runs[1].name, 0, {}, {})
-    assert [group.attempt for group in loop.plan(runs[:3], folder)] == [0]
+    assert [group.attempt for group in planning.plan(runs[:3], folder)] == [0]
     training = dataclasses.replace(runs[0].settings.training, on_non_finite="reseed")
     again = [
         dataclasses.replace(
@@ -337,14 +334,13 @@ def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
         )
         for run in runs[:3]
     ]
-    plan = loop.plan(again, folder)
+    plan = planning.plan(again, folder)
     assert [(group.attempt, len(group.runs)) for group in plan] == [(0, 2), (1, 1)]
 
 
 def test_each_attempt_has_keys_of_its_own(data):
-    device_data = DeviceData(data)
-    runs = grid.expand(CONFIG)
-    tasks = [GroupTask(grid.Group(runs, n), data, device_data) for n in range(3)]
+    runs, images = grid.expand(CONFIG), Images(data)
+    tasks = [GroupTask(grid.Group(runs, n), images) for n in range(3)]
     keys = [jax.random.key_data(task.population.keys) for task in tasks]
     assert len({key.tobytes() for key in map(np.asarray, keys)}) == 3
 
@@ -356,7 +352,7 @@ def test_every_seed_is_scored_on_the_same_draw_of_the_test_images(data, likeliho
     config["sweep"] = {"likelihood": likelihood, "seed": (0, 1)}
     views = []
     for run in grid.expand(config):
-        task = GroupTask(grid.Group((run,)), data, DeviceData(data))
+        task = GroupTask(grid.Group((run,)), Images(data))
         views.append(np.asarray(task.test_x))
     np.testing.assert_array_equal(*views)
-    assert not np.array_equal(views[0], task.device_data.test)
+    assert not np.array_equal(views[0], task.images.test)

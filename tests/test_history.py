@@ -14,11 +14,11 @@ FAILED = OFFENDERS.index("gradient")
 
 
 def add(history, epoch, *, active=(True, True), offenders=(0, 0), best=None):
-    """Adds a validation whose numbers all tell where they are from."""
+    """The history with a validation whose numbers all tell where they are from."""
     values = np.array([epoch + 0.25, epoch + 0.5], np.float32)
     best = values if best is None else np.asarray(best, np.float32)
     offenders = np.array(offenders, np.int32)
-    history.add(
+    return history.after(
         epoch,
         EpochMetrics(Terms(values, values + 1, values + 2), values + 3, values + 4),
         Validation(
@@ -33,7 +33,7 @@ def add(history, epoch, *, active=(True, True), offenders=(0, 0), best=None):
 
 def test_rows_hold_every_scalar_of_every_run():
     history = History(RUNS)
-    add(history, 5)
+    history = add(history, 5)
     assert history.rows() == [
         {
             "run": run,
@@ -53,7 +53,7 @@ def test_rows_hold_every_scalar_of_every_run():
 def test_rows_from_a_validation_on():
     history = History(RUNS)
     for epoch in (5, 10, 15):
-        add(history, epoch)
+        history = add(history, epoch)
     assert len(history) == 3
     assert [row["epoch"] for row in history.rows(2)] == [15, 15]
     assert [row["epoch"] for row in history.rows()] == [5, 5, 10, 10, 15, 15]
@@ -62,9 +62,9 @@ def test_rows_from_a_validation_on():
 
 def test_runs_that_stopped_or_fail_have_no_row():
     history = History(RUNS)
-    add(history, 5)
-    add(history, 10, offenders=(0, FAILED))
-    add(history, 15, active=(True, False), offenders=(0, FAILED))
+    history = add(history, 5)
+    history = add(history, 10, offenders=(0, FAILED))
+    history = add(history, 15, active=(True, False), offenders=(0, FAILED))
     named = [(row["run"], row["epoch"]) for row in history.rows()]
     assert named == [("a", 5), ("b", 5), ("a", 10), ("a", 15)]
 
@@ -72,23 +72,23 @@ def test_runs_that_stopped_or_fail_have_no_row():
 def test_the_last_row_of_a_run_without_patience_is_kept():
     """It was active when it was validated, and is not from then on."""
     history = History(RUNS)
-    add(history, 5, active=(True, True))
-    add(history, 10, active=(False, True))
+    history = add(history, 5, active=(True, True))
+    history = add(history, 10, active=(False, True))
     assert [row["epoch"] for row in history.rows() if row["run"] == "a"] == [5]
 
 
 @pytest.mark.parametrize("num_validations", [0, 1, 4])
 def test_it_continues_from_its_arrays(num_validations):
-    undisturbed, begun = History(RUNS), History(RUNS)
+    undisturbed = History(RUNS)
     for epoch in range(num_validations):
-        for history in (undisturbed, begun):
-            add(history, epoch, offenders=(0, FAILED * (epoch == 2)))
-    continued = History(RUNS, begun.arrays())
+        undisturbed = add(undisturbed, epoch, offenders=(0, FAILED * (epoch == 2)))
+    continued = History.restore(RUNS, undisturbed.arrays)
     assert len(continued) == num_validations
-    for history in (undisturbed, continued):
-        add(history, 9, best=(-np.inf, -1))
+    undisturbed, continued = (
+        add(history, 9, best=(-np.inf, -1)) for history in (undisturbed, continued)
+    )
     assert continued.rows() == undisturbed.rows()
-    arrays, expected = continued.arrays(), undisturbed.arrays()
+    arrays, expected = continued.arrays, undisturbed.arrays
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
         assert arrays[name].dtype == array.dtype, name
@@ -98,7 +98,7 @@ def test_it_continues_from_its_arrays(num_validations):
 def test_the_last_gain_is_that_of_the_last_fifth():
     history = History(RUNS)
     for i in range(10):
-        add(history, i, best=(i, min(i, 6)))
+        history = add(history, i, best=(i, min(i, 6)))
     assert history.last_gain(0) == 2  # Of the 10 validations, from the 8th on.
     assert history.last_gain(1) == 0
 
@@ -107,18 +107,18 @@ def test_the_last_gain_does_not_depend_on_who_trains_on():
     together, alone = History(RUNS), History(RUNS)
     for i in range(10):
         is_active = i < 5
-        add(together, i, active=(is_active, True), best=(min(i, 4), i))
+        together = add(together, i, active=(is_active, True), best=(min(i, 4), i))
         if is_active:
-            add(alone, i, best=(i, i))
+            alone = add(alone, i, best=(i, i))
     assert together.last_gain(0) == alone.last_gain(0) == 1
 
 
 def test_a_gain_needs_two_validations():
     history = History(RUNS)
     assert math.isnan(history.last_gain(0))
-    add(history, 1)
+    history = add(history, 1)
     assert math.isnan(history.last_gain(0))
-    add(history, 6)
+    history = add(history, 6)
     assert history.last_gain(0) == 5
 
 
@@ -134,18 +134,21 @@ def test_a_gain_needs_two_validations():
 def test_the_last_gain_counts_epochs_where_validations_are_not_even(epochs, gain):
     history = History(RUNS)
     for epoch in epochs:
-        add(history, epoch, best=(epoch, 0))
+        history = add(history, epoch, best=(epoch, 0))
     assert history.last_gain(0) == pytest.approx(gain, nan_ok=True)
 
 
 def test_no_gain_where_no_bound_was_ever_finite():
     history = History(RUNS)
     for epoch in (0, 5):
-        add(history, epoch, best=(-np.inf, 1))
+        history = add(history, epoch, best=(-np.inf, 1))
     assert math.isnan(history.last_gain(0))
     assert history.last_gain(1) == 0
 
 
 def test_a_history_of_something_else_is_refused():
+    arrays = {"epoch": np.arange(2), "logged": np.ones((3, 1), bool)}
+    with pytest.raises(ValueError, match="incomplete"):
+        History.restore(["a"], arrays)
     with pytest.raises(KeyError):
-        History(["a"], {"epoch": np.arange(2)}).check()
+        History.restore(["a"], {"epoch": np.arange(2)})

@@ -1,5 +1,6 @@
 """Tests that a population larger than memory is cut into slices."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,10 +9,11 @@ from configs import digits
 from experiments.data.images import load_data
 from experiments.launch import sweeps
 from experiments.messages.errors import SettingsError
-from experiments.runner import loop, memory
+from experiments.runner import loop, memory, planning
+from experiments.runner.images import Images
 from experiments.runner.interruption import Interruption
 from experiments.runner.progress import Progress
-from experiments.runner.task import DeviceData, GroupTask
+from experiments.runner.task import GroupTask
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
@@ -42,20 +44,14 @@ def small_config(memory_gib=0.0):
 def whole():
     """A group that fits, with its data."""
     runs = grid.expand(small_config())
-    data = load_data(runs[0].settings.data)
-    device_data = DeviceData(data)
+    images = Images(load_data(runs[0].settings.data))
     (group,) = grid.group(runs)
-    return (
-        group,
-        data,
-        device_data,
-        memory.compile_fitting(group, data, device_data, 1e15),
-    )
+    return group, images, memory.compile_fitting(group, images, 1e15)
 
 
 def needed(fitting):
     """Bytes that are planned for what was compiled."""
-    return fitting.task.bytes_needed(fitting.programs)[0]
+    return fitting.compiled.bytes_needed()[0]
 
 
 @pytest.mark.parametrize(
@@ -71,34 +67,35 @@ def test_slices_are_few_and_even(whole, most, sizes):
 
 def test_what_fits_is_left_whole(whole):
     group, *_, found = whole
-    assert found.task.group == group
+    assert found.compiled.task.group == group
     assert not found.rest
 
 
 def test_what_a_program_takes_grows_with_its_members(whole):
-    group, data, device_data, found = whole
+    group, images, found = whole
     (alone, *_) = memory.cut(group, 1)
-    one = memory.compile_fitting(alone, data, device_data, 1e15)
+    one = memory.compile_fitting(alone, images, 1e15)
     gained = needed(found) - needed(one)
-    params = 4 * found.task.widest.num_parameters(found.task.population.shapes)
+    task = found.compiled.task
+    params = 4 * task.widest.num_parameters(task.population.shapes)
     # Parameters, the best of them, and two moments of each, at least.
     assert gained >= 4 * params * (len(SEEDS) - 1)
 
 
 def test_what_does_not_fit_is_cut(whole):
-    group, data, device_data, found = whole
+    group, images, found = whole
     limit = 0.7 * needed(found)
-    first = memory.compile_fitting(group, data, device_data, limit)
+    first = memory.compile_fitting(group, images, limit)
     assert needed(first) <= limit
-    parts = [first.task.group, *first.rest]
+    parts = [first.compiled.task.group, *first.rest]
     assert tuple(run for part in parts for run in part.runs) == group.runs
     assert 1 < len(parts) < len(SEEDS)
 
 
 def test_a_member_that_cannot_fit_is_refused(whole):
-    group, data, device_data, _ = whole
+    group, images, _ = whole
     with pytest.raises(SettingsError, match=r"seed=0 needs .* GiB .*batch_size"):
-        memory.compile_fitting(group, data, device_data, 1.0)
+        memory.compile_fitting(group, images, 1.0)
 
 
 def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
@@ -125,19 +122,19 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
 
 def test_compiling_can_wait_until_training_has_ended(tmp_path, monkeypatch):
     """Two groups, each compiled while none trains."""
-    compile_fitting, run = memory.compile_fitting, loop.GroupTraining.run
+    compile_fitting, train_group = memory.compile_fitting, loop.train_group
     events = []
 
     def compiled(*arguments):
         events.append("compiled")
         return compile_fitting(*arguments)
 
-    def trained(training, interruption):
-        run(training, interruption)
+    def trained(*arguments):
+        train_group(*arguments)
         events.append("trained")
 
     monkeypatch.setattr(memory, "compile_fitting", compiled)
-    monkeypatch.setattr(loop.GroupTraining, "run", trained)
+    monkeypatch.setattr(loop, "train_group", trained)
     config = small_config()
     config["parallel"]["compile_ahead"] = False
     config["sweep"] = {"likelihood": ("bernoulli", "laplace"), "seed": (0,)}
@@ -156,19 +153,19 @@ def killed(*_):
 
 
 def planned(group, folder):
-    return {part.runs for part in loop.plan(group.runs, folder)}
+    return {part.runs for part in planning.plan(group.runs, folder)}
 
 
 def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypatch):
-    group, data, device_data, found = whole
+    group, images, found = whole
     slices = memory.cut(group, 2)
-    first = GroupTask(slices[0], data, device_data)
-    fitting = memory.Fitting(first, found.programs, slices[1:])
+    first = dataclasses.replace(found.compiled, task=GroupTask(slices[0], images))
+    fitting = memory.Fitting(first, slices[1:])
     monkeypatch.setattr(memory, "compile_fitting", lambda *_: fitting)
-    monkeypatch.setattr(loop.GroupTraining, "run", killed)
-    folder = opened(tmp_path, small_config(), data)
+    monkeypatch.setattr(loop, "train_group", killed)
+    folder = opened(tmp_path, small_config(), images.data)
     with Progress([group], shown=False) as progress, pytest.raises(KeyboardInterrupt):
-        loop.run_groups([group], data, folder, progress, Interruption())
+        loop.run_groups([group], images, folder, progress, Interruption())
     folder.close()
     assert planned(group, folder) == {part.runs for part in slices}
 
@@ -176,38 +173,38 @@ def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypat
 @pytest.mark.parametrize("noted", [1, 2, 3, 4])
 def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, noted):
     """Else the slices that are not noted yet would be cut afresh, among themselves."""
-    group, data, *_ = whole
-    folder = opened(tmp_path, small_config(), data)
+    group, images, _ = whole
+    folder = opened(tmp_path, small_config(), images.data)
     slices = memory.cut(group, 2)
     parts = iter([folder.groups.begin] * noted + [killed])
     with monkeypatch.context() as patch:
         patch.setattr(folder.groups, "begin", lambda *note: next(parts)(*note))
         patch.setattr(folder.groups, "end", killed)
         with pytest.raises(KeyboardInterrupt):
-            loop._note_slices(slices, folder)
+            planning.note_slices(slices, folder)
     assert planned(group, folder) == {group.runs}
-    loop._note_slices(slices, folder)
+    planning.note_slices(slices, folder)
     folder.close()
     assert planned(group, folder) == {part.runs for part in slices}
 
 
 def test_runs_are_started_anew_after_the_last_slice(whole, tmp_path):
     """Where they are the same runs for one who was interrupted and one who was not."""
-    _, data, *_ = whole
+    _, images, _ = whole
     config = small_config()
     config["training"]["on_non_finite"] = "reseed"
     runs = grid.expand(config)
-    folder = opened(tmp_path, config, data)
+    folder = opened(tmp_path, config, images.data)
     first, *rest = memory.cut(grid.Group(runs), 2)
-    loop._note_slices([first, *rest], folder)
+    planning.note_slices([first, *rest], folder)
     folder.failures.save(runs[0].name, 0, {}, {})
     save_member(folder, runs[1].name)
     folder.groups.end(first.name)
-    assert {part.runs for part in loop._plan(runs, folder)} == {
+    assert {part.runs for part in planning.next_groups(runs, folder)} == {
         part.runs for part in rest
     }
     for part in rest:
         for run in part.runs:
             save_member(folder, run.name)
     folder.close()
-    assert loop._plan(runs, folder) == [grid.Group(runs[:1], attempt=1)]
+    assert planning.next_groups(runs, folder) == [grid.Group(runs[:1], attempt=1)]

@@ -12,7 +12,8 @@ import pytest
 
 from configs import digits
 from experiments.data.images import load_data
-from experiments.runner.task import DeviceData, GroupTask
+from experiments.runner.images import Images
+from experiments.runner.task import GroupTask
 from experiments.settings import grid
 from vae_jax.mesh import BATCH, MEMBERS, make_mesh, split_batch
 
@@ -54,25 +55,19 @@ def task(layout):
     runs = grid.expand(config)
     data = load_data(runs[0].settings.data)
     (group,) = grid.group(runs)
-    return GroupTask(group, data, DeviceData(data))
+    return GroupTask(group, Images(data))
 
 
 def trained(task):
     """State after two epochs, what validation says, and the evaluation, as placed."""
-    programs = task.compile()
-    population, placement = task.population, task.placement
-    state = population.init(programs.init, *task.statistics)
-    members = population.placed_members
-    validation_x = placement.place_shared(task.validation_x)
-    with (
-        task.training(programs.train, 0) as train_epoch,
-        jax.transfer_guard("disallow"),
-    ):
+    compiled = task.compile()
+    state = compiled.init()
+    with compiled.training(0) as train_epoch, jax.transfer_guard("disallow"):
         for _ in range(2):
             state, metrics = train_epoch(state)
-        state, validation = programs.validate(state, members, validation_x)
-    measured = task.evaluate(programs.evaluate, state.best_params)
-    return state, placement.fetch((metrics, validation)), measured.evaluation
+    state, validation = compiled.validate(state)
+    reports = task.placement.fetch((metrics, validation))
+    return state, reports, compiled.measure(state.best_params).evaluation
 
 
 def check_on_many(name):

@@ -422,7 +422,7 @@ def test_a_model_that_came_to_nothing_is_named_and_not_the_lowest(status, score)
 
 
 def test_a_group_of_which_every_run_failed_is_told():
-    assert lines_with(told([]), "[1/1] bernoulli: no model finished", "begun anew")
+    assert lines_with(told([]), "[1/1] bernoulli: no model finished", "start again")
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,11 @@ from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.data.sources import Source, Split
 from experiments.messages.errors import DataError, SettingsError
-from experiments.runner import streaming, task
+from experiments.runner import streaming
+from experiments.runner.images import Images, training_sample
 from experiments.runner.interruption import Stopped
-from experiments.runner.streaming import (
-    MOST_PIECES,
-    Stream,
-    StreamedTraining,
-    split_epoch,
-)
-from experiments.runner.task import DeviceData, GroupTask, training_sample
+from experiments.runner.streaming import MOST_PIECES, Stream, split_epoch
+from experiments.runner.task import GroupTask
 from experiments.settings import grid
 from tests.test_group_training import opened, outcome, small_config, train
 from vae_jax import views
@@ -159,11 +155,11 @@ def test_training_waits_rather_than_let_pieces_pile_up():
     def reading():
         return not all(future.done() for future in pieces._read._buffer)
 
-    training = StreamedTraining(
-        pieces, dict.fromkeys(PIECES, program), (0, 3, 6), np.zeros(3)
+    train_epoch = streaming.training(
+        pieces, dict.fromkeys(PIECES, program), (0, 3, 6), np.zeros(3), None
     )
-    state, _ = training.train_epoch([], None)
-    state, _ = training.train_epoch(state, None)
+    state, _ = train_epoch([])
+    state, _ = train_epoch(state)
     pieces.close()
     assert state == [(0, 3), (3, 3), (6, 1)] * 2
     assert most == MOST_PIECES
@@ -210,16 +206,16 @@ def test_without_grain_it_is_said_what_to_install(monkeypatch):
 
 
 def compiled(execution, *, stream):
-    """A group of two models and its programs; an epoch has pieces of 3, 3 and 1."""
+    """A group of two models, compiled; an epoch has pieces of 3, 3 and 1."""
     config = small_config(batch_size=40, num_epochs=4, validate_every=3)
     config["data"] |= {"stream": stream, "stream_megabytes": 0.07}
     config["diagnostics"] |= {"latents": False, "probes": False}
     config["parallel"] |= {"member_execution": execution}
     (group,) = grid.group(grid.expand(config))
     data = load_data(group.widest.data)
-    task = GroupTask(group, data, DeviceData(data))
+    task = GroupTask(group, Images(data))
     assert task.pieces == (PIECES if stream else (7,))
-    return task, task.compile()
+    return task.compile()
 
 
 @pytest.fixture(scope="module")
@@ -286,9 +282,9 @@ def test_of_very_many_images_a_sample_stays_on_the_device(monkeypatch):
     data = load_data(DataSettings("digits"))
     flat = data.train.images.reshape(1300, 64)
     np.testing.assert_array_equal(training_sample(data), flat)
-    monkeypatch.setattr(task, "_MOST_SAMPLED", 64 * 500)
+    monkeypatch.setattr("experiments.runner.images._MOST_SAMPLED", 64 * 500)
     np.testing.assert_array_equal(training_sample(data), flat[::3])
-    assert DeviceData(data).view("levels", views.TRAIN).shape == (434, 64)
+    assert Images(data).view("levels", views.TRAIN).shape == (434, 64)
 
 
 # --- two processes --------------------------------------------------------------------

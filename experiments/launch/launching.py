@@ -15,7 +15,7 @@ from experiments.launch.engines import Command, Launcher
 from experiments.launch.jobs import Job, JobFiles, command, ranges
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.wording import counted
-from experiments.runner import loop
+from experiments.runner import planning
 from experiments.runner.interruption import Interruption, Stopped
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Group, Run
@@ -87,7 +87,7 @@ class Jobs:
         taken = {run for job in self._running for run in job.runs}
         rest = [run for run in chosen if run.name not in taken]
         groups, jobs = self._folder.groups, []
-        for group in loop.plan(rest, self._folder):
+        for group in planning.plan(rest, self._folder):
             size = self._launch.slice_size
             if not size or (groups.path / f"{group.name}.json").exists():
                 size = len(group.runs)

@@ -17,7 +17,8 @@ from experiments.report.page import write_report
 from experiments.report.terminal import print_results
 from experiments.runner import processes
 from experiments.runner.interruption import Interruption
-from experiments.runner.loop import check, check_devices, train
+from experiments.runner.loop import train
+from experiments.runner.planning import check, check_devices
 from experiments.runner.progress import announce
 from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import fingerprints

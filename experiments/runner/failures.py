@@ -1,4 +1,4 @@
-"""Where a run met a value that is not finite: what is kept of it, and its replay."""
+"""A value that is not finite: the record of where a run met it, and its replay."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.images import ImageData
+from experiments.runner.images import Images
 from experiments.runner.task import (
-    DeviceData,
     GroupTask,
     build_model,
     from_named_leaves,
@@ -36,12 +36,12 @@ from vae_jax.training import (
 def record(
     task: GroupTask, index: int, state: TrainState, folder: Path
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is kept of a member's failure: facts for a person, arrays for a replay.
+    """Returns the record of a member's failure: facts to read, arrays for a replay.
 
     Args:
         task: the member's group.
-        index: the member's place in it.
-        state: the member's state, which is that before the step that failed.
+        index: of the member in its group.
+        state: the member's state, from before the step that failed.
         folder: the run folder.
     """
     run = task.group.runs[index]
@@ -73,13 +73,13 @@ def record(
 
 
 def replay_command(run: str, folder: Path) -> str:
-    """The command that replays a run's last failure."""
+    """Returns the command that replays a run's last failure."""
     where = f"--workdir={folder}", f"--run={run}"
     return shell_command("experiments.replay", *where, *parts_options())
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """One line on a failure, with the command that replays it."""
+    """Returns one line on a failure, with the command that replays it."""
     return (
         f"{facts['run']} met a value that is not finite ({facts['offender']}, step "
         f"{facts['step']}, after {facts['epochs_finished']} epochs) and stopped there; "
@@ -93,17 +93,24 @@ def replay(
     run: Run,
     data: ImageData,
 ) -> tuple[bool, list[str]]:
-    """Computes once more what failed.
+    """Repeats the step, or the validation, that failed.
+
+    Args:
+        facts: as ``record`` returned them.
+        arrays: likewise.
+        run: the run that failed.
+        data: its images.
 
     Returns:
-        Whether the same thing is not finite again, and lines that say what is not.
+        Whether the same value is not finite again, and lines that name all values that
+        are not.
     """
     key = jax.random.wrap_key_data(jnp.asarray(arrays["member/key"]))
     member = Member(
         key, *(jnp.asarray(arrays[f"member/{name}"]) for name in Member._fields[1:])
     )
     chosen = run.settings.model
-    if chosen.can_be_padded:  # It was trained with as many latents as its group.
+    if chosen.can_be_padded:  # It was trained with the latents of its group.
         chosen = dataclasses.replace(chosen, latent_dim=member.latent_mask.size)
     model = build_model(dataclasses.replace(run.settings, model=chosen), data)
     config = run.settings.training.config()
@@ -115,18 +122,18 @@ def replay(
     params, opt_state = jax.tree.map(
         jnp.asarray, (stored["params"], stored["opt_state"])
     )
-    device_data = DeviceData(data)
+    own = Images(data)
     if facts["offender"] == "validation bound":
-        x = device_data.view(model.likelihood.view, views.VALIDATION)
+        x = own.view(model.likelihood.view, views.VALIDATION)
         terms = trainer.validation_terms(params, member, x)
         found = OFFENDERS[-1] if not np.isfinite(terms.bound) else OFFENDERS[0]
         return found == facts["offender"], [_verdict(facts, found)]
 
-    images = jnp.asarray(device_data.train[np.array(facts["images"])])
+    images = jnp.asarray(own.train[np.array(facts["images"])])
     step = jnp.int32(facts["step"])
 
     @jax.jit
-    def once_more() -> StepReport:
+    def repeated() -> StepReport:
         return trainer.step(params, opt_state, member, images, step)[1]
 
     @jax.jit
@@ -136,7 +143,7 @@ def replay(
         warmup = config.warmup(trainer.steps_per_epoch)(step)
         return trainer.gradient(params, member, keys.latent, x, warmup)
 
-    found = OFFENDERS[int(once_more().offender)]
+    found = OFFENDERS[int(repeated().offender)]
     gradients, terms = in_detail()
     lines = [
         _verdict(facts, found),
@@ -148,10 +155,11 @@ def replay(
 
 
 def _verdict(facts: Mapping[str, Any], found: str) -> str:
-    return (
-        f"{facts['run']}, step {facts['step']}: {found} is not finite; recorded was "
-        f"{facts['offender']}."
+    verdict = (
+        "every value is finite" if found == OFFENDERS[0] else f"{found} is not finite"
     )
+    recorded = facts["offender"]
+    return f"{facts['run']}, step {facts['step']}: {verdict}; recorded was {recorded}."
 
 
 def _images_not_finite(
@@ -160,8 +168,8 @@ def _images_not_finite(
     values = {name: np.asarray(term) for name, term in terms.items()}
     for i, image in enumerate(facts["images"]):
         if not all(np.isfinite(term[i]) for term in values.values()):
-            told = ", ".join(f"{name} {term[i]:.6g}" for name, term in values.items())
-            yield f"training image {image}: {told} nats"
+            shown = ", ".join(f"{name} {term[i]:.6g}" for name, term in values.items())
+            yield f"training image {image}: {shown} nats"
 
 
 def _entries_not_finite(what: str, tree: Any) -> Iterator[str]:

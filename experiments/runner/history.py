@@ -1,5 +1,7 @@
-"""What was measured of a group while it trained: the source of every metric row."""
+"""The validations of a group while it trains: the source of every metric row."""
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,110 +12,111 @@ from vae_jax.training import EpochMetrics, Validation
 _LOGGED, _BEST, _EPOCH = "logged", "best_bound", "epoch"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class History:
-    """Validations of a group, as arrays over its runs.
+    """Validations of a group, as arrays over them and over its runs.
 
-    Checkpoints hold it whole, so that the rows of a resumed run are those that an
-    undisturbed one has, whatever became of the files they were written to.
+    Checkpoints hold all of them: a run that is continued gets the rows of one that was
+    not disturbed, whatever happened to the files with its rows.
+
+    Attributes:
+        runs: names.
+        arrays: by name, ``[validations, runs]``; the epochs ``[validations]``.
     """
 
-    def __init__(self, runs: Sequence[str], arrays: Mapping[str, np.ndarray] = {}):
-        """
+    runs: Sequence[str]
+    arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def restore(
+        cls, runs: Sequence[str], arrays: Mapping[str, np.ndarray]
+    ) -> "History":
+        """Returns a history from a checkpoint.
+
         Args:
             runs: names.
-            arrays: as ``arrays()`` returned them, to continue.
-        """
-        self.runs = runs
-        names = list(arrays)
-        self._validations = [
-            dict(zip(names, values, strict=True))
-            for values in zip(*arrays.values(), strict=True)
-        ]
+            arrays: as in its attributes.
 
-    def add(
+        Raises:
+            LookupError, TypeError, ValueError: the arrays are of other runs, or of
+                another version.
+        """
+        if len({len(array) for array in arrays.values()}) > 1:
+            raise ValueError("its validations are incomplete")
+        found = cls(runs, arrays)
+        found.rows()
+        for index in range(len(runs)):
+            found.last_gain(index)
+        return found
+
+    def after(
         self, epoch: int, metrics: EpochMetrics, validation: Validation, active: Any
-    ) -> None:
-        """Adds what a validation reports, stacked over the runs.
+    ) -> "History":
+        """Returns the history with one more validation.
 
         Args:
-            epoch: epochs finished.
-            metrics: means over the steps of the last of them.
-            validation: the validation after it.
-            active: which runs were still training; the rest and those that fail have
-                no row.
+            epoch: number of epochs finished.
+            metrics: means over the steps of the last of them, ``[runs]``.
+            validation: the validation after it, ``[runs]``.
+            active: which runs trained until here; the others have no row, nor have
+                those that fail now.
         """
         scalars = {
             "train": metrics.terms._asdict() | {"gradient_norm": metrics.gradient_norm},
             "validation": validation.terms._asdict(),
         }
-        self._validations.append(
-            {
-                _EPOCH: np.int32(epoch),
-                _LOGGED: np.asarray(active) & (validation.failure.offender == 0),
-                _BEST: np.asarray(validation.best_bound),
-                **{
-                    f"{split}/{name}": np.asarray(value)
-                    for split, values in scalars.items()
-                    for name, value in values.items()
-                },
-            }
-        )
+        added = {
+            _EPOCH: np.int32(epoch),
+            _LOGGED: np.asarray(active) & (validation.failure.offender == 0),
+            _BEST: validation.best_bound,
+            **{
+                f"{split}/{name}": value
+                for split, values in scalars.items()
+                for name, value in values.items()
+            },
+        }
+        arrays = {
+            name: np.stack([*self.arrays.get(name, ()), value])
+            for name, value in added.items()
+        }
+        return History(self.runs, arrays)
+
+    def __len__(self) -> int:
+        return len(self.arrays.get(_EPOCH, ()))
 
     def rows(self, start: int = 0) -> list[dict[str, Any]]:
-        """Metric rows from a validation on: a run, an epoch and its scalars each."""
+        """Returns a metric row for each run and validation: run, epoch and scalars.
+
+        Args:
+            start: index of the first validation.
+        """
+        # Sorted, as arrays that are read from a file are: a continued run writes the
+        # same bytes.
+        names = [name for name in sorted(self.arrays) if "/" in name]
         return [
             {
                 "run": run,
-                "epoch": int(validation[_EPOCH]),
-                # Sorted, as files give arrays back: a run that is continued writes the
-                # bytes of one that is not.
-                **{
-                    name: float(validation[name][i])
-                    for name in sorted(validation)
-                    if "/" in name
-                },
+                "epoch": int(self.arrays[_EPOCH][validation]),
+                **{name: float(self.arrays[name][validation, i]) for name in names},
             }
-            for validation in self._validations[start:]
+            for validation in range(start, len(self))
             for i, run in enumerate(self.runs)
-            if validation[_LOGGED][i]
+            if self.arrays[_LOGGED][validation, i]
         ]
 
     def last_gain(self, index: int) -> float:
-        """Nats by which a run's best validation bound rose in its last fifth of epochs.
+        """Returns how much a run's best validation bound rose in its last epochs, nats.
 
-        Its own last: others may train on where it was stopped. NaN where no validation
-        came before, to compare with.
+        In the last fifth of the epochs that this run trained: others may train longer.
+        NaN if there is no earlier validation to compare with.
         """
-        bounds = {
-            int(validation[_EPOCH]): validation[_BEST][index]
-            for validation in self._validations
-            if validation[_LOGGED][index]
-        }
-        last = max(bounds, default=0)
-        before = [epoch for epoch in bounds if 5 * epoch <= 4 * last]
-        if not before:
-            return float("nan")
+        if not self.arrays:
+            return math.nan
+        logged = self.arrays[_LOGGED][:, index]
+        epochs = self.arrays[_EPOCH][logged]
+        bounds = self.arrays[_BEST][logged, index]
+        before = 5 * epochs <= 4 * epochs.max(initial=0)
+        if not before.any():
+            return math.nan
         with np.errstate(invalid="ignore"):  # -inf where no bound was ever finite.
-            return float(bounds[last] - bounds[max(before)])
-
-    def check(self) -> None:
-        """Refuses a history that was not continued from one of these runs.
-
-        Raises:
-            IndexError, KeyError, TypeError: its arrays are others.
-        """
-        self.rows()
-        for index in range(len(self.runs)):
-            self.last_gain(index)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Everything, as arrays with a leading axis over validations."""
-        if not self._validations:
-            return {}
-        return {
-            name: np.stack([validation[name] for validation in self._validations])
-            for name in self._validations[0]
-        }
-
-    def __len__(self) -> int:
-        return len(self._validations)
+            return float(bounds[-1] - bounds[before][-1])

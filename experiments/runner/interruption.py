@@ -1,8 +1,8 @@
-"""Signals that ask a command to end: SIGTERM, as preemption sends it, and Ctrl-C.
+"""Signals that ask a command to stop: SIGTERM, as preemption sends it, and Ctrl-C.
 
-The first one lets the current epoch finish and be checkpointed; a second ends the
-process at once. Where nothing is unsaved, the first ends it at once too. Of several
-processes, one that is asked stops all of them, after the same epoch.
+After the first signal, the current epoch finishes and a checkpoint is saved; a second
+signal ends the process at once. While nothing is unsaved, the first one does that too.
+A signal to one of several processes stops all of them, after the same epoch.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from experiments import guard
 
 
 class Stopped(Exception):
-    """Raised once everything is saved after a request to stop."""
+    """Raised after a request to stop, once everything is saved."""
 
 
 class Interruption:
-    """Listens for signals while it is entered, on the main thread.
+    """Listens for signals within a ``with`` statement of the main thread.
 
-    A thread of its own reads them, because the main thread may be waiting for a device
-    where Python would not deliver them.
+    A second thread reads them: Python delivers no signal to a main thread that waits
+    for a device.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,9 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        # Else the others would wait in vain for one that leaves.
+        # One of several processes must not leave alone: the others would wait for it.
         self._alone = jax.process_count() == 1
-        # The descriptor first, and last when leaving: no signal is lost between.
+        # The descriptor is set first and removed last: no signal is lost in between.
         self._previous_fd = signal.set_wakeup_fd(
             self._writing, warn_on_full_buffer=False
         )
@@ -84,7 +84,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, a request waits for ``requested`` to be asked: work is unsaved."""
+        """Within, work is unsaved: a request waits for a call of ``requested``."""
         with self._lock:
             self._deferred = True
         try:
@@ -92,12 +92,15 @@ class Interruption:
         finally:
             with self._lock:
                 self._deferred = False
-        # It came too late to be asked for, and now everything is saved.
+        # The request came after the last call, and now everything is saved.
         if self._alone and self._requested.is_set():
             guard.stop()
 
     def requested(self) -> bool:
-        """Whether to stop now; all processes ask once after each epoch, and agree."""
+        """Returns whether to stop now, the same in all processes.
+
+        Each of them calls it once after each epoch.
+        """
         own = self._requested.is_set()
         if self._alone:
             return own

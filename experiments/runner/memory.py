@@ -1,4 +1,4 @@
-"""Groups that fit into memory: what does not is cut into slices, before it is tried."""
+"""Memory: a group that does not fit is cut into slices before it is trained."""
 
 import os
 from collections.abc import Sequence
@@ -6,33 +6,34 @@ from typing import NamedTuple
 
 import jax
 
-from experiments.data.images import ImageData
 from experiments.messages.errors import SettingsError
 from experiments.runner import processes
-from experiments.runner.task import DeviceData, GroupTask, Programs
+from experiments.runner.images import Images
+from experiments.runner.task import CompiledGroup, GroupTask
 from experiments.settings.grid import Group
 
 _GIB = 2**30
 
-# Of a device's memory. The rest is for a state on its way to a checkpoint, and for the
-# next group's start.
+# Share of a device's memory that a program may take. The rest is for a state that is
+# copied to a checkpoint, and for the start of the next group.
 _SHARE = 0.8
 
 
 class Fitting(NamedTuple):
-    """Compiled programs that fit, and the slices of their group that remain."""
+    """A compiled group that fits, and the other slices of the whole group."""
 
-    task: GroupTask
-    programs: Programs
+    compiled: CompiledGroup
     rest: Sequence[Group]
 
 
 def available(memory_gib: float) -> float:
-    """Bytes that a program may take on each device, the same in every process.
+    """Returns the bytes that a program may take on each device.
+
+    The same in every process.
 
     Args:
-        memory_gib: the limit in GiB; 0 for a share of what a device has, or of the
-            host's memory where devices have none of their own.
+        memory_gib: the limit in GiB; 0 for a share of the device's memory, or of the
+            host's memory if devices have none of their own.
     """
     if memory_gib:
         return memory_gib * _GIB
@@ -42,30 +43,26 @@ def available(memory_gib: float) -> float:
     return processes.from_primary(_SHARE * total)
 
 
-def compile_fitting(
-    group: Group, data: ImageData, device_data: DeviceData, limit: float
-) -> Fitting:
-    """Compiles a group, or the first of as few slices of it as memory asks for.
+def compile_fitting(group: Group, images: Images, limit: float) -> Fitting:
+    """Compiles a group, or the first of as few slices of it as fit into memory.
 
-    What a program takes is known once it is compiled: the state and the data, which
-    stay on the device, its results and intermediate values. All but the shared images
-    grows with the number of members.
+    The memory of a program is known once it is compiled: the state and the data, which
+    stay on the device, its results and intermediate values. All of it but the shared
+    images grows with the number of members.
 
     Args:
         group: the group.
-        data: the images.
-        device_data: the same, on the device.
+        images: the data set.
         limit: bytes that a program may take on each device.
 
     Raises:
         SettingsError: a single member does not fit.
     """
-    task = GroupTask(group, data, device_data)
-    programs = task.compile()
-    needed, shared = task.bytes_needed(programs)
+    compiled = GroupTask(group, images).compile()
+    needed, shared = compiled.bytes_needed()
     if needed <= limit:
-        return Fitting(task, programs, ())
-    layout = task.placement.layout
+        return Fitting(compiled, ())
+    layout = compiled.task.placement.layout
     per_member = (needed - shared) / layout.per_column
     fitting = int((limit - shared) // per_member) * layout.num_columns
     if fitting < 1:
@@ -76,12 +73,17 @@ def compile_fitting(
             "parallel.memory_gib."
         )
     first, *rest = cut(group, fitting)
-    found = compile_fitting(first, data, device_data, limit)
+    found = compile_fitting(first, images, limit)
     return found._replace(rest=[*found.rest, *rest])
 
 
 def cut(group: Group, most: int) -> list[Group]:
-    """As few slices of a group as possible, of nearly equal size, at most ``most``."""
+    """Returns as few slices of a group as possible, of nearly equal size.
+
+    Args:
+        group: the group.
+        most: the most runs of a slice.
+    """
     size = -(-len(group.runs) // -(-len(group.runs) // most))
     starts = range(0, len(group.runs), size)
     return [Group(group.runs[i : i + size], group.attempt) for i in starts]

@@ -1,8 +1,8 @@
 """Several processes that train one population, each with its own devices.
 
-Every process runs the same command and the same programs; the first one alone reads
-and writes the run folder, and tells the others what it found there. With a single
-process, as usual, everything here is the identity.
+Every process runs the same command and the same programs. Only the first one reads and
+writes the run folder, and sends its contents to the others. With a single process, the
+usual case, every function here returns its argument.
 """
 
 import json
@@ -14,12 +14,16 @@ from jax.experimental import multihost_utils
 
 
 def is_primary() -> bool:
-    """Whether this is the process that reads and writes the run folder."""
+    """Returns whether this process reads and writes the run folder."""
     return jax.process_index() == 0
 
 
 def from_primary(value: Any) -> Any:
-    """What the first process gives, in every process; anything JSON can hold."""
+    """Returns the value of the first process in every process.
+
+    Args:
+        value: anything that JSON can hold; ignored in the other processes.
+    """
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -31,7 +35,7 @@ def from_primary(value: Any) -> Any:
 
 
 def arrays_from_primary(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The first process's named arrays, in every process."""
+    """Returns the named arrays of the first process in every process."""
     if jax.process_count() == 1:
         return arrays
     shapes = from_primary(
@@ -39,7 +43,7 @@ def arrays_from_primary(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     )
     if not is_primary():
         arrays = {n: np.zeros(shape, dtype) for n, (shape, dtype) in shapes.items()}
-    # As bytes: JAX would send 64 bits as 32, and -0.0 as 0.0.
+    # As bytes: JAX would send 64-bit numbers as 32 bits, and -0.0 as 0.0.
     sent = {
         name: np.frombuffer(array.tobytes(), np.uint8) for name, array in arrays.items()
     }

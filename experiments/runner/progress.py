@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs."""
+"""The terminal while a sweep runs: its start, a progress bar, a line per group."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ from experiments.messages.wording import counted
 from experiments.settings.grid import Group, Run
 from vae_jax.networks import NETWORKS, Conv, ResNet
 
-_LARGEST_FIRST_STEP = 10  # of a unit of the encoder's first layer
-_MOST_AVERAGED = 1000  # images whose mean intensity stands for that of all
+_LARGEST_FIRST_STEP = 10  # Of a unit in the encoder's first layer.
+_MOST_AVERAGED = 1000  # The mean intensity of so many images stands for all.
 
 
 def announce(data: ImageData, runs: Sequence[Run]) -> None:
-    """Says what is trained on, and warns of what a person should know of it."""
+    """Prints the data set, and warnings about it and about the settings."""
     CONSOLE.print(data.describe())
     doubts = [_doubt_of_warmup(runs), _doubt_of_learning_rate(data, runs)]
     for doubt in filter(None, [*data.notes, *doubts]):
@@ -39,15 +39,15 @@ def announce(data: ImageData, runs: Sequence[Run]) -> None:
 
 
 def _doubt_of_warmup(runs: Sequence[Run]) -> str:
-    """Returns what a KL warm-up that outlasts the training does; '' where none does."""
-    recipe = max(
+    """Returns a warning if a KL warm-up lasts longer than the training; else ''."""
+    longest = max(
         (run.settings.training for run in runs),
-        key=lambda recipe: recipe.kl_warmup_epochs / recipe.num_epochs,
+        key=lambda training: training.kl_warmup_epochs / training.num_epochs,
     )
-    warmup, epochs = recipe.kl_warmup_epochs, recipe.num_epochs
+    warmup, epochs = longest.kl_warmup_epochs, longest.num_epochs
     if warmup <= epochs:
         return ""
-    weight = "the capacity" if recipe.capacity else "β"
+    weight = "the capacity" if longest.capacity else "β"
     return (
         f"training.kl_warmup_epochs is {warmup} of num_epochs {epochs}: {weight} "
         f"ends at {epochs / warmup:.2g} of its value; set it to at most {epochs}."
@@ -55,14 +55,14 @@ def _doubt_of_warmup(runs: Sequence[Run]) -> str:
 
 
 def _doubt_of_learning_rate(data: ImageData, runs: Sequence[Run]) -> str:
-    """Returns what a learning rate too large for so many pixels does; '' if none is.
+    """Returns a warning if a learning rate is too large for so many pixels; else ''.
 
-    A step of Adam changes each weight by up to the learning rate, so the first one
-    moves a unit of a dense encoder's first layer by up to the learning rate times the
-    sum of the intensities of an image. Of crops of photographs with 3072 to 49,152
-    values, models trained where that was at most 6.4. Where it was 12 or more, all but
-    one went through posterior means far from the prior, a KL of thousands of nats, and
-    most ended worse than a constant output.
+    A step of Adam changes each weight by up to the learning rate. So the first step
+    moves a unit in the first layer of a dense encoder by up to the learning rate times
+    the sum of the intensities of an image. On crops of photographs with 3072 to 49,152
+    values, models trained well if this product was at most 6.4. If it was 12 or more,
+    the posterior means of all models but one went far from the prior, with a KL of
+    thousands of nats, and most models ended worse than a constant output.
     """
     rate = max(
         (
@@ -87,17 +87,21 @@ def _doubt_of_learning_rate(data: ImageData, runs: Sequence[Run]) -> str:
 
 
 class _Rate(ProgressColumn):
-    """Epochs per second."""
+    """A column with the epochs per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.2g} epochs/s" if task.speed else "")
 
 
 class Progress:
-    """A progress bar over all epochs of a sweep, and a line per finished group."""
+    """Shows a bar over all epochs of a sweep, and prints a line per finished group.
+
+    Args:
+        groups: the groups of the sweep.
+        shown: whether the bar is shown.
+    """
 
     def __init__(self, groups: Sequence[Group], *, shown: bool = True):
-        self._shown = shown
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -126,49 +130,49 @@ class Progress:
         self._bar.stop()
 
     def add(self, groups: Sequence[Group]) -> None:
-        """Expects further groups."""
+        """Adds groups to those that the bar counts."""
         self._num_groups += len(groups)
         self._num_all_epochs += sum(g.widest.training.num_epochs for g in groups)
         self._bar.update(self._task, total=self._num_all_epochs)
 
     def drop(self, group: Group) -> None:
-        """Expects a group no longer: another command trains it."""
+        """Removes a group from those that the bar counts: another command trains it."""
         self._num_groups -= 1
         self._num_all_epochs -= group.widest.training.num_epochs
         self._bar.update(self._task, total=self._num_all_epochs)
 
     def start_group(self, group: Group, num_epochs: int) -> None:
-        """Names the group that trains now."""
+        """Shows the name of the group that trains next."""
         self._epoch, self._num_epochs = 0, num_epochs
         self._name = group.runs[0].settings.model.likelihood
         self._bar.update(self._task, bound="")
 
     def show(self, doing: str) -> None:
-        """Says what is done of the group that trains now."""
+        """Shows the present work on the group, as in 'training'."""
         name = f"{self._finished + 1}/{self._num_groups} {self._name}"
         self._bar.update(self._task, description=f"{name}: {doing}")
 
-    def advance(self, epoch: int, best_bounds: np.ndarray) -> None:
-        """Reports the epochs finished and the best validation bounds so far, nats."""
+    def advance(self, epoch: int, best_bounds: Any) -> None:
+        """Shows the epochs finished and the highest best bound of a member, nats."""
         text = f"best bound {np.max(best_bounds):.2f} nats"
         self._bar.update(self._task, advance=epoch - self._epoch, bound=text)
         self._epoch = epoch
 
     def finish_group(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Prints a line on a finished group; epochs it did not need count as done.
+        """Prints a line on a finished group; epochs that it did not need count as done.
 
         Args:
-            rows: of the models that finished; none where all failed and are begun
-                anew.
-            seconds: that the group took.
+            rows: results of the models that finished; none if all failed and start
+                again.
+            seconds: duration of the group.
         """
         self._bar.update(self._task, advance=self._num_epochs - self._epoch)
         self._finished += 1
         begin = f"[{self._finished}/{self._num_groups}] {self._name}:"
         if not rows:
             CONSOLE.print(
-                f"{begin} no model finished, {seconds:.1f} s; all that failed are "
-                "begun anew"
+                f"{begin} no model finished, {seconds:.1f} s; all failed, and start "
+                "again with other keys"
             )
             return
         epochs = [row["epochs"] for row in rows]

@@ -1,9 +1,8 @@
-"""Training images that stay on the host and come to the devices in pieces.
+"""Streaming: training images stay on the host and are sent to the devices in pieces.
 
-An epoch is taken in pieces of some steps each. While one is trained on, threads of
-grain gather the images of the next, in the order that training on the device has
-(``Trainer.batches``), and send them ahead. A process gathers the images of its
-own members alone.
+A piece holds the images of some steps of an epoch. While one piece is trained on,
+threads of grain gather the images of the next, in the order of ``Trainer.batches``, and
+send them to the devices. A process gathers only the images of its own members.
 """
 
 import functools
@@ -17,16 +16,17 @@ import numpy as np
 from jax.sharding import Sharding
 
 from experiments.messages.errors import DataError, SettingsError
+from vae_jax.population import TrainEpoch
 from vae_jax.training import EpochMetrics, Trainer, TrainState
 
-# Pieces that are read while others are trained on, each by a thread.
+# Pieces that are read while another is trained on, each by its own thread.
 _AHEAD = 2
-# On a device at once: those, the one that is trained on, and the one that is next.
+# Pieces on a device at once: those, the one that is trained on, and the next one.
 MOST_PIECES = _AHEAD + 2
 
 
 def import_grain() -> types.ModuleType:
-    """The module ``grain``, an optional dependency.
+    """Returns the module ``grain``, an optional dependency.
 
     Raises:
         DataError: it is not installed.
@@ -44,15 +44,15 @@ def import_grain() -> types.ModuleType:
 def split_epoch(
     num_steps: int, bytes_per_step: int, megabytes: float
 ) -> tuple[int, ...]:
-    """The number of steps of each piece of an epoch.
+    """Returns the number of steps of each piece of an epoch.
 
     Args:
-        num_steps: of the epoch.
-        bytes_per_step: of images, on a device.
-        megabytes: that ``MOST_PIECES`` pieces may take there.
+        num_steps: number of steps of the epoch.
+        bytes_per_step: bytes of the images of a step, on a device.
+        megabytes: memory for ``MOST_PIECES`` pieces on a device.
 
     Raises:
-        SettingsError: they take more with one step each.
+        SettingsError: the memory is too small for pieces of one step.
     """
     most = min(num_steps, int(megabytes * 1e6 / (MOST_PIECES * bytes_per_step)))
     if not most:
@@ -61,7 +61,7 @@ def split_epoch(
             f"models on a device take {MOST_PIECES * bytes_per_step / 1e6:.3g}: give "
             "more, or train fewer models together."
         )
-    # Pieces of one length need one program, which is worth a few pieces more.
+    # Pieces of equal length need one program less: a few more pieces are worth that.
     even = max(steps for steps in range(1, most + 1) if num_steps % steps == 0)
     steps = even if 2 * even >= most else most
     whole, rest = divmod(num_steps, steps)
@@ -69,15 +69,15 @@ def split_epoch(
 
 
 class Stream:
-    """The pieces of some epochs, on the devices in the order they are trained on.
+    """Iterates over the pieces of an epoch and those after it, on the devices.
 
     Args:
         images: the training images, ``[N, D]``, uint8, on the host.
         keys: the members' keys, ``[members]``.
         pieces: the number of steps of each piece of an epoch.
-        trainer: says in what order images come, and how many epochs there are.
-        epoch: the first epoch.
-        sharding: of pieces, ``[members, steps, batch, D]``.
+        trainer: gives the order of the images and the number of epochs.
+        epoch: number of epochs before the first one.
+        sharding: of a piece, ``[members, steps, batch, D]``.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Stream:
         return self
 
     def __next__(self) -> jax.Array:
-        """The next piece, ``[members, steps, batch, D]``; reads another one ahead.
+        """Returns the next piece, ``[members, steps, batch, D]``.
 
         Raises:
             DataError: the images cannot be read, or there is no memory for them.
@@ -125,13 +125,13 @@ class Stream:
             ) from error
 
     def close(self) -> None:
-        """Ends the threads; what they have read is freed."""
+        """Ends the threads, and frees the pieces that they have read."""
         self._read.close()
 
     def _piece(self, index: int) -> jax.Array:
         epoch, position = divmod(int(index), len(self._pieces))
         start, steps = sum(self._pieces[:position]), self._pieces[position]
-        with self._one_at_a_time:  # Of two threads, the second finds what it needs.
+        with self._one_at_a_time:  # The second thread finds the order of the first.
             orders = self._orders(epoch)
 
         def part(where: Any) -> np.ndarray:
@@ -145,9 +145,11 @@ class Stream:
         return jax.make_array_from_callback(self._shape(steps), self._sharding, part)
 
     def _orders_of(self, epoch: int) -> dict[int, np.ndarray]:
-        """An epoch's order of images, ``[steps, batch]``, of each member here.
+        """The order of an epoch's images, ``[steps, batch]``, by member.
 
-        Members of one key, such as those that differ in beta alone, share an order.
+        Of the members that have images here.
+
+        Members with the same key, such as those that differ only in beta, share it.
         """
         orders: dict[bytes, np.ndarray] = {}
         found = {}
@@ -161,7 +163,7 @@ class Stream:
 
     @functools.cached_property
     def _own_members(self) -> list[int]:
-        """Members of which some images lie on a device of this process."""
+        """Indices of the members that have images on a device of this process."""
         parts = self._sharding.addressable_devices_indices_map(self._shape(1))
         every = np.arange(len(self._keys))
         return np.unique(
@@ -172,37 +174,35 @@ class Stream:
         return (len(self._keys), steps, self._batch_size, self._images.shape[1])
 
 
-class StreamedTraining:
-    """Training on a stream, epoch by epoch.
+def training(
+    stream: Stream,
+    programs: Mapping[int, jax.stages.Compiled],
+    first_steps: Sequence[jax.Array],
+    sums: EpochMetrics,
+    members: Any,
+) -> TrainEpoch:
+    """Returns the function that trains one epoch after another on a stream.
+
+    It returns the same as ``Trainer.epoch`` over members.
 
     Args:
         stream: the pieces.
         programs: ``Trainer.piece`` over members, by the number of steps.
-        first_steps: of each piece of an epoch, the first step, on the devices.
-        sums: EpochMetrics over members, of whatever value.
+        first_steps: index of the first step of each piece, on the devices.
+        sums: EpochMetrics over members, of any value: the first step resets them.
+        members: the members, placed.
     """
+    before = sums
 
-    def __init__(
-        self,
-        stream: Stream,
-        programs: Mapping[int, jax.stages.Compiled],
-        first_steps: Sequence[jax.Array],
-        sums: EpochMetrics,
-    ):
-        self._stream, self._programs = stream, programs
-        self._first_steps, self._sums = first_steps, sums
-        self._before = sums
+    def train_epoch(state: TrainState) -> tuple[TrainState, EpochMetrics]:
+        nonlocal before, sums
+        for first_step in first_steps:
+            # Waits for the piece before the last: then at most MOST_PIECES are on the
+            # devices, and the devices never wait for Python.
+            jax.block_until_ready(before)
+            images, before = next(stream), sums
+            program = programs[images.shape[1]]
+            state, sums = program(state, sums, members, images, first_step)
+        return state, sums
 
-    def train_epoch(
-        self, state: TrainState, members: Any
-    ) -> tuple[TrainState, EpochMetrics]:
-        """What ``Trainer.epoch`` over members returns."""
-        for first_step in self._first_steps:
-            # The piece before the last is done with; so no more are on the devices
-            # than MOST_PIECES, and the devices never wait for Python.
-            jax.block_until_ready(self._before)
-            images = next(self._stream)
-            program = self._programs[images.shape[1]]
-            self._before = self._sums
-            state, self._sums = program(state, self._sums, members, images, first_step)
-        return state, self._sums
+    return train_epoch

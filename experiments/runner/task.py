@@ -1,37 +1,34 @@
-"""A group of runs with everything its compiled programs need."""
+"""A group of runs as one population, and its compiled programs."""
 
 import contextlib
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.data.images import ImageData
-from experiments.evaluation.stored_arrays import MANIFOLD_SIDE, SHOWN
 from experiments.messages.errors import SettingsError
 from experiments.runner import streaming
+from experiments.runner.images import Images
+from experiments.runner.measuring import Measured, measure_member
 from experiments.settings.grid import Group
 from experiments.settings.schema import Settings
-from vae_jax import population, views
-from vae_jax.diagnostics import LatentUse, likelihood_floor, measure_latent_use
-from vae_jax.measure import Evaluation, Pictures, draw, evaluate
+from vae_jax import views
 from vae_jax.model import VAE, Params
 from vae_jax.population import Layout, Population, TrainEpoch, member_keys
-from vae_jax.training import MemberKeys
-
-# Pixels, a byte each, of the training images that stay on the device.
-_MOST_SAMPLED = 2**26
+from vae_jax.training import TrainState, Validation
 
 
 def build_model(settings: Settings, data: ImageData) -> VAE:
-    """The model that settings describe, for images like these.
+    """Returns the model that settings describe, for images like these.
 
     Raises:
-        SettingsError: the data cannot give the view that the likelihood is defined on,
-            or parts of the model that make no sense together.
+        SettingsError: the likelihood needs a view that these images do not have, or
+            parts of the model do not fit together.
     """
     model = settings.model.build(data.image_shape, data.levels)
     view = model.likelihood.view
@@ -44,17 +41,8 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
     return model
 
 
-def training_sample(data: ImageData) -> np.ndarray:
-    """Training images for what needs many at once, uint8 ``[n, D]``.
-
-    All of them or, of more than 2**26 pixels, as many at even distances.
-    """
-    images = data.train.images.reshape(-1, data.num_pixels)
-    return images[:: -(-images.size // _MOST_SAMPLED)]
-
-
 def layout(settings: Settings, num_runs: int) -> Layout:
-    """Returns how so many runs lie on this machine's devices."""
+    """Returns the layout of a number of runs on the devices."""
     parallel = settings.parallel
     return Layout.of(num_runs, columns=parallel.members, batch=parallel.batch)
 
@@ -62,10 +50,12 @@ def layout(settings: Settings, num_runs: int) -> Layout:
 def split_epoch(
     settings: Settings, data: ImageData, members_per_device: int
 ) -> tuple[int, ...]:
-    """The steps of each piece of an epoch: of one piece, unless images are streamed.
+    """Returns the number of steps of each piece of an epoch.
+
+    An epoch is one piece, unless images are streamed.
 
     Raises:
-        SettingsError: too little memory for pieces of a step.
+        SettingsError: ``data.stream_megabytes`` is too small for pieces of one step.
     """
     batch_size = settings.training.batch_size
     num_steps = len(data.train.images) // batch_size
@@ -77,66 +67,31 @@ def split_epoch(
     )
 
 
-class DeviceData:
-    """A data set as rows of integers on the host, and the views of it on the device.
+class GroupTask:
+    """A group of runs as one population, bound to its images.
+
+    Args:
+        group: the runs.
+        images: the data set.
 
     Attributes:
-        train: uint8 ``[N, D]``, as validation and test are.
-        sample: training images for what needs many at once, ``[n, D]``.
-        pixel_mean: of the training intensity, ``[D]``.
-        pixel_std: its standard deviation.
+        names: of the runs.
+        population: the members, which its trainer trains.
+        pieces: the number of steps of each piece of an epoch.
+        member_arrays: keys and settings of the members by name, as files hold them.
+        validation_x: the validation images in the likelihood's view, ``[M, D]``.
+        test_x: the test images likewise.
     """
 
-    def __init__(self, data: ImageData):
-        self.train, self.validation, self.test = (
-            split.images.reshape(len(split.images), -1)
-            for split in (data.train, data.validation, data.test)
-        )
-        self.sample = training_sample(data)
-        self.pixel_mean, self.pixel_std = views.pixel_statistics(
-            self.train, data.levels
-        )
-        self._levels = data.levels
-        self._views: dict[tuple[str, int], jax.Array] = {}
-
-    def view(self, view: str, which: int) -> jax.Array:
-        """Returns the draw that all runs share of one of the three kinds of images."""
-        if (view, which) not in self._views:
-            images = (self.validation, self.test, self.sample)[which]
-            drawn = views.shared_draw(view, which, images, self._levels)
-            self._views[view, which] = drawn
-        return self._views[view, which]
-
-
-class Measured(NamedTuple):
-    """What is measured of a trained model."""
-
-    evaluation: Evaluation
-    pictures: Pictures
-    latent_use: LatentUse
-
-
-class Programs(NamedTuple):
-    """The compiled programs that train and evaluate a group."""
-
-    init: jax.stages.Compiled  # -> TrainState
-    train: Mapping[int, jax.stages.Compiled]  # by steps; -> TrainState, EpochMetrics
-    validate: jax.stages.Compiled  # -> TrainState, Validation
-    evaluate: jax.stages.Compiled  # -> Measured
-
-
-class GroupTask:
-    """A group with everything needed to train or evaluate it."""
-
-    def __init__(self, group: Group, data: ImageData, device_data: DeviceData):
-        self.group, self.data, self.device_data = group, data, device_data
-        self.settings = group.widest
+    def __init__(self, group: Group, images: Images):
+        self.group, self.images, self.settings = group, images, group.widest
+        self.names = [run.name for run in group.runs]
         settings = [run.settings for run in group.runs]
         seeds = np.array([each.seed for each in settings], np.uint32)
         self.population = Population(
-            [build_model(each, data) for each in settings],
+            [build_model(each, images.data) for each in settings],
             self.settings.training.config(),
-            len(device_data.train),
+            len(images.train),
             keys=member_keys(seeds, group.attempt),
             beta=[each.training.beta for each in settings],
             learning_rate=[each.training.learning_rate for each in settings],
@@ -146,177 +101,151 @@ class GroupTask:
         self.models, self.widest = self.population.models, self.population.widest
         self.trainer = self.population.trainer
         self.placement = self.population.placement
-        self.pieces = split_epoch(self.settings, data, self.placement.layout.per_column)
+        self.pieces = split_epoch(
+            self.settings, images.data, self.placement.layout.per_column
+        )
         members = self.population.members
         self.member_arrays = named_leaves(
             members._replace(key=jax.random.key_data(members.key))
         )
         view = self.widest.likelihood.view
-        self.validation_x = device_data.view(view, views.VALIDATION)
-        self.test_x = device_data.view(view, views.TEST)
-
-    # --- programs ---
+        self.validation_x = images.view(view, views.VALIDATION)
+        self.test_x = images.view(view, views.TEST)
 
     @property
     def statistics(self) -> tuple[np.ndarray, ...]:
-        """What first parameters start from: see ``VAE.init``."""
-        data = self.device_data
-        return data.pixel_mean, data.pixel_std, data.sample
+        """The arguments of ``VAE.init`` that the images give."""
+        images = self.images
+        return images.pixel_mean, images.pixel_std, images.sample
 
-    def compile(self) -> Programs:
-        """Compiles the group's programs, ahead of their first use."""
+    def compile(self) -> "CompiledGroup":
+        """Compiles the group's programs before their first use."""
         population = self.population
         params = population.pad_shapes(population.state_shapes.best_params)
-        return Programs(
+        measure = functools.partial(measure_member, self.widest, self.settings)
+        return CompiledGroup(
+            self,
             population.compile_init(*self.statistics),
             {
                 steps: population.compile_piece(steps)
                 if self.settings.data.stream
-                else population.compile_epoch(self.device_data.train)
+                else population.compile_epoch(self.images.train)
                 for steps in set(self.pieces)
             },
             population.compile_validation(self.validation_x),
-            self.compile_evaluation(params),
+            self.compile_on_test_images(measure, params),
         )
 
-    def compile_evaluation(self, params: Params) -> jax.stages.Compiled:
-        """Compiles the evaluation of stacked, padded parameters (or their shapes)."""
-        return self._compile_on_test_images(self._measure_member, params)
-
-    def _compile_on_test_images(
+    def compile_on_test_images(
         self, function: Callable[..., Any], params: Params
     ) -> jax.stages.Compiled:
-        """Compiles a function of a member and the test images.
+        """Compiles a function of a member and the test images for all members.
 
-        Members are evaluated one after another: images times importance samples fill
-        a device by themselves.
+        Members are evaluated sequentially: images times importance samples are enough
+        work for a device.
+
+        Args:
+            function: takes parameters, a ``Member``, and the test images as a view and
+                as integers.
+            params: stacked, padded parameters, or their shapes.
         """
         own = params, self.population.padded_members
-        shared = self.test_x, self.device_data.test
+        shared = self.test_x, self.images.test
         return self.population.compile(function, own, shared, execution="loop")
 
-    def bytes_needed(self, programs: Programs) -> tuple[int, int]:
-        """Returns the bytes on the fullest device, in all, and those of the images.
-
-        The rest grows with the number of members.
-        """
-        data = [self.validation_x, self.test_x, self.device_data.test]
-        streamed = 0
-        if self.settings.data.stream:
-            shape = self.placement.layout.per_column, max(self.pieces)
-            streamed = math.prod((*shape, *self.device_data.train[0].shape))
-            streamed *= self.trainer.config.batch_size * streaming.MOST_PIECES
-        else:
-            data.append(self.device_data.train)
-        repeated = *programs.train.values(), programs.validate, programs.evaluate
-        needed, shared = self.population.bytes_needed(programs.init, repeated, data)
-        return needed + streamed, shared
-
-    @contextlib.contextmanager
-    def training(
-        self, programs: Mapping[int, jax.stages.Compiled], epoch: int
-    ) -> Iterator[TrainEpoch]:
-        """What trains all members for the epochs from one on."""
-        members, place = self.population.placed_members, self.placement
-        if not self.settings.data.stream:
-            images = place.place_shared(self.device_data.train)
-            (program,) = programs.values()
-            yield lambda state: program(state, members, images)
-            return
-        stream = streaming.Stream(
-            self.device_data.train,
-            self.population.padded_members.key,
-            self.pieces,
-            self.trainer,
-            epoch,
-            place.split,
-        )
-        first_steps = np.cumsum((0, *self.pieces[:-1]), dtype=np.int32)
-        with contextlib.closing(stream):
-            streamed = streaming.StreamedTraining(
-                stream,
-                programs,
-                place.place_shared(list(first_steps)),
-                place.place(self.population.no_sums()),
-            )
-            yield lambda state: streamed.train_epoch(state, members)
-
-    def evaluate(self, program: jax.stages.Compiled, params: Params) -> Any:
-        """What a program measures of stacked, padded parameters, on the host."""
-        shared = self.placement.place_shared((self.test_x, self.device_data.test))
+    def run_on_test_images(self, program: jax.stages.Compiled, params: Params) -> Any:
+        """Returns the results of such a program over the members, on the host."""
+        shared = self.placement.place_shared((self.test_x, self.images.test))
         own = self.placement.place(params), self.population.placed_members
         return self.placement.fetch(program(*own, *shared))
 
-    def evaluate_params(self, params: Sequence[Params]) -> Evaluation:
-        """Evaluates unpadded parameters, one for each run of the group."""
-        padded = [population.pad(own, self.population.shapes) for own in params]
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
-        stacked = self.placement.pad(stacked)
-        program = self._compile_on_test_images(self._evaluate_member, stacked)
-        return self.evaluate(program, stacked)
 
-    def _evaluate_member(self, params, member, test_x, test_images):
-        options = self.settings.evaluation
-        return evaluate(
-            self.widest,
-            params,
-            MemberKeys.of(member.key).evaluate,
-            test_x,
-            test_images,
-            member.latent_mask,
-            num_samples=options.num_samples,
-            chunk=options.chunk,
-            batch_size=options.batch_size,
-        )
+@dataclasses.dataclass(frozen=True, eq=False)
+class CompiledGroup:
+    """A group with the compiled programs that train and evaluate it."""
 
-    def _measure_member(self, params, member, test_x, test_images):
-        keys, asked = MemberKeys.of(member.key), self.settings.diagnostics
-        return Measured(
-            self._evaluate_member(params, member, test_x, test_images),
-            draw(
-                self.widest,
-                params,
-                keys.pictures,
-                test_x,
-                num_images=SHOWN,
-                manifold_side=MANIFOLD_SIDE,
-            ),
-            measure_latent_use(
-                self.widest,
-                params,
-                keys.diagnose,
-                test_x,
-                member.latent_mask,
-                decompose=asked.latents,
-                num_permutations=asked.permutations,
-            ),
-        )
+    task: GroupTask
+    init_program: jax.stages.Compiled
+    train_programs: Mapping[int, jax.stages.Compiled]  # by the number of steps
+    validate_program: jax.stages.Compiled
+    measure_program: jax.stages.Compiled
 
-    def floor(self) -> np.ndarray:
-        """-log p(x) of the test images without latents, nats ``[M]``.
+    def init(self) -> TrainState:
+        """Returns the first state, padded and placed."""
+        return self.task.population.init(self.init_program, *self.task.statistics)
 
-        NaN if not asked for. With many pixels the search takes longer than epochs do.
+    @contextlib.contextmanager
+    def training(self, epoch: int) -> Iterator[TrainEpoch]:
+        """Yields the function that trains all members for one epoch.
+
+        Args:
+            epoch: number of epochs finished; the next ones are trained in order.
         """
-        data, likelihood = self.device_data, self.widest.likelihood
-        if not self.settings.diagnostics.floor:
-            return np.full(len(self.test_x), np.nan)
-        train_x = (
-            data.pixel_mean[None]
-            if likelihood.view == "binary"
-            else data.view(likelihood.view, views.TRAIN)
+        task = self.task
+        members, place = task.population.placed_members, task.placement
+        if not task.settings.data.stream:
+            images = place.place_shared(task.images.train)
+            (program,) = self.train_programs.values()
+            yield lambda state: program(state, members, images)
+            return
+        pieces, key = task.pieces, task.population.padded_members.key
+        first_steps = np.cumsum((0, *pieces[:-1]), dtype=np.int32)
+        stream = streaming.Stream(
+            task.images.train, key, pieces, task.trainer, epoch, place.split
         )
-        fit = jax.jit(functools.partial(likelihood_floor, likelihood))
-        return np.asarray(fit(data.pixel_mean, data.pixel_std, train_x, self.test_x))
+        with contextlib.closing(stream):
+            yield streaming.training(
+                stream,
+                self.train_programs,
+                place.place_shared(list(first_steps)),
+                place.place(task.population.no_sums()),
+                members,
+            )
+
+    @functools.cached_property
+    def _validation_x(self) -> jax.Array:
+        placed: jax.Array = self.task.placement.place_shared(self.task.validation_x)
+        return placed
+
+    def validate(self, state: TrainState) -> tuple[TrainState, Validation]:
+        """Validates all members; takes the state's memory."""
+        members, x = self.task.population.placed_members, self._validation_x
+        found: tuple[TrainState, Validation] = self.validate_program(state, members, x)
+        return found
+
+    def measure(self, params: Params) -> Measured:
+        """Returns the measurements of stacked, padded parameters, on the host."""
+        measured: Measured = self.task.run_on_test_images(self.measure_program, params)
+        return measured
+
+    def bytes_needed(self) -> tuple[int, int]:
+        """Returns the bytes on the fullest device, and those of them for the images.
+
+        The others grow with the number of members.
+        """
+        task = self.task
+        data = [task.validation_x, task.test_x, task.images.test]
+        streamed = 0
+        if task.settings.data.stream:
+            shape = task.placement.layout.per_column, max(task.pieces)
+            streamed = math.prod((*shape, task.images.data.num_pixels))
+            streamed *= task.trainer.config.batch_size * streaming.MOST_PIECES
+        else:
+            data.append(task.images.train)
+        repeated = [*self.train_programs.values(), self.validate_program]
+        repeated.append(self.measure_program)
+        needed, shared = task.population.bytes_needed(self.init_program, repeated, data)
+        return needed + streamed, shared
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """A tree's leaves, named by their path."""
+    """Returns a tree's leaves, named by their paths."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {_name(path): leaf for path, leaf in leaves}
 
 
 def from_named_leaves(leaves: Mapping[str, Any], like: Any) -> Any:
-    """The tree of the structure of ``like``: the inverse of ``named_leaves``."""
+    """Returns the tree with the structure of ``like``: inverts ``named_leaves``."""
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], like)
 
 

@@ -1,0 +1,173 @@
+"""Plans a sweep: refuses it before any compute, and says which groups come next."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+
+from experiments.data.images import ImageData
+from experiments.messages.console import warn
+from experiments.messages.errors import SettingsError
+from experiments.runner import processes
+from experiments.runner.images import training_sample
+from experiments.runner.streaming import import_grain
+from experiments.runner.task import build_model, layout, split_epoch
+from experiments.runs.folder import RunFolder
+from experiments.runs.notes import Note
+from experiments.settings.grid import Group, Run, group
+
+
+def check(runs: Sequence[Run], data: ImageData) -> None:
+    """Refuses runs that do not fit the data, before any compute.
+
+    Raises:
+        DataError: images are streamed, and a package for it is missing.
+        SettingsError: a batch or a VampPrior is larger than the data, a two-sample test
+            has too few images, or a likelihood needs a view that the data do not have.
+    """
+    num_images, num_sampled = len(data.train.images), len(training_sample(data))
+    for run in runs:
+        if run.settings.data.stream:
+            import_grain()
+        batch_size = run.settings.training.batch_size
+        if batch_size > num_images:
+            raise SettingsError(
+                f"training.batch_size is {batch_size}, but {data.name} has "
+                f"{num_images} training images: choose at most {num_images}."
+            )
+        components = run.settings.model.prior_components
+        if run.settings.model.prior == "vamp" and components > num_sampled:
+            raise SettingsError(
+                f"model.prior_components is {components}, but {data.name} has "
+                f"{num_sampled} training images, at which a VampPrior's pseudo-inputs "
+                f"start: choose at most {num_sampled}."
+            )
+        permutations = run.settings.diagnostics.permutations
+        if permutations and len(data.test.images) < 2:
+            raise SettingsError(
+                f"diagnostics.permutations is {permutations}, but {data.name} has 1 "
+                "test image: a two-sample test needs at least 2. Use 0, for no test."
+            )
+        build_model(run.settings, data)
+
+
+def check_devices(runs: Sequence[Run], data: ImageData) -> None:
+    """Refuses runs that the devices of this process cannot train, before any compute.
+
+    Raises:
+        SettingsError: there are fewer devices than asked for, or too little memory for
+            streaming.
+    """
+    num_devices = jax.device_count()
+    for members in group(runs):
+        settings = members.widest
+        if settings.parallel.batch > num_devices:
+            raise SettingsError(
+                f"parallel.batch is {settings.parallel.batch}, but there are "
+                f"{num_devices} devices: choose at most {num_devices}."
+            )
+        num_columns = num_devices // settings.parallel.batch
+        if settings.parallel.members > num_columns:
+            # Not refused: a run may be continued on a smaller machine.
+            warn(
+                f"parallel.members is {settings.parallel.members}, but there are "
+                f"{num_devices} devices, {settings.parallel.batch} to each batch: "
+                f"members are split over {num_columns}."
+            )
+        per_column = layout(settings, len(members.runs)).per_column
+        split_epoch(settings, data, per_column)
+
+
+def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:
+    """Returns the groups to train: those begun before, then the rest by program.
+
+    Args:
+        chosen: the runs to train.
+        folder: tells which of them are finished, begun, or were stopped by a value that
+            is not finite.
+
+    Raises:
+        FolderError: a group was begun by another sweep.
+    """
+    by_name = {run.name: run for run in chosen}
+    finished = folder.members.finished()
+    waiting = {name: by_name[name] for name in by_name if name not in finished}
+    groups = []
+    # The largest first: a whole group stays begun until all its slices are noted.
+    notes = folder.groups.begun(finished, warn)
+    for note in sorted(notes, key=lambda note: -len(note.runs)):
+        unfinished = [name for name in note.runs if name in waiting]
+        if not unfinished or not set(note.runs) <= by_name.keys():
+            continue
+        begun = Group(tuple(by_name[name] for name in note.runs), note.attempt)
+        if Note.on(begun) != note or len(group(begun.runs)) > 1:
+            reason = "its runs do not train together"
+            folder.groups.discard(note.name, reason, warn)
+            continue
+        groups.append(begun)
+        for name in unfinished:
+            del waiting[name]
+    attempts = {
+        name: folder.failures.count(name)
+        if run.settings.training.on_non_finite == "reseed"
+        else 0
+        for name, run in waiting.items()
+    }
+    return [*groups, *group(waiting.values(), attempts)]
+
+
+def next_groups(chosen: Sequence[Run], folder: RunFolder | None) -> list[Group]:
+    """Returns the groups of the plan that come next, the same in every process.
+
+    Runs that start again with other keys wait until no slice is left in which another
+    run may fail: then they train together.
+
+    Args:
+        chosen: the runs to train.
+        folder: the run folder; None in a process that does not write.
+    """
+    groups = plan(chosen, folder) if folder else []
+    attempt = min((each.attempt for each in groups), default=0)
+    names = [
+        [run.name for run in each.runs] for each in groups if each.attempt == attempt
+    ]
+    by_name = {run.name: run for run in chosen}
+    names, attempt = processes.from_primary([names, attempt])
+    return [Group(tuple(by_name[name] for name in each), attempt) for each in names]
+
+
+# Of a group: taken by this command, trained by another one, or changed since it was
+# planned.
+Claim = Literal["taken", "elsewhere", "changed"]
+
+
+def claim(group: Group, folder: RunFolder | None) -> Claim:
+    """Takes a group for this command, unless another one has it; in every process."""
+    return processes.from_primary(_claim(group, folder) if folder else None)
+
+
+def _claim(group: Group, folder: RunFolder) -> Claim:
+    names = [run.name for run in group.runs]
+    if not folder.claims.take(names):
+        return "elsewhere"
+    # Another command may have trained it in the meantime, or begun it in other slices.
+    if plan(group.runs, folder) == [group]:
+        return "taken"
+    folder.claims.release(names)
+    return "changed"
+
+
+def note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
+    """Notes how a group was cut: it is continued in the same slices."""
+    runs = tuple(run for part in slices for run in part.runs)
+    whole = Group(runs, slices[0].attempt)
+    for part in (whole, *slices):
+        folder.groups.begin(Note.on(part))
+    folder.groups.end(whole.name)
+
+
+def free(groups: Sequence[Group], folder: RunFolder | None) -> list[Run]:
+    """Returns the runs of groups that no other command trains; in every process."""
+    by_name = {run.name: run for each in groups for run in each.runs}
+    names = processes.from_primary(folder.claims.free(by_name) if folder else None)
+    return [by_name[name] for name in names]
