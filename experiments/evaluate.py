@@ -45,10 +45,7 @@ _ONLY = flags.DEFINE_string(
     "only", "", "Evaluate only these runs, as in experiments.sweep."
 )
 _SANDWICH_IMAGES = flags.DEFINE_integer(
-    "sandwich_images",
-    0,
-    "Test images whose log p(x) is bounded from both sides.",
-    lower_bound=0,
+    "sandwich_images", 0, "Test images to bound log p(x) of.", lower_bound=0
 )
 _TEMPERATURES = flags.DEFINE_integer(
     "temperatures", 500, "Temperatures of the annealing.", lower_bound=1
@@ -64,7 +61,6 @@ _FIT_STEPS = flags.DEFINE_integer(
     "fit_steps", 5000, "Steps of Adam that fit it.", lower_bound=1
 )
 
-
 _EVALUATION, _FITTED, _SANDWICH = "evaluation.csv", "fitted_prior.csv", "sandwich.csv"
 # Key columns: a new row of a table replaces the row with the same key.
 _KEY_COLUMNS = (
@@ -77,6 +73,7 @@ def main() -> None:
     command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
     command_line.refuse_idle(("fit_steps",), "fit_prior")
     prior, num_images = _FIT_PRIOR.value, _SANDWICH_IMAGES.value
+    annealing = {"num_temperatures": _TEMPERATURES.value, "num_chains": _CHAINS.value}
     left_out: list[str] = []
     folder = RunFolder.open(command_line.workdir())
     chosen = grid.choose(command_line.stored_runs(folder), _ONLY.value)
@@ -84,12 +81,9 @@ def main() -> None:
     if prior:
         reevaluation.check_fit(trained)
     images = Images(command_line.stored_images(folder, chosen[0]))
-    for table in [
-        _EVALUATION,
-        *[_FITTED] * bool(prior),
-        *[_SANDWICH] * bool(num_images),
-    ]:
-        read_table(folder.path / table, folder.owners)  # Refused before any compute.
+    asked = {_EVALUATION: True, _FITTED: prior, _SANDWICH: num_images}
+    for table in filter(asked.get, asked):  # Refused before any compute.
+        read_table(folder.path / table, folder.owners)
     tables: dict[str, list[dict[str, Any]]] = {}
 
     def add(table: str, rows: list[dict[str, Any]]) -> None:
@@ -109,12 +103,7 @@ def main() -> None:
         raise FolderError(left_out[0])
     print_results(tables[_EVALUATION] + tables.get(_FITTED, []))
     for one in looked_at:
-        row = one.sandwich_row(
-            num_images,
-            _GAP_STEPS.value,
-            num_temperatures=_TEMPERATURES.value,
-            num_chains=_CHAINS.value,
-        )
+        row = one.sandwich_row(num_images, _GAP_STEPS.value, **annealing)
         add(_SANDWICH, [row])
         print_sandwich(row)
     for table in tables:

@@ -138,7 +138,7 @@ def test_a_two_sample_test_of_one_image_is_refused(images, permutations, fits):
     if fits:
         planning.check(runs, data)
         return
-    words = r"permutations is 5, but squares has 1 test image: .* at least 2\. Use 0"
+    words = r"permutations is 5: .* at least 2 test images, and squares has 1\. Use 0"
     with pytest.raises(SettingsError, match=words):
         planning.check(runs, data)
 

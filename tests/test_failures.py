@@ -10,7 +10,8 @@ from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.runner import failures
 from experiments.runner.images import Images
-from experiments.runner.task import GroupTask, named_leaves
+from experiments.runner.leaves import named_leaves
+from experiments.runner.task import GroupTask
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints

@@ -397,7 +397,7 @@ def told(rows):
     run = grid.expand(digits.get_config("tiny").to_dict())[0]
     groups = grid.group([run])
     with progress.CONSOLE.capture() as capture, progress.Progress(groups) as shown:
-        shown.start_group(groups[0], 10)
+        shown.start_group(groups[0])
         shown.advance(5, np.array([-3.0, -np.inf]))
         shown.finish_group(rows, 1.25)
     return capture.get()
@@ -446,7 +446,7 @@ def test_a_warm_up_longer_than_the_training_is_told_in_one_line(data, changes, w
         return
     (line,) = others
     assert f"training.kl_warmup_epochs is 40 of num_epochs {warning}" in line
-    assert line.endswith("; set it to at most 10.")
+    assert line.endswith(". Set it to at most 10.")
 
 
 def photographs(side):

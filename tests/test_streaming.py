@@ -86,8 +86,10 @@ def test_an_epoch_is_split_into_at_most_two_lengths(num_steps, most, pieces):
 
 
 def test_memory_for_less_than_a_step_is_refused():
-    with pytest.raises(SettingsError, match=r"is 0\.02, but 4 batches.* take 0\.0205"):
+    words = r"is 0\.02: 4 batches.* take 0\.0205 MB\. Give at least 0\.0205"
+    with pytest.raises(SettingsError, match=words):
         split_epoch(7, 5120, 0.02)
+    assert split_epoch(7, 5120, 0.0205) == (1,) * 7
 
 
 def test_pieces_are_those_of_training_on_the_device():
@@ -197,7 +199,7 @@ def test_closing_ends_the_threads():
 def test_without_grain_it_is_said_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(
-        DataError, match=r'needs grain: pip install "vae_jax\[stream\]"'
+        DataError, match=r'needs grain\. .* pip install "vae_jax\[stream\]"'
     ):
         streaming.import_grain()
 

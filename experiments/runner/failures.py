@@ -11,26 +11,15 @@ import numpy as np
 
 from experiments.data.images import ImageData
 from experiments.runner.images import Images
-from experiments.runner.task import (
-    GroupTask,
-    build_model,
-    from_named_leaves,
-    named_leaves,
-)
+from experiments.runner.leaves import from_named_leaves, named_leaves
+from experiments.runner.task import GroupTask, build_model
 from experiments.runs.environment import shell_command
 from experiments.settings.grid import Run
 from experiments.settings.user_code import parts_options
 from vae_jax import population, views
 from vae_jax.model import Params
 from vae_jax.objectives import Terms
-from vae_jax.training import (
-    OFFENDERS,
-    Member,
-    MemberKeys,
-    StepReport,
-    Trainer,
-    TrainState,
-)
+from vae_jax.training import OFFENDERS, Member, MemberKeys, Trainer, TrainState
 
 
 def record(
@@ -58,18 +47,14 @@ def record(
         "step": step,
     }
     if offender != "validation bound":
-        batches = task.trainer.batches(own.key, state.epoch)
         step_key = jax.random.fold_in(MemberKeys.of(own.key).step, step)
-        facts |= {
-            "key": jax.random.key_data(step_key).tolist(),
-            "images": batches[batch].tolist(),
-        }
+        images = task.trainer.batches(own.key, state.epoch)[batch]
+        key = jax.random.key_data(step_key)
+        facts |= {"key": key.tolist(), "images": images.tolist()}
     facts["replay"] = replay_command(run.name, folder)
-    arrays = {
-        f"member/{name}": array[index] for name, array in task.member_arrays.items()
-    }
-    arrays |= named_leaves({"params": state.params, "opt_state": state.opt_state})
-    return facts, {name: np.asarray(array) for name, array in arrays.items()}
+    member = {name: array[index] for name, array in task.member_arrays.items()}
+    arrays = {"member": member, "params": state.params, "opt_state": state.opt_state}
+    return facts, jax.tree.map(np.asarray, named_leaves(arrays))
 
 
 def replay_command(run: str, folder: Path) -> str:
@@ -105,24 +90,19 @@ def replay(
         Whether the same value is not finite again, and lines that name all values that
         are not.
     """
-    key = jax.random.wrap_key_data(jnp.asarray(arrays["member/key"]))
-    member = Member(
-        key, *(jnp.asarray(arrays[f"member/{name}"]) for name in Member._fields[1:])
-    )
-    chosen = run.settings.model
+    own, chosen = Images(data), run.settings.model
     if chosen.can_be_padded:  # It was trained with the latents of its group.
-        chosen = dataclasses.replace(chosen, latent_dim=member.latent_mask.size)
+        latent_dim = arrays["member/latent_mask"].size
+        chosen = dataclasses.replace(chosen, latent_dim=latent_dim)
     model = build_model(dataclasses.replace(run.settings, model=chosen), data)
     config = run.settings.training.config()
-    trainer = Trainer(model, config, len(data.train.images))
+    trainer = Trainer(model, config, len(own.train))
     shapes = jax.eval_shape(trainer.start, population.param_shapes(model))
-    stored = from_named_leaves(
-        arrays, {"params": shapes.params, "opt_state": shapes.opt_state}
-    )
-    params, opt_state = jax.tree.map(
-        jnp.asarray, (stored["params"], stored["opt_state"])
-    )
-    own = Images(data)
+    fields = dict.fromkeys(Member._fields, 0)
+    like = {"member": fields, "params": shapes.params, "opt_state": shapes.opt_state}
+    stored = jax.tree.map(jnp.asarray, from_named_leaves(arrays, like))
+    member, params = Member(**stored["member"]), stored["params"]
+    member = member._replace(key=jax.random.wrap_key_data(member.key))
     if facts["offender"] == "validation bound":
         x = own.view(model.likelihood.view, views.VALIDATION)
         terms = trainer.validation_terms(params, member, x)
@@ -131,10 +111,8 @@ def replay(
 
     images = jnp.asarray(own.train[np.array(facts["images"])])
     step = jnp.int32(facts["step"])
-
-    @jax.jit
-    def repeated() -> StepReport:
-        return trainer.step(params, opt_state, member, images, step)[1]
+    program = jax.jit(trainer.step)
+    _, report = program(params, stored["opt_state"], member, images, step)
 
     @jax.jit
     def in_detail() -> tuple[Params, Terms]:
@@ -143,7 +121,7 @@ def replay(
         warmup = config.warmup(trainer.steps_per_epoch)(step)
         return trainer.gradient(params, member, keys.latent, x, warmup)
 
-    found = OFFENDERS[int(repeated().offender)]
+    found = OFFENDERS[int(report.offender)]
     gradients, terms = in_detail()
     lines = [
         _verdict(facts, found),

@@ -17,7 +17,7 @@ class History:
     """Validations of a group, as arrays over them and over its runs.
 
     Checkpoints hold all of them: a run that is continued gets the rows of one that was
-    not disturbed, whatever happened to the files with its rows.
+    not disturbed, even if the files with its rows are damaged.
 
     Attributes:
         runs: names.

@@ -1,8 +1,8 @@
 """Trains and evaluates the groups of a sweep; a single model is a sweep of one run."""
 
 import collections
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
@@ -13,7 +13,6 @@ from experiments.runner import memory, planning
 from experiments.runner.images import Images
 from experiments.runner.interruption import Interruption
 from experiments.runner.progress import Progress
-from experiments.runner.task import CompiledGroup
 from experiments.runner.training import train_group
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Group, Run
@@ -93,34 +92,10 @@ def run_groups(
     Raises:
         Stopped: on request, after everything was saved.
     """
-    claims: set[planning.Claim] = set()
-    background = ThreadPoolExecutor(max_workers=1)
-    ready = _compiled(groups, images, folder, progress, background, claims)
-    try:
-        for compiled in ready:
-            train_group(compiled, folder, progress, interruption, background)
-            if folder:
-                folder.claims.release([run.name for run in compiled.task.group.runs])
-    finally:
-        # A request to stop does not wait for the next group's programs.
-        background.shutdown(wait=False, cancel_futures=True)
-    return bool(claims - {"elsewhere"})
-
-
-def _compiled(
-    groups: Sequence[Group],
-    images: Images,
-    folder: RunFolder | None,
-    progress: Progress,
-    background: Executor,
-    claims: set[planning.Claim],
-) -> Iterator[CompiledGroup]:
-    """Yields the groups that this command trains, one compiled ahead.
-
-    Notes every claim in ``claims``, and in the folder how groups were cut into slices.
-    """
     limit = memory.available(groups[0].widest.parallel.memory_gib)
     waiting = collections.deque(groups)
+    background = ThreadPoolExecutor(max_workers=1)
+    claims: set[planning.Claim] = set()
 
     def compile_next() -> Future[memory.Fitting] | None:
         while waiting:
@@ -132,16 +107,24 @@ def _compiled(
             progress.drop(group)
         return None
 
-    ahead = compile_next()
-    while ahead:
-        compiled, rest = ahead.result()
-        if folder and rest:
-            planning.note_slices([compiled.task.group, *rest], folder)
-        progress.add(rest)
-        waiting.extendleft(reversed(rest))
-        if compiled.task.settings.parallel.compile_ahead:
-            ahead = compile_next()
-            yield compiled
-        else:
-            yield compiled
-            ahead = compile_next()
+    try:
+        ahead = compile_next()
+        while ahead:
+            compiled, rest = ahead.result()
+            task = compiled.task
+            if folder and rest:
+                planning.note_slices([task.group, *rest], folder)
+            progress.add(rest)
+            waiting.extendleft(reversed(rest))
+            compiles_ahead = task.settings.parallel.compile_ahead
+            if compiles_ahead:
+                ahead = compile_next()
+            train_group(compiled, folder, progress, interruption, background)
+            if folder:
+                folder.claims.release(task.names)
+            if not compiles_ahead:
+                ahead = compile_next()
+    finally:
+        # A request to stop does not wait for the next group's programs.
+        background.shutdown(wait=False, cancel_futures=True)
+    return bool(claims - {"elsewhere"})

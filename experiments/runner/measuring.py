@@ -19,7 +19,7 @@ from vae_jax.training import Member, MemberKeys
 
 
 class Measured(NamedTuple):
-    """What is measured of a trained model."""
+    """The measurements of a trained model."""
 
     evaluation: Evaluation
     pictures: Pictures

@@ -68,9 +68,8 @@ def compile_fitting(group: Group, images: Images, limit: float) -> Fitting:
     if fitting < 1:
         raise SettingsError(
             f"{group.runs[0].name} needs {(shared + per_member) / _GIB:.3g} GiB on a "
-            f"device, of which {limit / _GIB:.3g} may be used: set a smaller "
-            "training.batch_size, evaluation.batch_size or evaluation.chunk, or raise "
-            "parallel.memory_gib."
+            f"device, where {limit / _GIB:.3g} may be used. Lower training.batch_size, "
+            "evaluation.batch_size or evaluation.chunk, or raise parallel.memory_gib."
         )
     first, *rest = cut(group, fitting)
     found = compile_fitting(first, images, limit)

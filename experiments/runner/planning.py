@@ -32,21 +32,21 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
         batch_size = run.settings.training.batch_size
         if batch_size > num_images:
             raise SettingsError(
-                f"training.batch_size is {batch_size}, but {data.name} has "
-                f"{num_images} training images: choose at most {num_images}."
+                f"training.batch_size is {batch_size}: {data.name} has {num_images} "
+                f"training images. Choose at most {num_images}."
             )
         components = run.settings.model.prior_components
         if run.settings.model.prior == "vamp" and components > num_sampled:
             raise SettingsError(
-                f"model.prior_components is {components}, but {data.name} has "
-                f"{num_sampled} training images, at which a VampPrior's pseudo-inputs "
-                f"start: choose at most {num_sampled}."
+                f"model.prior_components is {components}: pseudo-inputs of a VampPrior "
+                f"start at different training images, and there are {num_sampled}. "
+                f"Choose at most {num_sampled}."
             )
         permutations = run.settings.diagnostics.permutations
         if permutations and len(data.test.images) < 2:
             raise SettingsError(
-                f"diagnostics.permutations is {permutations}, but {data.name} has 1 "
-                "test image: a two-sample test needs at least 2. Use 0, for no test."
+                f"diagnostics.permutations is {permutations}: a two-sample test needs "
+                f"at least 2 test images, and {data.name} has 1. Use 0, for no test."
             )
         build_model(run.settings, data)
 
@@ -63,16 +63,16 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
         settings = members.widest
         if settings.parallel.batch > num_devices:
             raise SettingsError(
-                f"parallel.batch is {settings.parallel.batch}, but there are "
-                f"{num_devices} devices: choose at most {num_devices}."
+                f"parallel.batch is {settings.parallel.batch}: there are {num_devices} "
+                f"devices. Choose at most {num_devices}."
             )
         num_columns = num_devices // settings.parallel.batch
         if settings.parallel.members > num_columns:
             # Not refused: a run may be continued on a smaller machine.
             warn(
-                f"parallel.members is {settings.parallel.members}, but there are "
-                f"{num_devices} devices, {settings.parallel.batch} to each batch: "
-                f"members are split over {num_columns}."
+                f"parallel.members is {settings.parallel.members}: there are "
+                f"{num_devices} devices, {settings.parallel.batch} for each batch. "
+                f"Members are split over {num_columns}."
             )
         per_column = layout(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
@@ -143,18 +143,14 @@ Claim = Literal["taken", "elsewhere", "changed"]
 
 def claim(group: Group, folder: RunFolder | None) -> Claim:
     """Takes a group for this command, unless another one has it; in every process."""
-    return processes.from_primary(_claim(group, folder) if folder else None)
-
-
-def _claim(group: Group, folder: RunFolder) -> Claim:
+    claim: Claim = "elsewhere"
     names = [run.name for run in group.runs]
-    if not folder.claims.take(names):
-        return "elsewhere"
-    # Another command may have trained it in the meantime, or begun it in other slices.
-    if plan(group.runs, folder) == [group]:
-        return "taken"
-    folder.claims.release(names)
-    return "changed"
+    if folder and folder.claims.take(names):
+        # Another command may have trained it since, or begun it in other slices.
+        claim = "taken" if plan(group.runs, folder) == [group] else "changed"
+        if claim == "changed":
+            folder.claims.release(names)
+    return processes.from_primary(claim)
 
 
 def note_slices(slices: Sequence[Group], folder: RunFolder) -> None:

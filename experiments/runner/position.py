@@ -1,4 +1,4 @@
-"""How far the training of a group has come: a value, which checkpoints hold."""
+"""How far the training of a group has come: a value that checkpoints hold."""
 
 import dataclasses
 import time
@@ -10,17 +10,13 @@ import numpy as np
 from experiments.messages.errors import FolderError
 from experiments.runner import processes
 from experiments.runner.history import History
-from experiments.runner.task import (
-    CompiledGroup,
-    GroupTask,
-    from_named_leaves,
-    named_leaves,
-)
+from experiments.runner.leaves import from_named_leaves, named_leaves
+from experiments.runner.task import CompiledGroup, GroupTask
 from experiments.runs.checkpoints import Checkpoints
 from vae_jax.population import Snapshot, member
 from vae_jax.training import TrainState
 
-# Of names in a checkpoint.
+# Prefixes of names in a checkpoint.
 _PARTS, _HISTORY = ("state/", "members/"), "history/"
 
 
@@ -122,7 +118,7 @@ class Position:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns what a checkpoint holds, on the host: copies, by name."""
+        """Returns the content of a checkpoint, on the host: copies, by name."""
         tree = {
             "epoch": np.int32(self.epoch),
             "seconds": np.float64(self.seconds),

@@ -5,18 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
+import rich.progress
 from rich.text import Text
 
 from experiments.data.images import ImageData
@@ -50,7 +39,7 @@ def _doubt_of_warmup(runs: Sequence[Run]) -> str:
     weight = "the capacity" if longest.capacity else "β"
     return (
         f"training.kl_warmup_epochs is {warmup} of num_epochs {epochs}: {weight} "
-        f"ends at {epochs / warmup:.2g} of its value; set it to at most {epochs}."
+        f"ends at {epochs / warmup:.2g} of its value. Set it to at most {epochs}."
     )
 
 
@@ -80,16 +69,16 @@ def _doubt_of_learning_rate(data: ImageData, runs: Sequence[Run]) -> str:
     remedy = float(f"{_LARGEST_FIRST_STEP / 2 / total:.0e}")
     return (
         f"training.learning_rate is {rate:g}: the intensities of an image sum to "
-        f"{total:,.0f}, so that the first step of Adam can move a unit of the "
-        f"encoder's first layer by {rate * total:.0f}; where it could by 12 or more, "
-        f"most models ended worse than a constant output. Set it to at most {remedy:g}."
+        f"{total:,.0f}, so the first step of Adam can move a unit of the "
+        f"encoder's first layer by {rate * total:.0f}. At 12 or more, most models "
+        f"ended worse than a constant output. Set it to at most {remedy:g}."
     )
 
 
-class _Rate(ProgressColumn):
+class _Rate(rich.progress.ProgressColumn):
     """A column with the epochs per second."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: rich.progress.Task) -> Text:
         return Text(f"{task.speed:.2g} epochs/s" if task.speed else "")
 
 
@@ -102,25 +91,28 @@ class Progress:
     """
 
     def __init__(self, groups: Sequence[Group], *, shown: bool = True):
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            _Rate(),
-            TextColumn("elapsed"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[bound]}"),
+        self._bar = rich.progress.Progress(
+            *(
+                "{task.description}",
+                rich.progress.BarColumn(bar_width=24),
+                rich.progress.MofNCompleteColumn(),
+            ),
+            *(
+                _Rate(),
+                "elapsed",
+                rich.progress.TimeElapsedColumn(),
+                "left",
+                rich.progress.TimeRemainingColumn(),
+            ),
+            "{task.fields[bound]}",
             console=CONSOLE,
             transient=True,
             disable=not shown,
         )
-        self._num_groups = self._num_all_epochs = self._finished = 0
+        self._num_groups = self._num_epochs = self._finished = self._epoch = 0
+        self._settings = groups[0].widest  # Of the group that trains.
         self._task = self._bar.add_task("compiling", total=0, bound="")
         self.add(groups)
-        self._name = ""
-        self._epoch = self._num_epochs = 0
 
     def __enter__(self) -> "Progress":
         self._bar.start()
@@ -131,25 +123,26 @@ class Progress:
 
     def add(self, groups: Sequence[Group]) -> None:
         """Adds groups to those that the bar counts."""
-        self._num_groups += len(groups)
-        self._num_all_epochs += sum(g.widest.training.num_epochs for g in groups)
-        self._bar.update(self._task, total=self._num_all_epochs)
+        self._count(groups, 1)
 
     def drop(self, group: Group) -> None:
         """Removes a group from those that the bar counts: another command trains it."""
-        self._num_groups -= 1
-        self._num_all_epochs -= group.widest.training.num_epochs
-        self._bar.update(self._task, total=self._num_all_epochs)
+        self._count([group], -1)
 
-    def start_group(self, group: Group, num_epochs: int) -> None:
-        """Shows the name of the group that trains next."""
-        self._epoch, self._num_epochs = 0, num_epochs
-        self._name = group.runs[0].settings.model.likelihood
+    def _count(self, groups: Sequence[Group], sign: int) -> None:
+        self._num_groups += sign * len(groups)
+        self._num_epochs += sign * sum(g.widest.training.num_epochs for g in groups)
+        self._bar.update(self._task, total=self._num_epochs)
+
+    def start_group(self, group: Group) -> None:
+        """Begins to show a group."""
+        self._epoch, self._settings = 0, group.widest
         self._bar.update(self._task, bound="")
 
     def show(self, doing: str) -> None:
         """Shows the present work on the group, as in 'training'."""
-        name = f"{self._finished + 1}/{self._num_groups} {self._name}"
+        likelihood = self._settings.model.likelihood
+        name = f"{self._finished + 1}/{self._num_groups} {likelihood}"
         self._bar.update(self._task, description=f"{name}: {doing}")
 
     def advance(self, epoch: int, best_bounds: Any) -> None:
@@ -166,25 +159,24 @@ class Progress:
                 again.
             seconds: duration of the group.
         """
-        self._bar.update(self._task, advance=self._num_epochs - self._epoch)
+        training, model = self._settings.training, self._settings.model
+        self._bar.update(self._task, advance=training.num_epochs - self._epoch)
         self._finished += 1
-        begin = f"[{self._finished}/{self._num_groups}] {self._name}:"
-        if not rows:
-            CONSOLE.print(
-                f"{begin} no model finished, {seconds:.1f} s; all failed, and start "
-                "again with other keys"
-            )
-            return
-        epochs = [row["epochs"] for row in rows]
-        least, most = min(epochs), max(epochs)
-        span = f"{least}-{most} epochs" if least < most else counted(most, "epoch")
+        trained = "no model finished"
         words = [f"{len(runs)} {word}" for word, runs in by_status(rows).items()]
+        if rows:
+            epochs = [row["epochs"] for row in rows]
+            least, most = min(epochs), max(epochs)
+            span = f"{least}-{most} epochs" if least < most else counted(most, "epoch")
+            trained = f"{counted(len(rows), 'model')}, {span}"
+        else:
+            words = ["all failed, and start again with other keys"]
         if sound := [row for row in rows if row["status"] not in LOST]:
-            lowest = min(sound, key=lambda row: row["score"])
-            words.append(
-                f"lowest score {lowest['score']:.3f} {lowest['unit']} ({lowest['run']})"
-            )
+            best = min(sound, key=lambda row: row["score"])
+            words += [
+                f"lowest score {best['score']:.3f} {best['unit']} ({best['run']})"
+            ]
         CONSOLE.print(
-            f"{begin} {counted(len(rows), 'model')}, {span}, {seconds:.1f} s; "
-            f"{', '.join(words)}"
+            f"[{self._finished}/{self._num_groups}] {model.likelihood}: {trained}, "
+            f"{seconds:.1f} s; {', '.join(words)}"
         )

@@ -1,4 +1,4 @@
-"""What a group leaves in the run folder: metric rows, failures and results."""
+"""Writes metric rows, failures and results of a group into the run folder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +16,12 @@ from experiments.runner.position import Position
 from experiments.runner.task import GroupTask
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import MOST_ATTEMPTS
-from vae_jax.model import Params
 from vae_jax.population import member, param_shapes, unpad
 from vae_jax.training import TrainState
 
 
 class Recording:
-    """Writes what a group leaves in the run folder; in the process that writes it.
+    """Writes what a group produces into the run folder; only the first process has it.
 
     A run that is finished keeps its files: the last command may have ended after the
     result of one run and before that of another.
@@ -88,7 +87,7 @@ class Recording:
             if failed:  # Measurements of its best parameters are no result.
                 found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
             params = unpad(own.best_params, param_shapes(task.models[i]))
-            row = self._row(i, position, own, params, found, floor)
+            row = self._row(i, position, own, found, floor)
             arrays = (
                 {}
                 if failed
@@ -105,10 +104,9 @@ class Recording:
         self,
         index: int,
         position: Position,
-        state: TrainState,
-        params: Params,
+        own: TrainState,
         found: Measured,
-        floor: np.ndarray,
+        floor: Any,
     ) -> dict[str, Any]:
         """The row of a run: its measurements, and the use of its latents."""
         task, data = self._task, self._task.images.data
@@ -119,11 +117,11 @@ class Recording:
             data,
             evaluation,
             floor=floor,
-            best_epoch=int(state.best_epoch),
-            epochs=int(state.epoch),
+            best_epoch=int(own.best_epoch),
+            epochs=int(own.epoch),
             last_gain=position.history.last_gain(index),
-            num_parameters=model.num_parameters(params),
-            skipped_steps=int(state.skipped),
+            num_parameters=model.num_parameters(param_shapes(model)),
+            skipped_steps=int(own.skipped),
             attempt=task.group.attempt,
             seconds=round(position.seconds / len(task.models), 3),
         )

@@ -35,8 +35,8 @@ def import_grain() -> types.ModuleType:
         import grain
     except ImportError as error:
         raise DataError(
-            f'data.stream=True needs {error.name}: pip install "vae_jax[stream]", or '
-            "set it to False"
+            f"data.stream is True: it needs {error.name}. Set it to False, or run "
+            'pip install "vae_jax[stream]".'
         ) from error
     return grain
 
@@ -56,10 +56,11 @@ def split_epoch(
     """
     most = min(num_steps, int(megabytes * 1e6 / (MOST_PIECES * bytes_per_step)))
     if not most:
+        least = (MOST_PIECES * bytes_per_step // 100 + 1) / 1e4
         raise SettingsError(
-            f"data.stream_megabytes is {megabytes}, but {MOST_PIECES} batches of all "
-            f"models on a device take {MOST_PIECES * bytes_per_step / 1e6:.3g}: give "
-            "more, or train fewer models together."
+            f"data.stream_megabytes is {megabytes}: {MOST_PIECES} batches of all "
+            f"models on a device take {least} MB. Give at least {least}, or train "
+            "fewer models together, with --only."
         )
     # Pieces of equal length need one program less: a few more pieces are worth that.
     even = max(steps for steps in range(1, most + 1) if num_steps % steps == 0)
@@ -91,7 +92,9 @@ class Stream:
     ):
         grain = import_grain()
         self._images, self._pieces = np.asarray(images), pieces
-        self._keys = np.asarray(jax.random.key_data(keys))
+        data = np.asarray(jax.random.key_data(keys))
+        self._keys, key_of = np.unique(data, axis=0, return_inverse=True)
+        self._key_of = key_of.ravel()  # NumPy 2.0 returns another shape.
         self._batch_size, self._sharding = trainer.config.batch_size, sharding
         self._order = jax.jit(
             lambda key, epoch: trainer.batches(jax.random.wrap_key_data(key), epoch)
@@ -120,8 +123,8 @@ class Stream:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"cannot read training images ahead ({type(error).__name__}: "
-                f"{reason}): repair the disk they lie on or, where memory is short, "
-                "lower data.stream_megabytes"
+                f"{reason}): check the disk that holds them; if memory is short, lower "
+                "data.stream_megabytes."
             ) from error
 
     def close(self) -> None:
@@ -137,41 +140,28 @@ class Stream:
         def part(where: Any) -> np.ndarray:
             members, own_steps, own_batch, pixels = where
             rows = [
-                orders[member][start : start + steps][own_steps, own_batch]
-                for member in range(len(self._keys))[members]
+                orders[key][start : start + steps][own_steps, own_batch]
+                for key in self._key_of[members]
             ]
             return np.take(self._images, np.stack(rows), axis=0)[..., pixels]
 
         return jax.make_array_from_callback(self._shape(steps), self._sharding, part)
 
     def _orders_of(self, epoch: int) -> dict[int, np.ndarray]:
-        """The order of an epoch's images, ``[steps, batch]``, by member.
+        """The order of an epoch's images, ``[steps, batch]``, by index of the key.
 
-        Of the members that have images here.
-
-        Members with the same key, such as those that differ only in beta, share it.
+        Of the members with images on a device of this process. Members with the same
+        key, such as those that differ only in beta, share an order.
         """
-        orders: dict[bytes, np.ndarray] = {}
-        found = {}
-        for member in self._own_members:
-            key = self._keys[member]
-            if key.tobytes() not in orders:
-                order = self._order(key, np.int32(epoch))
-                orders[key.tobytes()] = jax.device_get(order)
-            found[member] = orders[key.tobytes()]
-        return found
-
-    @functools.cached_property
-    def _own_members(self) -> list[int]:
-        """Indices of the members that have images on a device of this process."""
-        parts = self._sharding.addressable_devices_indices_map(self._shape(1))
-        every = np.arange(len(self._keys))
-        return np.unique(
-            np.concatenate([every[where[0]] for where in parts.values() if where])
-        ).tolist()
+        parts = self._sharding.addressable_devices_indices_map(self._shape(1)).values()
+        own = np.concatenate([self._key_of[where[0]] for where in parts if where])
+        return {
+            key: jax.device_get(self._order(self._keys[key], np.int32(epoch)))
+            for key in np.unique(own).tolist()
+        }
 
     def _shape(self, steps: int) -> tuple[int, ...]:
-        return (len(self._keys), steps, self._batch_size, self._images.shape[1])
+        return (len(self._key_of), steps, self._batch_size, self._images.shape[1])
 
 
 def training(

@@ -14,6 +14,7 @@ from experiments.data.images import ImageData
 from experiments.messages.errors import SettingsError
 from experiments.runner import streaming
 from experiments.runner.images import Images
+from experiments.runner.leaves import named_leaves
 from experiments.runner.measuring import Measured, measure_member
 from experiments.settings.grid import Group
 from experiments.settings.schema import Settings
@@ -236,18 +237,3 @@ class CompiledGroup:
         repeated.append(self.measure_program)
         needed, shared = task.population.bytes_needed(self.init_program, repeated, data)
         return needed + streamed, shared
-
-
-def named_leaves(tree: Any) -> dict[str, Any]:
-    """Returns a tree's leaves, named by their paths."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): leaf for path, leaf in leaves}
-
-
-def from_named_leaves(leaves: Mapping[str, Any], like: Any) -> Any:
-    """Returns the tree with the structure of ``like``: inverts ``named_leaves``."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[_name(path)], like)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

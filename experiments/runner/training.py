@@ -44,12 +44,12 @@ def train_group(
     """
     task = compiled.task
     group, population = task.group, task.population
-    progress.start_group(group, task.trainer.config.num_epochs)
+    progress.start_group(group)
 
     @functools.cache
     def baseline() -> Future[np.ndarray]:
-        what = task.settings, task.widest.likelihood, task.images
-        return background.submit(constant_output_baseline, *what)
+        arguments = task.settings, task.widest.likelihood, task.images
+        return background.submit(constant_output_baseline, *arguments)
 
     with _checkpoints(group, folder) as checkpoints:
         position = _start(compiled, checkpoints, progress)
@@ -57,10 +57,7 @@ def train_group(
         saver = Saver(position, checkpoints)
         first = position.epoch + 1
         progress.show("training")
-        with (
-            interruption.deferred(),
-            compiled.training(position.epoch) as train_epoch,
-        ):
+        with interruption.deferred(), compiled.training(position.epoch) as train_epoch:
             for snapshot in population.epochs(
                 train_epoch,
                 compiled.validate,
