@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from configs import digits
 from experiments.data.images import load_data
@@ -17,6 +18,7 @@ from experiments.messages.errors import FolderError
 from experiments.runner import planning
 from experiments.runner.images import Images
 from experiments.runner.interruption import Stopped
+from experiments.runner.leaves import named_leaves
 from experiments.runner.progress import Progress
 from experiments.runner.task import GroupTask
 from experiments.runner.training import train_group
@@ -26,6 +28,8 @@ from experiments.runs.notes import Note
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
 from tests.folders import save_member
+from vae_jax.objectives import Terms
+from vae_jax.training import Member
 
 
 class StopAfter:
@@ -213,6 +217,27 @@ def test_checkpoints_of_another_version_are_refused(compiled, tmp_path):
         checkpoints.close()
         with pytest.raises(FolderError, match="not of this version"):
             train(compiled, folder)
+
+
+def test_a_checkpoint_holds_what_earlier_versions_continue_from(compiled, tmp_path):
+    """Names and types are a contract: a run that an update interrupts goes on."""
+    path = tmp_path / "run"
+    with opened(path) as folder, pytest.raises(Stopped):
+        train(compiled, folder, 6)
+    (file,) = path.glob("checkpoints/bernoulli-*/6.safetensors")
+    arrays = safetensors.numpy.load_file(file)
+    state = named_leaves({"state": compiled.task.population.state_shapes})
+    members = {f"members/{name}" for name in Member._fields}
+    history = {"epoch", "logged", "best_bound", "train/gradient_norm"} | {
+        f"{split}/{term}" for split in ("train", "validation") for term in Terms._fields
+    }
+    assert arrays.keys() == {"epoch", "seconds", *state, *members} | {
+        f"history/{name}" for name in history
+    }
+    assert (arrays["epoch"], arrays["epoch"].dtype) == (6, np.int32)
+    assert arrays["seconds"].dtype == np.float64
+    assert arrays["history/epoch"].tolist() == [3, 6]
+    assert arrays["history/validation/bound"].shape == (2, 2)
 
 
 def test_no_more_checkpoints_are_kept_than_asked_for(compiled, tmp_path):

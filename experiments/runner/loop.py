@@ -44,15 +44,11 @@ def train(
             f"{jax.device_count()} x {jax.devices()[0].device_kind} -> {folder.path}"
         )
     images = Images(data)
-    left: Sequence[Run] = chosen  # Those that this command may still have to train.
     while waiting:
         with Progress(waiting, shown=folder is not None) as progress:
-            may_be_more = run_groups(waiting, images, folder, progress, interruption)
-        if not may_be_more:
-            # Another command may train some runs of a group and not the rest.
-            left = planning.free(waiting, folder)
-        # For example, runs that start again with other keys.
-        waiting = planning.next_groups(left, folder)
+            run_groups(waiting, images, folder, progress, interruption)
+        # Some runs start again with other keys, and another command may have ended.
+        waiting = planning.next_groups(planning.free(chosen, folder), folder)
     if folder and (count := _unfinished(chosen, folder)):
         CONSOLE.print(
             f"{counted(count, 'run')} left to another command, which trains in "
@@ -70,7 +66,7 @@ def run_groups(
     folder: RunFolder | None,
     progress: Progress,
     interruption: Interruption,
-) -> bool:
+) -> None:
     """Trains, evaluates and stores every group that no other command trains.
 
     While a group trains, the next one compiles (``parallel.compile_ahead``), then the
@@ -85,24 +81,17 @@ def run_groups(
         progress: shows every validation.
         interruption: says when to stop.
 
-    Returns:
-        Whether more may be left to train: a group was trained, or another command has
-        changed the plan.
-
     Raises:
         Stopped: on request, after everything was saved.
     """
     limit = memory.available(groups[0].widest.parallel.memory_gib)
     waiting = collections.deque(groups)
     background = ThreadPoolExecutor(max_workers=1)
-    claims: set[planning.Claim] = set()
 
     def compile_next() -> Future[memory.Fitting] | None:
         while waiting:
             group = waiting.popleft()
-            claim = planning.claim(group, folder)
-            claims.add(claim)
-            if claim == "taken":
+            if planning.claim(group, folder):
                 return background.submit(memory.compile_fitting, group, images, limit)
             progress.drop(group)
         return None
@@ -127,4 +116,3 @@ def run_groups(
     finally:
         # A request to stop does not wait for the next group's programs.
         background.shutdown(wait=False, cancel_futures=True)
-    return bool(claims - {"elsewhere"})

@@ -1,7 +1,6 @@
 """Plans a sweep: refuses it before any compute, and says which groups come next."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 
@@ -136,21 +135,15 @@ def next_groups(chosen: Sequence[Run], folder: RunFolder | None) -> list[Group]:
     return [Group(tuple(by_name[name] for name in each), attempt) for each in names]
 
 
-# Of a group: taken by this command, trained by another one, or changed since it was
-# planned.
-Claim = Literal["taken", "elsewhere", "changed"]
-
-
-def claim(group: Group, folder: RunFolder | None) -> Claim:
+def claim(group: Group, folder: RunFolder | None) -> bool:
     """Takes a group for this command, unless another one has it; in every process."""
-    claim: Claim = "elsewhere"
-    names = [run.name for run in group.runs]
+    names, taken = [run.name for run in group.runs], False
     if folder and folder.claims.take(names):
         # Another command may have trained it since, or begun it in other slices.
-        claim = "taken" if plan(group.runs, folder) == [group] else "changed"
-        if claim == "changed":
+        taken = plan(group.runs, folder) == [group]
+        if not taken:
             folder.claims.release(names)
-    return processes.from_primary(claim)
+    return processes.from_primary(taken)
 
 
 def note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
@@ -162,8 +155,11 @@ def note_slices(slices: Sequence[Group], folder: RunFolder) -> None:
     folder.groups.end(whole.name)
 
 
-def free(groups: Sequence[Group], folder: RunFolder | None) -> list[Run]:
-    """Returns the runs of groups that no other command trains; in every process."""
-    by_name = {run.name: run for each in groups for run in each.runs}
+def free(chosen: Sequence[Run], folder: RunFolder | None) -> list[Run]:
+    """Returns the runs that no other command trains now; in every process.
+
+    Finished ones too: an unfinished member of their group continues beside them.
+    """
+    by_name = {run.name: run for run in chosen}
     names = processes.from_primary(folder.claims.free(by_name) if folder else None)
     return [by_name[name] for name in names]
