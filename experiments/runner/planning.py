@@ -30,23 +30,19 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
             import_grain()
         batch_size = run.settings.training.batch_size
         if batch_size > num_images:
-            raise SettingsError(
-                f"training.batch_size is {batch_size}: {data.name} has {num_images} "
-                f"training images. Choose at most {num_images}."
-            )
+            why = f"{data.name} has {num_images} training images"
+            remedy = f"Choose at most {num_images}"
+            raise SettingsError.of("training.batch_size", batch_size, why, remedy)
         components = run.settings.model.prior_components
         if run.settings.model.prior == "vamp" and components > num_sampled:
-            raise SettingsError(
-                f"model.prior_components is {components}: pseudo-inputs of a VampPrior "
-                f"start at different training images, and there are {num_sampled}. "
-                f"Choose at most {num_sampled}."
-            )
+            why = f"a VampPrior starts at so many of {num_sampled} training images"
+            remedy = f"Choose at most {num_sampled}"
+            raise SettingsError.of("model.prior_components", components, why, remedy)
         permutations = run.settings.diagnostics.permutations
         if permutations and len(data.test.images) < 2:
-            raise SettingsError(
-                f"diagnostics.permutations is {permutations}: a two-sample test needs "
-                f"at least 2 test images, and {data.name} has 1. Use 0, for no test."
-            )
+            why = f"it needs at least 2 test images, and {data.name} has 1"
+            field, remedy = "diagnostics.permutations", "Use 0, for no test"
+            raise SettingsError.of(field, permutations, why, remedy)
         build_model(run.settings, data)
 
 
@@ -60,17 +56,17 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
     num_devices = jax.device_count()
     for members in group(runs):
         settings = members.widest
-        if settings.parallel.batch > num_devices:
-            raise SettingsError(
-                f"parallel.batch is {settings.parallel.batch}: there are {num_devices} "
-                f"devices. Choose at most {num_devices}."
-            )
-        num_columns = num_devices // settings.parallel.batch
+        batch = settings.parallel.batch
+        if batch > num_devices:
+            why = f"there are {num_devices} devices"
+            remedy = f"Choose at most {num_devices}"
+            raise SettingsError.of("parallel.batch", batch, why, remedy)
+        num_columns = num_devices // batch
         if settings.parallel.members > num_columns:
             # Not refused: a run may be continued on a smaller machine.
             warn(
                 f"parallel.members is {settings.parallel.members}: there are "
-                f"{num_devices} devices, {settings.parallel.batch} for each batch. "
+                f"{num_devices} devices, {batch} for each batch. "
                 f"Members are split over {num_columns}."
             )
         per_column = layout(settings, len(members.runs)).per_column

@@ -34,10 +34,8 @@ def import_grain() -> types.ModuleType:
     try:
         import grain
     except ImportError as error:
-        raise DataError(
-            f"data.stream is True: it needs {error.name}. Set it to False, or run "
-            'pip install "vae_jax[stream]".'
-        ) from error
+        why, remedy = f"it needs {error.name}", 'Run pip install "vae_jax[stream]"'
+        raise DataError.of("data.stream", True, why, remedy) from error
     return grain
 
 
@@ -57,11 +55,9 @@ def split_epoch(
     most = min(num_steps, int(megabytes * 1e6 / (MOST_PIECES * bytes_per_step)))
     if not most:
         least = (MOST_PIECES * bytes_per_step // 100 + 1) / 1e4
-        raise SettingsError(
-            f"data.stream_megabytes is {megabytes}: {MOST_PIECES} batches of all "
-            f"models on a device take {least} MB. Give at least {least}, or train "
-            "fewer models together, with --only."
-        )
+        why = f"{MOST_PIECES} batches of all models on a device take {least} MB"
+        remedy = f"Give at least {least}, or train fewer models together, with --only"
+        raise SettingsError.of("data.stream_megabytes", megabytes, why, remedy)
     # Pieces of equal length need one program less: a few more pieces are worth that.
     even = max(steps for steps in range(1, most + 1) if num_steps % steps == 0)
     steps = even if 2 * even >= most else most

@@ -34,11 +34,10 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
     model = settings.model.build(data.image_shape, data.levels)
     view = model.likelihood.view
     if data.levels == 2 and view != "binary":
-        raise SettingsError(
-            f"model.likelihood is {settings.model.likelihood!r}: it needs the {view} "
-            f"view, but {data.name} holds binary images (2 levels). Choose "
-            "'bernoulli', or grey images with binarization 'dynamic'."
-        )
+        why = f"it needs the {view} view, but {data.name} holds binary images"
+        remedy = "Choose 'bernoulli', or grey images with binarization 'dynamic'"
+        likelihood = settings.model.likelihood
+        raise SettingsError.of("model.likelihood", likelihood, why, remedy)
     return model
 
 
