@@ -77,8 +77,8 @@ class Recording:
         task, folder = self._task, self._folder
         folder.metrics.close()
         rows: list[dict[str, Any]] = []
-        is_last = task.group.attempt + 1 == MOST_ATTEMPTS
-        starts_again = task.trainer.config.on_non_finite == "reseed" and not is_last
+        reseeds = task.trainer.config.on_non_finite == "reseed"
+        starts_again = reseeds and task.group.attempt + 1 < MOST_ATTEMPTS
         for i, run in enumerate(task.group.runs):
             own, found = member(state, i), member(measured, i)
             failed = bool(own.failure.offender)
@@ -86,15 +86,12 @@ class Recording:
                 continue
             if failed:  # Measurements of its best parameters are no result.
                 found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
+                arrays = {}
+            else:
+                parts = found.evaluation, found.pictures, floor
+                arrays = stored_arrays.to_store(run, task.images.data, *parts)
             params = unpad(own.best_params, param_shapes(task.models[i]))
             row = self._row(i, position, own, found, floor)
-            arrays = (
-                {}
-                if failed
-                else stored_arrays.to_store(
-                    run, task.images.data, found.evaluation, found.pictures, floor
-                )
-            )
             folder.members.save(run.name, params, row, arrays, folder.bits_depend_on)
             rows.append(row)
         folder.groups.end(task.group.name)
