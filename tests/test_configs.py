@@ -133,7 +133,7 @@ def test_a_vamp_prior_of_more_images_than_there_are_is_refused():
     config["training"]["objective"] = "elbo_log_weight"
     config["data"]["num_train"] = 100
     runs = grid.expand(config)
-    with pytest.raises(SettingsError, match=r"prior_components is 101, .* 100 train"):
+    with pytest.raises(SettingsError, match=r"prior_components is 101: .* 100 train"):
         check(runs, blank_images(runs[0].settings.data))
 
 
