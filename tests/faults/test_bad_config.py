@@ -144,7 +144,7 @@ REFUSED = [
     Case(
         RANGE,
         "--config.data.stream=True --config.data.stream_megabytes=0.02",
-        ("stream_megabytes is 0.02", "give more"),
+        ("stream_megabytes is 0.02", "Give at least"),
     ),
     Case(RANGE, "--config.data.split_seed=-1", ("split_seed is -1", "at least 0")),
     Case(RANGE, "--config.data.path={npz}", ("no meaning for 'digits'", "'npz'")),
