@@ -12,9 +12,9 @@ from PIL import Image
 
 from experiments.report import charts
 from experiments.report.findings import Cell
-from experiments.report.style import likelihood_styles, robust_range
+from experiments.report.style import robust_range, styles_of
 
-STYLES = likelihood_styles({"categorical": "categorical", "laplace": "Laplace †"})
+STYLES = styles_of({"categorical": "categorical", "laplace": "Laplace †"})
 
 
 def cell(likelihood, latent_dim, mean, spread=0.1, num_seeds=3):
@@ -63,7 +63,7 @@ def test_classes_are_named_in_the_legend_as_far_as_they_can_be():
 
 
 def test_likelihoods_differ_in_colour_or_marker():
-    styles = likelihood_styles({f"family_{i}": "" for i in range(91)})
+    styles = styles_of({f"family_{i}": "" for i in range(91)})
     assert len({(style.color, style.marker) for style in styles.values()}) == 91
 
 

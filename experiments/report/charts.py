@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from experiments.messages.wording import printable
-from experiments.report.findings import Cell, Member, described
+from experiments.report.findings import Cell, Group, Member, described
 from experiments.report.style import (
     COLORS,
     FAINT,
@@ -35,6 +35,7 @@ from experiments.report.style import (
     note_points_above,
     present,
     robust_range,
+    styles_of,
     svg,
 )
 
@@ -44,6 +45,24 @@ _MAX_SCATTER_LABELS = 20
 _LONGEST_CLASS_NAME = 16
 _MOST_MARKED = 3  # Points of a learning curve that has markers.
 _CENTER: dict[str, Any] = {"ha": "center", "va": "center"}
+
+
+class Chart(NamedTuple):
+    """A picture of a group, with its words.
+
+    Attributes:
+        name: part of the name of its file.
+        svg: the picture.
+        title: what it shows, in a few words.
+        alt: what it shows, for readers who do not see it.
+        caption: how to read it.
+    """
+
+    name: str
+    svg: bytes
+    title: str
+    alt: str
+    caption: str
 
 
 class Panel(NamedTuple):
@@ -74,6 +93,77 @@ class Curve(NamedTuple):
     setting: str
     train: np.ndarray
     validation: np.ndarray
+
+
+def draw(group: Group, bounds: Mapping[str, Mapping[str, np.ndarray]]) -> list[Chart]:
+    """Returns those charts of a group that show more than one number.
+
+    Args:
+        group: the members.
+        bounds: of the members by run, as the arguments ``train`` and ``validation`` of
+            ``Curve``.
+    """
+    styles = styles_of({name: group.label(name) for name in group.likelihoods})
+    scores, active_units = (
+        [Panel(setting, group.cells(setting, field)) for setting in group.settings]
+        for field in ("score", "active_units")
+    )
+    points = [
+        member
+        for member in group.members
+        if math.isfinite(member.rate + member.distortion) and not member.is_lost
+    ]
+    curves = [
+        Curve(
+            member.likelihood, member.latent_dim, member.setting, **bounds[member.run]
+        )
+        for member in group.members
+        if any(map(len, bounds[member.run].values()))
+    ]
+    drawn = []
+    # A table of a single row says no more than a line against the latent size.
+    if len(styles) * len(group.settings) > 1:
+        drawn.append(
+            Chart(
+                "scores",
+                score_heat_map(scores, styles, group.decimals),
+                "Score by likelihood and latent size",
+                "Table of the negative log-likelihood by likelihood and latent size, "
+                f"{group.unit}; all numbers are in the table of results",
+                f"{group.unit}; smaller is better, and has a stronger colour.",
+            )
+        )
+    if len(group.latent_dims) > 1:
+        drawn.append(
+            Chart(
+                "latent_sizes",
+                latent_size_chart(scores, active_units, styles, group.unit),
+                "Score and active units by latent size",
+                "Lines of score and active units against latent size",
+                f"Above, the score ({group.unit}, smaller is better).",
+            )
+        )
+    if len(points) > 1:
+        drawn.append(
+            Chart(
+                "rate_distortion",
+                rate_distortion(points, styles),
+                "Rate and distortion on test images",
+                "Scatter of distortion against rate, one point for each model",
+                "Rate: nats that the latents carry.",
+            )
+        )
+    if curves:
+        drawn.append(
+            Chart(
+                "learning_curves",
+                learning_curves(curves, styles),
+                "Learning curves",
+                "Learning curves",
+                "The bound on log p(x) that training maximises.",
+            )
+        )
+    return drawn
 
 
 @matplotlib.rc_context(MATPLOTLIB)

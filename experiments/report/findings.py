@@ -196,6 +196,11 @@ class Group:
         """Likelihoods whose score is an upper bound, from a density."""
         return {m.likelihood for m in self.members if m.view == "continuous"}
 
+    def label(self, likelihood: str) -> str:
+        """Returns the name of a likelihood; † marks those that give upper bounds."""
+        mark = " †" if likelihood in self.upper_bounds else ""
+        return likelihood_label(likelihood) + mark
+
     @property
     def has_losses(self) -> bool:
         """Whether some members diverged or failed."""

@@ -23,7 +23,7 @@ from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
 from experiments.report.findings import Cell, Group, Member, axes_of
-from experiments.report.style import Style, likelihood_styles
+from experiments.report.style import styles_of
 from experiments.report.templates import templates
 from experiments.runs.folder import RunFolder
 
@@ -101,16 +101,11 @@ def write_report(
     sections = []
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
-        styles = likelihood_styles(
-            {
-                name: findings.likelihood_label(name)
-                + (" †" if name in group.upper_bounds else "")
-                for name in group.likelihoods
-            }
-        )
-        svgs = _draw_charts(group, styles, bounds)
-        for kind, svg in svgs.items():
-            write_atomically(folder.path / "figures" / f"{kind}_{group.key}.svg", svg)
+        styles = styles_of({name: group.label(name) for name in group.likelihoods})
+        drawn_charts = charts.draw(group, bounds)
+        for chart in drawn_charts:
+            name = f"{chart.name}_{group.key}.svg"
+            write_atomically(folder.path / "figures" / name, chart.svg)
         sections.append(
             {
                 "group": group,
@@ -119,9 +114,7 @@ def write_report(
                     group, functools.partial(_scores, folder), tests
                 ),
                 "extremes": _extremes(group),
-                "charts": {
-                    kind: _data_uri(svg, "image/svg+xml") for kind, svg in svgs.items()
-                },
+                "charts": drawn_charts,
                 "gallery": _gallery(group),
                 "columns": _columns(group),
             }
@@ -234,46 +227,6 @@ def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         split: np.array(sorted(by_epoch.items()), float).reshape(-1, 2)
         for split, by_epoch in splits.items()
     }
-
-
-def _draw_charts(
-    group: Group,
-    styles: Mapping[str, Style],
-    bounds: Mapping[str, Mapping[str, np.ndarray]],
-) -> dict[str, bytes]:
-    """Returns as SVG those charts of a group that show more than one number."""
-    scores, active_units = (
-        [
-            charts.Panel(setting, group.cells(setting, field))
-            for setting in group.settings
-        ]
-        for field in ("score", "active_units")
-    )
-    points = [
-        member
-        for member in group.members
-        if math.isfinite(member.rate + member.distortion) and not member.is_lost
-    ]
-    curves = [
-        charts.Curve(
-            member.likelihood, member.latent_dim, member.setting, **bounds[member.run]
-        )
-        for member in group.members
-        if any(map(len, bounds[member.run].values()))
-    ]
-    svgs = {}
-    # A table of a single row says no more than a line against the latent size.
-    if len(styles) * len(group.settings) > 1:
-        svgs["scores"] = charts.score_heat_map(scores, styles, group.decimals)
-    if len(group.latent_dims) > 1:
-        svgs["latent_sizes"] = charts.latent_size_chart(
-            scores, active_units, styles, group.unit
-        )
-    if len(points) > 1:
-        svgs["rate_distortion"] = charts.rate_distortion(points, styles)
-    if curves:
-        svgs["learning_curves"] = charts.learning_curves(curves, styles)
-    return svgs
 
 
 def _columns(group: Group) -> list[Column]:

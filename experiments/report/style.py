@@ -1,7 +1,7 @@
 """How charts look: colours, markers, legends, ranges of axes, and SVG.
 
 A likelihood has the same colour and marker in every chart of a group
-(`likelihood_styles`). Colours are those of Okabe and Ito and of Tol, which people with
+(`styles_of`). Colours are those of Okabe and Ito and of Tol, which people with
 colour-blindness tell apart; the marker tells apart what looks alike.
 """
 
@@ -90,7 +90,7 @@ class HasLikelihood(Protocol):
         """Name of the likelihood."""
 
 
-def likelihood_styles(labels: Mapping[str, str]) -> dict[str, Style]:
+def styles_of(labels: Mapping[str, str]) -> dict[str, Style]:
     """Returns the style of each likelihood, from its label.
 
     Args:
