@@ -28,6 +28,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line
+from experiments.evaluation.columns import keys
 from experiments.files.tables import add_to_table, read_table
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import FolderError
@@ -62,11 +63,6 @@ _FIT_STEPS = flags.DEFINE_integer(
 )
 
 _EVALUATION, _FITTED, _SANDWICH = "evaluation.csv", "fitted_prior.csv", "sandwich.csv"
-# Key columns: a new row of a table replaces the row with the same key.
-_KEY_COLUMNS = (
-    *("run", "num_importance_samples", "fit_steps"),
-    *("num_images", "num_temperatures", "num_chains", "gap_steps"),
-)
 
 
 def main() -> None:
@@ -87,9 +83,8 @@ def main() -> None:
     tables: dict[str, list[dict[str, Any]]] = {}
 
     def add(table: str, rows: list[dict[str, Any]]) -> None:
-        key = [name for name in _KEY_COLUMNS if name in rows[0]]
         with folder.writing():  # At once: rows outlast a kill.
-            add_to_table(folder.path / table, rows, key)
+            add_to_table(folder.path / table, rows, keys(table))
         tables.setdefault(table, []).extend(rows)
 
     looked_at = []

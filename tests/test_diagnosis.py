@@ -13,6 +13,7 @@ from configs import digits
 from experiments.data.images import ImageData
 from experiments.data.sources import Split
 from experiments.evaluation import diagnosis
+from experiments.evaluation.columns import BY_SECTION
 from experiments.messages.errors import SettingsError
 from experiments.runner import planning
 from experiments.settings import grid
@@ -63,7 +64,7 @@ def columns(use, settings=ALL, num_images=96, **changes):
     floor = row.pop("floor", 11.0)
     means = np.random.default_rng(0).normal(size=(num_images, 3))
     labels = (means[:, 0] > 0).astype(int)
-    return diagnosis.columns(
+    return diagnosis.measured(
         settings, use, row, means, labels, floor=floor, latent_dim=3
     )
 
@@ -86,7 +87,7 @@ def test_padding_changes_nothing(measured):
 
 def test_columns_hold_every_diagnostic(measured):
     row = columns(measured[2])
-    assert tuple(row) == diagnosis.COLUMNS
+    assert list(row) == [column.name for column in BY_SECTION["latents"]]
     assert row["gain"] == 2.0
     assert row["linear_probe"] > 0.8
     assert 0 < row["mmd_p_value"] <= 1
@@ -115,7 +116,7 @@ def test_a_density_that_rounding_loses_is_told(images, scale, lost):
 def test_what_is_not_asked_for_is_empty():
     nothing = LatentUse(None, None, None)
     row = columns(nothing, NONE, floor=math.nan)
-    assert tuple(row) == diagnosis.COLUMNS
+    assert list(row) == [column.name for column in BY_SECTION["latents"]]
     assert row.pop("latents") == ""
     assert all(math.isnan(value) for value in row.values())
 

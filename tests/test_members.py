@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.evaluation.columns import RESULTS
 from experiments.messages.errors import FolderError
-from experiments.runs import members
 from tests.folders import (
     OWNERS,
     RESULT,
@@ -478,7 +478,11 @@ def test_nothing_is_left_beside_what_is_stored(folder):
 
 def test_the_fields_of_a_result_here_are_those_there():
     """So that a field which is asked for of every row has a test above."""
-    assert set(members._OF_A_RESULT) == {*RESULT, "run", "fingerprint"}
+    assert {column.name for column in RESULTS if column.certain} == {
+        *RESULT,
+        "run",
+        "fingerprint",
+    }
 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, 10**300, 2**60])

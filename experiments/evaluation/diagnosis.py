@@ -1,4 +1,4 @@
-"""What the latents of a trained model do: columns of ``results.csv``."""
+"""Measures the latents of a trained model: columns of ``results.csv``."""
 
 import math
 from collections.abc import Mapping
@@ -6,44 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.evaluation import columns
 from experiments.settings.schema import DiagnosticsSettings
 from vae_jax.diagnostics import LatentUse, judge_collapse, probe_latents
 
-COLUMNS = (
-    "mutual_information",
-    "mutual_information_se",
-    "marginal_kl",
-    "marginal_kl_se",
-    "total_correlation",
-    "total_correlation_se",
-    "dimension_kl",
-    "dimension_kl_se",
-    "density_error",
-    "squared_mmd",
-    "mmd_p_value",
-    "floor",
-    "gain",
-    "latents",
-    "linear_probe",
-    "linear_probe_se",
-    "neighbour_probe",
-    "neighbour_probe_se",
-)
-
-# Those that depend on the prior, and not on q(z|x) alone or on the floor.
-OF_THE_PRIOR = (
-    "marginal_kl",
-    "marginal_kl_se",
-    "total_correlation",
-    "total_correlation_se",
-    "dimension_kl",
-    "dimension_kl_se",
-    "squared_mmd",
-    "mmd_p_value",
-)
-
-
-# Of the average KL: columns, and the fields of ``KLParts`` that they hold.
+# By column, the field of ``KLParts`` that it holds.
 _PARTS = {
     "mutual_information": "mutual_information",
     "marginal_kl": "marginal_kl",
@@ -52,7 +19,7 @@ _PARTS = {
 }
 
 
-def columns(
+def measured(
     settings: DiagnosticsSettings,
     use: LatentUse,
     row: Mapping[str, Any],
@@ -62,26 +29,20 @@ def columns(
     floor: float,
     latent_dim: int,
 ) -> dict[str, Any]:
-    """The columns of a run, NaN if not asked for or not defined.
+    """Returns the columns of a run that describe its latents.
 
     Args:
-        settings: what was asked for.
-        use: what was measured on the device.
-        row: the run's other columns, which the verdict is about.
+        settings: the diagnostics that are asked for; columns of others are NaN.
+        use: the measurements of the device.
+        row: the run's other columns, on which the verdict depends.
         posterior_means: E_q[z|x] of the test images, ``[M, latent]``.
-        labels: their classes, or None.
+        labels: classes of the test images, or None.
         floor: mean of -log p(x) without latents, nats.
         latent_dim: number of latents, of all layers.
-
-    Returns:
-        mutual_information, marginal_kl, total_correlation and dimension_kl (the sum
-        over latents) in nats, with standard errors; density_error, the mean distance
-        between log q(z|x) that comes with a sample and that which is found from it, on
-        which these four rest, nats; squared_mmd and its p-value; floor,
-        and what is ``judged`` by it; accuracies of a linear and a nearest-neighbour
-        probe and their standard errors.
     """
-    found: dict[str, Any] = dict.fromkeys(COLUMNS, math.nan)
+    found: dict[str, Any] = {
+        column.name: math.nan for column in columns.BY_SECTION["latents"]
+    }
     if use.decomposition:
         parts, errors = use.decomposition.parts, use.decomposition.standard_errors
         for column, part in _PARTS.items():
@@ -108,14 +69,14 @@ def columns(
 
 
 def judged(row: Mapping[str, Any], latent_dim: int) -> dict[str, Any]:
-    """The gain of a row's ELBO over its floor, nats, and the verdict ``latents``."""
+    """Returns the columns ``gain``, in nats, and ``latents``, the verdict of a row."""
     gain = row["elbo"] + row["floor"]
     signs = {
         "rate": row["rate"],
         "mutual_information": row["mutual_information"],
         "gain": gain,
     }
-    verdict = ""
+    verdict = ""  # Where a number that it needs is missing.
     if all(map(math.isfinite, signs.values())):
         verdict = judge_collapse(
             **signs, active_units=row["active_units"], latent_dim=latent_dim

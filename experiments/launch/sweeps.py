@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from experiments.data.images import load_data
+from experiments.evaluation.columns import in_order
 from experiments.files.tables import write_table
 from experiments.launch.jobs import refuse_earlier_jobs
 from experiments.launch.launching import Jobs, Launch
@@ -108,7 +109,7 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
         ]
         if rows:
             table = folder.path / "results.csv"
-            write_table(table, rows)
+            write_table(table, [in_order(row) for row in rows])
             page = write_report(folder, rows, left_out)
             print_results(rows)
             CONSOLE.print(f"numbers: {table}\nreport:  {page}")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.evaluation import results
+from experiments.evaluation.columns import shown
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
@@ -230,31 +231,13 @@ def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _columns(group: Group) -> list[Column]:
-    """Returns the columns of the table of results."""
-    return [
-        Column("likelihood", "likelihood", ""),
-        Column("latent_dim", "latents", "d"),
-        *(Column(axis, axis, "") for axis in axes_of(group.members)),
-        Column("seed", "seed", "d"),
-        Column("score", f"score, {group.unit}", f".{group.decimals}f"),
-        Column("score_se", "± s.e.", f".{group.decimals}f"),
-        Column("rate", "rate, nats", ".2f"),
-        Column("distortion", "distortion, nats", ".2f"),
-        Column("mean_squared_error", "squared error", ".4f"),
-        Column("active_units", "active units", ".0f"),
-        Column("mutual_information", "I(x; z), nats", ".2f"),
-        Column("marginal_kl", "KL(q(z) ‖ p(z)), nats", ".2f"),
-        Column("latents", "verdict", ""),
-        Column("linear_probe", "label from latents", ".2f"),
-        Column("effective_sample_size", "effective samples", ".1f"),
-        Column("largest_weight", "largest weight", ".2f"),
-        Column("importance_bias", "importance bias, nats", ".3f"),
-        Column("best_epoch", "best epoch", ".0f"),
-        Column("epochs", "epochs", ".0f"),
-        Column("num_parameters", "parameters", ",.0f"),
-        Column("seconds", "seconds", ".1f"),
-        Column("status", "status", ""),
-    ]
+    """Returns the columns of the table of results: the axes follow the latent size."""
+    found = []
+    for column in shown(group.unit, group.decimals):
+        found.append(Column(column.name, column.heading, column.format))
+        if column.name == "latent_dim":
+            found += [Column(axis, axis, "") for axis in axes_of(group.members)]
+    return found
 
 
 def _evaluation(members: Sequence[Member]) -> list[tuple[str, str]]:

@@ -122,7 +122,7 @@ class Recording:
             attempt=task.group.attempt,
             seconds=round(position.seconds / len(task.models), 3),
         )
-        return row | diagnosis.columns(
+        return row | diagnosis.measured(
             task.settings.diagnostics,
             found.latent_use,
             row,

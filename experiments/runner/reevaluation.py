@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation import diagnosis
+from experiments.evaluation.columns import RESULTS
 from experiments.evaluation.results import mean_with_error, result_row, sandwich_columns
 from experiments.evaluation.status import DIVERGED, FAILED
 from experiments.messages.console import CONSOLE, warn
@@ -103,7 +104,7 @@ class Evaluated:
         evaluation = _evaluate(model, settings.evaluation, params, self.member, *test)
         facts = {
             **self.trained,
-            **dict.fromkeys(diagnosis.OF_THE_PRIOR, math.nan),
+            **{column.name: math.nan for column in RESULTS if column.prior},
             "num_parameters": model.num_parameters(params),
         }
         fitted = dataclasses.replace(

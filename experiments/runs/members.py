@@ -12,6 +12,7 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
+from experiments.evaluation.columns import RESULTS
 from experiments.evaluation.status import in_present_words
 from experiments.files.reading import cannot_read
 from experiments.files.sealed import (
@@ -27,19 +28,6 @@ from experiments.files.tensors import Arrays, check_arrays, load_arrays, save_ar
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import plain_name
 from experiments.settings.grid import MOST_ATTEMPTS
-
-# The fields that tables and reports need of every result, with their types. No field
-# is added: results of earlier versions would be refused.
-_OF_A_RESULT: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(
-        ("run", "dataset", "likelihood", "view", "unit", "status", "fingerprint"),
-        (str,),
-    ),
-    **dict.fromkeys(
-        ("latent_dim", "seed", "num_test_images", "epochs", "attempt"), (int,)
-    ),
-    **dict.fromkeys(("score", "beta", "last_gain"), (int, float, type(None))),
-}
 
 # The fields of a record that say which run it belongs to.
 _OWN_FIELDS = ("run", "fingerprint")
@@ -200,9 +188,9 @@ class Members(_Parts):
 
 def _faults(row: Mapping[str, Any]) -> Iterator[str]:
     """Yields the reasons why a sealed record is not the row of a run."""
-    for name, kinds in _OF_A_RESULT.items():
-        if name not in row or type(row[name]) not in kinds:
-            yield f"its {name!r} is missing or of another type"
+    for column in RESULTS:
+        if column.certain and type(row.get(column.name, ...)) not in column.types:
+            yield f"its {column.name!r} is missing or of another type"
     if row["attempt"] not in range(MOST_ATTEMPTS):
         yield f"its 'attempt' is {row['attempt']!r}, of at most {MOST_ATTEMPTS - 1}"
     for name, value in row.items():

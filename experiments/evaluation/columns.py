@@ -1,0 +1,126 @@
+"""The columns of the tables in a run folder, as ``columns.toml`` declares them.
+
+From there come the files' columns and their order, the tables of the report and of the
+terminal, and ``docs/columns.md``.
+"""
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_KINDS = {"text": str, "count": int, "number": float, "mean": float}
+# The types of values in a record, where None stands for NaN.
+_TYPES: dict[type, tuple[type, ...]] = {
+    str: (str,),
+    int: (int,),
+    float: (int, float, type(None)),
+}
+# Of results.csv, in the order of the file.
+SECTIONS = ("run", "reached", "training", "latents", "owner")
+# Those with columns that the report shows, in its order.
+_SHOWN = ("run", "reached", "latents", "training")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table; ``columns.toml`` explains the fields.
+
+    Attributes:
+        type: of its values: ``str``, ``int`` or ``float``.
+    """
+
+    name: str
+    meaning: str
+    type: type
+    unit: str = ""
+    header: str = ""
+    format: str = ""
+    setting: bool = False
+    key: bool = False
+    certain: bool = False
+    prior: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The header with the unit."""
+        return ", ".join(filter(None, [self.header, self.unit]))
+
+    @property
+    def types(self) -> tuple[type, ...]:
+        """The types that its values may have in a record."""
+        return _TYPES[self.type]
+
+    def read(self, row: Mapping[str, Any]) -> Any:
+        """Returns the value in a row; '' or NaN where the row has none.
+
+        Raises:
+            OverflowError, TypeError, ValueError: the value has another type, or a whole
+                number among the settings is missing.
+        """
+        missing = "" if self.type is str else math.nan
+        value = row.get(self.name, missing)
+        if value != value and not (self.type is int and self.setting):
+            return missing
+        return self.type(value)
+
+    def of_score(self, unit: str, decimals: int) -> "Column":
+        """Returns the column where the score has a unit and a number of decimals."""
+        return dataclasses.replace(
+            self,
+            unit=unit if self.unit == "score" else self.unit,
+            format=f".{decimals}f" if self.format == "score" else self.format,
+        )
+
+
+def _read() -> dict[str, tuple[Column, ...]]:
+    """Returns the columns by section of the file."""
+    declared = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+    sections: dict[str, list[Column]] = {name: [] for name in declared}
+    for section, columns in declared.items():
+        for name, facts in columns.items():
+            kind = facts.pop("kind", "number")
+            error = {"header": facts.pop("error_header", ""), "unit": ""}
+            column = Column(name, type=_KINDS[kind], **facts)
+            sections[section].append(column)
+            if kind == "mean":
+                own = {"name": f"{name}_se", "meaning": f"standard error of `{name}`"}
+                error |= {"certain": False, **own}
+                sections[section].append(dataclasses.replace(column, **error))
+    return {name: tuple(columns) for name, columns in sections.items()}
+
+
+BY_SECTION = _read()
+RESULTS = tuple(column for section in SECTIONS for column in BY_SECTION[section])
+_BY_NAME = {column.name: column for column in RESULTS}
+TABLES = {
+    "results.csv": RESULTS,
+    "evaluation.csv": RESULTS,
+    "fitted_prior.csv": RESULTS + BY_SECTION["fitted_prior"],
+    "sandwich.csv": (
+        *(_BY_NAME[name] for name in ("run", "fingerprint", "view")),
+        *BY_SECTION["sandwich"],
+    ),
+}
+
+
+def keys(table: str) -> tuple[str, ...]:
+    """Returns the key columns of a table: a row replaces the row with the same keys."""
+    return tuple(column.name for column in TABLES[table] if column.key)
+
+
+def in_order(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a result with its columns in the order of ``results.csv``."""
+    return {name: row[name] for name in _BY_NAME if name in row} | dict(row)
+
+
+def shown(unit: str, decimals: int) -> list[Column]:
+    """Returns the columns that the report shows, for scores in a unit."""
+    return [
+        column.of_score(unit, decimals)
+        for section in _SHOWN
+        for column in BY_SECTION[section]
+        if column.header
+    ]
