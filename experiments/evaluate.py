@@ -96,7 +96,8 @@ def main() -> None:
             looked_at += evaluated
     if not tables:
         raise FolderError(left_out[0])
-    print_results(tables[_EVALUATION] + tables.get(_FITTED, []))
+    rows = tables[_EVALUATION] + tables.get(_FITTED, [])
+    print_results(rows, folder.config())
     for one in looked_at:
         row = one.sandwich_row(num_images, _GAP_STEPS.value, **annealing)
         add(_SANDWICH, [row])

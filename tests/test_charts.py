@@ -1,8 +1,7 @@
-"""Tests of experiments.report.charts and experiments.report.style."""
+"""Tests of the charts: experiments.report.charts, scatter and style."""
 
 import io
 import math
-import types
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -11,14 +10,9 @@ import pytest
 from PIL import Image
 
 from experiments.report import charts
-from experiments.report.findings import Cell
+from experiments.report.scatter import latent_scatter
 from experiments.report.style import robust_range, styles_of
-
-STYLES = styles_of({"categorical": "categorical", "laplace": "Laplace †"})
-
-
-def cell(likelihood, latent_dim, mean, spread=0.1, num_seeds=3):
-    return Cell(likelihood, latent_dim, "", [], mean, spread, num_seeds, 3)
+from tests.sweeps import group_of, product, row
 
 
 def drawn(monkeypatch, draw, *arguments):
@@ -35,7 +29,7 @@ def drawn(monkeypatch, draw, *arguments):
 def test_latent_scatter_is_a_picture(labels):
     means = np.random.default_rng(0).normal(size=(50, 2))
     means[3] = math.nan
-    pixels = np.asarray(Image.open(io.BytesIO(charts.latent_scatter(means, labels))))
+    pixels = np.asarray(Image.open(io.BytesIO(latent_scatter(means, labels))))
     assert pixels.std() > 0
 
 
@@ -44,7 +38,7 @@ def test_classes_are_named_in_the_legend_as_far_as_they_can_be():
     labels = np.arange(50) % 2
 
     def drawn(*names):
-        with Image.open(io.BytesIO(charts.latent_scatter(means, labels, names))) as png:
+        with Image.open(io.BytesIO(latent_scatter(means, labels, names))) as png:
             return np.asarray(png.convert("RGB"))
 
     numbers = drawn()
@@ -67,113 +61,226 @@ def test_likelihoods_differ_in_colour_or_marker():
     assert len({(style.color, style.marker) for style in styles.values()}) == 91
 
 
-def drawings():
-    """Returns each chart of a small sweep in which one member has no score."""
-    panels = [
-        charts.Panel(
-            title,
-            [
-                cell("categorical", 2, 2.3),
-                cell("categorical", 8, 2.1, num_seeds=2),
-                cell("laplace", 2, 2.5, math.nan),
-                cell("laplace", 8, math.nan, math.nan, 0),
-            ],
-        )
-        for title in ("β = 1", "β = 4")
-    ]
-    points = [
-        types.SimpleNamespace(
-            likelihood="categorical",
-            latent_dim=size,
-            beta=beta,
-            axes={"β": str(beta), "posterior": posterior},
-            rate=size * 1.5,
-            distortion=60.0,
-        )
-        for size in (2, 8)
-        for posterior in ("diagonal", "full covariance")
-        for beta in (1.0, 4.0)
-    ]
-    epochs = np.arange(1.0, 30)
-    train = np.stack([epochs, -90 - 100 / epochs], axis=1)
-    curves = [
-        charts.Curve("categorical", 2, "β = 1", train, train[::5]),
-        charts.Curve("categorical", 2, "β = 4", train, train[::5]),
-        charts.Curve("laplace", 8, "", train * [1, math.nan], np.zeros((0, 2))),
-    ]
+SEEDS = (0, 1)
+
+
+def sweep():
+    """Two panels for each of two values of β; one model has no score."""
+    rows = product(
+        lambda likelihood, latent_dim, beta, seed: (
+            3 - latent_dim / 10 + beta + seed / 9
+        ),
+        likelihood=("categorical", "laplace"),
+        latent_dim=(2, 8),
+        beta=(1.0, 4.0),
+        seed=SEEDS,
+    )
+    for i, own in enumerate(rows):
+        own |= {"rate": i / 2, "distortion": 60.0 - i}
+    nothing = dict.fromkeys(("score", "rate", "active_units"), math.nan)
+    rows[0] |= nothing | {"status": "diverged"}
+    return group_of(*rows)
+
+
+EPOCHS = np.arange(1.0, 30)
+CURVE = np.stack([EPOCHS, -90 - 100 / EPOCHS], axis=1)
+
+
+def curves_of(group, train=CURVE, validation=CURVE[::5]):
+    own = {"train": train, "validation": validation}
+    return {member.run: own for member in group.members}
+
+
+def drawings(group):
+    """How each chart of a group is drawn."""
+    latent_size, beta = group.axes["latent size"], group.axes["β"]
     return {
-        "scores": lambda: charts.score_heat_map(panels, STYLES, 3),
-        "latents": lambda: charts.latent_size_chart(panels, panels, STYLES, "nats"),
-        "plane": lambda: charts.rate_distortion(points, STYLES),
-        "curves": lambda: charts.learning_curves(curves, STYLES),
+        "scores": lambda: charts.score_table(group),
+        "latent size": lambda: charts.score_lines(group, latent_size),
+        "beta": lambda: charts.score_lines(group, beta),
+        "plane": lambda: charts.rate_distortion(group),
+        "curves": lambda: charts.learning_curves(group, curves_of(group)),
     }
+
+
+NAMES = tuple(drawings(sweep()))
 
 
 @pytest.mark.parametrize(
     ("name", "titles"),
     [
-        ("scores", ["β = 1", "β = 4"]),
-        ("latents", ["β = 1", "β = 4"] * 2),
-        ("plane", ["posterior = diagonal", "posterior = full covariance"]),
-        ("curves", ["categorical\nβ = 1", "categorical\nβ = 4", "Laplace †"]),
+        ("scores", ["β = 1.0", "β = 4.0"]),
+        ("latent size", ["β = 1.0", "β = 4.0"] * 2),
+        ("beta", ["latent size = 2", "latent size = 8"] * 2),
+        ("plane", [""]),
+        (
+            "curves",
+            [f"{n}\nβ = {b}" for n in ("categorical", "Laplace †") for b in (1.0, 4.0)],
+        ),
     ],
 )
-def test_settings_have_panels_of_their_own(monkeypatch, name, titles):
-    figure = drawn(monkeypatch, drawings()[name])
-    assert sorted(axes.get_title("left") for axes in figure.axes) == sorted(titles)
+def test_axes_that_have_no_place_in_a_panel_have_panels(monkeypatch, name, titles):
+    figure = drawn(monkeypatch, drawings(sweep())[name])
+    assert [axes.get_title("left") for axes in figure.axes] == titles
 
 
-def test_no_mean_of_survivors_is_outlined_and_failures_are_named(monkeypatch):
-    def seeds(*statuses):
-        return [
-            types.SimpleNamespace(status=status, is_lost=status == "failed")
-            for status in statuses
-        ]
-
-    cells = [
-        cell("categorical", 2, 2.3, num_seeds=2)._replace(
-            members=seeds("", ""), all_seeds=2
-        ),
-        cell("laplace", 2, 2.1, num_seeds=1)._replace(members=seeds("", "failed")),
-        cell("laplace", 8, math.nan, math.nan, 0)._replace(
-            members=seeds("failed", "failed")
-        ),
+def outlined(figure):
+    """The boxes that mark a best score."""
+    return [
+        box
+        for axes in figure.axes
+        for box in axes.patches
+        if box.get_linewidth() == 2.2
     ]
-    panel = charts.Panel("", cells)
-    (axes,) = drawn(monkeypatch, charts.score_heat_map, [panel], STYLES, 3).axes
+
+
+def test_the_best_of_a_table_is_outlined_once(monkeypatch):
+    assert len(outlined(drawn(monkeypatch, charts.score_table, sweep()))) == 1
+    posteriors = product(
+        lambda posterior, prior, seed: 3 + seed / 9 + (prior == "vamp"),
+        posterior=("diagonal", "iaf", "spline_coupling"),
+        prior=("standard_normal", "vamp"),
+        seed=SEEDS,
+    )
+    figure = drawn(monkeypatch, charts.score_table, group_of(*posteriors))
+    (axes,) = figure.axes
+    assert len(outlined(figure)) == 1
+    texts = [text.get_text() for text in axes.get_xticklabels()]
+    assert texts == ["standard\nnormal", "vamp"]  # The best first, in short lines.
+    texts = [text.get_text() for text in axes.get_yticklabels()]
+    assert texts == ["diagonal", "iaf", "spline coupling"]
+
+
+def test_no_mean_that_lacks_a_seed_is_outlined_and_failures_are_named(monkeypatch):
+    lost = {"status": "failed"}
+    group = group_of(
+        *(row(2.3, likelihood="categorical", latent_dim=2, seed=s) for s in SEEDS),
+        row(2.1, likelihood="laplace", latent_dim=2, seed=0),
+        row(9.0, likelihood="laplace", latent_dim=2, seed=1, **lost),
+        *(row(9.0, likelihood="laplace", latent_dim=8, seed=s, **lost) for s in SEEDS),
+    )
+    (axes,) = drawn(monkeypatch, charts.score_table, group).axes
     texts = {text.get_text(): text.get_fontweight() for text in axes.texts}
     assert (texts["2.300"], texts["2.100"]) == ("bold", "normal")
     assert {"(1 failed)", "2 failed"} <= texts.keys()
 
 
 def test_error_bars_of_active_units_end_at_zero(monkeypatch):
-    scores = charts.Panel("", [cell("laplace", 2, -0.1, 0.5)])
-    units = charts.Panel("", [cell("laplace", 2, 0.5, 0.7), cell("laplace", 4, 3, 1)])
-    figure = drawn(
-        monkeypatch, charts.latent_size_chart, [scores], [units], STYLES, "nats"
-    )
+    rows = [
+        row(3.0, likelihood="laplace", latent_dim=size, seed=seed, active_units=units)
+        for size, both in ((2, (0.0, 1.0)), (4, (2.0, 4.0)))
+        for seed, units in enumerate(both)
+    ]
+    group = group_of(*rows)
+    figure = drawn(monkeypatch, charts.score_lines, group, group.axes["latent size"])
     (bars,) = (axes.containers[0].lines[2][0] for axes in figure.axes[1:])
     ends = [segment[:, 1] for segment in bars.get_segments()]
-    np.testing.assert_allclose(ends, [[0, 1.2], [2, 4]])
+    np.testing.assert_allclose(
+        ends, [[0, 0.5 + 0.5**0.5], [3 - 2**0.5, 3 + 2**0.5]], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ((0.5, 1.0, 2.0), "linear"),
+        ((0.1, 1.0, 10.0), "log"),
+        ((0.0, 0.1, 10.0), "symlog"),
+        ((-1.0, 1.0), "linear"),
+    ],
+)
+def test_numbers_that_span_a_wide_range_have_a_logarithmic_scale(
+    monkeypatch, values, scale
+):
+    group = group_of(*product(lambda mixing: 3 + mixing, mixing=values))
+    figure = drawn(monkeypatch, charts.score_lines, group, group.axes["mixing"])
+    for axes in figure.axes:
+        assert axes.get_xscale() == scale
+        assert [float(t.get_text()) for t in axes.get_xticklabels()] == list(values)
+
+
+def test_a_line_of_rate_and_distortion_says_where_it_goes(monkeypatch):
+    rows = product(lambda beta, seed: 3.0, beta=(0.5, 4.0), seed=SEEDS)
+    for own in rows:
+        own["distortion"] += own["beta"] * 9
+    (axes,) = drawn(monkeypatch, charts.rate_distortion, group_of(*rows)).axes
+    assert {"β 0.5", "β 4"} <= {text.get_text() for text in axes.texts}
 
 
 def test_a_model_at_rate_zero_is_not_cut_off(monkeypatch):
-    (axes, _) = drawn(monkeypatch, drawings()["plane"]).axes
+    (axes,) = drawn(monkeypatch, drawings(sweep())["plane"]).axes
     assert axes.get_xlim()[0] < 0
 
 
 @pytest.mark.parametrize("length", [1, 29])
 def test_a_learning_curve_of_one_point_is_seen(monkeypatch, length):
     bounds = np.stack([np.arange(length), np.arange(length)], axis=1)
-    curve = charts.Curve("laplace", 8, "", bounds, bounds)
-    (axes,) = drawn(monkeypatch, charts.learning_curves, [curve], STYLES).axes
+    group = group_of(row())
+    curves = curves_of(group, bounds, bounds)
+    (axes,) = drawn(monkeypatch, charts.learning_curves, group, curves).axes
     assert all((line.get_marker() == "o") == (length == 1) for line in axes.lines)
 
 
-@pytest.mark.parametrize("name", drawings())
+def test_curves_of_two_bounds_share_no_panel(monkeypatch):
+    rows = product(
+        lambda objective, posterior: 3.0,
+        objective=("elbo", "iwae"),
+        posterior=("diagonal", "iaf"),
+    )
+    group = group_of(*rows)
+    figure = drawn(monkeypatch, charts.learning_curves, group, curves_of(group))
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles == ["objective = elbo", "objective = iwae"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ([row()], []),
+        (
+            product(lambda beta: 3 + beta, beta=(1.0, 4.0)),
+            ["along_beta", "rate_distortion"],
+        ),
+        (
+            product(
+                lambda posterior, seed: 3.0, posterior=("iaf", "diagonal"), seed=SEEDS
+            ),
+            ["scores", "rate_distortion"],
+        ),
+        (
+            product(
+                lambda objective, num_samples: 3.0 + num_samples,
+                objective=("iwae", "dreg"),
+                num_samples=(1, 50),
+            ),
+            ["scores", "along_num_samples", "rate_distortion"],
+        ),
+        (
+            product(
+                lambda latent_dim, learning_rate: 3.0,
+                latent_dim=(2, 8),
+                learning_rate=(1e-4, 1e-3),
+            ),
+            ["scores", "latent_sizes", "along_learning_rate", "rate_distortion"],
+        ),
+    ],
+    ids=["one", "beta", "posterior", "objective", "numbers"],
+)
+def test_a_group_has_the_charts_that_its_axes_ask_for(rows, names):
+    group = group_of(*rows)
+    drawn = charts.draw(group, curves_of(group))
+    assert [chart.name for chart in drawn] == [*names, "learning_curves"]
+    nothing = curves_of(group, CURVE[:0], CURVE[:0])
+    assert [chart.name for chart in charts.draw(group, nothing)] == names
+    for chart in drawn:
+        assert chart.caption.endswith(".")
+        assert ElementTree.fromstring(chart.svg).tag.endswith("svg")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
     before = dict(matplotlib.rcParams)
-    draw = drawings()[name]
+    draw = drawings(sweep())[name]
     svg = draw()
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert draw() == svg
@@ -181,9 +288,13 @@ def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
 
 
 def test_charts_survive_a_sweep_without_scores():
-    panel = charts.Panel("", [cell("laplace", 2, math.nan, math.nan, 0)])
-    assert charts.score_heat_map([panel], STYLES, 3)
-    assert charts.latent_size_chart([panel], [panel], STYLES, "nats")
+    lost = dict.fromkeys(("score", "rate", "active_units"), math.nan)
+    group = group_of(
+        *(row(likelihood="laplace", latent_dim=n, **lost) for n in (2, 8)),
+        *(row(likelihood="beta", latent_dim=n, **lost) for n in (2, 8)),
+    )
+    drawn = charts.draw(group, curves_of(group, CURVE[:0], CURVE[:0]))
+    assert [chart.name for chart in drawn] == ["scores", "latent_sizes"]
 
 
 def test_range_leaves_out_a_likelihood_far_above_the_others():

@@ -7,14 +7,17 @@ import jax.numpy as jnp
 import pytest
 
 from configs.papers import static_mnist
-from experiments import papers
 from experiments.messages.errors import SettingsError
+from experiments.report import papers
 from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import fingerprints
 from experiments.settings.grid import expand
 from tests.folders import save_member
 
 RESULT = {
+    "run": "model",
+    "latent_dim": 40,
+    "seed": 0,
     "score": 89.5,
     "score_se": 0.25,
     "elbo": -95.125,
@@ -54,10 +57,9 @@ def run(tmp_path):
         for own, score in zip(runs, scores, strict=False):
             save_member(
                 folder,
-                own.name,
-                {"w": jnp.zeros(1)},
+                params={"w": jnp.zeros(1)},
                 bits=folder.bits_depend_on,
-                **RESULT | {"score": score},
+                **RESULT | {"run": own.name, "score": score},
             )
         folder.close()
         papers.keep(tmp_path / "runs", tmp_path / "kept")

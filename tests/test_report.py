@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from experiments.messages.errors import FolderError
-from experiments.report import findings
 from experiments.report import page as report
+from experiments.report.groups import group_members
+from experiments.report.members import members_of
 from tests.folders import opened, owners_of, reseal, save_member
 
 ROW = {
@@ -275,8 +276,8 @@ def test_best_member_of_each_group_comes_first(page):
         in page.text
     )
     # Of Laplace with 4 latents, whose mean is lower, a seed has diverged.
-    runner_up = "The next likelihood is Laplace with 2 latents, at 3.801 ± 0.001 bits"
-    assert f"{runner_up}/dim; whether they differ is not known" in page.text
+    next_one = "The next likelihood is Laplace with 2 latents, at 3.801 ± 0.001 bits"
+    assert f"{next_one}/dim; whether they differ is not known" in page.text
     assert "cannot be compared" in page.text
 
 
@@ -304,8 +305,8 @@ def test_page_tells_a_lead_from_scores_of_test_images(tmp_path):
         arrays["test/log_px"] = -bits * 64 * np.log(2)
         save_member(folder, arrays=arrays, **row)
     page = write_report(folder)
-    assert "next likelihood is categorical with 4 latents" in page.text
-    assert "paired over 297 test images and 5 seeds): a lead (" in page.text
+    assert "next likelihood is categorical, at" in page.text
+    assert "paired over 297 test images and 5 seeds): a clear" in page.text
     save_member(folder, arrays={}, **rows[0])
     page = write_report(folder)
     assert "whether they differ is not known" in page.text
@@ -324,8 +325,8 @@ def test_page_tells_where_numbers_come_from(page):
 
 
 def test_every_column_has_a_heading_of_its_own():
-    members = findings.members_of(sweep(), pytest.fail)
-    for group in findings.group_members(members):
+    members = members_of(sweep(), pytest.fail)
+    for group in group_members(members):
         headers = [column.header for column in report._columns(group)]
         assert len(set(headers)) == len(headers)
 
@@ -388,7 +389,7 @@ def test_sweep_in_which_all_diverged_is_reported(tmp_path):
     page = write_report(write_run(tmp_path, rows))
     assert not list(tmp_path.glob("figures/*/*.png"))
     assert "2 of 2 models diverged (no finite score)" in page.text
-    assert "No lead: of every kind of model, a seed failed" in page.text
+    assert "No model is called best: of every kind of model, a seed failed" in page.text
 
 
 def test_a_sweep_in_which_all_failed_ranks_none_of_them(tmp_path):
@@ -397,7 +398,7 @@ def test_a_sweep_in_which_all_failed_ranks_none_of_them(tmp_path):
     ]
     page = write_report(write_run(tmp_path, rows))
     assert "2 of 2 models failed (worse by more than two standard errors" in page.text
-    assert "Integer images No model to rank No lead: of every kind" in page.text
+    assert "Integer images No model to rank No model is called best: of" in page.text
     assert "lowest" not in page.text.partition("Learning curves")[0]
     assert page.text.count("categorical failed") == 2  # Rows of the table.
     assert "2 latents · failed" in page.text

@@ -11,10 +11,11 @@ from configs import digits
 from experiments.data.images import ImageData
 from experiments.data.sources import Split
 from experiments.evaluation.results import result_row
-from experiments.report import terminal
+from experiments.report.terminal import print_results
 from experiments.runner import progress
 from experiments.runner.task import build_model
 from experiments.settings import grid
+from tests.sweeps import product
 from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation
 
@@ -287,14 +288,25 @@ def test_a_diverged_run_is_called_so(data, evaluation, part, value):
 # --- printed tables -------------------------------------------------------------------
 
 
-def printed(rows):
+def printed(rows, config=None):
     with progress.CONSOLE.capture() as capture:
-        terminal.print_results(rows)
+        print_results(rows, config)
     return capture.get()
 
 
 def lines_with(text, *words):
     return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+def table_rows(**axes):
+    """Rows of three likelihoods, two latent sizes and two seeds."""
+    best = {"bernoulli": 20.0, "laplace": 3.0, "beta": 2.0}
+    axes = {"likelihood": tuple(best), "latent_dim": (2, 10), **axes, "seed": (0, 1)}
+
+    def score(likelihood, latent_dim, seed, **others):
+        return best[likelihood] + 1 / latent_dim + seed / 10
+
+    return product(score, **axes)
 
 
 def test_means_leave_out_what_diverged():
@@ -311,37 +323,13 @@ def test_means_leave_out_what_diverged():
     assert second.startswith("warning: 2 of 8 models diverged (no finite score): ")
     beta, laplace = (
         next(i for i, line in enumerate(lines) if name in line)
-        for name in ("beta", "laplace")
+        for name in ("beta", "Laplace")
     )
-    assert lines[beta].split() == ["beta", "diverged", "2.200", "(1", "failed)"]
-    assert laplace < beta  # No mean of survivors is first, as 2.2 is one.
-    assert "means leave out what failed or diverged" in lines[-1]
-
-
-def table_rows():
-    rows = []
-    for likelihood, unit, best in (
-        ("bernoulli", "nats", 20.0),
-        ("laplace", "bits/dim", 3.0),
-        ("beta", "bits/dim", 2.0),
-    ):
-        for latent_dim in (2, 10):
-            for seed in (0, 1):
-                run = f"likelihood={likelihood},latent_dim={latent_dim},seed={seed}"
-                rows.append(
-                    {
-                        "run": run,
-                        "dataset": "squares",
-                        "likelihood": likelihood,
-                        "latent_dim": latent_dim,
-                        "unit": unit,
-                        "view": "continuous" if likelihood == "laplace" else "levels",
-                        "score": best + 1 / latent_dim + seed / 10,
-                        "num_test_images": NUM_IMAGES,
-                        "status": "schedule ended",
-                    }
-                )
-    return rows
+    assert lines[beta].split() == ["beta", "2", "diverged", "2.200", "(1", "failed)"]
+    assert laplace < beta  # No mean that lacks a seed is first, as 2.2 is one.
+    assert lines[laplace].rstrip().endswith("* 3.150 ± 0.071")
+    assert "means leave out runs that failed or diverged" in lines[-1]
+    assert "* lowest score where no seed is missing" in lines[-1]
 
 
 def test_units_are_never_in_one_table():
@@ -350,31 +338,52 @@ def test_units_are_never_in_one_table():
     assert len(tables) == 2
     bits, nats = tables
     assert "bits/dim" in bits
-    assert "bernoulli" not in bits
+    assert "Bernoulli" not in bits
     assert "nats" in nats
-    assert "laplace" not in nats
+    assert "Laplace" not in nats
 
 
 def test_cells_are_means_and_spreads_over_seeds_best_first():
     text = printed(table_rows())
-    (line,) = lines_with(text, "laplace")
+    (line,) = lines_with(text, "Laplace")
     # Seeds give 3.5 and 3.6, then 3.1 and 3.2: the deviation is 0.1 / sqrt(2).
-    assert line.split() == ["laplace", "†", "3.550", "±0.071", "3.150", "±0.071"]
-    assert "mean over seeds" in text
-    assert "mean over seeds" not in printed(table_rows()[::2])
-    assert text.index("beta") < text.index("laplace")
-    assert text.index("latent 2") < text.index("latent 10")
+    assert line.split() == [
+        "Laplace",
+        "†",
+        "3.550",
+        "±",
+        "0.071",
+        "3.150",
+        "±",
+        "0.071",
+    ]
+    assert text.count("*") == 2 * 2  # A mark and its meaning for each table.
+    assert lines_with(text, "beta", "* 2.150 ± 0.071")
+    assert "± standard deviation over 2 seeds" in text
+    assert "standard error over 297 test images" in printed(table_rows()[::2])
+    assert text.index("beta") < text.index("Laplace")
+    assert text.index("latent size = 2") < text.index("latent size = 10")
 
 
 def test_sweeps_of_another_field_have_rows_of_their_own():
-    rows = [
-        {**row, "run": row["run"].replace(",seed", f",beta={beta},seed")}
-        for row in table_rows()
-        for beta in (1.0, 4.0)
+    text = printed(table_rows(beta=(1.0, 4.0)))
+    assert len(lines_with(text, "Laplace")) == 2
+    assert lines_with(text, "Laplace † ", " 4.0 ", " 3.550 ± 0.071 ")
+
+
+def test_other_axes_make_rows_and_columns():
+    rows = product(
+        lambda posterior, prior: 3 - 0.5 * (posterior == "iaf") + (prior == "vamp"),
+        posterior=("diagonal", "iaf"),
+        prior=("standard_normal", "vamp"),
+    )
+    _, _, header, _, *lines = printed(rows).splitlines()
+    assert header.split()[:2] == ["likelihood", "posterior"]
+    assert "prior = standard normal prior = vamp" in " ".join(header.split())
+    assert [line.split()[:4] for line in lines[:2]] == [
+        ["categorical", "iaf", "*", "2.500"],
+        ["categorical", "diagonal", "3.000", "±"],
     ]
-    text = printed(rows)
-    assert len(lines_with(text, "laplace")) == 2
-    assert lines_with(text, "laplace † beta=4.0", " 3.550 ±0.071 ")
 
 
 def test_what_was_not_trained_or_diverged_is_shown_as_such():
@@ -386,7 +395,7 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
     ]
     text = printed(rows)
     (missing,) = lines_with(text, "beta")
-    assert missing.split() == ["beta", "2.150", "±0.071"]
+    assert missing.split() == ["beta", "*", "2.150", "±", "0.071"]
     (diverged,) = lines_with(text, "gauss ")
     assert "diverged" in diverged
     assert text.index("beta") < text.index("gauss")

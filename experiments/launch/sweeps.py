@@ -111,6 +111,6 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
             table = folder.path / "results.csv"
             write_table(table, [in_order(row) for row in rows])
             page = write_report(folder, rows, left_out)
-            print_results(rows)
+            print_results(rows, folder.config())
             CONSOLE.print(f"numbers: {table}\nreport:  {page}")
     return left_out

@@ -23,7 +23,8 @@ from experiments.evaluation.columns import shown
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
-from experiments.report.findings import Cell, Group, Member, axes_of
+from experiments.report.groups import Cell, Group, group_members
+from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.style import styles_of
 from experiments.report.templates import templates
 from experiments.runs.folder import RunFolder
@@ -88,7 +89,7 @@ def write_report(
         FolderError: There are no results that can be shown, or the folder cannot be
             written.
     """
-    members = findings.members_of(rows, left_out.append)
+    members = members_of(rows, left_out.append, folder.config())
     if not members:
         nothing = f"{folder.path} has no results: train a run first."
         raise FolderError(left_out[0] if left_out else nothing)
@@ -96,13 +97,13 @@ def write_report(
         member.run: _bounds(folder.metrics.read(member.run, left_out.append))
         for member in members
     }
-    groups = findings.group_members(members)
+    groups = group_members(members)
     drawn = _pictures(folder, groups, left_out.append)
-    tests = sum(len(group.contest().rivals) > 1 for group in groups)
+    tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
     sections = []
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
-        styles = styles_of({name: group.label(name) for name in group.likelihoods})
+        styles = styles_of(group.labels(group.axes[LIKELIHOOD]))
         drawn_charts = charts.draw(group, bounds)
         for chart in drawn_charts:
             name = f"{chart.name}_{group.key}.svg"
@@ -154,8 +155,7 @@ def _extremes(group: Group) -> list[Member]:
 
 def _gallery(group: Group) -> dict[str, list[Cell]]:
     """Returns the cells by likelihood, in the order of latent sizes and settings."""
-    cells = [cell for setting in group.settings for cell in group.cells(setting)]
-    cells.sort(key=lambda cell: cell.latent_dim)
+    cells = sorted(group.cells(), key=lambda cell: cell.latent_dim)
     return {
         name: [cell for cell in cells if cell.likelihood == name]
         for name in group.likelihoods
@@ -236,7 +236,7 @@ def _columns(group: Group) -> list[Column]:
     for column in shown(group.unit, group.decimals):
         found.append(Column(column.name, column.heading, column.format))
         if column.name == "latent_dim":
-            found += [Column(axis, axis, "") for axis in axes_of(group.members)]
+            found += [Column(axis, axis, "") for axis in list(group.axes)[2:]]
     return found
 
 

@@ -18,13 +18,13 @@ from experiments.evaluation.stored_arrays import CLASS_NAMES, MANIFOLD_SIDE, SHO
 from experiments.files.reading import parse_json, read_bytes
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
-from experiments.report.charts import SCATTER_SCALE, latent_scatter
 from experiments.report.grids import (
     CUT_FIELD,
     image_grid,
     plane_grid,
     reconstruction_grid,
 )
+from experiments.report.scatter import SCATTER_SCALE, latent_scatter
 
 _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
 # Pictures of every run, and those of a run with two latents.

@@ -1,17 +1,19 @@
-"""How charts look: colours, markers, legends, ranges of axes, and SVG.
+"""The look of charts: colours, markers, ranges of axes, and SVG.
 
-A likelihood has the same colour and marker in every chart of a group
-(`styles_of`). Colours are those of Okabe and Ito and of Tol, which people with
-colour-blindness tell apart; the marker tells apart what looks alike.
+A value, such as a likelihood, has the same colour and marker in every chart of a group.
+Colours are those of Okabe and Ito and of Tol, which people with colour-blindness can
+tell apart; values of similar colours differ in their marker.
 """
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -30,7 +32,7 @@ COLORS = (
     "#117733",
     "#AA4499",
 )
-# 7 markers and 13 colours share no factor: 91 likelihoods differ in one or the other.
+# 7 and 13 have no common factor: 91 values differ in marker or colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK = "#26262b"
 FAINT = "#8a8a94"
@@ -69,7 +71,7 @@ MATPLOTLIB: dict[Any, Any] = {
 
 
 class Style(NamedTuple):
-    """How a likelihood looks in every chart.
+    """The look of a value on an axis.
 
     Attributes:
         label: its name for a reader.
@@ -81,64 +83,44 @@ class Style(NamedTuple):
     color: str
     marker: str
 
-
-class HasLikelihood(Protocol):
-    """Anything that belongs to a likelihood."""
-
-    @property
-    def likelihood(self) -> str:
-        """Name of the likelihood."""
+    def handle(self, **options: Any) -> Line2D:
+        """Returns its handle for a legend."""
+        look = {"color": self.color, "marker": self.marker, "label": self.label}
+        return Line2D([], [], **{"markersize": 6, **look, **options})
 
 
-def styles_of(labels: Mapping[str, str]) -> dict[str, Style]:
-    """Returns the style of each likelihood, from its label.
+def styles_of(
+    labels: Mapping[Any, str], *, is_number: bool = False
+) -> dict[Any, Style]:
+    """Returns the style of each value of an axis.
 
     Args:
-        labels: by name of the likelihood; the order decides the colours.
+        labels: by value; the order decides the colours.
+        is_number: the values are numbers, whose colours go from dark to light.
     """
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(labels)))
     return {
-        name: Style(label, COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)])
-        for i, (name, label) in enumerate(labels.items())
+        value: Style(
+            label,
+            to_hex(shades[i]) if is_number else COLORS[i % len(COLORS)],
+            _MARKERS[i % len(_MARKERS)],
+        )
+        for i, (value, label) in enumerate(labels.items())
     }
 
 
-def present(styles: Mapping[str, Style], items: Iterable[HasLikelihood]) -> list[str]:
-    """Returns the likelihoods that occur in the items, in the order of the styles."""
-    occurring = {item.likelihood for item in items}
-    return [name for name in styles if name in occurring]
+def robust_range(names: Sequence[Any], values: Sequence[float]) -> tuple[float, float]:
+    """Returns the smallest value, and the largest that a chart should show.
 
-
-def likelihood_handles(
-    names: Sequence[str], styles: Mapping[str, Style], ls: str = "-"
-) -> list[Line2D]:
-    """Returns one handle of a legend for each likelihood; none if there is only one."""
-    return [
-        Line2D(
-            [],
-            [],
-            color=styles[name].color,
-            marker=styles[name].marker,
-            markersize=6,
-            ls=ls,
-            label=styles[name].label,
-        )
-        for name in names
-        if len(names) > 1
-    ]
-
-
-def robust_range(names: Sequence[str], values: Sequence[float]) -> tuple[float, float]:
-    """Returns the least value, and the largest that a chart should make room for.
-
-    Likelihoods whose least value is far above those of the others are left out, and so
-    are single values far above the rest. The 75% quantile is what both are judged by:
-    unlike the median, it cannot coincide with the least of three.
+    Lines whose smallest value is far above those of the others are left out, and so are
+    single values far above the rest. Both are compared with the 75% quantile: unlike
+    the median, it cannot be the smallest of three.
 
     Args:
-        names: [N] likelihood of each value.
-        values: [N] values, of which those that are not finite are ignored.
+        names: [N] line that each value belongs to.
+        values: [N] values; those that are not finite are ignored.
     """
-    by_name: dict[str, list[float]] = {}
+    by_name: dict[Any, list[float]] = {}
     for name, value in zip(names, values, strict=True):
         if math.isfinite(value):
             by_name.setdefault(name, []).append(value)
@@ -155,13 +137,13 @@ def robust_range(names: Sequence[str], values: Sequence[float]) -> tuple[float, 
 
 
 def _far_above(low: float, values: Sequence[float], reach: float) -> float:
-    """Returns what is above the 75% quantile by `reach` times its distance to `low`."""
+    """Returns the 75% quantile plus ``reach`` times its distance from ``low``."""
     quantile = float(np.quantile(values, 0.75))
     return quantile + reach * (quantile - low)
 
 
 def note_points_above(axes: Axes, values: Sequence[float]) -> None:
-    """Writes into the upper right corner how many values lie above the axes, if any."""
+    """Notes in the upper right corner how many values lie above the axes, if any."""
     outside = sum(value > axes.get_ylim()[1] for value in values)
     if outside:
         axes.text(

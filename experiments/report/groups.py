@@ -1,0 +1,346 @@
+"""Groups of members whose scores may be compared, and means over their seeds.
+
+Members that describe the same random variable form a group: the binary images, scored
+in nats, or the integers, scored in bits/dim. Scores are compared within a group only.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from experiments.report.members import (
+    LIKELIHOOD,
+    Member,
+    Value,
+    likelihood_label,
+    named,
+    varying,
+)
+
+
+class Axis(NamedTuple):
+    """An axis of a sweep besides the seed.
+
+    Attributes:
+        name: its name in words.
+        values: those that occur: numbers sorted, texts in the order of their best cell.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its values are numbers."""
+        return all(isinstance(value, int | float) for value in self.values)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has more than one value."""
+        return len(self.values) > 1
+
+
+class Layout(NamedTuple):
+    """The axes of a table: of its rows, of its columns, and the other varying axes."""
+
+    rows: Axis
+    columns: Axis
+    others: tuple[Axis, ...]
+
+
+class Cell(NamedTuple):
+    """One number for members that differ in their seed only.
+
+    Attributes:
+        members: at least one, by seed.
+        mean: mean over the members with a finite value that did not fail; NaN if there
+            is none.
+        spread: half-width of the error bar, in the unit of mean; NaN if unknown.
+        num_seeds: number of members in the mean.
+        all_seeds: number of seeds in the group.
+    """
+
+    members: Sequence[Member]
+    mean: float
+    spread: float
+    num_seeds: int
+    all_seeds: int
+
+    @property
+    def point(self) -> Mapping[str, Value]:
+        """The value of its members on each axis."""
+        return self.members[0].point
+
+    @property
+    def likelihood(self) -> str:
+        """Name of the likelihood."""
+        return str(self.point[LIKELIHOOD])
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+        return int(self.members[0].latent_dim)
+
+    @property
+    def setting(self) -> str:
+        """The other axes in words."""
+        return self.members[0].setting
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the mean contains every seed."""
+        return self.num_seeds >= self.all_seeds
+
+    @property
+    def losses(self) -> str:
+        """How many of its members failed or diverged, in words; '' if none did."""
+        counts = collections.Counter(m.status for m in self.members if m.is_lost)
+        if len(self.members) == 1:
+            return "".join(counts)
+        return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def over_seeds(members: Iterable[Member], field: str) -> tuple[float, float, int]:
+    """Returns mean and standard deviation of a column, and how many values they have.
+
+    Runs that failed or diverged are left out, and so are values that are not finite.
+    Without values the mean is NaN, with one the standard deviation is.
+    """
+    values = [getattr(member, field) for member in members if not member.is_lost]
+    finite = [value for value in values if math.isfinite(value)]
+    return (
+        statistics.fmean(finite) if finite else math.nan,
+        statistics.stdev(finite) if len(finite) > 1 else math.nan,
+        len(finite),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Members whose scores can be ranked against each other.
+
+    Attributes:
+        key: part of file names and links.
+        title: the random variable that is modelled.
+        unit: unit of the score.
+        decimals: number of decimals of a printed score.
+        members: at least one.
+    """
+
+    key: str
+    title: str
+    unit: str
+    decimals: int
+    members: Sequence[Member]
+
+    # --- numbers over seeds -----------------------------------------------------------
+
+    @functools.cached_property
+    def num_seeds(self) -> int:
+        """Number of seeds that occur."""
+        return len({member.seed for member in self.members})
+
+    @functools.cached_property
+    def _by_point(self) -> list[list[Member]]:
+        """Members that differ in their seed only, in the order of seeds."""
+        found: dict[tuple[Value, ...], list[Member]] = {}
+        for member in sorted(self.members, key=lambda member: int(member.seed)):
+            found.setdefault(tuple(member.point.values()), []).append(member)
+        return list(found.values())
+
+    def cells(self, field: str = "score") -> list[Cell]:
+        """Returns mean and spread of a column over seeds, by point.
+
+        The spread is the standard deviation over seeds. If the group has one seed, that
+        of the score is the standard error over test images.
+        """
+        cells = []
+        for members in self._by_point:
+            mean, spread, count = over_seeds(members, field)
+            if count and self.num_seeds == 1 and field == "score":
+                spread = members[0].score_se
+            cells.append(Cell(members, mean, spread, count, self.num_seeds))
+        return cells
+
+    @functools.cached_property
+    def _ranking(self) -> list[Cell]:
+        return sorted(
+            self.cells(),
+            key=lambda cell: (math.isnan(cell.mean), not cell.is_whole, cell.mean),
+        )
+
+    def ranking(self) -> list[Cell]:
+        """Returns the scores, lowest first.
+
+        Cells without a score are last. Before them are those in which a seed is
+        missing.
+        """
+        return self._ranking
+
+    @property
+    def best(self) -> Cell | None:
+        """The cell with the lowest mean of all seeds; None if each lacks a seed."""
+        first = self._ranking[0]
+        return first if first.is_whole and math.isfinite(first.mean) else None
+
+    # --- axes -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def axes(self) -> dict[str, Axis]:
+        """The axes by name: likelihood and latent size, then those of the sweep."""
+        axes = {}
+        for name in self.members[0].point:
+            values = list(dict.fromkeys(cell.point[name] for cell in self._ranking))
+            axis = Axis(name, tuple(values))
+            if axis.is_number:
+                axis = Axis(name, tuple(sorted(values)))  # type: ignore[type-var]
+            axes[name] = axis
+        return axes
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The axes of a table of scores.
+
+        The likelihood makes the rows and the latent size the columns, if they vary.
+        Where one does not, the axis with the most values takes its place. Of two such
+        axes, numbers make the columns.
+        """
+        likelihood, size, *others = self.axes.values()
+        others.sort(key=lambda axis: -len(axis.values))
+        order = [axis for axis in (likelihood, size, *others) if axis.varies]
+        shown, rest = order[:2], order[2:]
+        for axis in (size, likelihood):  # A single axis is crossed by one of them.
+            if len(shown) < 2 and axis.is_number not in [a.is_number for a in shown]:
+                shown.append(axis)
+        rows, columns = sorted(shown, key=lambda axis: (axis.is_number, axis == size))
+        return Layout(rows, columns, tuple(rest))
+
+    def colored(self, along: Axis | None = None) -> Axis:
+        """Returns the axis whose values have a colour each.
+
+        Args:
+            along: another axis, which lines run along.
+        """
+        rows, columns, others = self.layout
+        free = [axis for axis in (rows, columns, *others) if axis != along]
+        return next((axis for axis in free if axis.varies), free[0])
+
+    def panels(self, cells: Iterable[Cell], *inside: Axis) -> dict[str, list[Cell]]:
+        """Returns cells by their values, in words, on all varying axes but some.
+
+        Args:
+            cells: the cells.
+            inside: axes whose values are in one panel.
+        """
+        outside = [a for a in self.axes.values() if a.varies and a not in inside]
+        panels: dict[tuple[int, ...], list[Cell]] = {}
+        for cell in cells:
+            place = tuple(axis.values.index(cell.point[axis.name]) for axis in outside)
+            panels.setdefault(place, []).append(cell)
+        return {
+            ", ".join(
+                self.named_label(axis, axis.values[i])
+                for axis, i in zip(outside, place, strict=True)
+            ): panels[place]
+            for place in sorted(panels)
+        }
+
+    # --- words ------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> list[str]:
+        """The settings that occur, in the order of the sweep."""
+        return list(dict.fromkeys(member.setting for member in self.members))
+
+    @property
+    def likelihoods(self) -> list[str]:
+        """The likelihoods that occur, that of the best cell first."""
+        return [str(name) for name in self.axes[LIKELIHOOD].values]
+
+    @property
+    def latent_dims(self) -> list[int]:
+        """The latent sizes that occur, sorted."""
+        return sorted({member.latent_dim for member in self.members})
+
+    @property
+    def upper_bounds(self) -> set[str]:
+        """Likelihoods whose score is an upper bound, from a density."""
+        return {m.likelihood for m in self.members if m.view == "continuous"}
+
+    def label(self, axis: Axis, value: Value) -> str:
+        """Returns a value on an axis for a reader; † marks upper bounds."""
+        if axis.name != LIKELIHOOD:
+            return "–" if value is None else str(value)
+        mark = " †" if value in self.upper_bounds else ""
+        return likelihood_label(str(value)) + mark
+
+    def labels(self, axis: Axis) -> dict[Value, str]:
+        """Returns the label of each value of an axis."""
+        return {value: self.label(axis, value) for value in axis.values}
+
+    def named_label(self, axis: Axis, value: Value) -> str:
+        """Returns the label with the name of its axis, which likelihoods need not."""
+        label = self.label(axis, value)
+        return label if axis.name == LIKELIHOOD else f"{axis.name} = {label}"
+
+    def name(self, cell: Cell) -> str:
+        """Returns a cell's model in words: the axes on which the members differ."""
+        return named(cell.point, varying(self.members))
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether some members diverged or failed."""
+        return any(member.is_lost for member in self.members)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some cells lack a seed."""
+        return not all(cell.is_whole for cell in self._ranking)
+
+    @property
+    def spread(self) -> str:
+        """The meaning of the ± of scores; '' where there is none."""
+        if self.num_seeds > 1:
+            up_to = "up to " if self.has_gaps else ""
+            return f"standard deviation over {up_to}{self.num_seeds} seeds"
+        num_images = self.members[0].num_test_images
+        if num_images == 1:
+            return ""
+        return f"standard error over {num_images:,.0f} test images, one seed"
+
+    def spread_of(self, cell: Cell) -> str:
+        """Returns the meaning of the ± of a cell's score; '' if it has none."""
+        if math.isnan(cell.spread):
+            return ""
+        if self.num_seeds > 1:
+            return f"standard deviation over {cell.num_seeds} seeds"
+        return self.spread
+
+    def number(self, cell: Cell) -> str:
+        """Returns the score of a cell with its spread, without the unit."""
+        if math.isnan(cell.mean):
+            return cell.losses or "–"
+        values = [cell.mean] if math.isnan(cell.spread) else [cell.mean, cell.spread]
+        number = " ± ".join(f"{value:.{self.decimals}f}" for value in values)
+        untrained = cell.all_seeds - len(cell.members)
+        notes = [cell.losses, f"{untrained} not trained" if untrained else ""]
+        return f"{number} ({', '.join(filter(None, notes))})" if any(notes) else number
+
+
+def group_members(members: Iterable[Member]) -> list[Group]:
+    """Returns the groups that have members."""
+    by_key = collections.defaultdict(list)
+    for member in members:
+        by_key["binary" if member.view == "binary" else "integers"].append(member)
+    return [
+        Group(key, title, unit, decimals, by_key[key])
+        for key, title, unit, decimals in (
+            ("integers", "Integer images", "bits/dim", 3),
+            ("binary", "Binary images", "nats", 2),
+        )
+        if key in by_key
+    ]

@@ -1,0 +1,184 @@
+"""Rows of results as members of a sweep: numbers, place in the sweep, and doubts."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from experiments.evaluation.columns import RESULTS
+from experiments.evaluation.status import LOST
+from experiments.messages.wording import counted
+from experiments.settings import grid
+
+MIN_EFFECTIVE_SAMPLE_SIZE = 10
+MAX_LARGEST_WEIGHT = 0.5
+LIKELIHOOD, LATENT_SIZE = "likelihood", "latent size"
+_PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
+
+# A value on an axis of a sweep; None where it is not known.
+Value = str | int | float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A row of results, whose columns are attributes too.
+
+    Attributes:
+        row: value by column of ``results.csv``; a number that is missing is NaN, a text
+            that is missing is ''.
+        point: value by axis: the likelihood, the latent size, and each other axis of
+            the sweep but the seed. Members with the same point differ in their seed.
+    """
+
+    row: Mapping[str, Any]
+    point: Mapping[str, Value]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in self.row:
+            raise AttributeError(name)
+        return self.row[name]
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Text by axis of the sweep besides likelihood, latent size and seed."""
+        known = {axis: value for axis, value in self.point.items() if value is not None}
+        return {axis: str(known[axis]) for axis in list(known)[2:]}
+
+    @property
+    def setting(self) -> str:
+        """Those axes in words; '' where there are none."""
+        return described(self.axes)
+
+    @property
+    def kind(self) -> str:
+        """Everything but the seed in words."""
+        return named(self.point, self.point)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it diverged or failed: no mean contains it."""
+        return self.status in LOST
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether its score rests on few importance weights.
+
+        Then the bias that the weights show exceeds the standard error over images, or
+        too few of them count to show a bias. Results of early versions have no bias.
+        """
+        return bool(
+            self.effective_sample_size < MIN_EFFECTIVE_SAMPLE_SIZE
+            or self.largest_weight > MAX_LARGEST_WEIGHT
+            or self.importance_bias > self.log_px_se
+        )
+
+    @property
+    def doubts(self) -> list[str]:
+        """Reasons to doubt its score, in a few words each."""
+        doubts = [self.status] if self.is_lost else []
+        return doubts + ["few importance weights"] * self.is_weak
+
+
+def members_of(
+    rows: Iterable[Mapping[str, Any]],
+    report: Callable[[str], object],
+    config: Mapping[str, Any] | None = None,
+) -> list[Member]:
+    """Returns the members that rows of results describe.
+
+    Args:
+        rows: results of runs; a missing number is NaN, a missing text ''.
+        report: takes a line on each row that is left out, because a value has the wrong
+            type.
+        config: the sweep's configuration, where runs find their value on an axis that
+            their own grid does not have; None if it is not known.
+    """
+    read = []
+    for row in rows:
+        values = {}
+        try:
+            for column in RESULTS:
+                values[column.name] = column.read(row)
+        except (OverflowError, TypeError, ValueError):
+            report(
+                f"{row.get('run')!r} is left out of the report: its {column.name!r} is "
+                f"{row.get(column.name)!r}, which is no {column.type.__name__}; delete "
+                "its folder in members/ and repeat the command that trained it."
+            )
+        else:
+            read.append(values)
+    configured: dict[str, Any] = {}
+    for section in ("model", "training"):
+        if isinstance(fields := (config or {}).get(section), Mapping):
+            configured |= fields
+    settings = [grid.setting(row["run"]) for row in read]
+    axes = dict.fromkeys(axis for setting in settings for axis in setting)
+    members = []
+    for row, setting in zip(read, settings, strict=True):
+        known = configured | row | setting
+        point = {_words(axis): _value(known.get(axis)) for axis in axes}
+        first = {LIKELIHOOD: row["likelihood"], LATENT_SIZE: row["latent_dim"]}
+        members.append(Member(row, first | point))
+    return members
+
+
+def _words(axis: str) -> str:
+    return "β" if axis == "beta" else axis.replace("_", " ")
+
+
+def _value(value: Any) -> Value:
+    """Returns a value on an axis as a number, or else in words; None if not known."""
+    if value is None or value != value:
+        return None
+    parts = value if isinstance(value, list | tuple) else [value]
+    text = "x".join(map(str, parts)).replace("_", " ")
+    for kind in (int, float):
+        try:
+            number: int | float = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    return text
+
+
+def likelihood_label(name: str) -> str:
+    """Returns the name of a likelihood for a reader."""
+    return " ".join(
+        word.capitalize() if word in _PROPER_NOUNS else word for word in name.split("_")
+    )
+
+
+def described(axes: Mapping[str, Value]) -> str:
+    """Returns values by axis in words."""
+    return ", ".join(f"{axis} = {value}" for axis, value in axes.items())
+
+
+def named(point: Mapping[str, Value], axes: Collection[str]) -> str:
+    """Returns what a model is, in words.
+
+    Args:
+        point: its value on each axis.
+        axes: those to mention. If none is to be mentioned, all are.
+    """
+    axes = axes or point
+    words = []
+    if LIKELIHOOD in axes:
+        words.append(likelihood_label(str(point[LIKELIHOOD])))
+    if LATENT_SIZE in axes:
+        words.append(counted(int(point[LATENT_SIZE] or 0), "latent"))
+    others = {
+        axis: value
+        for axis, value in list(point.items())[2:]
+        if axis in axes and value is not None
+    }
+    return ", ".join(filter(None, [" with ".join(words), described(others)]))
+
+
+def varying(members: Iterable[Member]) -> list[str]:
+    """Returns the axes on which members differ."""
+    values: dict[str, set[Value]] = {}
+    for member in members:
+        for axis, value in member.point.items():
+            values.setdefault(axis, set()).add(value)
+    return [axis for axis, found in values.items() if len(found) > 1]

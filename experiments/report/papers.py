@@ -1,0 +1,225 @@
+"""Published tables beside our results, as Markdown; ``experiments.papers`` has more."""
+
+import runpy
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.evaluation.status import LOST
+from experiments.files.writing import write_atomically
+from experiments.messages.console import CONSOLE, warn
+from experiments.messages.errors import FolderError, SettingsError
+from experiments.messages.wording import plain_name
+from experiments.report.groups import over_seeds
+from experiments.report.members import Member, members_of
+from experiments.report.templates import templates
+from experiments.runs import records
+from experiments.runs.folder import RunFolder
+from experiments.settings.grid import Run, choose, expand
+
+_MARK = "<!-- results -->"
+_CONFIGS = Path(__file__).parents[2] / "configs" / "papers"
+
+
+def write_pages(runs: Path, kept: Path, page: Path, readme: Path | None) -> str:
+    """Updates the records, the page of results, and the summary in another page.
+
+    Args:
+        runs: holds the run folders, as ``NAME/VARIANT``.
+        kept: holds the records, as ``NAME/VARIANT.json``.
+        page: the page of results.
+        readme: the other page; None for none.
+
+    Returns:
+        A line on how many rows have been run.
+
+    Raises:
+        FolderError: a file cannot be written.
+        SettingsError: the other page cannot be read, or has no place for a summary.
+    """
+    keep(runs, kept)
+    tables = gather(kept)
+    summarized = with_summary(_read(readme), tables) if readme else ""
+    write_atomically(page, render("papers.md.jinja", tables))
+    if readme:
+        write_atomically(readme, summarized)
+    rows = [row for table in tables for row in table["rows"]]
+    found = sum(bool(row["obtained"]) for row in rows)
+    return f"{found} of {len(rows)} rows have been run -> {page}"
+
+
+def _read(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"--readme: cannot read {page} ({error.strerror})."
+        ) from error
+
+
+def keep(runs: Path, kept: Path) -> None:
+    """Adds the finished runs of the tables' run folders to the records.
+
+    Args:
+        runs: holds the run folders, as ``NAME/VARIANT``.
+        kept: holds the records, as ``NAME/VARIANT.json``.
+    """
+    for path in _tables():
+        module = runpy.run_path(str(path))
+        for variant in _variants(module["TABLE"]):
+            place = runs / path.stem / variant
+            if not place.exists():
+                continue
+            try:
+                own, found = records.finished(RunFolder.open(place), warn)
+            except (FolderError, SettingsError) as error:
+                CONSOLE.print(f"{place} is left out: {error}")
+                continue
+            config = module["get_config"](variant).to_dict()
+            if changes := records.changes(own, config):
+                CONSOLE.print(f"{place} is left out: {'; '.join(changes)}")
+            else:
+                records.keep(own, found, kept / path.stem / f"{variant}.json", warn)
+
+
+def gather(kept: Path) -> list[dict[str, Any]]:
+    """Returns the tables of ``configs/papers``, each row with its results.
+
+    Args:
+        kept: holds the records, as ``NAME/VARIANT.json``.
+    """
+    return [_table(path, kept / path.stem) for path in _tables()]
+
+
+def _tables() -> list[Path]:
+    return sorted(_CONFIGS.glob("[!_]*.py"))
+
+
+def _variants(table: Mapping[str, Any]) -> list[str]:
+    names = [variant for row in table["rows"] for variant, _ in row["runs"]]
+    return list(dict.fromkeys(names))
+
+
+def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a page with the rows that were run between its two marks.
+
+    Raises:
+        SettingsError: the page does not have two marks.
+    """
+    parts = page.split(_MARK)
+    if len(parts) != 3:
+        raise SettingsError(
+            f"--readme: the page has {len(parts) - 1} lines {_MARK}: put two where the "
+            "summary should stand."
+        )
+    summary = render("papers_summary.md.jinja", tables)
+    return f"{_MARK}\n{summary}{_MARK}".join([parts[0], parts[2]])
+
+
+def render(template: str, tables: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the tables as Markdown."""
+    page = templates(Path(__file__).parent).get_template(template)
+    return page.render(tables=tables)
+
+
+def _table(path: Path, kept: Path) -> dict[str, Any]:
+    module = runpy.run_path(str(path))
+    table = module["TABLE"]
+    finished = {
+        variant: _finished(module["get_config"](variant).to_dict(), kept, variant)
+        for variant in _variants(table)
+    }
+    rows = []
+    for row in table["rows"]:
+        obtained = []
+        for variant, only in row["runs"]:
+            if found := _chosen(finished[variant], only):
+                try:
+                    obtained.append({**row, "variant": variant, **summary(found)})
+                except (KeyError, OverflowError, TypeError, ValueError) as error:
+                    CONSOLE.print(
+                        f"left out: {kept / variant}.json holds no results of "
+                        f"{row['model']} as they are written here ({error!r}): restore "
+                        "it from the repository, or delete it."
+                    )
+        rows += obtained or [{**row, "variant": "", "obtained": ""}]
+    return {**table, "path": f"configs/papers/{path.name}", "rows": rows}
+
+
+def _finished(
+    config: Mapping[str, Any], kept: Path, variant: str
+) -> dict[Run, dict[str, Any]]:
+    """Returns the records of a variant's runs with the present configuration."""
+    try:
+        recorded = records.results(kept / f"{variant}.json", config)
+    except FolderError as error:
+        CONSOLE.print(f"left out: {error}")
+        return {}
+    return {run: recorded[run.name] for run in expand(config) if run.name in recorded}
+
+
+def _chosen(finished: Mapping[Run, dict[str, Any]], only: str) -> list[dict[str, Any]]:
+    try:
+        return [finished[run] for run in choose(list(finished), only)]
+    except SettingsError:  # Not run, or left out of a smaller variant.
+        return []
+
+
+def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the cells of a row.
+
+    Args:
+        recorded: of each seed, its ``result`` and what its ``bits_depend_on``.
+
+    Raises:
+        KeyError, TypeError, ValueError: these are no results.
+    """
+    lines: list[str] = []
+    members = members_of([each["result"] for each in recorded], lines.append)
+    if lines:
+        raise ValueError(lines[0])
+
+    def mean(field: str, sign: int = 1, digits: int = 2) -> str:
+        value, _, count = over_seeds(members, field)
+        return f"{sign * value:.{digits}f}" if count else "–"
+
+    sound = [member for member in members if not member.is_lost]
+    layers = ", ".join(member.active_by_layer for member in sound)
+    devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)
+    return {
+        "obtained": _obtained(members),
+        "negative_elbo": mean("elbo", sign=-1),
+        "rate": mean("rate"),
+        # Texts of a run folder or record, which may be a stranger's, in a page.
+        "active_units": plain_name(layers) if sound else "–",
+        "num_importance_samples": members[0].num_importance_samples,
+        "effective_samples": mean("effective_sample_size", digits=1),
+        "last_gain": mean("last_gain"),
+        "epochs": members[0].epochs,
+        "minutes": f"{statistics.fmean(m.seconds for m in members) / 60:.1f}",
+        "device": plain_name(", ".join(devices)),
+    }
+
+
+def _obtained(members: Sequence[Member]) -> str:
+    """Returns the score of a row, its errors, and the reasons to doubt it."""
+    statuses = [member.status for member in members]
+    if lost := [status for status in LOST if status in statuses]:
+        if len(members) == 1:
+            return lost[0]
+        return ", ".join(
+            f"{status} ({statuses.count(status)} of {len(members)} seeds)"
+            for status in lost
+        )
+    score, spread, count = over_seeds(members, "score")
+    obtained = f"{score:.2f} ± {over_seeds(members, 'score_se')[0]:.2f}"
+    if any(member.is_weak for member in members):
+        obtained += " ‡"
+    return obtained + (f" ({count} seeds, sd {spread:.2f})" if count > 1 else "")
+
+
+def _device(facts: Mapping[str, Any]) -> str:
+    if facts["backend"] == "cpu":
+        return plain_name(f"{facts['num_cpus']} CPU cores")
+    return plain_name(f"{facts['num_devices']} x {facts['device_kind']}")
