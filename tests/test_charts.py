@@ -281,9 +281,9 @@ def test_a_group_has_the_charts_that_its_axes_ask_for(rows, names):
 def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
     before = dict(matplotlib.rcParams)
     draw = drawings(sweep())[name]
-    svg = draw()
-    assert ElementTree.fromstring(svg).tag.endswith("svg")
-    assert draw() == svg
+    chart = draw()
+    assert ElementTree.fromstring(chart.svg).tag.endswith("svg")
+    assert draw() == chart
     assert dict(matplotlib.rcParams) == before
 
 

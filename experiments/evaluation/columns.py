@@ -29,12 +29,12 @@ class Column:
     """A column of a table; ``columns.toml`` explains the fields.
 
     Attributes:
-        type: of its values: ``str``, ``int`` or ``float``.
+        kind: type of its values: ``str``, ``int`` or ``float``.
     """
 
     name: str
     meaning: str
-    type: type
+    kind: type
     unit: str = ""
     header: str = ""
     format: str = ""
@@ -51,7 +51,7 @@ class Column:
     @property
     def types(self) -> tuple[type, ...]:
         """The types that its values may have in a record."""
-        return _TYPES[self.type]
+        return _TYPES[self.kind]
 
     def read(self, row: Mapping[str, Any]) -> Any:
         """Returns the value in a row; '' or NaN where the row has none.
@@ -60,11 +60,11 @@ class Column:
             OverflowError, TypeError, ValueError: the value has another type, or a whole
                 number among the settings is missing.
         """
-        missing = "" if self.type is str else math.nan
+        missing = "" if self.kind is str else math.nan
         value = row.get(self.name, missing)
-        if value != value and not (self.type is int and self.setting):
+        if value != value and not (self.kind is int and self.setting):
             return missing
-        return self.type(value)
+        return self.kind(value)
 
     def of_score(self, unit: str, decimals: int) -> "Column":
         """Returns the column where the score has a unit and a number of decimals."""
@@ -83,7 +83,7 @@ def _read() -> dict[str, tuple[Column, ...]]:
         for name, facts in columns.items():
             kind = facts.pop("kind", "number")
             error = {"header": facts.pop("error_header", ""), "unit": ""}
-            column = Column(name, type=_KINDS[kind], **facts)
+            column = Column(name, kind=_KINDS[kind], **facts)
             sections[section].append(column)
             if kind == "mean":
                 own = {"name": f"{name}_se", "meaning": f"standard error of `{name}`"}

@@ -17,23 +17,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.report.groups import Axis, Cell, Group
-from experiments.report.members import LATENT_SIZE, LIKELIHOOD, Value
+from experiments.report.members import LATENT_SIZE, LIKELIHOOD
 from experiments.report.style import (
     FAINT,
     GRID,
     INK,
     MATPLOTLIB,
+    Style,
     note_points_above,
     robust_range,
     styles_of,
     svg,
 )
 
-_BEST = "#D55E00"
+_BEST = "#D55E00"  # outlines the best score of a table
+_CELL = 1.02, 0.46  # width and height of a cell of a table of scores, inches
 _MOST_MARKED = 3  # points of a learning curve that has markers
 _MOST_TICKS = 10
 _LOGARITHMIC = 8  # ratio of numbers from which on their scale is logarithmic
-_CENTER: dict[str, Any] = {"ha": "center", "va": "center"}
 # Axes that change the bound: its values on two sides of them cannot be compared.
 _OF_THE_BOUND = {
     *(LIKELIHOOD, "β", "objective", "num samples", "free bits", "capacity"),
@@ -73,161 +74,91 @@ def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
     rows, columns, _ = group.layout
     # A line says as much as a table of a single row of numbers.
     if rows.varies or (columns.varies and not columns.is_number):
-        drawn.append(_score_table(group))
+        drawn.append(score_table(group))
     varying = [axis for axis in group.axes.values() if axis.varies]
-    drawn += [_score_lines(group, axis) for axis in varying if axis.is_number]
+    drawn += [score_lines(group, axis) for axis in varying if axis.is_number]
     if sum(len(_points(cell)) for cell in group.ranking()) > 1:
-        drawn.append(_rate_distortion(group))
+        drawn.append(rate_distortion(group))
     if any(map(len, (part for own in bounds.values() for part in own.values()))):
-        drawn.append(_learning_curves(group, bounds))
+        drawn.append(learning_curves(group, bounds))
     return drawn
 
 
-def _score_table(group: Group) -> Chart:
-    rows, columns, _ = group.layout
-    names = [axis.name for axis in (rows, columns) if axis.varies]
-    notes = [f"In {group.unit}; smaller is better, and has a stronger colour."]
-    if group.spread:
-        mean = "Mean over seeds ± " if group.num_seeds > 1 else "± "
-        notes.append(f"{mean}{group.spread}.")
-    if group.has_losses:
-        notes.append(
-            "Means leave out runs that failed or diverged; parentheses count them."
-        )
-    where = " of those where no seed is missing" if group.has_gaps else ""
-    order = "" if rows.is_number else " Rows are sorted by their lowest score."
-    notes.append(
-        f"Outlined: the lowest score{where}.{order} This is no test: the top of"
-        " the page says whether the best is clearly better than the next one."
-    )
-    return Chart(
-        "scores",
-        score_table(group),
-        f"Score by {' and '.join(names)}",
-        f"Table of the negative log-likelihood by {' and '.join(names)}, {group.unit};"
-        " the table of results has all numbers",
-        " ".join(notes),
-    )
-
-
-def _score_lines(group: Group, along: Axis) -> Chart:
-    dotted = " On the dotted line, all latents are active." * (
-        along.name == LATENT_SIZE
-    )
-    bars = f" Bars: ± {group.spread}." if group.spread else ""
-    name = "beta" if along.name == "β" else along.name.replace(" ", "_")
-    return Chart(
-        "latent_sizes" if along.name == LATENT_SIZE else f"along_{name}",
-        score_lines(group, along),
-        f"Score and active units by {along.name}",
-        f"Lines of score and active units against {along.name}",
-        f"Above: the score ({group.unit}, smaller is better). Below: the number of"
-        " active units, the latents whose posterior mean varies over images."
-        f"{dotted}{bars}",
-    )
-
-
-def _rate_distortion(group: Group) -> Chart:
-    along = _joined(group)
-    lines = f"; lines join the means over seeds along {along.name}" if along else ""
-    if along and along.name != LATENT_SIZE:
-        lines += ", whose values stand beside the first line"
-    lost = " Runs that failed or diverged are left out." if group.has_losses else ""
-    return Chart(
-        "rate_distortion",
-        rate_distortion(group),
-        "Rate and distortion on test images",
-        "Scatter of distortion against rate, one point for each model",
-        "Rate: the average KL to the prior, the nats that the latents carry."
-        " Distortion: the nats that describe the image if the latents are known."
-        " On a diagonal, their sum, −ELBO, is the number beside it; lower left is"
-        f" better. One point for each model{lines}.{lost}",
-    )
-
-
-def _learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
-    each = " One line for each model." if len(group.members) > 1 else ""
-    return Chart(
-        "learning_curves",
-        learning_curves(group, bounds),
-        "Learning curves",
-        "Learning curves: the bound against the epoch",
-        "The bound on log p(x) that training maximises, in nats per image of the"
-        " likelihood's own scale; larger is better. Compare curves within a panel, not"
-        f" between panels.{each} The range may leave out the first epochs.",
-    )
-
-
 @matplotlib.rc_context(MATPLOTLIB)
-def score_table(group: Group) -> bytes:
-    """Returns an SVG table of scores by the two axes of a group's layout.
+def score_table(group: Group) -> Chart:
+    """Draws a table of scores by the two axes of a group's layout.
 
     Each combination of the other axes has a panel. All panels share one scale of
     colours, which ends at scores far worse than most. The lowest mean of all is
     outlined, if no seed is missing in it. A cell with fewer seeds than others shows
-    their number in parentheses, and how many failed or diverged.
+    their number in parentheses, or how many failed or diverged.
     """
     rows, columns, _ = group.layout
     panels = group.panels(group.ranking(), rows, columns)
-    titles = [_in_lines(title) for title in panels]
     heads = [textwrap.fill(text, 13) for text in group.labels(columns).values()]
-    styles = styles_of(group.labels(rows), is_number=rows.is_number)
-    scale = robust_range(
-        [cell.point[rows.name] for cell in group.ranking()],
-        [cell.mean for cell in group.ranking()],
-    )
+    styles = _styles(group, rows)
+    scale = _range(group.ranking(), rows)
+    titles = [_in_lines(title) for title in panels]
+    lines = [line for title in titles for line in title.split("\n")]
 
-    # Inches, as are all lengths below.
-    panel_width, panel_height = 1.02 * len(heads), 0.46 * len(styles)
+    # Inches, estimated from the longest texts, so that all cells have one size.
     longest = max(map(len, [rows.name, *(style.label for style in styles.values())]))
-    label_width, gap = 0.45 + 0.083 * longest, 0.3
-    header = 0.5 + 0.14 * max(head.count("\n") for head in heads)
-    header += 0.17 * max(title.count("\n") + 2 for title in titles) * any(titles)
-    widest = max(len(line) for title in titles for line in title.split("\n"))
-    pitch = gap + max(panel_width, 0.085 * widest)
-    across = max(1, min(len(panels), int((12 - label_width) / pitch)))
+    left = 0.45 + 0.083 * longest
+    pitch = 0.3 + max(_CELL[0] * len(heads), 0.085 * max(map(len, lines)))
+    top = 0.55 + 0.14 * max(text.count("\n") for text in heads)
+    top += 0.17 * max(len(title.split("\n")) for title in titles) * any(titles)
+    across = max(1, min(len(panels), int((12 - left) / pitch)))
     down = math.ceil(len(panels) / across)
-    width, height = label_width + across * pitch, down * (panel_height + header)
-    figure, grid = _grid(
-        len(panels),
-        across,
-        (width, height),
-        gridspec_kw={
-            "left": label_width / width,
-            "right": (width - pitch + panel_width) / width,
-            "top": 1 - header / height,
-            "bottom": 0,
-            "wspace": pitch / panel_width - 1,
-            "hspace": header / panel_height,
-        },
-    )
+    size = left + pitch * across, (top + _CELL[1] * len(styles)) * down
+    figure, grid = _grid(len(panels), across, size)
     for i, (axes, title, cells) in enumerate(
-        zip(grid, titles, panels.values(), strict=True)
+        zip(grid[:, 0], titles, panels.values(), strict=True)
     ):
-        axes.set(xlim=(0, len(heads)), ylim=(len(styles), 0))
+        axes.set(xlim=(0, len(heads)), ylim=(len(styles), 0), title=title)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, pad=4)
+        axes.tick_params(axis="y", pad=24, labelsize=9.5)
         axes.xaxis.tick_top()
-        axes.set_xticks(np.arange(len(heads)) + 0.5, heads)
-        axes.set_xlabel(columns.name, fontsize=8.5)
         axes.xaxis.set_label_position("top")
-        axes.set_title(title, pad=8, fontweight="bold")
-        axes.set_yticks(np.arange(len(styles)) + 0.5, [""] * len(styles))
+        axes.set_xlabel(columns.name, fontsize=8.5)
+        axes.set_xticks(np.arange(len(heads)) + 0.5, heads)
+        axes.set_yticks([])
         if i % across == 0:
-            axes.set_yticklabels([s.label for s in styles.values()], fontsize=9.5)
-            axes.tick_params(axis="y", pad=20)
-            name = rows.name if rows.varies else ""
-            place = {"xytext": (-20, 4), "textcoords": "offset points"}
-            axes.annotate(name, (0, 0), **place, ha="right", va="bottom", fontsize=8.5)
+            labels = [style.label for style in styles.values()]
+            axes.set_yticks(np.arange(len(styles)) + 0.5, labels)
+            if rows.varies:
+                look = {"ha": "right", "va": "center", "fontsize": 8.5}
+                axes.text(-0.28, 0, f"{rows.name}\n", **look)
             for y, style in enumerate(styles.values()):
-                look = {"color": style.color, "marker": style.marker, "markersize": 6}
-                axes.plot(-0.14, y + 0.5, **look, clip_on=False)
+                axes.plot(
+                    -0.14, y + 0.5, style.marker, color=style.color, clip_on=False
+                )
         for cell in cells:
             x = columns.values.index(cell.point[columns.name])
             y = rows.values.index(cell.point[rows.name])
             _draw_cell(axes, x, y, cell, group, scale)
-    return svg(figure)
+    names = " and ".join(axis.name for axis in (rows, columns) if axis.varies)
+    notes = [
+        f"In {group.unit}; smaller is better, and has a stronger colour.",
+        "Mean over seeds" * (group.num_seeds > 1),
+        f"± {group.spread}." * bool(group.spread),
+        "Means leave out runs that failed or diverged; parentheses count them."
+        * group.has_losses,
+        "Outlined: the lowest score"
+        f"{' of those where no seed is missing' * group.has_gaps}.",
+        "Rows are sorted by their lowest score." * (not rows.is_number),
+        "This is no test: the top of the page says whether the best is clearly better"
+        " than the next one.",
+    ]
+    return Chart(
+        "scores",
+        svg(figure),
+        f"Score by {names}",
+        f"Table of the negative log-likelihood by {names}, {group.unit}; the table of"
+        " results has all numbers",
+        " ".join(filter(None, notes)),
+    )
 
 
 def _draw_cell(
@@ -247,10 +178,12 @@ def _draw_cell(
     def box(**look: Any) -> None:
         axes.add_patch(patches.Rectangle((x + 0.015, y + 0.03), 0.97, 0.94, **look))
 
+    def write(below: float, text: str, **look: Any) -> None:
+        axes.text(x + 0.5, y + below, text, ha="center", va="center", **look)
+
     if not math.isfinite(cell.mean):
         box(facecolor="none", edgecolor=GRID)
-        note = cell.losses or "no score"
-        axes.text(x + 0.5, y + 0.5, note, fontsize=8, color=FAINT, **_CENTER)
+        write(0.5, cell.losses or "no score", fontsize=8, color=FAINT)
         return
     best, worst = scale
     # The root spreads the colours of the best scores, which are often close.
@@ -263,19 +196,16 @@ def _draw_cell(
         note = f"({cell.losses})"
     elif not cell.is_whole:
         note = f"{note} ({cell.num_seeds})".strip()
-    axes.text(x + 0.5, y + 0.73, note, color=ink, fontsize=7.5, **_CENTER)
-    is_best = cell is group.best
-    weight = "bold" if is_best else "normal"
-    number = f"{cell.mean:.{group.decimals}f}"
-    look = {"color": ink, "fontsize": 10, "fontweight": weight}
-    axes.text(x + 0.5, y + 0.37, number, **look, **_CENTER)
-    if is_best:
+    write(0.73, note, color=ink, fontsize=7.5)
+    weight = "bold" if cell is group.best else "normal"
+    write(0.37, f"{cell.mean:.{group.decimals}f}", color=ink, size=10, weight=weight)
+    if cell is group.best:
         box(fill=False, edgecolor=_BEST, lw=2.2, zorder=3)
 
 
 @matplotlib.rc_context(MATPLOTLIB)
-def score_lines(group: Group, along: Axis) -> bytes:
-    """Returns an SVG of the score and of the active units against an axis of numbers.
+def score_lines(group: Group, along: Axis) -> Chart:
+    """Draws the score and the active units against an axis of numbers.
 
     One more axis has a line for each value, the others have panels. Scores far worse
     than most lie above the panel, and their number is printed.
@@ -285,28 +215,17 @@ def score_lines(group: Group, along: Axis) -> bytes:
         along: the axis.
     """
     by = group.colored(along)
-    styles = styles_of(group.labels(by), is_number=by.is_number)
+    styles = _styles(group, by)
     scores, active_units = (
         group.panels(group.cells(field), by, along)
         for field in ("score", "active_units")
     )
-    cells = group.ranking()
-    low, high = robust_range(
-        [cell.point[by.name] for cell in cells], [cell.mean for cell in cells]
-    )
+    low, high = _range(group.ranking(), by)
     margin = 0.1 * (high - low)
     across = _across(len(scores))
-    down = math.ceil(len(scores) / across)
-    size = 3.6 * across + 2 * by.varies, 5.2 * down
-    figure, grid = _grid(2 * down * across, across, size, layout="constrained")
-    for i in range(across * down):
-        upper = grid[i // across * 2 * across + i % across]
-        lower = grid[(i // across * 2 + 1) * across + i % across]
-        if i >= len(scores):
-            upper.remove()
-            lower.remove()
-            continue
-        title = list(scores)[i]
+    size = 3.6 * across + 2 * by.varies, 5.2 * math.ceil(len(scores) / across)
+    figure, grid = _grid(len(scores), across, size, stacked=2)
+    for i, (title, (upper, lower)) in enumerate(zip(scores, grid, strict=True)):
         for axes, panel in ((upper, scores[title]), (lower, active_units[title])):
             for value, style in styles.items():
                 line = sorted(
@@ -323,13 +242,10 @@ def score_lines(group: Group, along: Axis) -> bytes:
                     yerr=[below, spreads],
                     color=style.color,
                     marker=style.marker,
-                    markersize=5,
                     elinewidth=1,
-                    markeredgecolor="white",
-                    markeredgewidth=0.6,
                 )
             _set_scale(axes, along)
-            axes.set_title(_in_lines(title), fontweight="bold")
+            axes.set_title(_in_lines(title))
         if high > low:
             upper.set_ylim(low - margin, high + margin)
         note_points_above(upper, [cell.mean for cell in scores[title]])
@@ -340,17 +256,28 @@ def score_lines(group: Group, along: Axis) -> bytes:
         lower.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         lower.set_xlabel(along.name)
         if i % across == 0:
-            upper.set_ylabel(
-                f"negative log-likelihood\n({group.unit}, smaller is better)"
-            )
+            unit = f"({group.unit}, smaller is better)"
+            upper.set_ylabel(f"negative log-likelihood\n{unit}")
             lower.set_ylabel("active units")
-    _add_legend(figure, group, by)
-    return svg(figure)
+    _add_legend(figure, by, styles)
+    is_size = along.name == LATENT_SIZE
+    file = along.name.replace("β", "beta").replace(" ", "_")
+    dotted = " On the dotted line, all latents are active." if is_size else ""
+    bars = f" Bars: ± {group.spread}." if group.spread else ""
+    return Chart(
+        "latent_sizes" if is_size else f"along_{file}",
+        svg(figure),
+        f"Score and active units by {along.name}",
+        f"Lines of score and active units against {along.name}",
+        f"Above: the score ({group.unit}, smaller is better). Below: the number of"
+        " active units, the latents whose posterior mean varies over images."
+        f"{dotted}{bars}",
+    )
 
 
 def _set_scale(axes: Axes, axis: Axis) -> None:
     """Sets the scale of the horizontal axis: logarithmic if it is wide."""
-    values = [float(value) for value in axis.values]  # type: ignore[arg-type]
+    values = [float(value) for value in axis.values]
     positive = [value for value in values if value > 0]
     if axis.name == LATENT_SIZE:
         axes.set_xscale("log", base=2)
@@ -363,97 +290,86 @@ def _set_scale(axes: Axes, axis: Axis) -> None:
     axes.minorticks_off()
 
 
-def _joined(group: Group) -> Axis | None:
-    """Returns the axis along which lines join rate and distortion, if there is one."""
-    numbers = [axis for axis in group.axes.values() if axis.varies and axis.is_number]
-    return next((axis for axis in numbers if axis.name == "β"), None) or (
-        numbers[0] if numbers else None
-    )
-
-
-def _points(cell: Cell) -> list[tuple[float, float]]:
-    """Returns rate and distortion of the members that have both."""
+def _points(cell: Cell) -> np.ndarray:
+    """Returns rate and distortion of the members that have both, [N, 2]."""
     points = [(m.rate, m.distortion) for m in cell.members if not m.is_lost]
-    return [point for point in points if np.isfinite(point).all()]
+    points = [point for point in points if np.isfinite(point).all()]
+    return np.array(points).reshape(-1, 2)
 
 
 @matplotlib.rc_context(MATPLOTLIB)
-def rate_distortion(group: Group) -> bytes:
-    """Returns an SVG of members in the plane of rate and distortion.
+def rate_distortion(group: Group) -> Chart:
+    """Draws members in the plane of rate and distortion.
 
-    Lines join the averages over seeds of neighbours in beta where beta varies, else in
-    latent size or another axis of numbers. All panels have one scale. Points that lie
-    far above most are left out, and their number is printed.
+    Lines join the means over seeds of neighbours in β where β varies, else in latent
+    size or another axis of numbers. All panels have one scale. Points that lie far
+    above most are left out, and their number is printed.
     """
-    along = _joined(group)
+    numbers = [axis for axis in group.axes.values() if axis.varies and axis.is_number]
+    numbers.sort(key=lambda axis: axis.name != "β")
+    along = numbers[0] if numbers else None
     by, size = group.colored(along), group.axes[LATENT_SIZE]
-    styles = styles_of(group.labels(by), is_number=by.is_number)
-    smallest = 3.5 if size.varies else 6
-    steps = np.linspace(smallest, 8.5, len(size.values))
+    styles = _styles(group, by)
+    steps = np.linspace(3.5 if size.varies else 6, 8.5, len(size.values))
     sizes = dict(zip(size.values, steps, strict=True))
-    inside = (by, size, along) if along else (by, size)
-    panels = group.panels(group.cells(), *inside)
-
+    cells = [cell for cell in group.cells() if len(_points(cell))]
+    panels = group.panels(cells, *filter(None, (by, size, along)))
     across = _across(len(panels))
-    down = math.ceil(len(panels) / across)
     width = 2 + across * min(1.8 + len(styles), 10 / across)
-    figure, grid = _grid(
-        len(panels), across, (width, max(4.9, 3.6 * down)), layout="constrained"
-    )
-    points = [(cell, *point) for cell in group.cells() for point in _points(cell)]
-    low, high = robust_range(
-        [cell.point[by.name] for cell, _, _ in points],
-        [distortion for _, _, distortion in points],
-    )
+    height = max(4.9, 3.6 * math.ceil(len(panels) / across))
+    figure, grid = _grid(len(panels), across, (width, height))
+    points = np.concatenate([_points(cell) for cell in cells])
+    names = [cell.point[by.name] for cell in cells for _ in _points(cell)]
+    low, high = robust_range(names, points[:, 1].tolist())
     margin = 0.07 * (high - low) or 1.0
-    right = 1.06 * max(rate for _, rate, _ in points) or 1.0
-    for i, (axes, (title, cells)) in enumerate(zip(grid, panels.items(), strict=True)):
+    right = 1.06 * points[:, 0].max() or 1.0
+    for axes, (title, own) in zip(grid[:, 0], panels.items(), strict=True):
         # The margin shows whole what has collapsed, at a rate of 0.
         axes.set(xlim=(-0.03 * right, right), ylim=(low - margin, high + margin))
         axes.grid(visible=False)
-        axes.set_title(_in_lines(title), pad=16, fontweight="bold")
+        axes.set_title(_in_lines(title), pad=16)
         _draw_sums(axes)
-        lines: dict[tuple[Value, Value], list[tuple[Any, np.ndarray]]] = {}
-        for cell in cells:
-            own = np.array(_points(cell))
-            if not own.size:
-                continue
-            style, dims = styles[cell.point[by.name]], cell.point[LATENT_SIZE]
-            axes.plot(
-                *own.T,
-                color=style.color,
-                marker=style.marker,
-                markersize=sizes[dims],
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-                ls="",
-            )
+        lines: dict[Any, list[tuple[Any, np.ndarray]]] = {}
+        for cell in own:
+            style, latents = styles[cell.point[by.name]], cell.point[LATENT_SIZE]
+            look = {"color": style.color, "markersize": sizes[latents]}
+            axes.plot(*_points(cell).T, style.marker, **look)
             if along:
-                line = cell.point[by.name], dims if along != size else None
-                place = cell.point[along.name], own.mean(0)
+                line = style.color, latents if along != size else None
+                place = cell.point[along.name], _points(cell).mean(0)
                 lines.setdefault(line, []).append(place)
-        for (value, _), line in lines.items():
-            averages = [mean for _, mean in sorted(line, key=lambda place: place[0])]
-            look = {"color": styles[value].color, "lw": 1, "alpha": 0.55}
-            axes.plot(*np.transpose(averages), **look, zorder=1)
-        if along and along != size and lines:  # The first line shows where they go.
-            for value, mean in next(iter(lines.values())):
-                text = f"{along.name} {value:g}" if along.name == "β" else f"{value:g}"
+        for number, ((color, _), places) in enumerate(lines.items()):
+            places.sort(key=lambda place: place[0])
+            means = np.array([mean for _, mean in places])
+            axes.plot(*means.T, color=color, lw=1, alpha=0.55, zorder=1)
+            for value, mean in places if number == 0 and along != size else []:
+                text = f"β {value:g}" if along and along.name == "β" else f"{value:g}"
                 axes.annotate(
-                    text, mean, (5, 5), textcoords="offset points", fontsize=7
+                    text, tuple(mean), (5, 5), textcoords="offset points", fontsize=7
                 )
-        note_points_above(axes, [point[1] for cell in cells for point in _points(cell)])
-        if i >= len(panels) - across:
-            axes.set_xlabel("rate (nats per image)")
-        if i % across == 0:
-            axes.set_ylabel("distortion (nats per image)")
+        note_points_above(axes, [y for cell in own for _, y in _points(cell)])
+    figure.supxlabel("rate (nats per image)", fontsize=9.5)
+    figure.supylabel("distortion (nats per image)", fontsize=9.5)
     by_size = [
         Line2D([], [], ls="", marker="o", ms=ms, color=FAINT, label=f"{n} latents")
         for n, ms in sizes.items()
-        if by != size and size.varies
+        if size.varies and by != size
     ]
-    _add_legend(figure, group, by, by_size, ls="")
-    return svg(figure)
+    _add_legend(figure, by, styles, by_size, ls="")
+    joined = f"; lines join the means over seeds along {along.name}" if along else ""
+    if along and along != size:
+        joined += ", whose values stand beside the first line"
+    lost = " Runs that failed or diverged are left out." if group.has_losses else ""
+    return Chart(
+        "rate_distortion",
+        svg(figure),
+        "Rate and distortion on test images",
+        "Scatter of distortion against rate, one point for each model",
+        "Rate: the average KL to the prior, the nats that the latents carry."
+        " Distortion: the nats that describe the image if the latents are known."
+        " On a diagonal, their sum, −ELBO, is the number beside it; lower left is"
+        f" better. One point for each model{joined}.{lost}",
+    )
 
 
 def _draw_sums(axes: Axes) -> None:
@@ -480,8 +396,8 @@ def _draw_sums(axes: Axes) -> None:
 
 
 @matplotlib.rc_context(MATPLOTLIB)
-def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> bytes:
-    """Returns an SVG of bounds against the epoch.
+def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
+    """Draws bounds against the epoch.
 
     One axis that does not change the bound has a colour for each value, the others have
     panels. Validation is drawn strong, training faint. The first fifth of training is
@@ -493,27 +409,16 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> bytes:
     """
     rows, columns, others = group.layout
     size = group.axes[LATENT_SIZE]
-    by = next(
-        (
-            axis
-            for axis in (size, columns, rows, *others)
-            if axis.varies and axis.name not in _OF_THE_BOUND
-        ),
-        size,
-    )
-    styles = styles_of(group.labels(by), is_number=by.is_number)
+    free = [axis for axis in (size, columns, rows, *others) if axis.varies]
+    by = next((axis for axis in free if axis.name not in _OF_THE_BOUND), size)
+    styles = _styles(group, by)
     panels = group.panels(group.cells(), by)
     # As vectors, hundreds of noisy lines would be most of a report.
     rasterized = len(group.members) > 20
     across = min(len(panels), 4)
-    down = math.ceil(len(panels) / across)
-    figure, grid = _grid(
-        len(panels),
-        across,
-        (2.7 * across + 1.5, 2.1 * down + 0.5),
-        layout="constrained",
-    )
-    for i, (axes, (title, cells)) in enumerate(zip(grid, panels.items(), strict=True)):
+    measures = 2.7 * across + 1.5, 2.1 * math.ceil(len(panels) / across) + 0.5
+    figure, grid = _grid(len(panels), across, measures)
+    for axes, (title, cells) in zip(grid[:, 0], panels.items(), strict=True):
         late = []
         for member in (member for cell in cells for member in cell.members):
             for split, width, alpha in (("train", 0.7, 0.3), ("validation", 1.0, 0.8)):
@@ -525,7 +430,6 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> bytes:
                     alpha=alpha,
                     # A line through a single point would not be seen.
                     marker="o" if len(part) <= _MOST_MARKED else "",
-                    markersize=4,
                     rasterized=rasterized,
                 )
                 late.append(part[part[:, 0] >= 0.2 * part[:, 0].max(initial=0), 1])
@@ -538,42 +442,64 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> bytes:
         axes.set_title(_in_lines(title), fontsize=9)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-        if i >= len(panels) - across:
-            axes.set_xlabel("epoch")
-        if i % across == 0:
-            axes.set_ylabel("bound (nats)")
+    figure.supxlabel("epoch", fontsize=9.5)
+    figure.supylabel("bound (nats)", fontsize=9.5)
     splits = [
         Line2D([], [], color=INK, lw=1, label="validation"),
         Line2D([], [], color=INK, lw=0.8, alpha=0.35, label="training"),
     ]
-    _add_legend(figure, group, by, splits, marker="")
-    return svg(figure)
+    _add_legend(figure, by, styles, splits, marker="")
+    each = " One line for each model." if len(group.members) > 1 else ""
+    return Chart(
+        "learning_curves",
+        svg(figure),
+        "Learning curves",
+        "Learning curves: the bound against the epoch",
+        "The bound on log p(x) that training maximises, in nats per image of the"
+        " likelihood's own scale; larger is better. Compare curves within a panel, not"
+        f" between panels.{each} The range may leave out the first epochs.",
+    )
+
+
+def _styles(group: Group, axis: Axis) -> dict[Any, Style]:
+    return styles_of(group.labels(axis), is_number=axis.is_number)
+
+
+def _range(cells: Sequence[Cell], by: Axis) -> tuple[float, float]:
+    """Returns the lowest mean, and the highest that a chart should show."""
+    names = [cell.point[by.name] for cell in cells]
+    return robust_range(names, [cell.mean for cell in cells])
+
+
+def _across(count: int) -> int:
+    """Returns how many of so many panels stand side by side."""
+    return 2 if count == 4 else min(count, 3)
 
 
 def _grid(
-    count: int, across: int, size: tuple[float, float], **options: Any
-) -> tuple[Figure, list[Axes]]:
-    """Returns a figure with so many panels, so many of them side by side.
+    count: int, across: int, size: tuple[float, float], stacked: int = 1
+) -> tuple[Figure, np.ndarray]:
+    """Returns a figure and its axes, [count, stacked].
 
     Args:
         count: number of panels.
-        across: number of panels in a row.
+        across: number of panels side by side.
         size: width and height of the figure, inches.
-        **options: of ``Figure``, and ``gridspec_kw`` of its panels.
+        stacked: number of axes, one above the other, in a panel.
     """
-    places = options.pop("gridspec_kw", None)
-    figure = Figure(figsize=size, **options)
+    figure = Figure(figsize=size, layout="constrained")
     down = math.ceil(count / across)
-    panels = figure.subplots(down, across, squeeze=False, gridspec_kw=places).flat
-    for axes in panels[count:]:
-        axes.remove()
-    return figure, list(panels[:count])
+    axes = figure.subplots(down * stacked, across, squeeze=False)
+    panels = axes.reshape(down, stacked, across).swapaxes(1, 2).reshape(-1, stacked)
+    for unused in panels[count:].flat:
+        unused.remove()
+    return figure, panels[:count]
 
 
 def _add_legend(
     figure: Figure,
-    group: Group,
     by: Axis,
+    styles: Mapping[Any, Style],
     others: Sequence[Line2D] = (),
     **look: Any,
 ) -> None:
@@ -581,24 +507,18 @@ def _add_legend(
 
     Args:
         figure: the figure.
-        group: the group.
-        by: the axis that colours are by.
+        by: the axis.
+        styles: the look of its values.
         others: further handles.
-        **look: of the handles.
+        **look: further look of the handles of the axis.
     """
-    styles = styles_of(group.labels(by), is_number=by.is_number)
-    handles = [style.handle(**look) for style in styles.values()] if by.varies else []
+    handles = list(others)
+    if by.varies:
+        own = [style.handle(**look) for style in styles.values()]
+        gap = [Line2D([], [], ls="", label="")] * bool(others)
+        handles = [Line2D([], [], ls="", label=by.name), *own, *gap, *others]
     if handles:
-        heading = Line2D([], [], ls="", label=by.name)
-        handles.insert(0, heading)
-        handles += [Line2D([], [], ls="", label="")] * bool(others)
-    if handles := [*handles, *others]:
         figure.legend(handles=handles, loc="outside right center")
-
-
-def _across(count: int) -> int:
-    """Returns how many of so many panels stand side by side."""
-    return 2 if count == 4 else min(count, 3)
 
 
 def _in_lines(title: str) -> str:

@@ -197,7 +197,7 @@ class Group:
             values = list(dict.fromkeys(cell.point[name] for cell in self._ranking))
             axis = Axis(name, tuple(values))
             if axis.is_number:
-                axis = Axis(name, tuple(sorted(values)))  # type: ignore[type-var]
+                axis = Axis(name, tuple(sorted(values)))
             axes[name] = axis
         return axes
 

@@ -15,8 +15,8 @@ MAX_LARGEST_WEIGHT = 0.5
 LIKELIHOOD, LATENT_SIZE = "likelihood", "latent size"
 _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 
-# A value on an axis of a sweep; None where it is not known.
-Value = str | int | float | None
+# A value on an axis of a sweep: a text, a number, or None where it is not known.
+Value = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def members_of(
         except (OverflowError, TypeError, ValueError):
             report(
                 f"{row.get('run')!r} is left out of the report: its {column.name!r} is "
-                f"{row.get(column.name)!r}, which is no {column.type.__name__}; delete "
+                f"{row.get(column.name)!r}, which is no {column.kind.__name__}; delete "
                 "its folder in members/ and repeat the command that trained it."
             )
         else:

@@ -49,6 +49,7 @@ MATPLOTLIB: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
+    "axes.titleweight": "bold",
     "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08,
     "font.family": "DejaVu Sans",
@@ -58,6 +59,9 @@ MATPLOTLIB: dict[Any, Any] = {
     "legend.fontsize": 9,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
+    "lines.markeredgecolor": "white",
+    "lines.markeredgewidth": 0.6,
+    "lines.markersize": 5.5,
     "svg.fonttype": "path",
     "svg.hashsalt": "vae_jax",
     "text.color": INK,
@@ -86,7 +90,7 @@ class Style(NamedTuple):
     def handle(self, **options: Any) -> Line2D:
         """Returns its handle for a legend."""
         look = {"color": self.color, "marker": self.marker, "label": self.label}
-        return Line2D([], [], **{"markersize": 6, **look, **options})
+        return Line2D([], [], **look | options)
 
 
 def styles_of(
