@@ -390,8 +390,8 @@ def test_seeds_that_are_not_common_are_not_compared():
     (text,) = findings.find(integers(*members), read)
     assert "paired over 297 test images and 4 seeds" in text
     # Of a sweep that has not ended, means over other seeds are not compared.
-    leader = integers(*members).ranking()[0]
-    group = integers(*(m for m in members if m.run != leader.members[-1].run))
+    best = integers(*members).ranking()[0]
+    group = integers(*(m for m in members if m.run != best.members[-1].run))
     whole, untrained = group.ranking()
     assert untrained.mean < whole.mean
     (text,) = findings.find(group, read)
@@ -448,7 +448,7 @@ def test_latent_sizes_are_described():
     )
 
 
-def test_a_leader_with_few_weights_is_marked():
+def test_a_best_score_from_few_weights_is_marked():
     weak = member("categorical", 2, 0, 2.5, largest_weight=0.9)
     texts = findings.find(integers(weak, member("laplace", 2, 0, 3.0)), unread)
     assert texts[0] == "The best score rests on few importance weights."

@@ -290,7 +290,7 @@ def test_page_begins_with_what_failed_and_marks_it(page):
     assert page.text.count("999.00") == 2
 
 
-def test_page_tells_a_lead_from_scores_of_test_images(tmp_path):
+def test_page_tells_a_clear_difference_from_scores_of_test_images(tmp_path):
     rng = np.random.default_rng(0)
     rows = [
         member(likelihood, 4, seed, 3.0)

@@ -1,4 +1,4 @@
-"""From per-image arrays to the row of ``results.csv`` that reports a run."""
+"""Rows of results from arrays over test images."""
 
 import math
 from typing import Any
@@ -28,12 +28,12 @@ def result_row(
     epochs: int,
     **facts: Any,
 ) -> dict[str, Any]:
-    """One row: what was run, what it reached, and how certain that is.
+    """Returns the row of a run; ``columns.toml`` explains its columns.
 
-    Means over test images carry a standard error over those images (``_se``). ``score``
-    is the importance-weighted estimate of the negative log-likelihood on the scale on
-    which the view may be compared, smaller is better: nats per binary image, or bits
-    per dimension of the integers (for a continuous view an upper bound).
+    Means over test images have a standard error over these images (``_se``). ``score``
+    is the importance-weighted estimate of the negative log-likelihood on a scale on
+    which models of a view can be compared, smaller is better: nats per binary image, or
+    bits per dimension of the integers (for a continuous view, an upper bound).
 
     Args:
         run: the run.
@@ -42,10 +42,10 @@ def result_row(
         evaluation: arrays over the test images.
         floor: -log p(x) of the test images without latents, nats in the likelihood's
             view, ``[M]``; NaN where it is not known.
-        last_gain: nats that the best validation bound rose by in the last fifth of
-            training.
-        epochs: that were trained.
-        **facts: what else training knows: best_epoch, seconds, ...
+        last_gain: rise of the best validation bound in the last fifth of training,
+            nats.
+        epochs: number of epochs that were trained.
+        **facts: further columns that training knows: best_epoch, seconds, ...
     """
     settings, view = run.settings, model.likelihood.view
     estimate = evaluation.estimate
@@ -64,7 +64,7 @@ def result_row(
     bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
     score = scores(view, estimate.log_px, data.num_pixels, data.levels)
     reached = mean_with_error("score", score)
-    # Of a guess that takes all images for equally probable.
+    # The score of a guess that calls all images equally probable.
     guess = data.num_pixels * np.log(2) if binary else np.log2(data.levels)
     return {
         "run": run.name,
@@ -118,7 +118,7 @@ def result_row(
 
 
 def sandwich_columns(sandwich: Sandwich) -> dict[str, float]:
-    """Means over the images and their standard errors, nats unless said."""
+    """Returns the columns of ``sandwich.csv`` that are measured, in nats."""
     gap, simulated = sandwich.gap, sandwich.simulated
     unknown = np.full(gap.elbo.shape, np.nan)
     means = {
@@ -148,10 +148,10 @@ def sandwich_columns(sandwich: Sandwich) -> dict[str, float]:
 def scores(
     view: str, log_px: jax.Array | np.ndarray, num_pixels: int, levels: int
 ) -> np.ndarray:
-    """The score of each image: nats of a binary one, else bits/dim of the integers.
+    """Returns the score of each image: nats if it is binary, else bits/dim.
 
     Args:
-        view: which random variable is modelled.
+        view: the random variable that is modelled.
         log_px: log p(x) in that view, nats, ``[M]``.
         num_pixels: D, the number of values of an image.
         levels: number of intensity levels.
@@ -163,7 +163,7 @@ def scores(
 
 
 def mean_with_error(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:
-    """Mean over images and its standard error, as ``name`` and ``name_se``."""
+    """Returns mean and standard error over images, as ``name`` and ``name_se``."""
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else np.nan
     return {name: float(values.mean()), f"{name}_se": float(error)}

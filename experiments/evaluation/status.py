@@ -1,4 +1,4 @@
-"""How the training of a run ended, in a word: the column ``status``."""
+"""The column ``status``: how the training of a run ended, in a word."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,17 @@ import numpy as np
 from vae_jax.diagnostics import ONE_BIT
 
 DIVERGED, FAILED = "diverged", "failed"
-# Of runs whose score says nothing of their likelihood: they enter no mean, and lead
-# nothing.
+# Runs whose score says nothing about their likelihood: no mean contains them, and they
+# are never called best.
 LOST = {
     FAILED: "worse by more than two standard errors than a constant output, or than a "
     "guess that calls all images equally probable, or at twice the bits of that guess",
     DIVERGED: "no finite score",
 }
 
-_MOST_BITS = 8  # of a guess, for a value of an image
+_MOST_BITS = 8  # that a guess needs for a value of an image
 
-# What runs of earlier versions say claims more than they knew.
+# Words of earlier versions, which claim more than was known.
 _BEFORE = {"settled": "training ended", "epoch limit": "schedule ended"}
 
 
@@ -32,27 +32,27 @@ def status(
     epochs: int,
     num_epochs: int,
 ) -> str:
-    """Returns what is known of a run.
+    """Returns the status of a run.
 
     ``diverged``: score or ELBO is not finite. ``failed``: the model is worse than one
     that has learned nothing, by more than two standard errors, which are paired over
-    test images. One that equals the best constant output, within a bit an image, has
-    collapsed, and did not fail: not even where that output is no better than a guess.
-    One that takes twice as many bits as a guess failed, even where a few images make
-    both its mean and the standard error.
-    Else why training ended: ``patience ended``, or ``schedule ended`` after all epochs.
-    Whether more epochs would gain anything cannot be told from the run: with a learning
-    rate that decays, every curve ends flat.
+    test images. A model within a bit per image of the best constant output has
+    collapsed and did not fail, even if that output is no better than a guess. A model
+    that needs twice as many bits as a guess failed, even if a few images make both its
+    mean and its standard error.
+    Otherwise the reason why training ended: ``patience ended``, or ``schedule ended``
+    after all epochs. The run cannot tell whether more epochs would help: with a
+    learning rate that decays, every curve ends flat.
 
     Args:
         score: mean over test images.
-        elbo: the same of the ELBO.
-        over_guess: by how much the score of each test image exceeds that of a guess
-            that calls all images equally probable, in scores of that guess.
-        over_constant: the same of the best constant output, nats; NaN where it is not
-            known.
-        epochs: that were trained.
-        num_epochs: that were allowed.
+        elbo: mean over test images.
+        over_guess: score of each test image minus the score of a guess that calls all
+            images equally probable, divided by the latter, ``[M]``.
+        over_constant: the same minus the score of the best constant output, nats,
+            ``[M]``; NaN where that is not known.
+        epochs: number of epochs that were trained.
+        num_epochs: number of epochs that were allowed.
     """
     if not np.isfinite([score, elbo]).all():
         return DIVERGED
@@ -72,11 +72,11 @@ def _exceeds(excess: np.ndarray) -> bool:
 
 
 def in_present_words(row: Mapping[str, Any]) -> str:
-    """Returns the status of a row of this or an earlier version as this one says it.
+    """Returns the status of a row, also of an earlier version, in the present words.
 
-    Earlier versions did not know models that failed. Theirs are told by the constant
-    output alone, and by an error that is not paired, as its scores of the images were
-    not kept.
+    Earlier versions did not detect models that failed. Their rows are compared with the
+    constant output only, and with an error that is not paired, because its score of
+    each image was not kept.
     """
     word: str = row["status"]
     if word not in _BEFORE:

@@ -1,4 +1,4 @@
-"""The arrays that training stores of a run: pictures and comparisons need no model."""
+"""The arrays that training stores, so that the report needs no model."""
 
 import json
 
@@ -8,7 +8,7 @@ from experiments.data.images import ImageData
 from experiments.settings.grid import Run
 from vae_jax.measure import Evaluation, Pictures
 
-SHOWN = 32  # reconstructions, and samples
+SHOWN = 32  # number of reconstructions, and of samples
 MANIFOLD_SIDE = 10
 CLASS_NAMES = "class_names"
 
@@ -20,22 +20,22 @@ def to_store(
     arrays: Pictures,
     floor: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Returns what is stored of a run, for pictures and comparisons to need no model.
+    """Returns the arrays of a run from which the report is drawn.
 
     Args:
         run: the run.
-        data: the data set the model was trained on.
+        data: the data set that the model was trained on.
         evaluation: arrays over the test images.
-        arrays: what ``vae_jax.measure.draw`` computed.
+        arrays: the result of ``vae_jax.measure.draw``.
         floor: -log p(x) of the test images without latents, nats.
 
     Returns:
-        By name, over the test images in their order: ``test/log_px``, ``test/elbo``,
-        ``test/floor`` (nats in the likelihood's view), ``test/effective_sample_size``,
-        ``test/posterior_mean``, and ``test/labels`` where there are any, with
-        ``class_names`` (their names, as JSON in UTF-8) if they have some; of pictures,
-        ``picture/originals`` (integers below ``picture/levels``) and the intensities
-        of ``Pictures``.
+        Arrays by name. Over the test images, in their order: ``test/log_px``,
+        ``test/elbo``, ``test/floor`` (nats in the likelihood's view),
+        ``test/effective_sample_size``, ``test/posterior_mean``, and, if there are
+        classes, ``test/labels``; if these have names, ``class_names`` (JSON in UTF-8).
+        For pictures: ``picture/originals`` (integers below ``picture/levels``) and the
+        intensities of ``Pictures``.
     """
     estimate = evaluation.estimate
     model = run.settings.model

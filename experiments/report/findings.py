@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.evaluation.status import LOST
 from experiments.messages.wording import counted, listed
-from experiments.report import leads
+from experiments.report import comparison
 from experiments.report.groups import Axis, Cell, Group
 from experiments.report.members import (
     LATENT_SIZE,
@@ -114,7 +114,7 @@ Scores = Callable[[Member], np.ndarray | None]
 
 
 def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
-    """Returns sentences on the best model, and on whether its lead is due to chance.
+    """Returns sentences on the best model, and on whether chance made it the best.
 
     Args:
         group: the members.
@@ -219,7 +219,7 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
         return f"{next_one}; one test image cannot tell whether they differ on others."
     if np.array_equal(*pairs):
         return f"{next_one}: the scores of every test image are equal."
-    found = leads.compare(*pairs, choices=rivals.choices, tests=tests)
+    found = comparison.compare(*pairs, choices=rivals.choices, tests=tests)
     decimals = group.decimals
     if found.error > 0:  # Two digits of the error.
         decimals = max(decimals, 1 - math.floor(math.log10(found.error)))
@@ -240,15 +240,15 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
     verdict = "no clear difference"
     if found.is_clear:
         verdict = (
-            f"a clear difference (at most {leads.LEVEL:.0%} of reports call one clear"
-            " that is due to chance)"
+            f"a clear difference (at most {comparison.LEVEL:.0%} of reports call one"
+            " clear that is due to chance)"
         )
         if doubts := _doubts_of_rival(group, other):
             verdict += f", but the score of the next one {' and '.join(doubts)}"
     return (
         f"{next_one}, which is larger by {larger}: {verdict}. A true difference of"
-        f" {detectable} {group.unit} would be called clear in {leads.POWER:.0%} of such"
-        " sweeps."
+        f" {detectable} {group.unit} would be called clear in {comparison.POWER:.0%} of"
+        " such sweeps."
     )
 
 

@@ -30,8 +30,8 @@ def latent_scatter(
 ) -> bytes:
     """Returns a PNG of posterior means, with circles at 1 and 2 sigma of the prior.
 
-    Of many images, 4,000 are drawn, spread evenly over the order given. Labels of more
-    than 20 kinds are not shown.
+    At most 4,000 images are drawn, evenly spaced in the given order. If there are more
+    than 20 labels, they are not shown.
 
     Args:
         means: [N, 2] posterior means of two latent variables.
@@ -44,7 +44,7 @@ def latent_scatter(
     if labels is not None and len(np.unique(labels)) <= _MAX_SCATTER_LABELS:
         kinds, kind_of = np.unique(labels[::stride], return_inverse=True)
     shown = [_legend_text(kind, class_names) for kind in kinds]
-    # The legend takes more room for names, and the axes the same.
+    # A legend with names is wider; the axes keep their size.
     width = 3.2 + 0.08 * max(0, max(map(len, shown), default=0) - 3)
     figure = Figure(figsize=(width, 2.75), dpi=96 * SCATTER_SCALE)
     place = (0.15 * 3.2 / width, 0.14, 0.71 * 3.2 / width, 0.84)
@@ -94,7 +94,7 @@ def latent_scatter(
 
 
 def _legend_text(kind: Any, class_names: Sequence[str]) -> str:
-    """Returns the name of a class, or its number where the font cannot write it."""
+    """Returns the name of a class, or its number if the font lacks a character."""
     if not (isinstance(kind, np.integer) and 0 <= kind < len(class_names)):
         return str(kind)
     name = printable(class_names[int(kind)])
@@ -103,5 +103,5 @@ def _legend_text(kind: Any, class_names: Sequence[str]) -> str:
     font = get_font(findfont(FontProperties()))
     if not all(font.get_char_index(ord(character)) for character in name):
         return f"class {kind}"  # A number alone may be the name of another.
-    # matplotlib takes a label in front of which is an underscore for none.
+    # matplotlib ignores labels that begin with an underscore.
     return f" {name}" if name.startswith("_") else name

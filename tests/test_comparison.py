@@ -1,4 +1,4 @@
-"""Tests of leads: how often one is claimed that is none, or is one."""
+"""Tests of the comparison: how often it makes a false claim, and a true one."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.report import leads
+from experiments.report import comparison
 
 # Standard deviations over seeds, over images, and over both, of a cell's scores.
 CASES = {
@@ -47,16 +47,18 @@ def called(scores, tests=1):
     means = scores.mean((-2, -1))
     order = np.argsort(means.min(-1), axis=-1)
     report = np.arange(len(scores))
-    leader, other = (
+    best, other = (
         scores[report, rival, means[report, rival].argmin(-1)]
         for rival in (order[:, 0], order[:, 1])
     )
-    return leads.compare(leader, other, choices=scores.shape[2], tests=tests).is_clear
+    return comparison.compare(
+        best, other, choices=scores.shape[2], tests=tests
+    ).is_clear
 
 
 @pytest.mark.parametrize("num_rivals", [2, 3, 6, 12])
 @pytest.mark.parametrize("num_seeds", [1, 2, 3, 5, 10])
-def test_at_most_five_percent_of_reports_call_a_false_lead(num_rivals, num_seeds):
+def test_at_most_five_percent_of_reports_make_a_false_claim(num_rivals, num_seeds):
     """Of rivals that are equally good, each the best of some cells."""
     rng = np.random.default_rng(0)
     for num_choices in (1, 4):
@@ -69,48 +71,48 @@ def test_at_most_five_percent_of_reports_call_a_false_lead(num_rivals, num_seeds
 
 
 def test_most_of_the_level_is_used_where_seeds_differ_most():
-    """The rate of false leads is small as the test is honest, not as it is blind."""
+    """The rate of false claims is small although the test can see."""
     rng = np.random.default_rng(1)
     for num_seeds in (2, 3, 5, 10):
         scores = table(rng, (3000, 2, 1, num_seeds, NUM_IMAGES), "seeds")
         assert 0.03 < called(scores).mean() < 0.06
 
 
-def test_the_best_of_many_cells_does_not_lead_a_rival_that_has_one_good_cell():
+def test_the_best_of_many_cells_is_not_better_than_a_rival_with_one_good_cell():
     """The case that the correction for choices is made for."""
     rng = np.random.default_rng(2)
     scores = table(rng, (2000, 2, 8, 5, NUM_IMAGES), "seeds")
     scores[:, 1, 1:] += 100
     assert called(scores).mean() <= 0.05
     best = scores[np.arange(2000), 0, scores[:, 0].mean((-2, -1)).argmin(-1)]
-    uncorrected = leads.compare(best, scores[:, 1, 0], choices=1)
+    uncorrected = comparison.compare(best, scores[:, 1, 0], choices=1)
     assert uncorrected.is_clear.mean() > 0.1
 
 
-def test_a_report_of_several_groups_calls_no_more_false_leads():
+def test_a_report_of_several_groups_makes_no_more_false_claims():
     rng = np.random.default_rng(3)
     groups = [table(rng, (3000, 2, 1, 3, NUM_IMAGES), "seeds") for _ in range(2)]
     false = np.logical_or(*(called(scores, tests=2) for scores in groups))
     assert 0.03 < false.mean() < 0.06
 
 
-def test_one_seed_calls_no_lead_and_tells_the_paired_error():
+def test_one_seed_makes_no_claim_and_tells_the_paired_error():
     """Images differ more than models do: unpaired errors would miss a clear one."""
     rng = np.random.default_rng(4)
     images = rng.normal(0, 10, (1, 300))
-    leader, other = (images + rng.normal(shift, 1, (1, 300)) for shift in (0, 1))
-    lead = leads.compare(leader, other, choices=1)
-    assert not lead.is_clear
-    assert np.isnan(lead.detectable)
-    assert lead.difference == pytest.approx(1, abs=0.3)
-    assert lead.error == pytest.approx(2**0.5 / 300**0.5, rel=0.1)
+    best, other = (images + rng.normal(shift, 1, (1, 300)) for shift in (0, 1))
+    found = comparison.compare(best, other, choices=1)
+    assert not found.is_clear
+    assert np.isnan(found.detectable)
+    assert found.difference == pytest.approx(1, abs=0.3)
+    assert found.error == pytest.approx(2**0.5 / 300**0.5, rel=0.1)
 
 
-def test_identical_models_do_not_lead_and_one_image_tells_nothing():
+def test_identical_models_do_not_differ_and_one_image_tells_nothing():
     scores = np.random.default_rng(5).normal(size=(3, 20))
-    assert not leads.compare(scores, scores, choices=1).is_clear
-    assert not leads.compare(scores[:, :1], scores[:, :1] + 9, choices=1).is_clear
-    assert leads.compare(scores, scores + 1e-3, choices=1).is_clear  # For sure.
+    assert not comparison.compare(scores, scores, choices=1).is_clear
+    assert not comparison.compare(scores[:, :1], scores[:, :1] + 9, choices=1).is_clear
+    assert comparison.compare(scores, scores + 1e-3, choices=1).is_clear  # For sure.
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5, 10])
@@ -123,16 +125,16 @@ def test_a_difference_that_is_called_detectable_is_called(num_seeds, choices, ca
     noise = table(rng, shape, case)[:, :, 0]
     # What the error is on average, and so much of it as the test says it takes.
     error = np.diff(noise.mean((-2, -1))).std()
-    first = leads.compare(noise[0, 0], noise[0, 1], choices=choices)
+    first = comparison.compare(noise[0, 0], noise[0, 1], choices=choices)
     shift = error * first.detectable / first.error
-    found = leads.compare(noise[:, 0], noise[:, 1] + shift, choices=choices)
+    found = comparison.compare(noise[:, 0], noise[:, 1] + shift, choices=choices)
     power = found.is_clear.mean()
     assert power > 0.77
     if case == "seeds":
         assert power < 0.83
 
 
-def test_no_command_waits_for_what_leads_alone_need():
+def test_no_command_waits_for_what_only_comparisons_need():
     code = "import experiments.sweep, sys; sys.exit('scipy.stats' in sys.modules)"
     root = Path(__file__).parents[1]
     assert not subprocess.run([sys.executable, "-c", code], cwd=root).returncode
