@@ -327,7 +327,7 @@ def test_page_tells_where_numbers_come_from(page):
 def test_every_column_has_a_heading_of_its_own():
     members = members_of(sweep(), pytest.fail)
     for group in group_members(members):
-        headers = [column.header for column in report._columns(group)]
+        headers = [column.heading for column in report._columns(group)]
         assert len(set(headers)) == len(headers)
 
 

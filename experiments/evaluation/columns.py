@@ -49,6 +49,11 @@ class Column:
         return ", ".join(filter(None, [self.header, self.unit]))
 
     @property
+    def plain_meaning(self) -> str:
+        """The meaning without the marks of Markdown."""
+        return self.meaning.replace("\\|", "|").replace("`", "")
+
+    @property
     def types(self) -> tuple[type, ...]:
         """The types that its values may have in a record."""
         return _TYPES[self.kind]

@@ -251,7 +251,7 @@ def score_lines(group: Group, along: Axis) -> Chart:
         note_points_above(upper, [cell.mean for cell in scores[title]])
         if along.name == LATENT_SIZE:
             lower.plot(along.values, along.values, color=FAINT, lw=0.9, ls=":")
-        most = max(group.latent_dims)
+        most = group.axes[LATENT_SIZE].values[-1]
         lower.set_ylim(-0.05 * most, 1.1 * most)
         lower.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
         lower.set_xlabel(along.name)

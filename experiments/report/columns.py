@@ -1,6 +1,8 @@
 """Prints ``docs/columns.md``, the page on the columns of all tables.
 
-python -m experiments.report.columns > docs/columns.md
+    python -m experiments.report.columns > docs/columns.md
+
+``experiments/evaluation/columns.toml`` declares them.
 """
 
 from pathlib import Path

@@ -252,19 +252,9 @@ class Group:
     # --- words ------------------------------------------------------------------------
 
     @property
-    def settings(self) -> list[str]:
-        """The settings that occur, in the order of the sweep."""
-        return list(dict.fromkeys(member.setting for member in self.members))
-
-    @property
     def likelihoods(self) -> list[str]:
         """The likelihoods that occur, that of the best cell first."""
         return [str(name) for name in self.axes[LIKELIHOOD].values]
-
-    @property
-    def latent_dims(self) -> list[int]:
-        """The latent sizes that occur, sorted."""
-        return sorted({member.latent_dim for member in self.members})
 
     @property
     def upper_bounds(self) -> set[str]:

@@ -44,6 +44,10 @@ class Member:
         known = {axis: value for axis, value in self.point.items() if value is not None}
         return {axis: str(known[axis]) for axis in list(known)[2:]}
 
+    def content(self, column: str) -> Any:
+        """Returns its value in a column of the report, or on an axis; '' for none."""
+        return self.axes.get(column, self.row.get(column, ""))
+
     @property
     def setting(self) -> str:
         """Those axes in words; '' where there are none."""

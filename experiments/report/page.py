@@ -14,12 +14,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.evaluation import results
-from experiments.evaluation.columns import shown
+from experiments.evaluation.columns import Column, shown
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
@@ -52,24 +52,6 @@ _WIDEST = 360
 # group, and at most so many bytes of pictures.
 _MOST_PICTURED = 200
 _MOST_BYTES = 2**25
-
-
-class Column(NamedTuple):
-    """A column of the table of results.
-
-    Attributes:
-        field: Field of `Member`, or axis of the sweep.
-        header: Text at its head.
-        format: Format specification of its numbers; '' for text.
-    """
-
-    field: str
-    header: str
-    format: str
-
-    def content(self, member: Member) -> Any:
-        """Returns the value of a member; '' if this axis belongs to other members."""
-        return member.axes.get(self.field, getattr(member, self.field, ""))
 
 
 def write_report(
@@ -231,13 +213,14 @@ def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _columns(group: Group) -> list[Column]:
-    """Returns the columns of the table of results: the axes follow the latent size."""
-    found = []
-    for column in shown(group.unit, group.decimals):
-        found.append(Column(column.name, column.heading, column.format))
-        if column.name == "latent_dim":
-            found += [Column(axis, axis, "") for axis in list(group.axes)[2:]]
-    return found
+    """Returns the columns of the table of results: axes follow the latent size."""
+    axes = [
+        Column(axis, "axis of the sweep", str, header=axis)
+        for axis in list(group.axes)[2:]
+    ]
+    columns = shown(group.unit, group.decimals)
+    place = [column.name for column in columns].index("latent_dim") + 1
+    return [*columns[:place], *axes, *columns[place:]]
 
 
 def _evaluation(members: Sequence[Member]) -> list[tuple[str, str]]:
