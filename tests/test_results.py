@@ -327,7 +327,7 @@ def test_means_leave_out_what_diverged():
     )
     assert lines[beta].split() == ["beta", "2", "diverged", "2.200", "(1", "failed)"]
     assert laplace < beta  # No mean that lacks a seed is first, as 2.2 is one.
-    assert lines[laplace].rstrip().endswith("* 3.150 ± 0.071")
+    assert lines[laplace].rstrip().endswith("*3.150 ±0.071")
     assert "means leave out runs that failed or diverged" in lines[-1]
     assert "* lowest score where no seed is missing" in lines[-1]
 
@@ -347,28 +347,19 @@ def test_cells_are_means_and_spreads_over_seeds_best_first():
     text = printed(table_rows())
     (line,) = lines_with(text, "Laplace")
     # Seeds give 3.5 and 3.6, then 3.1 and 3.2: the deviation is 0.1 / sqrt(2).
-    assert line.split() == [
-        "Laplace",
-        "†",
-        "3.550",
-        "±",
-        "0.071",
-        "3.150",
-        "±",
-        "0.071",
-    ]
+    assert line.split() == ["Laplace", "†", "3.550", "±0.071", "3.150", "±0.071"]
     assert text.count("*") == 2 * 2  # A mark and its meaning for each table.
-    assert lines_with(text, "beta", "* 2.150 ± 0.071")
+    assert lines_with(text, "beta", "*2.150 ±0.071")
     assert "± standard deviation over 2 seeds" in text
     assert "standard error over 297 test images" in printed(table_rows()[::2])
     assert text.index("beta") < text.index("Laplace")
-    assert text.index("latent size = 2") < text.index("latent size = 10")
+    assert re.search(r"latent size *\n *likelihood +2 +10 *\n", text)
 
 
 def test_sweeps_of_another_field_have_rows_of_their_own():
     text = printed(table_rows(beta=(1.0, 4.0)))
     assert len(lines_with(text, "Laplace")) == 2
-    assert lines_with(text, "Laplace † ", " 4.0 ", " 3.550 ± 0.071 ")
+    assert lines_with(text, "Laplace † ", " 4.0 ", " 3.550 ±0.071 ")
 
 
 def test_other_axes_make_rows_and_columns():
@@ -377,12 +368,12 @@ def test_other_axes_make_rows_and_columns():
         posterior=("diagonal", "iaf"),
         prior=("standard_normal", "vamp"),
     )
-    _, _, header, _, *lines = printed(rows).splitlines()
-    assert header.split()[:2] == ["likelihood", "posterior"]
-    assert "prior = standard normal prior = vamp" in " ".join(header.split())
-    assert [line.split()[:4] for line in lines[:2]] == [
-        ["categorical", "iaf", "*", "2.500"],
-        ["categorical", "diagonal", "3.000", "±"],
+    _, _, above, header, _, *lines = printed(rows).splitlines()
+    assert above.split() == ["prior"]
+    assert header.split() == ["likelihood", "posterior", "standard", "normal", "vamp"]
+    assert [line.split()[:3] for line in lines[:2]] == [
+        ["categorical", "iaf", "*2.500"],
+        ["categorical", "diagonal", "3.000"],
     ]
 
 
@@ -395,7 +386,7 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
     ]
     text = printed(rows)
     (missing,) = lines_with(text, "beta")
-    assert missing.split() == ["beta", "*", "2.150", "±", "0.071"]
+    assert missing.split() == ["beta", "*2.150", "±0.071"]
     (diverged,) = lines_with(text, "gauss ")
     assert "diverged" in diverged
     assert text.index("beta") < text.index("gauss")

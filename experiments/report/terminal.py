@@ -51,7 +51,7 @@ def _score_table(group: Group) -> Table:
     lines: dict[tuple[str, ...], dict[Value, str]] = {}
     for cell in group.ranking():
         line = tuple(group.label(axis, cell.point[axis.name]) for axis in labels)
-        number = "* " * (cell is best) + group.number(cell)
+        number = "*" * (cell is best) + group.number(cell).replace("± ", "±")
         lines.setdefault(line, {})[cell.point[columns.name]] = number
     notes = [
         f"± {group.spread}" if group.spread else "",
@@ -66,9 +66,10 @@ def _score_table(group: Group) -> Table:
         "; ".join(filter(None, notes)),
     )
     for axis in labels:
-        table.add_column(axis.name, no_wrap=True)
-    for label in group.labels(columns).values():
-        table.add_column(f"{columns.name} = {label}", justify="right", no_wrap=True)
+        table.add_column(f"\n{axis.name}", no_wrap=True)
+    for i, label in enumerate(group.labels(columns).values()):
+        above = "" if i else columns.name
+        table.add_column(f"{above}\n{label}", justify="right", no_wrap=True)
     for line, numbers in lines.items():
         table.add_row(*line, *(numbers.get(value, "") for value in columns.values))
     return table
