@@ -75,8 +75,7 @@ def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
     # A line says as much as a table of a single row of numbers.
     if rows.varies or (columns.varies and not columns.is_number):
         drawn.append(score_table(group))
-    varying = [axis for axis in group.axes.values() if axis.varies]
-    drawn += [score_lines(group, axis) for axis in varying if axis.is_number]
+    drawn += [score_lines(group, axis) for axis in group.varying if axis.is_number]
     if sum(len(_points(cell)) for cell in group.ranking()) > 1:
         drawn.append(rate_distortion(group))
     if any(map(len, (part for own in bounds.values() for part in own.values()))):
@@ -305,7 +304,7 @@ def rate_distortion(group: Group) -> Chart:
     size or another axis of numbers. All panels have one scale. Points that lie far
     above most are left out, and their number is printed.
     """
-    numbers = [axis for axis in group.axes.values() if axis.varies and axis.is_number]
+    numbers = [axis for axis in group.varying if axis.is_number]
     numbers.sort(key=lambda axis: axis.name != "β")
     along = numbers[0] if numbers else None
     by, size = group.colored(along), group.axes[LATENT_SIZE]

@@ -48,13 +48,11 @@ def contest(group: Group) -> Contest:
     If there is one likelihood, models are compared that differ on the sweep's other
     axes, and if there are none, the latent sizes.
     """
-    others = [a for a in varying(group.members) if a not in (LIKELIHOOD, LATENT_SIZE)]
-    if group.axes[LIKELIHOOD].varies:
-        axes, noun = [LIKELIHOOD], LIKELIHOOD
-    elif others:
-        axes, noun = others, others[0] if len(others) == 1 else "setting"
-    else:
-        axes, noun = [LATENT_SIZE], LATENT_SIZE
+    axes = [axis.name for axis in group.varying if axis.name != LATENT_SIZE]
+    if LIKELIHOOD in axes:
+        axes = [LIKELIHOOD]
+    axes = axes or [LATENT_SIZE]
+    noun = axes[0] if len(axes) == 1 else "setting"
     by_rival = collections.defaultdict(list)
     for cell in group.ranking():
         by_rival[tuple(cell.point[axis] for axis in axes)].append(cell)
@@ -139,9 +137,8 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
     whole = [cell for cell in ranking if cell.is_whole]
     clauses = [
         clause
-        for axis in group.axes.values()
-        if axis.varies
-        and (
+        for axis in group.varying
+        if (
             clause := _best_number(group, axis, whole)
             if axis.is_number
             else _range_of_texts(group, axis, whole, rivals.noun)
@@ -154,7 +151,7 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
 
 def _best_number(group: Group, axis: Axis, ranking: Sequence[Cell]) -> str:
     """Returns a clause on the number that has the lowest means; '' if all are equal."""
-    others = [a for a in group.axes.values() if a.varies and a != axis]
+    others = [other for other in group.varying if other != axis]
     by_line = collections.defaultdict(list)
     for cell in ranking:
         by_line[tuple(cell.point[other.name] for other in others)].append(cell)
@@ -198,12 +195,10 @@ def _range_of_texts(
 def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> str:
     """Returns a sentence on the difference of the best two, and on its certainty."""
     best, other = rivals.rivals[:2]
-    differ = varying(group.members)
-    name = named(other.point, differ)
-    if rivals.noun in differ and rivals.noun != LIKELIHOOD:
-        axis = group.axes[rivals.noun]
-        rest = [other for other in differ if other != rivals.noun]
-        name = group.label(axis, other.point[axis.name])
+    name = group.name(other)
+    if rivals.noun in group.axes and rivals.noun != LIKELIHOOD:
+        name = group.label(group.axes[rivals.noun], other.point[rivals.noun])
+        rest = [axis.name for axis in group.varying if axis.name != rivals.noun]
         name += f" ({named(other.point, rest)})" if rest else ""
     next_one = (
         f"The next {rivals.noun} is {name}, at {group.number(other)} {group.unit}"

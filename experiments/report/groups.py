@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.report.members import (
+    LATENT_SIZE,
     LIKELIHOOD,
     Member,
     Value,
     likelihood_label,
     named,
-    varying,
 )
 
 
@@ -202,6 +202,11 @@ class Group:
         return axes
 
     @functools.cached_property
+    def varying(self) -> list[Axis]:
+        """The axes on which the members differ."""
+        return [axis for axis in self.axes.values() if axis.varies]
+
+    @functools.cached_property
     def layout(self) -> Layout:
         """The axes of a table of scores.
 
@@ -209,9 +214,11 @@ class Group:
         Where one does not, the axis with the most values takes its place. Of two such
         axes, numbers make the columns.
         """
-        likelihood, size, *others = self.axes.values()
-        others.sort(key=lambda axis: -len(axis.values))
-        order = [axis for axis in (likelihood, size, *others) if axis.varies]
+        likelihood, size = self.axes[LIKELIHOOD], self.axes[LATENT_SIZE]
+        order = sorted(  # Axes with as many values stay in the order of the sweep.
+            self.varying,
+            key=lambda axis: (axis not in (likelihood, size), -len(axis.values)),
+        )
         shown, rest = order[:2], order[2:]
         for axis in (size, likelihood):  # A single axis is crossed by one of them.
             if len(shown) < 2 and axis.is_number not in [a.is_number for a in shown]:
@@ -236,7 +243,7 @@ class Group:
             cells: the cells.
             inside: axes whose values are in one panel.
         """
-        outside = [a for a in self.axes.values() if a.varies and a not in inside]
+        outside = [axis for axis in self.varying if axis not in inside]
         panels: dict[tuple[int, ...], list[Cell]] = {}
         for cell in cells:
             place = tuple(axis.values.index(cell.point[axis.name]) for axis in outside)
@@ -279,7 +286,7 @@ class Group:
 
     def name(self, cell: Cell) -> str:
         """Returns a cell's model in words: the axes on which the members differ."""
-        return named(cell.point, varying(self.members))
+        return named(cell.point, [axis.name for axis in self.varying])
 
     @property
     def has_losses(self) -> bool:

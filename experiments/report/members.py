@@ -41,8 +41,7 @@ class Member:
     @property
     def axes(self) -> dict[str, str]:
         """Text by axis of the sweep besides likelihood, latent size and seed."""
-        known = {axis: value for axis, value in self.point.items() if value is not None}
-        return {axis: str(known[axis]) for axis in list(known)[2:]}
+        return {axis: str(value) for axis, value in _others(self.point).items()}
 
     def content(self, column: str) -> Any:
         """Returns its value in a column of the report, or on an axis; '' for none."""
@@ -170,13 +169,18 @@ def named(point: Mapping[str, Value], axes: Collection[str]) -> str:
     if LIKELIHOOD in axes:
         words.append(likelihood_label(str(point[LIKELIHOOD])))
     if LATENT_SIZE in axes:
-        words.append(counted(int(point[LATENT_SIZE] or 0), "latent"))
-    others = {
-        axis: value
-        for axis, value in list(point.items())[2:]
-        if axis in axes and value is not None
-    }
+        words.append(counted(point[LATENT_SIZE], "latent"))
+    others = {axis: value for axis, value in _others(point).items() if axis in axes}
     return ", ".join(filter(None, [" with ".join(words), described(others)]))
+
+
+def _others(point: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns known values by axis, without likelihood and latent size."""
+    return {
+        axis: value
+        for axis, value in point.items()
+        if axis not in (LIKELIHOOD, LATENT_SIZE) and value is not None
+    }
 
 
 def varying(members: Iterable[Member]) -> list[str]:
