@@ -50,7 +50,8 @@ def test_a_row_of_another_version_is_put_in_order():
         ("latent_dim", {"latent_dim": 4}, 4),
         ("latent_dim", {}, ValueError),
         ("latent_dim", {"latent_dim": math.inf}, OverflowError),
-        ("rate", {"rate": None}, TypeError),
+        ("rate", {"rate": None}, math.nan),
+        ("epochs", {"epochs": None}, TypeError),
     ],
 )
 def test_a_value_is_read_as_its_column_says(name, row, value):

@@ -332,6 +332,13 @@ def test_means_leave_out_what_diverged():
     assert "* lowest score where no seed is missing" in lines[-1]
 
 
+@pytest.mark.parametrize("likelihood", VIEWS)
+def test_a_row_is_printed_as_it_was_measured(likelihood, data, evaluation):
+    text = printed([row_of(likelihood, data, evaluation)])
+    assert "left out of the report" not in text
+    assert any(line.split()[:1] == [likelihood] for line in text.lower().splitlines())
+
+
 def test_units_are_never_in_one_table():
     text = printed(table_rows())
     tables = text.split("-log p(x)")[1:]

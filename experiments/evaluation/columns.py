@@ -59,7 +59,7 @@ class Column:
         return _TYPES[self.kind]
 
     def read(self, row: Mapping[str, Any]) -> Any:
-        """Returns the value in a row; '' or NaN where the row has none.
+        """Returns the value in a row; '' or NaN if the row has none. None is NaN.
 
         Raises:
             OverflowError, TypeError, ValueError: the value has another type, or a whole
@@ -67,9 +67,9 @@ class Column:
         """
         missing = "" if self.kind is str else math.nan
         value = row.get(self.name, missing)
-        if value != value and not (self.kind is int and self.setting):
-            return missing
-        return self.kind(value)
+        is_nan = value != value or (value is None and self.kind is float)
+        may_be_nan = not (self.kind is int and self.setting)
+        return missing if is_nan and may_be_nan else self.kind(value)
 
     def of_score(self, unit: str, decimals: int) -> "Column":
         """Returns the column where the score has a unit and a number of decimals."""
