@@ -35,19 +35,14 @@ def main() -> None:
         expand_user(flag.value) for flag in (_RUNS, _RECORDS, _PAGE, _README)
     )
     if _RUNS.present and not runs.is_dir():
-        raise SettingsError(
-            f"--runs is {runs}: it is no folder. Give the folder of the run folders, "
-            "or leave the flag out to draw the page from records alone."
-        )
+        remedy = "Give the folder of the run folders, or leave the flag out"
+        raise SettingsError.of("--runs", str(runs), "it is no folder", remedy)
     if _RECORDS.present and not kept.is_dir():
-        raise SettingsError(
-            f"--records is {kept}: it is no folder. Make it, or leave the flag out to "
-            f"use {_RECORDS.default}."
-        )
+        remedy = f"Make it, or leave the flag out to use {_RECORDS.default}"
+        raise SettingsError.of("--records", str(kept), "it is no folder", remedy)
     if not _PAGE.value:
-        raise SettingsError(
-            f"--page is empty: name a file, or leave it out for {_PAGE.default}."
-        )
+        remedy = f"Name a file, or leave the flag out for {_PAGE.default}"
+        raise SettingsError.of("--page", "", "it names no file", remedy)
     CONSOLE.print(write_pages(runs, kept, page, readme if _README.value else None))
 
 

@@ -53,9 +53,8 @@ def _read(page: Path) -> str:
     try:
         return page.read_text(encoding="utf-8")
     except OSError as error:
-        raise SettingsError(
-            f"--readme: cannot read {page} ({error.strerror})."
-        ) from error
+        why = f"it cannot be read ({error.strerror})"
+        raise SettingsError.of("--readme", str(page), why, "Name a page") from error
 
 
 def keep(runs: Path, kept: Path) -> None:
@@ -110,8 +109,8 @@ def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
     parts = page.split(_MARK)
     if len(parts) != 3:
         raise SettingsError(
-            f"--readme: the page has {len(parts) - 1} lines {_MARK}: put two where the "
-            "summary should stand."
+            f"--readme: the page has {len(parts) - 1} lines {_MARK}. Put two of them "
+            "where the summary should stand."
         )
     summary = render("papers_summary.md.jinja", tables)
     return f"{_MARK}\n{summary}{_MARK}".join([parts[0], parts[2]])
@@ -139,9 +138,9 @@ def _table(path: Path, kept: Path) -> dict[str, Any]:
                     obtained.append({**row, "variant": variant, **summary(found)})
                 except (KeyError, OverflowError, TypeError, ValueError) as error:
                     CONSOLE.print(
-                        f"left out: {kept / variant}.json holds no results of "
-                        f"{row['model']} as they are written here ({error!r}): restore "
-                        "it from the repository, or delete it."
+                        f"{kept / variant}.json is left out: it holds no results of "
+                        f"{row['model']} ({error!r}). Restore it from the repository, "
+                        "or delete it."
                     )
         rows += obtained or [{**row, "variant": "", "obtained": ""}]
     return {**table, "path": f"configs/papers/{path.name}", "rows": rows}
