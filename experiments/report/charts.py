@@ -92,7 +92,7 @@ def score_table(group: Group) -> Chart:
     outlined, if no seed is missing in it. A cell with fewer seeds than others shows
     their number in parentheses, or how many failed or diverged.
     """
-    rows, columns, _ = group.layout
+    rows, columns, others = group.layout
     panels = group.panels(group.ranking(), rows, columns)
     heads = [textwrap.fill(text, 13) for text in group.labels(columns).values()]
     styles = _styles(group, rows)
@@ -138,6 +138,8 @@ def score_table(group: Group) -> Chart:
             y = rows.values.index(cell.point[rows.name])
             _draw_cell(axes, x, y, cell, group, scale)
     names = " and ".join(axis.name for axis in (rows, columns) if axis.varies)
+    if others:
+        names += f", for each {' and '.join(axis.name for axis in others)}"
     notes = [
         f"In {group.unit}; smaller is better, and has a stronger colour.",
         "Mean over seeds" * (group.num_seeds > 1),
