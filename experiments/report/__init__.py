@@ -1,1 +1,18 @@
-"""Tables, charts and the page: they are drawn from stored rows and arrays."""
+"""Tables, charts and the page: they are drawn from stored rows and arrays.
+
+The modules:
+
+    members       rows of results, with their place in the sweep
+    groups        members whose scores may be compared; means over seeds, axes, layout
+    findings      sentences on a group
+    comparison    the test of the best against the next one
+
+    page          report.html of a run folder
+    charts        its charts, of a group
+    style         the look of the charts
+    pictures      pictures of each run: grids of images, and scatter of latents
+    terminal      tables in the terminal
+    papers        published tables beside our results
+    columns       docs/columns.md
+    templates     reads the templates beside these modules
+"""
