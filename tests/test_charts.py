@@ -223,9 +223,9 @@ def test_a_learning_curve_of_one_point_is_seen(monkeypatch, length):
 
 def test_curves_of_two_bounds_share_no_panel(monkeypatch):
     rows = product(
-        lambda objective, posterior: 3.0,
-        objective=("elbo", "iwae"),
+        lambda posterior, objective: 3.0,
         posterior=("diagonal", "iaf"),
+        objective=("elbo", "iwae"),
     )
     group = group_of(*rows)
     figure = drawn(monkeypatch, charts.learning_curves, group, curves_of(group))
