@@ -9,5 +9,6 @@ The modules:
     digests    digests of arrays
     tables     CSV files
     locks      locks on files
+    templates  templates of pages
     paths      paths that users type, and the files below a folder
 """

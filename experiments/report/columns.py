@@ -8,7 +8,7 @@
 from pathlib import Path
 
 from experiments.evaluation.columns import BY_SECTION
-from experiments.report.templates import templates
+from experiments.files.templates import templates
 
 
 def page() -> str:

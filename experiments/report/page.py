@@ -20,13 +20,13 @@ import numpy as np
 
 from experiments.evaluation import results
 from experiments.evaluation.columns import Column, shown
+from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
 from experiments.report.groups import Cell, Group, group_members
 from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.style import styles_of
-from experiments.report.templates import templates
 from experiments.runs.folder import RunFolder
 
 # The title of each picture, and the sentence that appears when it is shown whole.

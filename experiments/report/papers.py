@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evaluation.status import LOST
+from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import FolderError, SettingsError
 from experiments.messages.wording import plain_name
 from experiments.report.groups import over_seeds
 from experiments.report.members import Member, members_of
-from experiments.report.templates import templates
 from experiments.runs import records
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Run, choose, expand

@@ -75,34 +75,33 @@ def part_options(section: Any, kind: str) -> dict[str, Any]:
     """
     registry, name = _registry(section, kind), getattr(section, kind)
     known = registry.options(name)
-    fields = _taken(section, kind, known)
+    fields = fields_of(type(section), kind, known)
     own = dict(getattr(section, f"{kind}_options"))
     for option, value in own.items():
         path = f"{kind}_options.{option}"
         if option not in known:
             refuse_option(option, value, [(registry, name)], field=path)
-        for field, taken in fields.items():
-            if taken == option:
-                raise ValueError(
-                    f"{path} is {value!r}: it is the field {field}. Set that instead."
-                )
+        if field := fields.get(option):
+            raise ValueError(
+                f"{path} is {value!r}: it is the field {field}. Set that instead."
+            )
         usual = type(known[option].default)
         if usual in (bool, int, float, str):  # Others would fail within a program.
             own[option] = convert(value, usual, path)
-    return {option: getattr(section, field) for field, option in fields.items()} | own
+    return {option: getattr(section, field) for option, field in fields.items()} | own
 
 
 def fitted_prior_options(model: Any, prior: str) -> dict[str, Any]:
     """Returns the options of another prior that is fitted to a trained model."""
-    fields = _taken(model, "prior", PRIORS.options(prior))
-    return {option: getattr(model, field) for field, option in fields.items()}
+    fields = fields_of(type(model), "prior", PRIORS.options(prior))
+    return {option: getattr(model, field) for option, field in fields.items()}
 
 
-def _taken(section: Any, kind: str, known: Container[str]) -> dict[str, str]:
-    """Returns the fields of a section that are options of a part, and the options."""
+def fields_of(cls: type, kind: str, known: Container[str]) -> dict[str, str]:
+    """Returns the known options of a part that are fields of a section, and these."""
     return {
-        field: marker.name
-        for field, marker in option_fields(type(section)).items()
+        marker.name: field
+        for field, marker in option_fields(cls).items()
         if kind in marker.kinds and marker.name in known
     }
 
@@ -127,7 +126,7 @@ def _without_effect(section: Any) -> dict[str, Any]:
     for kind in KINDS:
         if hasattr(section, kind):
             known = _registry(section, kind).options(getattr(section, kind))
-            taken.update(_taken(section, kind, known))
+            taken.update(fields_of(type(section), kind, known).values())
     found = {}
     for field, marker in option_fields(type(section)).items():
         default = next(iter(takers(marker).values())).default

@@ -2,8 +2,9 @@
 
     python -m experiments.settings.page > docs/configuration.md
 
-The sections of ``schema`` declare all of it: types hold the values, docstrings the
-meanings. Defaults are those of ``configs/digits.py``.
+``page.md.jinja`` is the text between the tables. The sections of ``schema`` declare the
+rows: types hold the values, docstrings the meanings. Defaults are those of
+``configs/digits.py``.
 """
 
 import dataclasses
@@ -11,101 +12,45 @@ import functools
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, get_args
 
+from experiments.files.templates import templates
 from experiments.settings import configuration
-from experiments.settings.options import KINDS, REGISTRIES, option_fields, takers
+from experiments.settings.options import (
+    KINDS,
+    REGISTRIES,
+    fields_of,
+    option_fields,
+    takers,
+)
 from experiments.settings.schema import Settings, field_types
-from experiments.settings.values import Options, bare, declared, kind_of
+from experiments.settings.values import bare, declared, kind_of
 from vae_jax.checks import Count, Range
 
 _DEFAULT = "configs/digits.py"
 (_LARGE,) = declared(Count)
 _LARGEST = _LARGE.at_most
 
-_INTRODUCTION = f"""\
-# Configuration
-
-Every field of a configuration: the values that it may have, its default and its
-meaning. The defaults are those of [{_DEFAULT}](../{_DEFAULT}), the configuration that
-commands use if they are given none. Printed from the code by
-`python -m experiments.settings.page > docs/configuration.md`.
-
-- [Setting a field](#setting-a-field): files, the command line, run folders
-- [sweep](#sweep): which models are trained
-- [seed](#seed), [data](#data), [model](#model), [training](#training),
-  [evaluation](#evaluation), [parallel](#parallel), [checkpoint](#checkpoint),
-  [diagnostics](#diagnostics): the model, its training, and the computation
-- [Parts and their options](#parts-and-their-options): the names of likelihoods,
-  networks, posteriors, priors and objectives
-
-A value that a field does not allow is refused in one line before anything is computed.
-An integer with a lower bound alone is at most {_LARGEST:,}, except in `data`.
-
-## Setting a field
-
-A configuration is a file of Python with a function `get_config()`, such as
-[{_DEFAULT}](../{_DEFAULT}). Its argument is the variant, which is `tiny` below. Fields
-are set in the file, or overridden on the command line; the last of several values
-counts:
-
-```bash
-python -m experiments.train --config={_DEFAULT}:tiny --config.model.latent_dim=3
-python -m experiments.train --config.model.widths=64,64 --config.training.beta=0.5
-python -m experiments.train --config.data.stream --noconfig.data.download
-python -m experiments.train --config.model.network=conv \\
-    --config.model.network_options="{{'convolutions': 'grouped'}}"
-python -m experiments.sweep --config.sweep.latent_dim=2,8 --config.sweep.beta=1.0,4.0
-python -m experiments.sweep --config.sweep.widths="((64, 64), (128,))"
-```
-
-`--config=runs/one/config.json` repeats the configuration of a run folder. Such a folder
-may come from somebody else: its paths, downloads and devices are shown, and not used.
-
-## sweep
-
-A grid maps axes to one value or several; its runs are all their combinations. `seed`
-and every field of [model](#model) and [training](#training) is an axis, except options
-by name. An empty grid is one run. Several grids are united:
-
-```python
-config.sweep = (
-    {{"likelihood": ("laplace", "beta"), "seed": (0, 1)}},
-    {{"likelihood": "gaussian_fixed", "fixed_scale": (0.05, 0.1), "seed": (0, 1)}},
-)
-```
-
-`--config.sweep.seed=0,1,2` sets the axis in each grid that has it, and
-`--config.sweep.1.seed=0,1,2` in the second grid. A sweep is refused if no run takes a
-field that it sets, or if two of its runs are the same model.
-
-"""
-_PARTS = """\
-## Parts and their options
-
-The fields above that are marked *for …* are options of these parts: a part gets each
-field that it takes. Its other options are given by name, such as
-`config.model.network_options = {"convolutions": "grouped"}`. Names and options of your
-own: [docs/extending.md](extending.md).
-"""
-
 
 def page() -> str:
     """Returns docs/configuration.md."""
-    fields = configuration.read([], _DEFAULT).fields
-    sections = [name for name in field_types(Settings) if name != "seed"]
-    axes = [(f"`{axis}`", f"`{values!r}`") for axis, values in fields["sweep"].items()]
-    seed = _table(Settings, {"seed": fields["seed"]})
-    parts = [_INTRODUCTION + _as_table(("Axis", "Default"), axes), "## seed\n", seed]
-    for name in sections:
-        cls = field_types(Settings)[name]
-        options = [field for field, hint in field_types(cls).items() if hint is Options]
-        table = _table(cls, fields[name] | {field: {} for field in options})
-        parts += [f"## {name}\n", f"{summary(cls)}\n", table]
-    parts.append(_PARTS)
-    for kind in KINDS:
-        parts += [f"### {kind.capitalize()}s\n", _parts(kind)]
-    return "\n".join(parts)
+    given = configuration.read([], _DEFAULT).fields
+    sections = [
+        # A configuration may leave out options by name: {}.
+        (name, summary(cls), _fields(cls, {key: {} for key in field_types(cls)} | own))
+        for name, cls in field_types(Settings).items()
+        if isinstance(own := given[name], dict)
+    ]
+    template = templates(Path(__file__).parent).get_template("page.md.jinja")
+    return template.render(
+        largest=_LARGEST,
+        axes=[(f"`{axis}`", f"`{own!r}`") for axis, own in given["sweep"].items()],
+        seed=_fields(Settings, {"seed": given["seed"]}),
+        sections=sections,
+        parts=[(kind, _parts(kind)) for kind in KINDS],
+        table=_table,
+    )
 
 
 def summary(cls: Any) -> str:
@@ -124,10 +69,10 @@ def meanings(cls: type) -> dict[str, str]:
     return found
 
 
-def _table(cls: type, defaults: Mapping[str, Any]) -> str:
-    """Returns the table of the fields of a section that have defaults."""
+def _fields(cls: type, defaults: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Returns a row for each field of a section that has a default."""
     about = meanings(cls)
-    rows = [
+    return [
         (
             f"`{name}`",
             _values(cls, name),
@@ -138,7 +83,6 @@ def _table(cls: type, defaults: Mapping[str, Any]) -> str:
         for name in dict.fromkeys([*cls.__annotations__, *field_types(cls)])
         if name in defaults
     ]
-    return _as_table(("Field", "Values", "Default", "Meaning"), rows)
 
 
 def _values(cls: type, name: str) -> str:
@@ -150,15 +94,13 @@ def _values(cls: type, name: str) -> str:
         hint = next((p.annotation for p in takers(marker).values()), hint)
     if kind_of(hint) is tuple:
         return f"tuple of integers, each {_allowed(get_args(bare(hint))[0])}"
-    words = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"}
-    allowed = _allowed(hint)
     if name in KINDS:
         return f"a name in [{name}s](#{name}s)"
-    if kind_of(hint) is str and allowed:
-        return allowed
-    return ", ".join(
-        filter(None, (words.get(kind_of(hint), "options by name"), allowed))
-    )
+    words = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"}
+    kind, allowed = words.get(kind_of(hint), "options by name"), _allowed(hint)
+    if not allowed:
+        return kind
+    return allowed if kind == "text" else f"{kind}, {allowed}"
 
 
 def _allowed(hint: Any) -> str:
@@ -188,24 +130,17 @@ def _for_parts(cls: type, field: str) -> str:
     return f" *For {'; '.join(texts)}.*" if texts else ""
 
 
-def _parts(kind: str) -> str:
-    """Returns the table of the parts of a kind, with their options."""
+def _parts(kind: str) -> list[tuple[str, ...]]:
+    """Returns a row for each part of a kind, with its options."""
     section = field_types(Settings)["training" if kind == "objective" else "model"]
-    fields = {
-        marker.name: field
-        for field, marker in option_fields(section).items()
-        if kind in marker.kinds
-    }
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, part in REGISTRIES[kind].items():
+        about = summary(getattr(part, "func", part))
         if isinstance(part, functools.partial):
-            bound = ", ".join(
-                f"{key}={value!r}" for key, value in part.keywords.items()
-            )
-            about = f"{summary(part.func)} Here `{bound}`."
-        else:
-            about = summary(part)
+            bound = [f"{option}={value!r}" for option, value in part.keywords.items()]
+            about += f" Here `{', '.join(bound)}`."
         options = REGISTRIES[kind].options(name)
+        fields = fields_of(section, kind, options)
         taken = [f"`{fields[option]}`" for option in options if option in fields]
         own = [
             f"`{option}`: {_allowed(each.annotation)}; default `{each.default!r}`"
@@ -213,7 +148,7 @@ def _parts(kind: str) -> str:
             if option not in fields
         ]
         rows.append((f"`{name}`", about, ", ".join(taken), ". ".join(own)))
-    return _as_table(("Name", "Meaning", "Fields it takes", "Options by name"), rows)
+    return rows
 
 
 def _markdown(text: str) -> str:
@@ -221,7 +156,7 @@ def _markdown(text: str) -> str:
     return " ".join(text.replace("``", "`").split())
 
 
-def _as_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Returns a table of Markdown; columns without any text are left out."""
     columns = zip(header, *rows, strict=True)
     kept = [column for column in columns if any(column[1:])]
@@ -230,7 +165,7 @@ def _as_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     ]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     lines.insert(1, "|---" * len(kept) + "|")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

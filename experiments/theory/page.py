@@ -6,9 +6,9 @@ from pathlib import Path
 import jinja2
 import matplotlib
 
+from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
 from experiments.report.style import MATPLOTLIB, svg
-from experiments.report.templates import templates
 from experiments.theory.claims import Story
 
 # In the order of the page; each is a module with a function ``run() -> Story``.
