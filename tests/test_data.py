@@ -662,16 +662,19 @@ def idx(array):
 
 def publish(folder):
     """Writes the files that MNIST is published as, with 300 and 50 images."""
-    real = downloads.PUBLISHED["mnist"]
     generator = np.random.default_rng(0)
-    for (images, labels), count in zip(real.splits.values(), (300, 50), strict=True):
-        drawn = generator.integers(256, size=(count, 28, 28), dtype=np.uint8)
-        (folder / images).write_bytes(idx(drawn))
-        drawn = generator.integers(10, size=count, dtype=np.uint8)
-        (folder / labels).write_bytes(idx(drawn))
-    contents = [(folder / file).read_bytes() for file in real.files]
-    digests = [hashlib.sha256(content).hexdigest() for content in contents]
-    return real._replace(url=folder.as_uri() + "/", digests=digests)
+    published = []
+    for file in downloads.PUBLISHED:
+        if file.data_set == "mnist":
+            count = 300 if file.split == "train" else 50
+            is_labels = "labels" in file.name
+            high, shape = (10, ()) if is_labels else (256, (28, 28))
+            drawn = generator.integers(high, size=(count, *shape), dtype=np.uint8)
+            path = folder / file.name
+            path.write_bytes(idx(drawn))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            published.append(file._replace(url=path.as_uri(), sha256=digest))
+    return published
 
 
 @pytest.fixture(scope="module")
@@ -687,7 +690,7 @@ def small_mnist(tmp_path_factory):
 def prepared(small_mnist, tmp_path, monkeypatch, capfd):
     """Settings of a small MNIST prepared from files; preparing prints nothing."""
     folder, published = small_mnist
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
+    monkeypatch.setattr(downloads, "PUBLISHED", published)
     downloads.prepare("mnist", str(tmp_path / "tfds"), str(folder))
     assert capfd.readouterr() == ("", "")
     return DataSettings("mnist", data_dir=str(tmp_path / "tfds"), num_validation=100)
@@ -715,7 +718,8 @@ def test_prepared_images_are_the_published_ones(prepared, small_mnist):
         ("train", (data.train, data.validation)),
         ("test", (data.test,)),
     ):
-        contents = [(folder / file).read_bytes() for file in published.splits[split]]
+        own = [file.name for file in published if file.split == split]
+        contents = [(folder / name).read_bytes() for name in own]
         assert pairs(*parts) == pairs([downloads.read_idx(x) for x in contents])
 
 
@@ -727,7 +731,7 @@ def test_second_start_does_not_import_tfds(prepared, monkeypatch):
 
 
 def test_download_prepares_what_is_missing(small_mnist, tmp_path, monkeypatch):
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", small_mnist[1])
+    monkeypatch.setattr(downloads, "PUBLISHED", small_mnist[1])
     settings_ = DataSettings(
         "mnist", data_dir=str(tmp_path / "tfds"), download=True, num_validation=100
     )
@@ -813,18 +817,18 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 def test_published_files_are_checked(small_mnist, tmp_path, monkeypatch):
     folder, published = small_mnist
     target = tmp_path / "tfds"
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
+    monkeypatch.setattr(downloads, "PUBLISHED", published)
     message = refusal(downloads.prepare, "mnist", str(target), str(tmp_path))
     assert "cannot read" in message
     assert "t10k-labels-idx1-ubyte.gz" in message
 
-    others = published._replace(digests=["0" * 64] * 4)
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", others)
+    others = [file._replace(sha256="0" * 64) for file in published]
+    monkeypatch.setattr(downloads, "PUBLISHED", others)
     message = refusal(downloads.prepare, "mnist", str(target), str(folder))
     assert "is not the published file" in message
 
-    nowhere = published._replace(url="http://127.0.0.1:9/")
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", nowhere)
+    nowhere = [file._replace(url="http://127.0.0.1:9/x") for file in published]
+    monkeypatch.setattr(downloads, "PUBLISHED", nowhere)
     message = refusal(downloads.prepare, "mnist", str(target))
     assert "cannot download http://127.0.0.1:9/" in message
     assert "--source=FOLDER" in message
@@ -833,7 +837,7 @@ def test_published_files_are_checked(small_mnist, tmp_path, monkeypatch):
 
 def test_what_cannot_be_written_is_refused(small_mnist, tmp_path, monkeypatch):
     folder, published = small_mnist
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
+    monkeypatch.setattr(downloads, "PUBLISHED", published)
     (tmp_path / "file").write_text("a file where a folder should be")
     message = refusal(downloads.prepare, "mnist", str(tmp_path / "file"), str(folder))
     assert "Choose another data_dir" in message
@@ -843,7 +847,7 @@ def test_what_another_process_prepares_meanwhile_is_taken(
     small_mnist, tmp_path, monkeypatch
 ):
     folder, published = small_mnist
-    monkeypatch.setitem(downloads.PUBLISHED, "mnist", published)
+    monkeypatch.setattr(downloads, "PUBLISHED", published)
     arguments = ("mnist", str(tmp_path / "tfds"), str(folder))
     from_array, others = Image.fromarray, []
 

@@ -6,13 +6,14 @@ records; only its reading of the published files is replaced, because it needs
 TensorFlow. So the records and their order are those that tensorflow-datasets writes.
 """
 
+import csv
 import gzip
 import hashlib
 import io
 import pathlib
 import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,24 +29,22 @@ _MOST_BYTES = 2**28  # The published files are smaller.
 
 
 class Published(NamedTuple):
-    """The published form of a data set.
+    """A published file: the images of a split, or its labels, which come after them."""
 
-    Attributes:
-        url: folder of the files.
-        read: turns the content of a file into an array.
-        splits: the files of each split: images, and labels if there are any.
-        digests: sha256 of each file, in the order of the splits.
-    """
-
+    data_set: str
+    split: str
     url: str
-    read: Callable[[bytes], np.ndarray]
-    splits: Mapping[str, tuple[str, ...]]
-    digests: Sequence[str]
+    sha256: str
 
     @property
-    def files(self) -> list[str]:
-        """The names of all files, in the order of the splits."""
-        return [file for files in self.splits.values() for file in files]
+    def name(self) -> str:
+        """The name of the file."""
+        return self.url.rpartition("/")[2]
+
+
+# Addresses and digests are those registered in tensorflow-datasets.
+_TABLE = pathlib.Path(__file__).with_name("published.csv").read_text().splitlines()
+PUBLISHED = [Published(**row) for row in csv.DictReader(_TABLE)]
 
 
 def read_idx(content: bytes) -> np.ndarray:
@@ -65,54 +64,6 @@ def read_amat(content: bytes) -> np.ndarray:
     return np.loadtxt(io.BytesIO(content), dtype=np.uint8, ndmin=2).reshape(-1, 28, 28)
 
 
-_IDX_SPLITS = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-_AMAT_SPLITS = {
-    "train": ("binarized_mnist_train.amat",),
-    "validation": ("binarized_mnist_valid.amat",),
-    "test": ("binarized_mnist_test.amat",),
-}
-
-
-# Addresses and digests are those registered in tensorflow-datasets.
-PUBLISHED = {
-    "mnist": Published(
-        "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        read_idx,
-        _IDX_SPLITS,
-        (
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-        ),
-    ),
-    "fashion_mnist": Published(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        read_idx,
-        _IDX_SPLITS,
-        (
-            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        ),
-    ),
-    "binarized_mnist": Published(
-        "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",
-        read_amat,
-        _AMAT_SPLITS,
-        (
-            "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
-            "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
-            "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
-        ),
-    ),
-}
-
-
 def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
     """Writes a data set if it is missing, and returns its folder.
 
@@ -126,7 +77,7 @@ def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
         DataError: the data set cannot be prepared here, or its files are missing or
             are not the published ones.
     """
-    if name not in PUBLISHED:
+    if name not in PREPARABLE:
         raise DataError(
             f"cannot prepare {name!r} without TensorFlow (only {', '.join(PREPARABLE)})"
             f"{meant_data_set(name, PREPARABLE)}. For another data set, run `tfds build"
@@ -137,7 +88,8 @@ def prepare(name: str, data_dir: str = "", source: str = "") -> pathlib.Path:
     builder, is_prepared = open_builder(tfds, name, folder)
     with quiet():
         if not is_prepared:
-            splits = _read_published(PUBLISHED[name], source)
+            files = [file for file in PUBLISHED if file.data_set == name]
+            splits = _read_published(files, source)
             try:
                 _write(tfds, name, folder, splits)
             except OSError as error:
@@ -154,7 +106,7 @@ def _write(
     tfds: Any,
     dataset: str,
     folder: pathlib.Path,
-    splits: Mapping[str, tuple[np.ndarray, ...]],
+    splits: Mapping[str, Sequence[np.ndarray]],
 ) -> None:
     """Writes a data set with the builder of tensorflow-datasets.
 
@@ -201,38 +153,36 @@ def _write(
 
 
 def _read_published(
-    published: Published, source: str
-) -> dict[str, tuple[np.ndarray, ...]]:
+    files: Sequence[Published], source: str
+) -> dict[str, list[np.ndarray]]:
     """Returns the arrays of each split, from files that were compared with digests."""
     # All files are fetched before one is unpacked, so a missing one shows at once.
-    contents = {
-        file: _fetch(file, digest, published, source)
-        for file, digest in zip(published.files, published.digests, strict=True)
-    }
-    return {
-        split: tuple(published.read(contents[file]) for file in files)
-        for split, files in published.splits.items()
-    }
+    contents = [_fetch(file, files, source) for file in files]
+    splits: dict[str, list[np.ndarray]] = {}
+    for file, content in zip(files, contents, strict=True):
+        read = read_amat if file.name.endswith(".amat") else read_idx
+        splits.setdefault(file.split, []).append(read(content))
+    return splits
 
 
-def _fetch(file: str, digest: str, published: Published, source: str) -> bytes:
-    """Returns the content of a published file, from a folder or from the network."""
-    files = ", ".join(published.files)
+def _fetch(file: Published, files: Sequence[Published], source: str) -> bytes:
+    """Returns the content of one of some files, from a folder or from the network."""
+    names = ", ".join(each.name for each in files)
     if source:
-        where = str(expand_user(source) / file)
-        with refusing(f"cannot read {where}", f"Set --source to a folder with {files}"):
+        where = str(expand_user(source) / file.name)
+        with refusing(f"cannot read {where}", f"Set --source to a folder with {names}"):
             content = read_bytes(pathlib.Path(where), _MOST_BYTES)
     else:
-        where = published.url + file
-        remedy = f"Get {files} by other means and name their folder by --source=FOLDER"
+        where = file.url
+        remedy = f"Get {names} by other means and name their folder by --source=FOLDER"
         with (
             refusing(f"cannot download {where}", remedy),
             urllib.request.urlopen(where, timeout=_TIMEOUT) as response,
         ):
             content = response.read(_MOST_BYTES)
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(content).hexdigest() != file.sha256:
         raise DataError(
-            f"{where} is not the published file: its sha256 is not {digest}. Get it"
-            " again."
+            f"{where} is not the published file: its sha256 is not {file.sha256}. Get"
+            " it again."
         )
     return content

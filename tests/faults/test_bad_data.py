@@ -244,7 +244,7 @@ def prepared(common):
         if not folder.exists():
             published = common / "published"
             published.mkdir()
-            m.setitem(downloads.PUBLISHED, "mnist", publish(published))
+            m.setattr(downloads, "PUBLISHED", publish(published))
             unfinished = common / "prepared.unfinished"
             downloads.prepare("mnist", str(unfinished), str(published))
             unfinished.rename(folder)
