@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags
@@ -15,7 +15,6 @@ from absl import logging as absl_logging
 
 from experiments import guard
 from experiments.data import cache
-from experiments.data.images import ImageData
 from experiments.files.paths import expand_user
 from experiments.guard import REFUSED
 from experiments.messages.console import CONSOLE, warn
@@ -23,11 +22,8 @@ from experiments.messages.errors import CommandError, DataError, SettingsError
 from experiments.messages.wording import printable
 from experiments.runner import processes
 from experiments.runner.interruption import Stopped
-from experiments.runs import loading
-from experiments.runs.folder import RunFolder
 from experiments.settings import configuration, stored, user_code
 from experiments.settings.arguments import Argument, expanded
-from experiments.settings.grid import Run
 
 LEFT_OUT = 3  # exit status of a command that left something out, and names it
 
@@ -36,9 +32,6 @@ LEFT_OUT = 3  # exit status of a command that left something out, and names it
 flags.disclaim_key_flags()
 
 _LONGEST_LINE = 4000  # characters
-
-# Programs that compile faster are not worth a file.
-_SECONDS_WORTH_KEEPING = 0.1
 
 
 def define_flags(workdir: str, config: str | None = None) -> None:
@@ -91,20 +84,10 @@ def define_data_flags() -> None:
         flags.DEFINE_string(stored.PLACES[field], "", meaning)
 
 
-def _places() -> dict[str, str]:
+def places() -> dict[str, str]:
     """Returns the places that are given, by the field of the configuration."""
     values = {field: flags.FLAGS[flag].value for field, flag in stored.PLACES.items()}
     return {field: value for field, value in values.items() if value}
-
-
-def stored_runs(folder: RunFolder) -> tuple[Run, ...]:
-    """Returns ``loading.stored_runs``, with the places that the command line gives."""
-    return loading.stored_runs(folder, _places())
-
-
-def stored_images(folder: RunFolder, run: Run) -> ImageData:
-    """Returns ``loading.stored_images``, with the places of the command line."""
-    return loading.stored_images(folder, run, _places())
 
 
 def join_processes() -> None:
@@ -113,15 +96,14 @@ def join_processes() -> None:
     Raises:
         SettingsError: they cannot be found, or a flag for that has no effect.
     """
-    given = flags.FLAGS
-    refuse_idle(("coordinator", "num_processes", "process_id"), "distributed")
-    if not given.distributed:
+    names = ("coordinator", "num_processes", "process_id")
+    refuse_idle(names, "distributed")
+    if not flags.FLAGS.distributed:
         return
-    if given.coordinator is not None:
-        _check_coordinator(given.coordinator)
-    options = (given.coordinator, given.num_processes, given.process_id)
+    if flags.FLAGS.coordinator is not None:
+        _check_coordinator(flags.FLAGS.coordinator)
     try:
-        jax.distributed.initialize(*options)
+        jax.distributed.initialize(*(getattr(flags.FLAGS, name) for name in names))
     except (RuntimeError, ValueError) as error:
         raise SettingsError(
             f"--distributed: {error} Give --coordinator=host:port, --num_processes "
@@ -156,20 +138,15 @@ def _check_coordinator(address: str) -> None:
         raise SettingsError.of("--coordinator", address, why, remedy)
 
 
-def config() -> dict[str, Any]:
-    """Returns the configuration as a plain dictionary, overrides applied."""
-    return flags.FLAGS.config.fields
-
-
-def overridden() -> frozenset[str]:
-    """Returns the names of the configuration's fields that the command line sets."""
-    return flags.FLAGS.config.overridden
+def given_config() -> configuration.Configuration:
+    """Returns the configuration, overrides applied."""
+    return flags.FLAGS.config
 
 
 def show_what_is_not_obeyed() -> None:
     """Prints the fields of a stored configuration that are not used, in one process."""
-    if flags.FLAGS.config.not_obeyed and processes.is_primary():
-        CONSOLE.print(flags.FLAGS.config.not_obeyed)
+    if given_config().not_obeyed and processes.is_primary():
+        CONSOLE.print(given_config().not_obeyed)
 
 
 def workdir() -> Path:
@@ -217,7 +194,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
             print(message, file=sys.stderr)
             sys.exit(guard.STOPPED)
         except guard.Interrupted as interruption:
-            guard.end(interruption.number)
+            guard.end(*interruption.args)
         except (AssertionError, RuntimeError) as error:
             _refuse_missing_devices(error)
             raise
@@ -263,22 +240,13 @@ def keep_compiled_programs() -> None:
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = cache.default_folder() / "programs"
-    if not _can_be_written(folder):
+    places = (folder, *folder.absolute().parents)
+    nearest = next(place for place in places if os.path.lexists(place))
+    if not (os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)):
         return  # The cache of images warns of it; JAX would for each program.
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update(
-        "jax_persistent_cache_min_compile_time_secs", _SECONDS_WORTH_KEEPING
-    )
-
-
-def _can_be_written(folder: Path) -> bool:
-    """Returns whether a folder can be written, or made if it does not exist."""
-    nearest = next(
-        place
-        for place in (folder, *folder.absolute().parents)
-        if os.path.lexists(place)
-    )
-    return os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
+    # Programs that compile faster are not worth a file.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def leave_if_left_out(lines: Sequence[str]) -> None:
@@ -306,7 +274,7 @@ def _refuse(reason: object) -> NoReturn:
 def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
     """Reads options, also from files, and the configuration; or ends the command."""
     try:
-        given = expanded(argv[1:])
+        given = list(expanded(map(Argument, argv[1:])))
         # Recorded and given to jobs without files of options, which may change.
         sys.argv[1:] = [argument.text for argument in given]
         has_config = "config" in flags.FLAGS

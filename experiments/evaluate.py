@@ -35,6 +35,7 @@ from experiments.messages.errors import FolderError
 from experiments.report.terminal import print_results, print_sandwich
 from experiments.runner import reevaluation
 from experiments.runner.images import Images
+from experiments.runs import loading
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from vae_jax.fitted_prior import FITTABLE
@@ -72,11 +73,12 @@ def main() -> None:
     annealing = {"num_temperatures": _TEMPERATURES.value, "num_chains": _CHAINS.value}
     left_out: list[str] = []
     folder = RunFolder.open(command_line.workdir())
-    chosen = grid.choose(command_line.stored_runs(folder), _ONLY.value)
+    places = command_line.places()
+    chosen = grid.choose(loading.stored_runs(folder, places), _ONLY.value)
     trained = reevaluation.find_trained(folder, chosen, _NUM_SAMPLES.value, left_out)
     if prior:
         reevaluation.check_fit(trained)
-    images = Images(command_line.stored_images(folder, chosen[0]))
+    images = Images(loading.stored_images(folder, chosen[0], places))
     asked = {_EVALUATION: True, _FITTED: prior, _SANDWICH: num_images}
     for table in filter(asked.get, asked):  # Refused before any compute.
         read_table(folder.path / table, folder.owners)

@@ -35,7 +35,6 @@ CONTINUES = "the same command continues."
 
 # Commands that save their work; any other starts again.
 _CONTINUING = ("experiments.sweep", "experiments.train")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 REFUSED = 2  # exit status of a command that was refused before it did anything
 
@@ -57,11 +56,7 @@ unwritten: list[OSError] = []
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised by a signal in a command that cannot continue."""
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.number = number
+    """Raised by a signal, its argument, in a command that cannot continue."""
 
 
 @functools.cache  # Once in a process.
@@ -76,22 +71,20 @@ def protect() -> None:
     sys.stderr = _output(2, sys.stderr)
     # Python calls this just before it restores the system's handlers, which would kill
     # a command that is ending.
-    atexit.register(_ignore_signals)
+    atexit.register(_handle_signals, signal.SIG_IGN)
     sys.unraisablehook = _end_where_unraisable
     listen()
 
 
 def listen() -> None:
     """Makes signals end the process at once, with one line."""
-    for number in _SIGNALS:
-        signal.signal(number, _end)
+    _handle_signals(_end)
 
 
 def listen_and_unwind() -> None:
     """Makes the first signal raise ``Interrupted``, unless the command can continue."""
     if not _continues():
-        for number in _SIGNALS:
-            signal.signal(number, _unwind)
+        _handle_signals(_unwind)
 
 
 def end(number: int) -> NoReturn:
@@ -129,8 +122,13 @@ def _continues() -> bool:
     return _program() in _CONTINUING
 
 
+def _handle_signals(handler: Any) -> None:
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, handler)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
-    _ignore_signals()
+    _handle_signals(signal.SIG_IGN)
     end(number)
 
 
@@ -139,15 +137,10 @@ def _unwind(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def _ignore_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _end_where_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     """Keeps an interruption that Python would drop in a callback or ``__del__``."""
     if isinstance(unraisable.exc_value, Interrupted):
-        end(unraisable.exc_value.number)
+        end(*unraisable.exc_value.args)
     sys.__unraisablehook__(unraisable)
 
 

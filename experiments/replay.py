@@ -21,6 +21,7 @@ from experiments import command_line
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import FolderError, SettingsError
 from experiments.runner import failures
+from experiments.runs import loading
 from experiments.runs.folder import RunFolder
 
 _RUN = flags.DEFINE_string("run", "", "Name of the run.")
@@ -34,7 +35,8 @@ def main() -> None:
         raise SettingsError(
             f"--run is missing: name a run of {folder.path} that met {names}"
         )
-    runs = {run.name: run for run in command_line.stored_runs(folder)}
+    places = command_line.places()
+    runs = {run.name: run for run in loading.stored_runs(folder, places)}
     if _RUN.value in folder.members.finished() - set(replayable):
         status = folder.members.result(_RUN.value)["status"]
         raise SettingsError(
@@ -43,7 +45,7 @@ def main() -> None:
         )
     facts, arrays = folder.failures.load(_RUN.value)
     run = runs[_RUN.value]
-    data = command_line.stored_images(folder, run)
+    data = loading.stored_images(folder, run, places)
     try:
         reproduced, lines = failures.replay(facts, arrays, run, data)
     except (LookupError, TypeError, ValueError) as error:

@@ -71,9 +71,9 @@ _OPTIONS = {
 
 
 def main() -> None:
-    config = command_line.config()
+    config, overridden, _ = command_line.given_config()
     runs = grid.expand(config)
-    _refuse_hidden(config["sweep"], command_line.overridden())
+    _refuse_hidden(config["sweep"], overridden)
     chosen = grid.choose(runs, _ONLY.value)
     if _LIST.value:
         names = {run.name for run in chosen}

@@ -18,13 +18,14 @@ from experiments.settings import grid
 
 
 def main() -> None:
-    for field in command_line.overridden():
+    given = command_line.given_config()
+    for field in given.overridden:
         if field.startswith("sweep."):
             raise SettingsError(
                 f"--config.{field} has no effect on one model. Set a field of "
                 "config.model or config.training, or use experiments.sweep."
             )
-    config = {**command_line.config(), "sweep": {}}
+    config = {**given.fields, "sweep": {}}
     runs = grid.expand(config)
     command_line.join_processes()
     command_line.show_what_is_not_obeyed()

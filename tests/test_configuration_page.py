@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.settings import configuration, grid, page
-from experiments.settings.arguments import expanded
+from experiments.settings.arguments import Argument, expanded
 from experiments.settings.schema import Settings, field_types
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def test_every_field_has_a_meaning_and_stands_on_the_page(section):
 
 @pytest.mark.parametrize("command", COMMANDS.strip().splitlines())
 def test_the_commands_of_the_page_are_understood(command):
-    own, others = configuration.split(expanded(shlex.split(command)[3:]))
+    own, others = configuration.split(expanded(map(Argument, shlex.split(command)[3:])))
     assert not others
     found = configuration.read(own, "configs/digits.py")
     sweep = found.fields["sweep"] if "experiments.sweep" in command else {}

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from experiments.settings import configuration, user_code
-from experiments.settings.arguments import expanded
+from experiments.settings.arguments import Argument, expanded
 from experiments.settings.grid import expand
 from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import LIKELIHOODS
@@ -62,7 +62,7 @@ def test_commands_take_them_with_options_of_their_own(examples, tmp_path, monkey
     trained = {}
     for name in ("sweep", "train"):
         (command,) = re.findall(rf"python -m experiments\.{name} (.*)", code)
-        own, others = configuration.split(expanded(shlex.split(command)))
+        own, others = configuration.split(expanded(map(Argument, shlex.split(command))))
         named = dict(other.option() for other in others)
         user_code.import_parts([named["parts"]])
         config = configuration.read(own, "configs/digits.py:tiny").fields

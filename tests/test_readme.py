@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.settings import configuration
-from experiments.settings.arguments import expanded
+from experiments.settings.arguments import Argument, expanded
 from experiments.settings.grid import expand
 from tests.test_architecture import RANKS
 
@@ -121,7 +121,7 @@ def test_every_sweep_and_training_that_a_page_shows_can_be_expanded():
         shown = commands(name)
         assert len(shown) > 1
         for arguments in shown:
-            own, _ = configuration.split(expanded(arguments))
+            own, _ = configuration.split(expanded(map(Argument, arguments)))
             if any("my_" in each or each.endswith(".json") for each in arguments):
                 continue  # Of files that the reader has.
             fields = configuration.read(own, "configs/digits.py").fields

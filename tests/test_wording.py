@@ -1,20 +1,15 @@
-"""Tests of experiments.messages.wording."""
+"""Tests of experiments.messages: errors and wording."""
 
 import pytest
 
-from experiments.messages.wording import (
-    counted,
-    listed,
-    plain_name,
-    printable,
-    refusal,
-)
+from experiments.messages.errors import CommandError
+from experiments.messages.wording import counted, listed, plain_name, printable
 
 
 def test_a_refusal_names_field_and_value_then_reason_and_remedy():
-    line = refusal("--only", "7", "it fits no run", "Give an index")
+    line = str(CommandError.of("--only", "7", "it fits no run", "Give an index"))
     assert line == "--only is '7': it fits no run. Give an index."
-    assert refusal("seed", -1, "it must be at least 0") == (
+    assert str(CommandError.of("seed", -1, "it must be at least 0")) == (
         "seed is -1: it must be at least 0."
     )
 

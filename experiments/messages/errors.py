@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from experiments.messages.wording import printable, refusal
+from experiments.messages.wording import printable
 
 _LONGEST = 160  # characters of a stranger's text in a message
 
@@ -12,11 +12,16 @@ class CommandError(Exception):
 
     @classmethod
     def of(cls, field: str, value: object, why: str, remedy: str = "") -> Self:
-        """Returns an error of the form ``FIELD is VALUE: WHY. REMEDY.``.
+        """Returns a refusal, ``FIELD is VALUE: WHY. REMEDY.``: all have this form.
 
-        Arguments are those of ``wording.refusal``.
+        Args:
+            field: the option, configuration field or file that cannot be used.
+            value: its value, shown as Python writes it.
+            why: a clause, without a full stop, such as 'it must be at least 1'.
+            remedy: a sentence, without a full stop, that works when followed literally.
         """
-        return cls(refusal(field, value, why, remedy))
+        sentences = filter(None, (f"{field} is {value!r}: {why}", remedy))
+        return cls(". ".join(sentences) + ".")
 
 
 class DataError(CommandError, ValueError):

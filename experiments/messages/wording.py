@@ -1,4 +1,4 @@
-"""Refusals, and pieces of the sentences that commands print."""
+"""Pieces of the sentences that commands print."""
 
 import re
 from collections.abc import Sequence
@@ -7,18 +7,6 @@ _MOST_LISTED = 5
 
 # Characters with a meaning in HTML, in Markdown or in a table's cell.
 _MARKUP = frozenset("<>&\"'|`\\*[]")
-
-
-def refusal(field: str, value: object, why: str, remedy: str = "") -> str:
-    """Returns a refusal, ``FIELD is VALUE: WHY. REMEDY.``: every message has this form.
-
-    Args:
-        field: the option, configuration field or file that cannot be used.
-        value: its value, shown as Python writes it.
-        why: a clause, without a full stop, such as 'it must be at least 1'.
-        remedy: a sentence, without a full stop, that works when followed literally.
-    """
-    return ". ".join(filter(None, (f"{field} is {value!r}: {why}", remedy))) + "."
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,14 +1,13 @@
 """The arguments of a command line, with the contents of files of options."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from experiments.files.paths import expand_user
 from experiments.files.reading import read_bytes
 from experiments.messages.errors import DataError, SettingsError
-from experiments.messages.wording import refusal
 
 _LARGEST_FILE = 1_000_000  # bytes
 _QUOTES = "\"'"
@@ -29,26 +28,22 @@ class Argument(NamedTuple):
         return (found[1], found[2]) if found else None
 
 
-def expanded(arguments: Iterable[str]) -> list[Argument]:
-    """Returns arguments, with the options of a file in place of ``--flagfile``.
+def expanded(
+    arguments: Iterable[Argument], inside: Sequence[Path] = ()
+) -> Iterator[Argument]:
+    """Yields arguments, with the options of a file in place of ``--flagfile``.
 
     A file has one option in each line, as absl reads it. Quotes around a whole value
     are removed, as a shell does.
 
     Args:
-        arguments: of a command line.
+        arguments: of a command line, or of a file.
+        inside: the files that include these arguments.
 
     Raises:
         SettingsError: a file cannot be read, includes itself, or has a line that is no
             option.
     """
-    return list(_expanded(map(Argument, arguments), ()))
-
-
-def _expanded(
-    arguments: Iterable[Argument], inside: Sequence[str]
-) -> Iterator[Argument]:
-    """Yields the arguments of ``expanded``, within files that include each other."""
     rest = iter(arguments)
     for argument in rest:
         name, value = argument.option() or ("", None)
@@ -58,24 +53,25 @@ def _expanded(
         elif name == "flagfile":
             path = next(rest, Argument("")).text if value is None else value.strip()
             lines = _lines(path, argument.place, inside)
-            yield from _expanded(lines, (*inside, _identity(path)))
+            yield from expanded(lines, (*inside, expand_user(path).resolve()))
         else:
             yield argument
 
 
-def _lines(path: str, place: str, inside: Sequence[str]) -> list[Argument]:
+def _lines(path: str, place: str, inside: Sequence[Path]) -> list[Argument]:
     """Returns the options in a file, without blank lines and comments."""
     try:
-        if _identity(path) in inside:
+        file = expand_user(path)
+        text = read_bytes(file, _LARGEST_FILE).decode("utf-8-sig")
+        if file.resolve() in inside:
             raise ValueError("it includes itself")
-        text = read_bytes(expand_user(path), _LARGEST_FILE).decode("utf-8-sig")
         if "\0" in text:
             raise ValueError("it is no text")
     except (DataError, OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         remedy = "Name a text file with one option in each line"
-        line = refusal("--flagfile", path, why or "it cannot be read", remedy)
-        raise SettingsError(f"{place}{line}") from error
+        why = why or "it cannot be read"
+        raise SettingsError.of(f"{place}--flagfile", path, why, remedy) from error
     found: list[Argument] = []
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith(("#", "//")):
@@ -114,7 +110,3 @@ def _unquoted(argument: Argument) -> Argument:
             "option and each comment in a line of its own, or quotes around the value."
         )
     return argument
-
-
-def _identity(path: str) -> str:
-    return os.path.realpath(os.path.expanduser(path))

@@ -16,7 +16,7 @@ from configs import digits
 from experiments.files.sealed import to_json
 from experiments.messages.errors import DataError, SettingsError
 from experiments.settings import configuration, grid
-from experiments.settings.arguments import expanded
+from experiments.settings.arguments import Argument, expanded
 from experiments.settings.fingerprint import fingerprint
 
 TINY = "configs/digits.py:tiny"
@@ -179,7 +179,7 @@ def read(arguments, place):
         for each in arguments
     ]
     try:
-        own, others = configuration.split(expanded(given))
+        own, others = configuration.split(expanded(map(Argument, given)))
         assert not others
         return configuration.read(own, TINY)
     finally:
