@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments.files.reading import read_bytes, read_json, refusing
+from experiments.files.reading import read_bytes, read_object, refusing
 from experiments.files.sealed import read_record, seal, write_record
 from experiments.files.tensors import load_arrays, save_arrays
 from experiments.files.writing import write_atomically
@@ -69,7 +69,7 @@ def place(tmp_path):
     return tmp_path / "place"
 
 
-READERS = [read_bytes, read_json, read_record]
+READERS = [read_bytes, read_object, read_record]
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -122,7 +122,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(place, monkeypatch):
     assert "more than 4 bytes" in assert_quick(read_bytes, place, 4)
 
 
-@pytest.mark.parametrize("read", [read_json, read_record])
+@pytest.mark.parametrize("read", [read_object, read_record])
 @pytest.mark.parametrize(
     "text",
     [
@@ -139,8 +139,8 @@ def test_deep_nesting_is_refused(place, read, text):
 
 
 def test_nesting_that_records_have_is_read(place):
-    place.write_text("[" * 40 + "]" * 40)
-    assert read_json(place)
+    place.write_text('{"a":' + "[" * 40 + "]" * 40 + "}")
+    assert read_object(place)
 
 
 # --- records --------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import DataError, SettingsError
 from experiments.settings import grid
-from experiments.settings.schema import Settings
+from experiments.settings.schema import Settings, build
 from experiments.settings.values import Options
 
 settings.register_profile(
@@ -148,9 +148,9 @@ def refusal(function, *arguments):
 @given(mutated())
 def test_settings_are_what_was_given_or_refused_by_name(config):
     mapping = without_sweep(config)
-    line = refusal(Settings.from_mapping, mapping)
+    line = refusal(build, mapping, Settings, "config")
     if line is None:
-        assert_equal_to(Settings.from_mapping(mapping), mapping)
+        assert_equal_to(build(mapping, Settings, "config"), mapping)
     else:
         assert any(repr(name)[1:-1] in line for name in changed_fields(config)), line
 

@@ -17,6 +17,7 @@ from experiments.settings.schema import (
     ParallelSettings,
     Settings,
     TrainingSettings,
+    build,
 )
 from experiments.settings.values import Options, bare
 from vae_jax.likelihoods import Bernoulli
@@ -75,7 +76,7 @@ def refusal(mapping, section, name, value):
 
 
 def test_values_are_kept(mapping):
-    settings = Settings.from_mapping(mapping)
+    settings = build(mapping, Settings, "config")
     for section, name, _ in FIELDS:
         target = getattr(settings, section) if section else settings
         assert getattr(target, name) == place(mapping, section)[name]
@@ -99,7 +100,7 @@ def test_none_is_refused(mapping, section, name, hint):
 def test_missing_fields_are_refused(mapping, section, name, hint):
     del place(mapping, section)[name]
     with pytest.raises(SettingsError, match=rf"\b{name} is missing: give it a value"):
-        Settings.from_mapping(mapping)
+        build(mapping, Settings, "config")
 
 
 @pytest.mark.parametrize(("section", "name", "hint"), FIELDS)
@@ -107,7 +108,7 @@ def test_misspelt_fields_suggest_the_nearest(mapping, section, name, hint):
     values = place(mapping, section)
     values[f"{name}x"] = values.pop(name)
     with pytest.raises(SettingsError, match=f"did you mean '{name}'") as caught:
-        Settings.from_mapping(mapping)
+        build(mapping, Settings, "config")
     assert f"{name}x is unknown" in str(caught.value)
 
 
@@ -139,7 +140,7 @@ def test_a_bool_is_not_a_float(mapping, section, name):
 
 def test_an_int_passes_for_a_float_and_nothing_passes_for_an_int(mapping):
     mapping["training"]["beta"] = 2
-    beta = Settings.from_mapping(mapping).training.beta
+    beta = build(mapping, Settings, "config").training.beta
     assert type(beta) is float
     assert beta == 2
     assert "True" in refusal(mapping, "model", "latent_dim", True)
@@ -148,7 +149,7 @@ def test_an_int_passes_for_a_float_and_nothing_passes_for_an_int(mapping):
 
 def test_a_list_passes_for_a_tuple(mapping):
     mapping["model"]["widths"] = [3, 4]
-    assert Settings.from_mapping(mapping).model.widths == (3, 4)
+    assert build(mapping, Settings, "config").model.widths == (3, 4)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,7 @@ def test_values_out_of_range_are_refused(mapping, section, name, value, allowed)
     if not isinstance(value, tuple):
         assert str(value) in line
     with pytest.raises((SettingsError, DataError), match=allowed):
-        Settings.from_mapping(mapping)
+        build(mapping, Settings, "config")
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_values_out_of_range_are_refused(mapping, section, name, value, allowed)
 def test_unknown_names_list_the_known_ones(mapping, section, name, value, meant):
     place(mapping, section)[name] = value
     with pytest.raises((SettingsError, DataError)) as caught:
-        Settings.from_mapping(mapping)
+        build(mapping, Settings, "config")
     line = str(caught.value)
     assert "\n" not in line
     assert repr(value) in line
@@ -226,12 +227,12 @@ def test_unknown_names_list_the_known_ones(mapping, section, name, value, meant)
 
 def test_a_renyi_divergence_may_be_of_a_negative_order(mapping):
     mapping["training"] |= {"objective": "renyi", "alpha": -1}
-    assert Settings.from_mapping(mapping).training.alpha == -1.0
+    assert build(mapping, Settings, "config").training.alpha == -1.0
 
 
 def test_total_correlation_needs_independent_latents(mapping):
     mapping["training"]["objective"] = "beta_tc"
-    Settings.from_mapping(mapping)
+    build(mapping, Settings, "config")
     line = refusal(mapping, "model", "posterior", "full_covariance")
     assert "'beta_tc'" in line
     assert "Choose the posterior 'diagonal', or the objective 'mmd'" in line
@@ -244,7 +245,7 @@ def test_a_conv_network_needs_widths(mapping):
 
 def test_the_configuration_leaves_out_what_members_differ_in(mapping):
     mapping["training"] |= {"objective": "miwae", "num_samples": 4, "num_groups": 2}
-    training = Settings.from_mapping(mapping).training
+    training = build(mapping, Settings, "config").training
     config = training.config()
     assert type(config) is TrainingConfig
     plan = dataclasses.asdict(config)
@@ -266,7 +267,7 @@ def test_the_configuration_leaves_out_what_members_differ_in(mapping):
 )
 def test_likelihoods_get_their_own_options(mapping, likelihood, options):
     mapping["model"] |= {"likelihood": likelihood, "fixed_scale": 0.25, "components": 3}
-    model = Settings.from_mapping(mapping).model
+    model = build(mapping, Settings, "config").model
     assert part_options(model, "likelihood") == options
 
 

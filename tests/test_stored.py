@@ -73,7 +73,7 @@ def test_an_unknown_field_is_refused_still():
 def test_a_configuration_without_its_groups_is_refused(section, value):
     whole = config() | {section: value}
     assert not_obeyed(whole) == ""
-    with pytest.raises(SettingsError, match=f"{section} must be a group"):
+    with pytest.raises(SettingsError, match=f"{section} is .*: it must be a group"):
         grid.expand(stored.on_this_machine(whole, {}))
 
 

@@ -6,7 +6,6 @@ original files; so changed files get another entry. Entries can be deleted at an
 and nothing else in the folder is touched.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -18,6 +17,7 @@ from absl import logging
 
 from experiments.data.sources import Source, Split
 from experiments.files import locks
+from experiments.files.digests import json_digest
 from experiments.files.paths import expand_user
 from experiments.files.tensors import load_arrays, save_arrays
 from experiments.files.writing import UNFINISHED
@@ -49,8 +49,8 @@ def cached(
     """
     folder = expand_user(cache_dir) if cache_dir else default_folder()
     text = json.dumps([FORMAT, identity])
-    key = hashlib.sha256(text.encode()).hexdigest()
-    entry = folder / f"{identity[0]}-{key[:32]}.safetensors"
+    key = json_digest([FORMAT, identity])[:32]
+    entry = folder / f"{identity[0]}-{key}.safetensors"
     if os.path.lexists(entry):
         try:
             return _load(entry, text, memory_mapped)

@@ -11,28 +11,22 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experiments.data.names import PREPARABLE
 from experiments.files.paths import File, walk
 from experiments.files.reading import (
     MOST_BYTES,
     parse_json,
-    read_json,
+    read_object,
     refuse_too_large,
     refusing,
 )
 from experiments.messages.errors import DataError, one_line
 
 # The features of images and labels.
-_FEATURES = "|".join(
-    re.escape(f"tensorflow_datasets.core.features.{name}")
-    for name in (
-        "class_label_feature.ClassLabel",
-        "feature.Tensor",
-        "features_dict.FeaturesDict",
-        "image_feature.Image",
-        "scalar.Scalar",
-        "tensor_feature.Tensor",
-        "text_feature.Text",
-    )
+_FEATURES = (
+    r"tensorflow_datasets\.core\.features\.("
+    r"class_label_feature\.ClassLabel|feature\.Tensor|features_dict\.FeaturesDict|"
+    r"image_feature\.Image|scalar\.Scalar|tensor_feature\.Tensor|text_feature\.Text)"
 )
 # Keys that name something elsewhere: what they name, and the pattern of allowed names.
 _OF_FEATURES = {
@@ -57,7 +51,7 @@ _FILES = {
 }
 
 
-def check(root: pathlib.Path, command: str, is_preparable: bool) -> None:
+def check(root: pathlib.Path, command: str) -> None:
     """Refuses a prepared data set whose descriptions ask for more than its own images.
 
     All configs and versions of the data set are checked, because only
@@ -66,7 +60,6 @@ def check(root: pathlib.Path, command: str, is_preparable: bool) -> None:
     Args:
         root: the folder of all versions of the data set.
         command: the command that prepares the data set.
-        is_preparable: whether the command needs no TensorFlow.
 
     Raises:
         DataError: naming the file and the name in it.
@@ -83,12 +76,12 @@ def check(root: pathlib.Path, command: str, is_preparable: bool) -> None:
             # Another process may have just given it its final name.
             contextlib.suppress(FileNotFoundError),
         ):
-            whole = read_json(path)
+            whole = read_object(path)
             for key, allowed in _FILES[path.name].items():
                 found += _elsewhere(whole.get(key) if key else whole, allowed)
         if found:
             remedy = "Save its images in an npz file and set data.name to 'npz'"
-            if is_preparable:
+            if root.name in PREPARABLE:
                 remedy = f"Delete {root} and run {command}"
             raise DataError(
                 f"{path} names {one_line(found[0])}: it is neither run nor read,"

@@ -14,8 +14,9 @@ import numpy as np
 from experiments.data.names import in_natural_order, resembled_split, split_of
 from experiments.data.pixels import FORMATS, read_pixels
 from experiments.data.settings import DataSettings
-from experiments.data.sources import Source, Split, digest_of, make_source
+from experiments.data.sources import Source, Split, make_source
 from experiments.data.subfolders import find_layout
+from experiments.files.digests import json_digest
 from experiments.files.paths import File, expand_user, walk
 from experiments.messages.errors import DataError
 from experiments.messages.wording import counted, listed
@@ -76,7 +77,7 @@ def identity(settings: DataSettings) -> list[Any]:
         [name, *(getattr(found, fact) for fact in facts if found)]
         for name, found in walk(folder)
     ]
-    return ["folder", str(folder), digest_of(changes)]
+    return ["folder", str(folder), json_digest(changes)]
 
 
 def _untrained_classes(
@@ -114,8 +115,8 @@ def _image_names(settings: DataSettings) -> tuple[list[str], list[str]]:
         but = f", but {others[0].name!r}, which is not read" if others else ""
         raise DataError(f"{path} holds no images{but}. Add png, jpg or similar files.")
     tops = {file.name.split("/")[0] for file in images}
-    with os.scandir(folder) as entries:
-        bare = {e.name for e in entries if e.is_dir() and not e.name.startswith(".")}
+    entries = [each for each in os.scandir(folder) if not each.name.startswith(".")]
+    bare = {entry.name for entry in entries if entry.is_dir()}
     for top in sorted(filter(split_of, bare - tops)):
         raise DataError(
             f"{folder / top} is named like a split: it holds no images. Add them, or"

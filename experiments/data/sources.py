@@ -12,10 +12,8 @@ nothing in them is executed, and only regular files that fit into memory are rea
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -83,8 +81,3 @@ def make_source(
         shown = ()
     labelled = {split: Split(read[split], splits[split].labels) for split in splits}
     return Source(levels, labelled, shown, tuple(notes))
-
-
-def digest_of(value: Any) -> str:
-    """Returns the SHA-256 of a JSON value, as a hexadecimal number."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

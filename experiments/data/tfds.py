@@ -23,7 +23,8 @@ from experiments.data import descriptions
 from experiments.data.axes import with_channels
 from experiments.data.names import PREPARABLE, SPLITS, unknown_data_set
 from experiments.data.settings import DataSettings
-from experiments.data.sources import Source, Split, digest_of, make_source
+from experiments.data.sources import Source, Split, make_source
+from experiments.files.digests import json_digest
 from experiments.files.paths import expand_user, walk
 from experiments.files.reading import refuse_too_large, refusing
 from experiments.messages.errors import DataError, one_line
@@ -116,7 +117,7 @@ def identity(settings: DataSettings) -> list[Any]:
         ):
             digest = hashlib.file_digest(content, "sha256").hexdigest()
             contents.append([file.name, digest])
-    return ["tfds", name, str(root), version, digest_of(contents)]
+    return ["tfds", name, str(root), version, json_digest(contents)]
 
 
 def is_on_disk(name: str, data_dir: str) -> bool:
@@ -193,8 +194,7 @@ def open_builder(tfds: Any, name: str, folder: pathlib.Path) -> tuple[Any, bool]
             run code.
     """
     command = preparation_command(name, folder)
-    is_preparable = name.split(":")[0] in PREPARABLE
-    descriptions.check(_root(name, folder), command, is_preparable)
+    descriptions.check(_root(name, folder), command)
     try:
         with quiet():
             builder = tfds.builder(name, data_dir=folder)

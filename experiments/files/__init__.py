@@ -6,7 +6,7 @@ The modules:
     reading    reads a regular file of limited size
     sealed     records: JSON with a digest
     tensors    named arrays: safetensors with a digest
-    digests    digests of arrays
+    digests    digests of arrays and of JSON values
     tables     CSV files
     locks      locks on files
     templates  templates of pages

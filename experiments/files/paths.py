@@ -3,6 +3,7 @@
 The content of files is not read. Links are followed.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -79,19 +80,16 @@ def walk(folder: pathlib.Path, *, hidden: bool = False) -> list[File]:
                 raise DataError(
                     f"{link} is a link to {other}, which is read already. Remove it."
                 )
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") and not hidden:
-                        continue
-                    inner = f"{name}/{entry.name}" if name else entry.name
-                    try:
-                        facts = entry.stat()
-                    except (FileNotFoundError, NotADirectoryError):
-                        facts = None
-                    if facts and stat.S_ISDIR(facts.st_mode):
-                        waiting.append(inner)
-                    else:
-                        files.append(File(inner, facts))
+            for entry in list(os.scandir(path)):
+                if entry.name.startswith(".") and not hidden:
+                    continue
+                inner, facts = f"{name}/{entry.name}" if name else entry.name, None
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    facts = entry.stat()
+                if facts and stat.S_ISDIR(facts.st_mode):
+                    waiting.append(inner)
+                else:
+                    files.append(File(inner, facts))
         except FileNotFoundError:  # Another process has removed or renamed it.
             continue
         except OSError as error:

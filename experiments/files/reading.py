@@ -70,9 +70,16 @@ def _is_nested(value: Any, levels: int) -> bool:
     )
 
 
-def read_json(path: Path) -> Any:
-    """Returns the value in a JSON file; raises as ``read_bytes`` and ``parse_json``."""
-    return parse_json(read_bytes(path))
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file; raises as ``read_bytes`` and ``parse_json``.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    found = parse_json(read_bytes(path))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no object")
+    return found
 
 
 def cannot_read(
@@ -110,19 +117,16 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
         raise DataError(f"{what}: {one_line(error)}. {remedy}.") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file.
+def read_facts(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file of a folder.
 
     Raises:
         FolderError: it is missing, cannot be read, or holds something else.
     """
     try:
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise TypeError("it holds no object")
-    except (OSError, TypeError, ValueError) as error:
+        return read_object(path)
+    except (OSError, ValueError) as error:
         raise cannot_read(path, error) from error
-    return found
 
 
 def half_of_memory() -> int:

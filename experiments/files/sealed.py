@@ -4,7 +4,6 @@ A record holds a digest of its own facts, so damage is found. A part of a run al
 which run it belongs to, its ``Owner``.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -13,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.files.reading import read_json
+from experiments.files.digests import json_digest
+from experiments.files.reading import read_object
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import AnotherOwnerError
 
@@ -56,8 +56,7 @@ def seal(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Returns facts with their digest, which covers all of them but the wall time."""
     facts = without_nan(facts)
     lasting = {name: value for name, value in facts.items() if name != "seconds"}
-    text = json.dumps(lasting, sort_keys=True)
-    return {**facts, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {**facts, "sha256": json_digest(lasting)}
 
 
 def is_sealed(facts: Mapping[str, Any]) -> bool:
@@ -81,9 +80,7 @@ def read_record(path: Path) -> dict[str, Any]:
         OSError: there is no such file, or it cannot be read.
         ValueError: it is damaged, or is no record.
     """
-    facts = read_json(path)
-    if not isinstance(facts, dict):
-        raise ValueError("it holds no object")
+    facts = read_object(path)
     if not is_sealed(facts):
         raise ValueError("it is not what was saved")
     del facts["sha256"]

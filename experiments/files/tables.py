@@ -35,14 +35,13 @@ def add_to_table(
         FolderError: the file cannot be read or written, or holds a row of another
             run with the same name.
     """
+
+    def key(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row.get(field)) for field in identity)
+
     kept = read_table(path, {row["run"]: row["fingerprint"] for row in rows})
-    replaced = {tuple(str(row[field]) for field in identity) for row in rows}
-    others = [
-        other
-        for other in kept
-        if tuple(other.get(field) for field in identity) not in replaced
-    ]
-    write_table(path, [*others, *rows])
+    replaced = set(map(key, rows))
+    write_table(path, [*(row for row in kept if key(row) not in replaced), *rows])
 
 
 def read_table(path: Path, owners: Mapping[str, str]) -> list[dict[str, str]]:

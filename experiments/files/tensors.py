@@ -82,9 +82,8 @@ def load_arrays(
             raise ValueError(f"it has {found.st_size:,} bytes, which fill the memory")
         with safetensors.safe_open(path, framework="numpy") as file:
             facts = parse_json((file.metadata() or {}).get(_SEALED, "{}"))
-            if not isinstance(facts, dict):
-                raise ValueError("its description is no object")
-            if not is_sealed(facts) or not {*expected, "arrays"} <= facts.keys():
+            is_whole = isinstance(facts, dict) and is_sealed(facts)
+            if not is_whole or not {*expected, "arrays"} <= facts.keys():
                 raise ValueError("its description is not what was saved")
             if any(facts[name] != value for name, value in expected.items()):
                 owner, own = facts.get("name", ""), expected.get("name", "")

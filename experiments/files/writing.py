@@ -5,9 +5,9 @@ crash at any time meets the old content or the new, never half of it.
 """
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
+from errno import EEXIST, EISDIR, ELOOP, ENOTDIR, ENOTEMPTY
 from pathlib import Path
 
 from experiments.messages.errors import FolderError
@@ -16,13 +16,7 @@ from experiments.messages.errors import FolderError
 UNFINISHED = ".unfinished"
 
 # Errors of a path at which something of another kind lies.
-_IN_ITS_PLACE = (
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENOTDIR,
-    errno.ENOTEMPTY,
-)
+_IN_ITS_PLACE = (EEXIST, EISDIR, ELOOP, ENOTDIR, ENOTEMPTY)
 
 
 @contextlib.contextmanager
@@ -35,16 +29,15 @@ def atomically(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield beside
-            with open(beside, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:  # An interruption leaves no half file either.
-            beside.unlink(missing_ok=True)
-            raise
+        yield beside
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
     except OSError as error:
         raise cannot_write(path, error) from error
+    finally:  # An interruption leaves no half file either.
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.files.reading import read_json
+from experiments.files.reading import read_object
 from experiments.files.writing import remove, write_atomically
 from experiments.messages.errors import FolderError
 
@@ -105,7 +105,7 @@ class JobFiles:
         found = []
         for path in sorted(self.path.glob("*.json")):
             try:
-                note = read_json(path)
+                note = read_object(path)
                 facts = (str(note["launcher"]), str(note["handle"]))
                 job = Job(path.stem, tuple(note["runs"]), *facts)
                 if not self._owners.keys() >= set(job.runs):

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from experiments.data import cache
-from experiments.files.reading import cannot_read, read_object
+from experiments.files.reading import cannot_read, read_facts
 from experiments.files.sealed import to_json
 from experiments.files.writing import write_atomically
 from experiments.guard import lies_here
@@ -112,7 +112,7 @@ def read(folder: Path) -> dict[str, Any]:
         FolderError: it is missing or damaged.
     """
     path = folder / "environment.json"
-    found = read_object(path)
+    found = read_facts(path)
     kinds = {"command": str, "bits_depend_on": dict, "continued": list}
     for name, kind in kinds.items():
         if not isinstance({"continued": [], **found}.get(name), kind):

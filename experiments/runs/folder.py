@@ -28,7 +28,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from experiments.files.reading import read_object
+from experiments.files.reading import read_facts
 from experiments.files.sealed import to_json
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
@@ -181,7 +181,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """Returns the configuration of the folder."""
-        return with_defaults(read_object(self.path / "config.json"))
+        return with_defaults(read_facts(self.path / "config.json"))
 
     def environment(self) -> dict[str, Any]:
         """Returns what the numbers depend on besides the configuration."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.files.reading import read_json
+from experiments.files.reading import read_object
 from experiments.files.sealed import to_json, with_nan
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"config": {}, "results": {}}
     try:
-        record = read_json(path)
+        record = read_object(path)
         parts = [record[name] for name in ("config", "results")]
         for each in record["results"].values():
             parts += [each, each["result"], each["bits_depend_on"]]

@@ -10,20 +10,18 @@ last one counts.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict, config_dict
-
 from experiments.files.paths import expand_user
-from experiments.files.reading import read_json
+from experiments.files.reading import read_object
 from experiments.messages.errors import SettingsError
 from experiments.settings import overrides, stored
 from experiments.settings.arguments import Argument
 from experiments.settings.fingerprint import with_defaults
 from experiments.settings.user_code import CONFIG_ADVICE, run_config
-from experiments.settings.values import plain, shown
+from experiments.settings.values import plain
 
 ROOT = Path(__file__).parents[2]  # where the configurations of this package lie
 
@@ -44,7 +42,7 @@ class _Given(NamedTuple):
     place: str  # where it stands, for messages
 
 
-def split(arguments: Sequence[Argument]) -> tuple[list[_Given], list[Argument]]:
+def split(arguments: Iterable[Argument]) -> tuple[list[_Given], list[Argument]]:
     """Returns the arguments for the configuration, and the other arguments.
 
     Raises:
@@ -94,13 +92,12 @@ def read(given: Sequence[_Given], default: str) -> Configuration:
             overrides.apply(tree, change.option, change.text)
     except SettingsError as error:
         raise SettingsError(f"{place}{error}") from error
-    fields = plain(_whole(tree, "config"), "config")
+    fields = plain(tree, "config")
     overridden = frozenset(change.option.removeprefix("config.") for change in changes)
     if found is None:
         return Configuration(fields, overridden, "")
-    machine = {
-        name: stored.value(name, fields) for name in overridden & {*stored.OVERRIDES}
-    }
+    given_here = overridden & {*stored.OVERRIDES}
+    machine = {name: stored.value(name, fields) for name in given_here}
     stored.refuse_without_images(found, fields, stored.OVERRIDES)
     if "data.name" in overridden:  # The stored path is that of other images.
         found = {**found, "data": {**found["data"], "path": ""}}
@@ -130,26 +127,6 @@ def _in_order(given: Sequence[_Given], default: str) -> tuple[_Given, list[_Give
         )
     (file,) = files or [_Given("config", default, "")]
     return file, [each for each in given if each.option != "config"]
-
-
-def _whole(tree: Any, name: str) -> Any:
-    """Returns a ConfigDict as a dictionary; any other value as it is.
-
-    Raises:
-        SettingsError: a field that the file leaves to the command line is not given.
-    """
-    if not isinstance(tree, ConfigDict):
-        return tree
-    found = {}
-    for field in tree:
-        whole = f"{name}.{shown(field)}"
-        try:
-            found[field] = _whole(tree[field], whole)
-        except config_dict.RequiredValueError as error:
-            raise SettingsError(
-                f"{whole} has no value: give --{whole}=VALUE."
-            ) from error
-    return found
 
 
 def _load(argument: str) -> tuple[Any, dict[str, Any] | None]:
@@ -194,13 +171,10 @@ def _read(argument: str, path: Path) -> dict[str, Any]:
         SettingsError: it cannot be read, or is no configuration.
     """
     try:
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError("it holds no object")
+        return with_defaults(read_object(path))
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         remedy = (
             "Give the config.json of a run folder, or a file such as configs/digits.py"
         )
         raise SettingsError.of("--config", argument, str(why), remedy) from error
-    return with_defaults(found)

@@ -17,15 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.files.digests import json_digest
 from experiments.files.sealed import to_json
 from experiments.settings.grid import Run
-from experiments.settings.schema import Settings, field_types
+from experiments.settings.options import REGISTRIES
+from experiments.settings.schema import Settings
 from experiments.settings.values import Options
-from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.networks import ACTIVATIONS, NETWORKS
-from vae_jax.objectives import OBJECTIVES
-from vae_jax.posteriors import POSTERIORS
-from vae_jax.priors import PRIORS
+from vae_jax.networks import ACTIVATIONS
 
 # Sections, and fields of data, on which results depend by rounding at most.
 _OF_THE_MACHINE = ("checkpoint", "parallel")
@@ -55,7 +53,7 @@ def fingerprint(settings: Settings, images: str) -> str:
         "images": images,
         "own_modules": _own_modules(settings),
     }
-    return _digest(facts)
+    return json_digest(facts)
 
 
 def fingerprints(runs: Iterable[Run], images: str) -> dict[str, str]:
@@ -70,7 +68,7 @@ def group_fingerprint(runs: Sequence[str], attempt: int) -> str:
         runs: the fingerprint of each, in their order.
         attempt: how often they were started before, with other keys.
     """
-    return _digest([attempt, *runs])
+    return json_digest([attempt, *runs])
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,17 +106,27 @@ def differing(old: Any, new: Any, path: str) -> list[str]:
     return [] if old == new else [f"{path} is {old!r} there and {new!r} here"]
 
 
-def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(config: Mapping[str, Any], cls: Any = Settings) -> dict[str, Any]:
     """Returns a stored configuration with the fields of later versions.
 
     They get their defaults, which stand for the behaviour before. A field without a
     default is not added.
+
+    Args:
+        config: the configuration, or a section of it.
+        cls: the class of its fields.
     """
-    return _filled(config, Settings)
-
-
-def _digest(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    filled = dict(config)
+    for field in dataclasses.fields(cls):
+        kind, default = field.type, field.default
+        is_section = dataclasses.is_dataclass(kind)
+        # A configuration leaves out options by name that are not given.
+        if default is not dataclasses.MISSING and kind is not Options:
+            whole = dataclasses.asdict(default) if is_section else default
+            filled.setdefault(field.name, whole)
+        if is_section and isinstance(inner := filled.get(field.name), Mapping):
+            filled[field.name] = with_defaults(inner, kind)
+    return filled
 
 
 def _given(settings: Any) -> Any:
@@ -130,38 +138,16 @@ def _given(settings: Any) -> Any:
     }
 
 
-def _filled(config: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    filled, hints = dict(config), field_types(cls)
-    for field in dataclasses.fields(cls):
-        hint, default = hints[field.name], field.default
-        # A configuration leaves out options by name that are not given.
-        if default is not dataclasses.MISSING and hint is not Options:
-            if dataclasses.is_dataclass(default) and not isinstance(default, type):
-                default = dataclasses.asdict(default)
-            filled.setdefault(field.name, default)
-        inner, is_section = filled.get(field.name), dataclasses.is_dataclass(hint)
-        if is_section and isinstance(hint, type) and isinstance(inner, Mapping):
-            filled[field.name] = _filled(inner, hint)
-    return filled
-
-
 # Packages whose versions environment.json holds.
 _LIBRARIES = ("vae_jax", "jax", "jaxlib", "flax")
 
 
 def _own_modules(settings: Settings) -> dict[str, str]:
     """Returns the digest of the source of each part of the user's own, by its kind."""
-    model = settings.model
-    parts = {
-        "likelihood": LIKELIHOODS[model.likelihood],
-        "network": NETWORKS[model.network],
-        "posterior": POSTERIORS[model.posterior],
-        "prior": PRIORS[model.prior],
-        "objective": OBJECTIVES[settings.training.objective],
-        "activation": ACTIVATIONS[model.activation],
-    }
+    chosen = vars(settings.model) | vars(settings.training)
     found = {}
-    for kind, part in parts.items():
+    for kind, registry in {**REGISTRIES, "activation": ACTIVATIONS}.items():
+        part = registry[chosen[kind]]
         part = getattr(part, "func", part)
         if part.__module__.partition(".")[0] not in _LIBRARIES:
             found[kind] = hashlib.sha256(_source(part)).hexdigest()
@@ -170,13 +156,11 @@ def _own_modules(settings: Settings) -> dict[str, str]:
 
 def _source(part: Any) -> bytes:
     """Returns the file of a class or function, also if it was run, not imported."""
-    module, parts = (
-        sys.modules.get(part.__module__),
-        getattr(part, "__dict__", {}).values(),
-    )
-    code = [getattr(each, "__code__", None) for each in (part, *parts)]
+    module = sys.modules.get(part.__module__)
+    own = (part, *getattr(part, "__dict__", {}).values())
+    code = [each.__code__ for each in own if hasattr(each, "__code__")]
     # The file of the code comes first: several modules are called '__main__'.
-    files = [*(c.co_filename for c in code if c), getattr(module, "__file__", None)]
+    files = [*(each.co_filename for each in code), getattr(module, "__file__", None)]
     wrappers = dataclasses.__file__, reprlib.__file__  # of __repr__ of dataclasses
     for file in files:
         if file and file not in wrappers and Path(file).is_file():

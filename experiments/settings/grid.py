@@ -2,24 +2,17 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, get_args
 
+from experiments.files.digests import json_digest
 from experiments.messages.errors import SettingsError
 from experiments.messages.wording import plain_name
 from experiments.settings.options import KINDS, refuse_unused, same_model
-from experiments.settings.schema import (
-    ModelSettings,
-    Settings,
-    TrainingSettings,
-    build,
-    field_types,
-)
+from experiments.settings.schema import Settings, build, field_types
 from experiments.settings.values import (
     Options,
     convert,
@@ -69,16 +62,14 @@ class Group:
     @property
     def name(self) -> str:
         """A name for files, the same whenever these runs are grouped."""
-        text = json.dumps([self.attempt, *(run.name for run in self.runs)])
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        digest = json_digest([self.attempt, *(run.name for run in self.runs)])[:12]
         return f"{self.runs[0].settings.model.likelihood}-{digest}"
 
     @property
     def widest(self) -> Settings:
         """Settings of the run with the most latents: the shapes of the program."""
-        return max(
-            (run.settings for run in self.runs), key=lambda s: s.model.latent_dim
-        )
+        members = [run.settings for run in self.runs]
+        return max(members, key=lambda settings: settings.model.latent_dim)
 
 
 def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
@@ -98,28 +89,26 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
             value that its field does not allow, or a run with two names.
     """
     hints = field_types(Settings)
-    for name in _SWEPT:
-        if not isinstance(config.get(name), Mapping):
-            raise SettingsError(f"config.{name} is missing: it must be a group.")
-    grids = _grids(config.get("sweep"))
+    sections = [name for name, hint in hints.items() if dataclasses.is_dataclass(hint)]
     base = {name: value for name, value in config.items() if name != "sweep"}
-    for name, hint in hints.items():
-        if name in base and name not in _SWEPT and dataclasses.is_dataclass(hint):
-            base[name] = build(base[name], hint, f"config.{name}")
 
     @functools.cache  # Many runs share a section, and checking it takes long.
     def section(name: str, **axes: Any) -> Any:
-        return build({**base[name], **axes}, hints[name], f"config.{name}")
+        given = base.get(name)
+        own = {**given, **axes} if isinstance(given, Mapping) else given
+        return build(own, hints[name], f"config.{name}")
 
+    grids = _grids(config.get("sweep"))
+    base |= {name: section(name) for name in sections if name not in _SWEPT}
     runs: dict[Settings, Run] = {}
     for place, grid in grids.items():
         for combination in itertools.product(*grid.values()):
             chosen = dict(zip(grid, combination, strict=True))
             whole = base | {axis: chosen[axis] for axis in chosen if axis == "seed"}
-            for own in _SWEPT:
-                axes = {a: v for a, v in chosen.items() if _SECTION_OF.get(a) == own}
-                whole[own] = section(own, **axes)
-            settings = Settings.from_mapping(whole)
+            for name in _SWEPT:
+                axes = {a: v for a, v in chosen.items() if _SECTION_OF.get(a) == name}
+                whole[name] = section(name, **axes)
+            settings: Settings = build(whole, Settings, "config")
             run = Run(_name(place, grid, settings), settings)
             first = runs.setdefault(same_model(settings), run)
             if first.name != run.name:
@@ -140,8 +129,9 @@ def _grids(sweep: Any) -> dict[str, dict[str, tuple[Any, ...]]]:
         sweep = plain(sweep, "config.sweep")
         if not isinstance(sweep, tuple):
             given = "missing" if sweep is None else repr(sweep)
-            why = "it must be a group, or several"
-            raise SettingsError(f"config.sweep is {given}: {why}.")
+            raise SettingsError(
+                f"config.sweep is {given}: it must be a group, or several."
+            )
         places = {f"config.sweep[{index}]": grid for index, grid in enumerate(sweep)}
     example = "as in {'seed': (0, 1)}"
     if not places:
@@ -222,13 +212,10 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
     if not isinstance(values, tuple):
         values = (values,)
     # Names may be one text, 'beta,laplace': older configurations are stored so.
-    values = tuple(
-        part
-        for value in values
-        for part in (
-            map(str.strip, value.split(",")) if isinstance(value, str) else (value,)
-        )
-    )
+    parts: list[Any] = []
+    for value in values:
+        parts += map(str.strip, value.split(",")) if isinstance(value, str) else [value]
+    values = tuple(parts)
     if not values:
         raise SettingsError(
             f"{name} is empty: give at least one value, as in "
@@ -236,15 +223,12 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
         )
     is_of_tuples = kind_of(get_args(AXES[axis])[0]) is tuple
     if is_of_tuples and not all(isinstance(value, tuple) for value in values):
-        remedy = "Give it as in ((64, 64), (128,))"
-        raise SettingsError.of(
-            name, values, "each of its values is a tuple itself", remedy
-        )
+        why = "each of its values is a tuple itself"
+        raise SettingsError.of(name, values, why, "Give it as in ((64, 64), (128,))")
     found: tuple[Any, ...] = convert(values, AXES[axis], name)
     if len(set(found)) < len(found):
-        raise SettingsError.of(
-            name, found, "a value occurs twice", "Give each value once"
-        )
+        why, remedy = "a value occurs twice", "Give each value once"
+        raise SettingsError.of(name, found, why, remedy)
     return found
 
 
@@ -278,22 +262,15 @@ def _program(settings: Settings) -> Settings:
     These are seed, beta, learning rate and, if it can be padded, the latent size: runs
     whose results are equal share a program (``vae_jax.training.Member``).
     """
-    return dataclasses.replace(
-        settings,
-        seed=0,
-        model=_neutral_model(settings.model),
-        training=_neutral_training(settings.training),
-    )
+    model = settings.model
+    if model.can_be_padded:
+        model = _replaced(model, latent_dim=1)
+    training = _replaced(settings.training, beta=1.0, learning_rate=1.0)
+    return dataclasses.replace(settings, seed=0, model=model, training=training)
 
 
-@functools.lru_cache
-def _neutral_model(model: ModelSettings) -> ModelSettings:
-    return dataclasses.replace(model, latent_dim=1) if model.can_be_padded else model
-
-
-@functools.lru_cache
-def _neutral_training(training: TrainingSettings) -> TrainingSettings:
-    return dataclasses.replace(training, beta=1.0, learning_rate=1.0)
+# Many runs share a section, and checking it takes long.
+_replaced = functools.lru_cache(dataclasses.replace)
 
 
 def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:

@@ -5,9 +5,9 @@
 """
 
 import contextlib
-import dataclasses
 import re
 import shlex
+from dataclasses import is_dataclass
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -21,13 +21,8 @@ from experiments.settings.values import example, parse, refuse_unknown
 # The fields of a configuration and the groups of them, with their types.
 FIELDS: dict[str, Any] = {**field_types(Settings), "sweep": None}
 GROUPS: dict[str, dict[str, Any]] = {
-    **{
-        name: field_types(kind)
-        for name, kind in field_types(Settings).items()
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type)
-    },
-    "sweep": AXES,
-}
+    name: field_types(FIELDS[name]) for name in FIELDS if is_dataclass(FIELDS[name])
+} | {"sweep": AXES}
 
 
 def is_switch(option: str) -> bool:

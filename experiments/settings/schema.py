@@ -276,20 +276,6 @@ class Settings:
             )
         _check_objective(self.model, self.training)
 
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Settings":
-        """Returns the checked settings of a configuration without its ``sweep``.
-
-        Args:
-            mapping: the configuration; sections may have been built before.
-
-        Raises:
-            SettingsError: a field that is unknown, missing, of another type or out of
-                range.
-        """
-        settings: Settings = build(mapping, cls, "config")
-        return settings
-
 
 @functools.lru_cache
 def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
@@ -304,7 +290,7 @@ def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
 
 
 @functools.cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Returns the types of a section's fields, in their order."""
     return {field.name: field.type for field in dataclasses.fields(cls)}
 
@@ -324,7 +310,8 @@ def build(mapping: Any, cls: Any, path: str) -> Any:
     if isinstance(mapping, cls):
         return mapping
     if not isinstance(mapping, Mapping):
-        raise SettingsError(f"{path} must be a group of fields.")
+        given = "missing" if mapping is None else repr(mapping)
+        raise SettingsError(f"{path} is {given}: it must be a group of fields.")
     hints = field_types(cls)
     refuse_unknown(mapping, hints, f"{path}.")
     values = {}

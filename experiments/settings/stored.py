@@ -54,13 +54,11 @@ def on_this_machine(
         SettingsError: a path is missing, or is given for data without a path.
     """
     own = _with(neutral(config), places)
-    if isinstance(data := own.get("data"), Mapping):
-        refuse_without_images(config, own, PLACES)
-        name = data.get("name")
-        if name not in _WITH_A_PATH and "data.path" in places:
-            why = f"it has no effect on the run's images, which are {name!r}"
-            path = places["data.path"]
-            raise SettingsError.of("--data_path", path, why, "Leave it out")
+    refuse_without_images(config, own, PLACES)
+    path, name = places.get("data.path"), value("data.name", own)
+    if path is not None and name not in _WITH_A_PATH:
+        why = f"it has no effect on the run's images, which are {name!r}"
+        raise SettingsError.of("--data_path", path, why, "Leave it out")
     return own
 
 
@@ -90,10 +88,7 @@ def refuse_without_images(
     Raises:
         SettingsError: naming the stored path, and the flag.
     """
-    data = own.get("data")
-    if not isinstance(data, Mapping):
-        return  # The whole configuration is refused later.
-    if data.get("name") in _WITH_A_PATH and not data.get("path"):
+    if value("data.name", own) in _WITH_A_PATH and not value("data.path", own):
         remedy = _remedy("data.path", value("data.path", config), flags)
         raise SettingsError(
             f"the run was made with {_shown('data.path', config)}: not used here; "
@@ -129,11 +124,10 @@ def not_obeyed(
 
 
 def value(name: str, config: Mapping[str, Any]) -> Any:
-    """Returns a configuration's value of a field of the machine, or its default."""
+    """Returns a configuration's value of a field, or the default of a machine's."""
     section, _, field = name.partition(".")
-    stored = config.get(section)
-    fields = stored if isinstance(stored, Mapping) else {}
-    return fields.get(field, _NEUTRAL[name])
+    group, default = config.get(section), _NEUTRAL.get(name)
+    return group.get(field, default) if isinstance(group, Mapping) else default
 
 
 def _shown(name: str, config: Mapping[str, Any]) -> str:

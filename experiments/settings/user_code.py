@@ -54,8 +54,7 @@ def import_parts(names: Iterable[str]) -> None:
                 reason = "there is no such module"
         except (Exception, SystemExit) as error:
             raise SettingsError(
-                f"--parts is {name!r}{_line_of(error, _first_file(error))}: "
-                f"{_explained(error)}"
+                f"--parts is {name!r}{_line_of(error)}: {_explained(error)}"
             ) from error
         if reason:
             remedy = (
@@ -103,22 +102,21 @@ def run_config(argument: str, path: Path, variant: str | None) -> ConfigDict:
         SettingsError: it describes no configuration, or there is no such variant.
     """
     find_modules_in(path.resolve().parent)
+    why, remedy = "this file defines no get_config()", CONFIG_ADVICE
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         loaded = get_config and get_config(*[] if variant is None else [variant])
     except (SyntaxError, UnicodeDecodeError) as error:
-        why = f"this file defines no get_config(), as it is no Python ({error})"
-        raise SettingsError.of("--config", argument, why, CONFIG_ADVICE) from error
+        why += f", as it is no Python ({error})"
+        raise SettingsError.of("--config", argument, why, remedy) from error
     except Exception as error:
         raise SettingsError(
             f"--config is {argument!r}{_line_of(error, path)}: {_explained(error)}"
         ) from error
-    if not get_config:
-        why = "this file defines no get_config()"
-        raise SettingsError.of("--config", argument, why, CONFIG_ADVICE)
     if not isinstance(loaded, ConfigDict):
-        why = f"its get_config() returns a {type(loaded).__name__}"
-        remedy = "Let it return a ml_collections.ConfigDict"
+        if get_config:
+            why = f"its get_config() returns a {type(loaded).__name__}"
+            remedy = "Let it return a ml_collections.ConfigDict"
         raise SettingsError.of("--config", argument, why, remedy)
     config = ConfigDict(loaded) if isinstance(loaded, FrozenConfigDict) else loaded
     with config.ignore_type(), contextlib.suppress(config_dict.RequiredValueError):
@@ -130,15 +128,6 @@ def run_config(argument: str, path: Path, variant: str | None) -> ConfigDict:
     return config
 
 
-def _first_file(error: BaseException) -> Path:
-    """Returns the first of the user's files that an error passed through."""
-    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    own = (__file__, importlib.__file__)
-    return Path(
-        next((f for f in files if f not in own and not f.startswith("<frozen")), "")
-    )
-
-
 def find_modules_in(folder: Path) -> None:
     """Lets modules in a folder be imported, after those that are installed."""
     place = str(folder.resolve())
@@ -146,13 +135,20 @@ def find_modules_in(folder: Path) -> None:
         sys.path.append(place)  # Last, so that it hides nothing.
 
 
-def _line_of(error: BaseException, path: Path) -> str:
-    """Returns the place of a mistake, in the file or in one beside it."""
-    own = path.absolute()
+def _line_of(error: BaseException, path: Path | None = None) -> str:
+    """Returns the place of a mistake, in the user's file or in one beside it.
+
+    Args:
+        error: the mistake.
+        path: the file; None: the first that the error passed through.
+    """
     places = [
         (Path(frame.filename).absolute(), frame.lineno)
         for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in (__file__, importlib.__file__)
+        and not frame.filename.startswith("<frozen")
     ]
+    own = path.absolute() if path else next((place[0] for place in places), Path())
     beside = [place for place in places if place[0].parent == own.parent]
     if not beside:
         return ""

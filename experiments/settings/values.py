@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict, config_dict
 
+from experiments.files.sealed import LARGEST
 from experiments.messages.errors import SettingsError
 from vae_jax.checks import Range, nearest, require_declared
 
-_TINY, _HUGE = (
-    float(size) for size in (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
-)
+_TINY = float(np.finfo(np.float32).tiny)
 
 _MOST_VALUES = 1_000_000
 
@@ -67,10 +67,11 @@ def plain(value: Any, name: str) -> Any:
         name: of its field, for messages.
 
     Raises:
-        SettingsError: several values without an order, or that can be read only once.
+        SettingsError: several values without an order, or that can be read only once;
+            or a field without a value.
     """
-    if isinstance(value, Mapping):
-        return {key: plain(value[key], f"{name}.{shown(key)}") for key in value}
+    if isinstance(value, (Mapping, ConfigDict)):
+        return {key: _field(value, key, f"{name}.{shown(key)}") for key in value}
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple, range)):
@@ -89,6 +90,14 @@ def plain(value: Any, name: str) -> Any:
         call = "sorted" if is_set else "list"
         raise SettingsError.of(name, value, why, f"Write {call}(...) around it")
     return value
+
+
+def _field(group: Any, key: Any, name: str) -> Any:
+    """Returns the ``plain`` value of a field, which a file may leave to an option."""
+    try:
+        return plain(group[key], name)
+    except config_dict.RequiredValueError as error:
+        raise SettingsError(f"{name} has no value: give --{name}=VALUE.") from error
 
 
 def convert(value: Any, hint: Any, name: str) -> Any:
@@ -113,14 +122,14 @@ def convert(value: Any, hint: Any, name: str) -> Any:
             )
         return tuple(convert(item, get_args(kind)[0], name) for item in value)
     if kind is float and type(value) is int:
-        value = float(value) if abs(value) <= _HUGE else math.inf
+        value = float(value) if abs(value) <= LARGEST else math.inf
     if type(value) is not kind:
         why = f"it must be of type {kind.__name__}, not {type(value).__name__}"
         raise SettingsError.of(name, value, why)
-    if kind is float and not _TINY <= (abs(value) or 1) <= _HUGE:  # NaN included.
+    if kind is float and not _TINY <= (abs(value) or 1) <= LARGEST:  # NaN included.
         why = (
             "it must be finite, and 0 or of a size that float32 holds, "
-            f"{_TINY:.1e} to {_HUGE:.1e}"
+            f"{_TINY:.1e} to {LARGEST:.1e}"
         )
         raise SettingsError.of(name, value, why)
     try:
@@ -185,11 +194,9 @@ _KINDS = {
 }
 
 
-def kind_of(hint: Any) -> type:
+def kind_of(hint: Any) -> Any:
     """Returns the class of a type's values, such as tuple or int."""
-    kind = bare(hint)
-    found: type = get_origin(kind) or kind
-    return found
+    return get_origin(bare(hint)) or bare(hint)
 
 
 def parse(option: str, text: str, hint: Any, now: Any, *, is_axis: bool) -> Any:

@@ -623,12 +623,12 @@ def refusal(arguments, place):
 UNFIT = [
     ("type.json", "model.flow_steps is '8': it must be of type int"),
     ("code.json", 'abort()": it must be a tuple'),
-    ("group.json", "config.model is missing: it must be a group"),
+    ("group.json", "config.model is 3: it must be a group"),
     ("nan.json", "beta is nan: it must be finite"),
     ("field.json", "config.model.widhts is unknown (did you mean 'widths'?)"),
     ("axis.json", "config.sweep.keep is unknown"),
     ("axis of grids.json", "config.sweep[1].keep is unknown"),
-    ("many.json", "config.model is missing"),
+    ("many.json", "config.sweep is missing"),
 ]
 
 
