@@ -138,12 +138,10 @@ def _read(settings: DataSettings) -> Source:
     data_dir = settings.data_dir
     if reader is tfds and settings.download and not tfds.is_on_disk(name, data_dir):
         downloads.prepare(name.split(":")[0], data_dir)
+    values = settings.black, settings.white, settings.background
     return cache.cached(
         lambda: reader.read(settings),
-        [
-            *reader.identity(settings),
-            *(settings.black, settings.white, settings.background),
-        ],
+        [*reader.identity(settings), *values],
         settings.cache_dir,
         memory_mapped=settings.stream,
     )
@@ -203,15 +201,14 @@ def _cut(source: Source, settings: DataSettings) -> dict[str, Split]:
     return splits
 
 
-def _take(split: Split, indices: np.ndarray) -> Split:
+def _take(split: Split, indices: Any) -> Split:
     """Returns the images, and labels if there are any, at the given places."""
     images, labels = split
-    first = indices[0]
+    first, where = indices[0], indices
     if np.array_equal(indices, np.arange(first, first + len(indices))):
         # A slice is a view, so images that are mapped into memory are not read.
         where = slice(first, first + len(indices))
-        return Split(images[where], None if labels is None else labels[where])
-    return Split(images[indices], None if labels is None else labels[indices])
+    return Split(images[where], None if labels is None else labels[where])
 
 
 def _title(settings: DataSettings) -> str:

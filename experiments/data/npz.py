@@ -72,10 +72,9 @@ def parse(arrays: Mapping[str, np.ndarray], settings: DataSettings) -> Source:
         settings: which values are black and white, and the name of the file.
 
     Raises:
-        DataError: names, types, shapes or values are not as ``read`` says.
+        DataError: types, shapes or values are not as ``read`` says.
     """
     where = settings.path
-    _refuse_names(list(arrays), where)
     renamed = {_full_name(key): array for key, array in arrays.items()}
     levels = _parse_levels(renamed["levels"], where) if "levels" in renamed else None
     splits, names = {}, {}
@@ -84,10 +83,9 @@ def parse(arrays: Mapping[str, np.ndarray], settings: DataSettings) -> Source:
         if images_key in renamed:
             names[split] = f"{images_key} of {where}"
             images = with_channels(renamed[images_key], names[split])
-            labels = None
-            if labels_key in renamed:
-                called = f"{labels_key} of {where}"
-                labels = _parse_labels(renamed[labels_key], len(images), called)
+            labels = renamed.get(labels_key)
+            if labels is not None:
+                labels = _parse_labels(labels, len(images), f"{labels_key} of {where}")
             splits[split] = Split(images, labels)
         elif labels_key in renamed:
             raise DataError(
@@ -125,19 +123,21 @@ def _read_member(
         raise ValueError(f"{member.filename} is compressed as NumPy never does")
     with archive.open(member) as content:
         shape, _, dtype = _NPY_HEADERS[np.lib.format.read_magic(content)](content)
+        if dtype.hasobject:
+            known = ("labels", "class_names", "images")
+            part = next((name for name in known if name in member.filename), "array")
+            raise DataError(
+                f"{where} holds Python objects, which can run code when they are read."
+                f" Make it an array of numbers or text, as in np.array(list({part})),"
+                " or leave it out."
+            )
         said = math.prod(shape) * dtype.itemsize
         held = member.file_size - content.tell()
-    if dtype.hasobject:
-        known = ("labels", "class_names", "images")
-        part = next((name for name in known if name in member.filename), "array")
-        raise DataError(
-            f"{where} holds Python objects, which can run code when they are read. Make"
-            f" it an array of numbers or text, as in np.array(list({part})), or leave"
-            " it out."
-        )
-    if said > held:
-        raise ValueError(f"{member.filename} must hold {said} bytes, but holds {held}")
-    with archive.open(member) as content:
+        if said > held:
+            raise ValueError(
+                f"{member.filename} must hold {said} bytes, but holds {held}"
+            )
+        content.seek(0)
         return np.lib.format.read_array(content, allow_pickle=False)
 
 

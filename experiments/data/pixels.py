@@ -111,9 +111,8 @@ def read_pixels(
 
 def _kind(image: Any) -> str:
     """Returns the kind of pixels of an opened image, without opacity."""
-    if image.mode == "1" and "transparency" in image.info:
-        return "L"
-    if "LA;16" in str(image.tile):  # Pillow reads these greys as colours.
+    is_grey = "LA;16" in str(image.tile)  # Pillow reads these greys as colours.
+    if is_grey or (image.mode == "1" and "transparency" in image.info):
         return "L"
     return _KINDS.get(image.mode, "RGB")
 

@@ -6,7 +6,7 @@ with the setting that says which, because a wrong guess would silently train a m
 other images.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ def to_levels(
     """
     ranges = {split: ValueRange.of(arrays[split], names[split]) for split in arrays}
     together = ValueRange(
+        names["train"],
         min(each.low for each in ranges.values()),
         max(each.high for each in ranges.values()),
         all(each.is_whole for each in ranges.values()),
@@ -54,12 +55,18 @@ def to_levels(
         read = {s: _scaled(arrays[s], settings, levels, names[s]) for s in arrays}
     else:
         if levels is None:
-            _refuse_different_ranges(ranges, names)
-        for split, array in arrays.items():
-            if not ranges[split].is_of_levels(levels or MAX_LEVELS):
-                raise _no_levels(array.dtype, together, names[split], levels)
+            _refuse_different_ranges(ranges.values())
+        for split, found in ranges.items():
+            if not found.is_of_levels(levels or MAX_LEVELS):
+                dtype = arrays[split].dtype
+                fractions = "" if together.is_whole else " with fractions"
+                raise DataError(
+                    f"{found.where} is {dtype}{fractions} in {together}: allowed are"
+                    f" integers in 0..{(levels or MAX_LEVELS) - 1}."
+                    f" {range_remedy(together, dtype)}."
+                )
         if levels is None:
-            _refuse_few_values(together, names["train"])
+            _refuse_few_values(together)
             levels = 2 if together.high <= 1 else MAX_LEVELS
         read = {s: array.astype(np.uint8, copy=False) for s, array in arrays.items()}
     _refuse_ones_beside_more(read, levels, names)
@@ -79,6 +86,7 @@ _NUMBERS_OF = {
 class ValueRange(NamedTuple):
     """The smallest and the largest value, and whether all are whole numbers."""
 
+    where: str  # what messages call the array
     low: float
     high: float
     is_whole: bool
@@ -97,8 +105,8 @@ class ValueRange(NamedTuple):
         is_whole = not (is_float and bool((array != np.floor(array)).any()))
         low, high = array.min().item(), array.max().item()
         if is_whole:
-            return cls(int(low), int(high), is_whole)
-        return cls(low, high, is_whole)
+            low, high = int(low), int(high)
+        return cls(where, low, high, is_whole)
 
     def __str__(self) -> str:
         if self.is_whole:
@@ -130,17 +138,6 @@ _COMMON = (
 )
 
 
-def _no_levels(
-    dtype: np.dtype, found: ValueRange, where: str, levels: int | None
-) -> DataError:
-    """Returns the refusal of values that are not levels as they are."""
-    fractions = "" if found.is_whole else " with fractions"
-    return DataError(
-        f"{where} is {dtype}{fractions} in {found}: allowed are integers in"
-        f" 0..{(levels or MAX_LEVELS) - 1}. {range_remedy(found, dtype)}."
-    )
-
-
 def range_remedy(found: ValueRange, dtype: np.dtype) -> str:
     """Returns a sentence on what to do if black and white are not known."""
     if dtype.kind == "u" and dtype.itemsize == 2:
@@ -163,28 +160,25 @@ def _stated(black: float, white: float) -> str:
     return (f"data.black={black} " if black else "") + f"data.white={white}"
 
 
-def _refuse_few_values(found: ValueRange, where: str) -> None:
+def _refuse_few_values(found: ValueRange) -> None:
     """Refuses integers that are much below 255: white may be another value."""
     if 1 < found.high < MAX_LEVELS // 2:
         raise DataError(
-            f"{where} has no value above {found.high}: white is not known. Set"
+            f"{found.where} has no value above {found.high}: white is not known. Set"
             f" data.white={found.high} for {found.high + 1} levels, or data.white=255"
             " if all images are dark."
         )
 
 
-def _refuse_different_ranges(
-    ranges: Mapping[str, ValueRange], names: Mapping[str, str]
-) -> None:
+def _refuse_different_ranges(ranges: Collection[ValueRange]) -> None:
     """Refuses splits in which black and white seem to be other values."""
-    widest = max(ranges, key=lambda split: ranges[split].high - ranges[split].low)
-    other = ranges[widest]
-    for split, found in ranges.items():
+    other = max(ranges, key=lambda each: each.high - each.low)
+    for found in ranges:
         is_darker = 2 * found.high < other.high
         is_other = is_darker or (found.low < 0) != (other.low < 0)
         if is_other and _assumed(found) != _assumed(other):
             stated = f", or set {_stated(*_assumed(other))} if it is one range already"
-            raise _different(names[split], found, names[widest], other, stated)
+            raise _different(found, other, stated)
 
 
 def _assumed(found: ValueRange) -> tuple[float, float]:
@@ -194,9 +188,7 @@ def _assumed(found: ValueRange) -> tuple[float, float]:
     return found.common() or (found.low, max(found.high, found.low + 1))
 
 
-def _different(
-    where: str, found: ValueRange, whose: str, other: ValueRange, instead: str = ""
-) -> DataError:
+def _different(found: ValueRange, other: ValueRange, instead: str = "") -> DataError:
     """Returns the refusal of two splits in different ranges."""
     black, white = _assumed(found)
     other_black, other_white = _assumed(other)
@@ -204,8 +196,9 @@ def _different(
     moved = f"(images - {black})" if black else "images"
     code = f"{moved} * {factor}" + (f" + {other_black}" if other_black else "")
     return DataError(
-        f"{where} has values in {found}: {whose} has values in {other}. Bring them to"
-        f" one range, as in {f'np.round({code})' if other.is_whole else code}{instead}."
+        f"{found.where} has values in {found}: {other.where} has values in {other}."
+        " Bring them to one range, as in"
+        f" {f'np.round({code})' if other.is_whole else code}{instead}."
     )
 
 
@@ -216,12 +209,12 @@ def _refuse_ones_beside_more(
     if levels < _MANY_LEVELS:
         return
     highest = {split: int(array.max()) for split, array in images.items()}
-    top = max(highest, key=lambda split: highest[split])
+    top = max(highest, key=highest.__getitem__)
     for split, high in highest.items():
         # Zeros are black in any range.
         if high == 1 and highest[top] >= _MANY_LEVELS - 1:
-            found, other = ValueRange(0, 1, True), ValueRange(0, levels - 1, True)
-            raise _different(names[split], found, names[top], other)
+            found = ValueRange(names[split], 0, 1, True)
+            raise _different(found, ValueRange(names[top], 0, levels - 1, True))
 
 
 def _stated_levels(
