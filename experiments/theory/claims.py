@@ -63,6 +63,14 @@ def equal(
     )
 
 
+def equal_mean(
+    statement: str, predicted: float, values: ArrayLike, *, digits: int = 3
+) -> Claim:
+    """Claims that independent values ``[N]`` have a mean, within 3 standard errors."""
+    mean, error = mean_and_error(values)
+    return equal(statement, predicted, mean, within=3 * error, digits=digits)
+
+
 def same(statement: str, predicted: str | int, measured: str | int) -> Claim:
     """Claims that two counts or words are the same."""
     return Claim(statement, str(predicted), str(measured), predicted == measured)

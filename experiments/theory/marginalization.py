@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.special import logsumexp
 
 from experiments.report.style import COLORS, FAINT
-from experiments.theory.claims import Claim, Story, below, equal, mean_and_error
+from experiments.theory.claims import Claim, Story, below, equal, equal_mean
 from experiments.theory.figures import drawing
 from experiments.theory.models import digits
 from vae_jax.evidence import LinearGaussian, importance_estimate
@@ -168,16 +168,8 @@ def run() -> Story:
             )
         # Groups of samples give the error of the effective share.
         shares = [_effective(group) / group.size for group in np.split(weighted, 100)]
-        share, error = mean_and_error(shares)
-        claims.append(
-            equal(
-                f"{latent_dim} latents: effective share of the encoder's samples",
-                1 / second_moment,
-                share,
-                within=3 * error,
-                digits=4,
-            )
-        )
+        statement = f"{latent_dim} latents: effective share of the encoder's samples"
+        claims.append(equal_mean(statement, 1 / second_moment, shares, digits=4))
     # The error of log p(x) falls as that of a mean of weights: sqrt(variance / n).
     size = _COUNTS[3]
     predicted = float(np.sqrt((second_moment - 1) / size))
