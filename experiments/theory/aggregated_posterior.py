@@ -11,7 +11,6 @@ every encoded image.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -33,9 +32,7 @@ from experiments.theory.claims import (
 )
 from experiments.theory.figures import draw_images, drawing
 from experiments.theory.models import CONFIG, digits, train
-from vae_jax import population
 from vae_jax.diagnostics import (
-    KLDecomposition,
     KLParts,
     decompose_gaussian_kl,
     mmd_test,
@@ -43,7 +40,6 @@ from vae_jax.diagnostics import (
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Elbo
-from vae_jax.trained import TrainedModel
 
 _LATENTS = (2, 8)
 _BETAS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -64,12 +60,17 @@ _CLOSE = _MEMBERS.index((2, _CLOSE_BETA))
 
 
 class Measured(NamedTuple):
-    """The measurements of a member on the training images, nats unless said."""
+    """The measurements of a member on the training images, nats unless said, ``[]``."""
 
-    decomposition: KLDecomposition
-    reconstruction: jax.Array  # E_q[log p(x|z)], []
-    sampling_error: jax.Array  # of the average KL by samples, in closed form, []
-    p_value: jax.Array  # of the hypothesis that q(z) is p(z), []
+    average_kl: jax.Array | np.ndarray
+    mutual_information: jax.Array | np.ndarray
+    marginal_kl: jax.Array | np.ndarray  # KL(q(z) || p(z))
+    total_correlation: jax.Array | np.ndarray
+    of_latents: jax.Array | np.ndarray  # KL(q(z_i) || p(z_i)), summed over latents
+    sampled_kl: jax.Array | np.ndarray  # the average KL, by samples
+    sampling_error: jax.Array | np.ndarray  # of sampled_kl, in closed form
+    distortion: jax.Array | np.ndarray  # -E_q[log p(x|z)]
+    p_value: jax.Array | np.ndarray  # of the hypothesis that q(z) is p(z)
 
 
 def run() -> Story:
@@ -85,8 +86,12 @@ def run() -> Story:
     widest = images.vae("bernoulli", latent_dim=max(latent_dims), widths=(128,))
     trained, _ = train(widest, images, _CONFIG, beta=betas, latent_dims=latent_dims)
     x = images.observe("binary", next(keys), images.train)
-    measured = measure_members(next(keys), widest, trained, x)
-    parts, _, sampled_kl = measured.decomposition
+    own_keys = jax.random.split(next(keys), len(trained))
+    each = [
+        measure(own.model, own.params, key, x)
+        for own, key in zip(trained, own_keys, strict=True)
+    ]
+    found = Measured(*map(np.stack, zip(*each, strict=True)))  # [members] each
 
     # --- the member with 2 latents, where integrals over z are sums over a grid ---
 
@@ -110,23 +115,21 @@ def run() -> Story:
         prior.sample(next(keys), len(x)),
         num_permutations=_PERMUTATIONS,
     )
-    distortion = -measured.reconstruction
     most = float(np.log(len(x)))  # nats that can tell so many images apart
-    deviations = np.abs(sampled_kl - parts.average_kl) / measured.sampling_error
-    of_latents = parts.dimension_kl.sum(axis=-1)
+    deviations = np.abs(found.sampled_kl - found.average_kl) / found.sampling_error
 
     claims = [
         below(
             "average KL = I(n; z) + KL(q(z) ‖ p(z)): largest difference of"
             f" {len(trained)} models (nats)",
             1e-4,
-            _largest(parts.average_kl - parts.mutual_information - parts.marginal_kl),
+            _largest(found.average_kl - found.mutual_information - found.marginal_kl),
         ),
         below(
             "KL(q(z) ‖ p(z)) = total correlation + KL of each latent: largest"
             " difference (nats)",
             1e-4,
-            _largest(parts.marginal_kl - parts.total_correlation - of_latents),
+            _largest(found.marginal_kl - found.total_correlation - found.of_latents),
         ),
         below(
             "average KL by samples against its closed form: largest difference"
@@ -137,7 +140,7 @@ def run() -> Story:
         below(
             f"I(n; z) of {len(x)} images is at most log {len(x)} (nats, largest)",
             most + 1e-5,
-            float(parts.mutual_information.max()),
+            float(found.mutual_information.max()),
         ),
         equal_mean(
             f"KL(q(z) ‖ p(z)), 2 latents, β = {_CLOSE_BETA:g}: samples against a sum"
@@ -148,7 +151,7 @@ def run() -> Story:
         equal_mean(
             "I(n; z) of the same model: samples against closed-form KL minus grid"
             " (nats)",
-            float(parts.average_kl[_CLOSE]) - marginal_kl,
+            float(found.average_kl[_CLOSE]) - marginal_kl,
             again.mutual_information,
         ),
         equal(
@@ -177,35 +180,26 @@ def run() -> Story:
                 f"two-sample test of q(z) against p(z), {latents} latents,"
                 f" β = {_BETAS[0]:g}: p-value",
                 0.01,
-                float(measured.p_value[own[0]]),
+                float(found.p_value[own[0]]),
             ),
             _rises(
                 f"{latents} latents, β from {_BETAS[-1]:g} down to {_BETAS[0]:g}: the"
                 " KL (nats)",
-                parts.average_kl[own][::-1],
+                found.average_kl[own][::-1],
             ),
             _rises(
                 f"{latents} latents, β from {_BETAS[0]:g} up to {_BETAS[-1]:g}:"
                 " -E_q[log p(x|z)] (nats)",
-                distortion[own],
+                found.distortion[own],
             ),
         ]
-    columns = (
-        latent_dims,
-        betas,
-        distortion,
-        parts.average_kl,
-        parts.mutual_information,
-        parts.marginal_kl,
-        parts.total_correlation,
-        measured.p_value,
-    )
     numbers: dict[str, Any] = {
         "images": len(x),
         "most": most,
         "close_beta": _CLOSE_BETA,
         "holes": share_of_holes,
-        "table": list(zip(*columns, strict=True)),
+        "members": _MEMBERS,
+        "found": found,
     }
     noise = latent_noise(next(keys), 1, len(x), 2)
     figures = {
@@ -216,57 +210,19 @@ def run() -> Story:
             {"a hole": decoded[holes], "q(z) > p(z)": decoded[dense]},
             images.shape,
         ),
-        "beta": _draw_beta(parts.mutual_information, parts.average_kl, most),
+        "beta": _draw_beta(found.mutual_information, found.average_kl, most),
     }
     return Story(tuple(claims), numbers, figures)
 
 
-def measure_members(
-    key: jax.Array, widest: VAE, trained: Sequence[TrainedModel], x: jax.Array
-) -> Any:
-    """Returns ``Measured`` of each model, NumPy arrays, from one compiled program.
-
-    Args:
-        key: split between the models.
-        widest: the model with the most latents; the others are padded to it.
-        trained: models that differ in their latent size.
-        x: binary images, ``[N, D]``.
-    """
-    shapes = population.param_shapes(widest)
-    padded = [population.pad(own.params, shapes) for own in trained]
-    masks = [
-        population.latent_mask(own.model.latent_dim, widest.latent_dim)
-        for own in trained
-    ]
-    of_all = population.over_members(
-        functools.partial(measure, widest), num_shared=1, execution="loop"
-    )
-    measured = jax.jit(of_all)(
-        jax.random.split(key, len(trained)),
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded),
-        jnp.stack(masks),
-        x,
-    )
-    return jax.tree.map(np.asarray, measured)
-
-
-def measure(
-    model: VAE,
-    key: jax.Array,
-    params: Params,
-    latent_mask: jax.Array,
-    x: jax.Array,
-) -> Measured:
-    """Returns the measurements of a member, zero-padded, on images x ``[N, D]``."""
+@functools.partial(jax.jit, static_argnums=0)
+def measure(model: VAE, params: Params, key: jax.Array, x: jax.Array) -> Measured:
+    """Returns the measurements of a model on binary images x ``[N, D]``."""
     noise_key, bound_key, prior_key, draw_key, test_key = jax.random.split(key, 5)
-    posterior = cast(DiagonalGaussian, model.encode(params, x, latent_mask))
+    posterior = cast(DiagonalGaussian, model.encode(params, x))
     noise = latent_noise(noise_key, _SAMPLES, len(x), model.latent_dim)
-    decomposition = decompose_gaussian_kl(
-        posterior.mean, posterior.log_scale, noise, latent_mask, chunk=50
-    )
-    terms = Elbo(num_samples=_SAMPLES)(
-        model, params, bound_key, x, latent_mask=latent_mask
-    )
+    parts, _, sampled_kl = decompose_gaussian_kl(*posterior, noise, chunk=50)
+    terms = Elbo(num_samples=_SAMPLES)(model, params, bound_key, x)
     # log q - log p of z = mean + scale e is, but for a constant, mean scale e +
     # (scale^2 - 1) e^2 / 2, of variance mean^2 scale^2 + (scale^2 - 1)^2 / 2.
     scale = jnp.exp(posterior.log_scale)
@@ -274,16 +230,16 @@ def measure(
     # One draw of each q(z|x_n): independent draws of q(z) are what the test needs.
     draws = posterior.sample(latent_noise(draw_key, 1, len(x), model.latent_dim))[0]
     prior_draws = model.prior(params).sample(prior_key, len(x))
-    test = mmd_test(
-        test_key,
-        draws * latent_mask[None],
-        prior_draws * latent_mask[None],
-        num_permutations=_PERMUTATIONS,
-    )
+    test = mmd_test(test_key, draws, prior_draws, num_permutations=_PERMUTATIONS)
     return Measured(
-        decomposition,
-        terms.reconstruction.mean(),
+        parts.average_kl,
+        parts.mutual_information,
+        parts.marginal_kl,
+        parts.total_correlation,
+        parts.dimension_kl.sum(),
+        sampled_kl,
         jnp.sqrt(variance.sum(axis=-1).mean() / (len(x) * _SAMPLES)),
+        -terms.reconstruction.mean(),
         test.p_value,
     )
 
