@@ -27,17 +27,16 @@ def atomically(path: Path) -> Iterator[Path]:
         FolderError: ``path`` cannot be written.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
+    with refusing_to_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:  # An interruption leaves no half file either.
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+        try:
+            yield beside
+            with open(beside, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:  # An interruption leaves no half file either.
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -58,8 +57,19 @@ def remove(path: Path) -> None:
     Raises:
         FolderError: it cannot be removed, or is a folder.
     """
-    try:
+    with refusing_to_write(path):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def refusing_to_write(path: Path) -> Iterator[None]:
+    """Turns an OSError within into the refusal of a path that cannot be written.
+
+    Raises:
+        FolderError: the refusal.
+    """
+    try:
+        yield
     except OSError as error:
         raise cannot_write(path, error) from error
 

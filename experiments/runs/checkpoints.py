@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.files.sealed import Owner
 from experiments.files.tensors import Arrays, load_arrays, save_arrays
-from experiments.files.writing import cannot_write, remove
+from experiments.files.writing import cannot_write, refusing_to_write, remove
 from experiments.messages.errors import AnotherOwnerError, FolderError
 
 _SUFFIX = ".safetensors"
@@ -36,10 +36,8 @@ class Checkpoints:
         self._owner = owner
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future[None] | None = None
-        try:
+        with refusing_to_write(path):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(path, error) from error
 
     def epochs(self) -> list[int]:
         """Returns the epochs of the checkpoints, in ascending order."""
@@ -103,10 +101,8 @@ class Checkpoints:
                     f"checkpoint {path} is damaged ({reason}): moved to {aside.name}, "
                     "the one before is used."
                 )
-                try:
+                with refusing_to_write(aside):
                     path.rename(aside)
-                except OSError as moving:
-                    raise cannot_write(aside, moving) from moving
         return None
 
     def _load(self, epoch: int) -> Arrays:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from experiments.files import locks
-from experiments.files.writing import cannot_write
+from experiments.files.writing import refusing_to_write
 from experiments.messages.errors import FolderError
 
 LOCK = ".lock"
@@ -36,10 +36,8 @@ class FolderLock:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        try:
+        with refusing_to_write(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
         self._lock: int | None
         # Another command may be beginning the folder, and may end before it has.
         self._lock, self.is_alone = self._take(False, True)
@@ -64,10 +62,8 @@ class FolderLock:
         until = time.monotonic() + _SECONDS_TO_BEGIN
         while True:
             for shared in ways:
-                try:
+                with refusing_to_write(self._folder):
                     lock = locks.take(self._folder / LOCK, shared=shared)
-                except OSError as error:
-                    raise cannot_write(self._folder, error) from error
                 if lock is not None:
                     return lock, not shared
             if time.monotonic() > until:
@@ -109,11 +105,12 @@ class Claims:
                 continue
             path = self._members / run / LOCK
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lock = locks.take(path)
-            except OSError as error:
+                with refusing_to_write(path):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    lock = locks.take(path)
+            except FolderError:
                 self.release(taken)
-                raise cannot_write(path, error) from error
+                raise
             if lock is None:
                 self.release(taken)
                 return False
@@ -154,10 +151,8 @@ def writing(folder: Path) -> Iterator[None]:
         FolderError: the folder cannot be written.
     """
     path = folder / TABLES_LOCK
-    try:
+    with refusing_to_write(path):
         lock = locks.take(path, wait=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
     assert lock is not None  # It was waited for.
     try:
         yield

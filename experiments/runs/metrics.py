@@ -16,7 +16,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.files.reading import cannot_read, parse_json, read_bytes
 from experiments.files.sealed import Owner, with_nan, without_nan
-from experiments.files.writing import cannot_write, remove, write_atomically
+from experiments.files.writing import refusing_to_write, remove, write_atomically
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import counted
 
@@ -73,14 +73,12 @@ class Metrics:
         for row in rows:
             path = self.path(row["run"])
             own = {"run": row["run"], "fingerprint": self._owners[row["run"]]}
-            try:
+            with refusing_to_write(path):
                 # This mode creates no file: a folder that vanished is not made again.
                 with open(path, "r+") as file:
                     file.seek(0, os.SEEK_END)
                     file.write(json.dumps(without_nan({**own, **row})) + "\n")
                 self._log_events(row)
-            except OSError as error:
-                raise cannot_write(path, error) from error
 
     def read(self, run: str, report: Callable[[str], object]) -> list[dict[str, Any]]:
         """Returns the rows of a run, in the order they were logged.
@@ -127,13 +125,9 @@ class Metrics:
             for name, value in row.items()
             if "/" in name
         ]
-        self._events[run].write_event(
-            Event(
-                wall_time=time.time(),
-                step=row["epoch"],
-                summary=Summary(value=values),
-            )
-        )
+        event = Event(step=row["epoch"], summary=Summary(value=values))
+        event.wall_time = time.time()
+        self._events[run].write_event(event)
         self._events[run].flush()
 
     def close(self) -> None:

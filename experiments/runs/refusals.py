@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.files.reading import cannot_read
-from experiments.files.writing import UNFINISHED, cannot_write, remove
+from experiments.files.writing import UNFINISHED, refusing_to_write, remove
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import listed
 from experiments.runs.claims import LOCK, TABLES_LOCK
@@ -23,11 +23,9 @@ def is_begun(folder: Path) -> bool:
     Raises:
         FolderError: it holds other things, or cannot be read.
     """
-    try:
+    with refusing_to_write(folder):
         begun = (folder / "config.json").exists()
         taken = _is_taken(folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     if taken and not begun:
         raise FolderError(
             f"{folder} exists and is not a run folder. Choose an empty or new folder "

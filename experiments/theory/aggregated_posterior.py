@@ -105,7 +105,7 @@ def run() -> Story:
     log_ratio = np.asarray(log_q - prior.log_prob(prior_samples))
     holes, dense = log_ratio <= -_HOLE, log_ratio >= 0
     decoded = np.asarray(model.likelihood.mean(model.decode(params, prior_samples)))
-    to_nearest = distance_to_nearest(decoded, images.intensities)
+    to_nearest = distance_to_nearest(decoded, images.intensities(images.train))
 
     # --- what holds for all members, and along beta ---
 

@@ -34,10 +34,9 @@ class Images(NamedTuple):
     shape: tuple[int, int, int]  # height, width, channels
     levels: int  # a pixel is in {0, ..., levels - 1}
 
-    @property
-    def intensities(self) -> np.ndarray:
-        """k / (levels - 1) of the training images, float32 in [0, 1], [N, D]."""
-        return (self.train / (self.levels - 1)).astype(np.float32)
+    def intensities(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns k / (levels - 1) of integers, float32 in [0, 1]."""
+        return (pixels / (self.levels - 1)).astype(np.float32)
 
     @property
     def centres(self) -> np.ndarray:
@@ -55,10 +54,9 @@ class Images(NamedTuple):
         return make_vae(family, image_shape=self.shape, **options)
 
 
-@functools.cache
-def digits() -> Images:
-    """Returns the 8x8 handwritten digits of scikit-learn; needs no network."""
-    data = load_data(DataSettings("digits"))
+def load(name: str) -> Images:
+    """Returns a data set of ``experiments.data`` that is on this machine."""
+    data = load_data(DataSettings(name))
     train, test = (
         split.images.reshape(len(split.images), -1) for split in (data.train, data.test)
     )
@@ -69,6 +67,12 @@ def digits() -> Images:
         data.image_shape,
         data.levels,
     )
+
+
+@functools.cache
+def digits() -> Images:
+    """Returns the 8x8 handwritten digits of scikit-learn; needs no network."""
+    return load("digits")
 
 
 def train(
