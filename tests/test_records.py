@@ -107,24 +107,25 @@ def without(config, section, field):
     return config | {section: {n: v for n, v in config[section].items() if n != field}}
 
 
-def test_a_field_that_came_later_is_no_difference(keep):
+def test_a_field_that_came_later_is_no_difference_at_its_default(keep):
     path = keep(CONFIG, {A: 1.0})
     record = json.loads(path.read_text())
-    del record["config"]["model"]["rematerialize"], record["config"]["diagnostics"]
+    del record["config"]["training"]["mmd_weight"]
     path.write_text(json.dumps(record))
     assert scores(path) == {A: 1.0}
+    with pytest.raises(FolderError, match=r"mmd_weight is 0\.0 there and 1\.0 here"):
+        scores(path, changed(CONFIG, "training", mmd_weight=1.0))
     assert scores(keep(CONFIG, {B: 2.0})) == {A: 1.0, B: 2.0}
     config = json.loads(path.read_text())["config"]
-    assert config["model"]["rematerialize"] is False
-    assert config["diagnostics"] == CONFIG["diagnostics"]
+    assert config["training"]["mmd_weight"] == 0.0
 
 
-def test_a_folder_of_an_older_version_adds_what_is_lacking(keep, tmp_path):
-    """Its configuration has no field that came later; the record's stands."""
+def test_a_folder_of_an_older_version_adds_its_results(keep, tmp_path):
+    """Its configuration has no field that came later."""
     keep(CONFIG, {A: 1.0})
-    folder = filled(tmp_path / "old", CONFIG, {A: 5.0, B: 2.0})
+    folder = filled(tmp_path / "old", CONFIG, {B: 2.0})
     config, found = records.finished(RunFolder.open(folder.path), pytest.fail)
-    older = without(config, "model", "rematerialize")
+    older = without(config, "training", "mmd_weight")
     records.keep(older, found, tmp_path / "record.json", pytest.fail)
     assert scores(tmp_path / "record.json") == {A: 1.0, B: 2.0}
 

@@ -16,6 +16,7 @@ from experiments.report.groups import over_seeds
 from experiments.report.members import Member, members_of
 from experiments.runs import records
 from experiments.runs.folder import RunFolder
+from experiments.settings.fingerprint import differences
 from experiments.settings.grid import Run, choose, expand
 
 _MARK = "<!-- results -->"
@@ -76,7 +77,7 @@ def keep(runs: Path, kept: Path) -> None:
                 CONSOLE.print(f"{place} is left out: {error}")
                 continue
             config = module["get_config"](variant).to_dict()
-            if changes := records.changes(own, config):
+            if changes := differences(own, config, sweep=False):
                 CONSOLE.print(f"{place} is left out: {'; '.join(changes)}")
             else:
                 records.keep(own, found, kept / path.stem / f"{variant}.json", warn)

@@ -99,23 +99,19 @@ class Claims:
         Raises:
             FolderError: the folder cannot be written.
         """
-        taken: list[str] = []
-        for run in runs:
-            if run in self._locks:
-                continue
-            path = self._members / run / LOCK
-            try:
+        with contextlib.ExitStack() as undo:
+            for run in runs:
+                if run in self._locks:
+                    continue
+                path = self._members / run / LOCK
                 with refusing_to_write(path):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     lock = locks.take(path)
-            except FolderError:
-                self.release(taken)
-                raise
-            if lock is None:
-                self.release(taken)
-                return False
-            self._locks[run] = lock
-            taken.append(run)
+                if lock is None:
+                    return False
+                self._locks[run] = lock
+                undo.callback(self.release, [run])
+            undo.pop_all()
         return True
 
     def free(self, runs: Iterable[str]) -> list[str]:

@@ -56,8 +56,8 @@ def keep(
 ) -> None:
     """Puts the results of a run folder into a record.
 
-    A folder that has every field of the record's configuration replaces the results of
-    the same runs. Results of another configuration are dropped.
+    They replace the results of the same runs. Results of another configuration are
+    dropped.
 
     Args:
         config: the folder's configuration, from ``finished``.
@@ -70,27 +70,13 @@ def keep(
     """
     if not found:
         return
-    record = _read(path)
-    if not changes(record["config"], config):
-        results = record["results"] | found
-    elif not changes(config, record["config"]):  # The folder is of an older version.
-        config, results = record["config"], found | record["results"]
-    else:
-        dropped = "; ".join(changes(record["config"], config))
+    record = _read(path, config)
+    if changes := differences(record["config"], config, sweep=False):
+        dropped = "; ".join(changes)
         report(f"{path} held runs of another config, which are dropped: {dropped}.")
-        results = found
-    write_atomically(path, to_json({"config": config, "results": results}))
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns where runs of one name differ in two configurations, a line per field.
-
-    The other runs of the sweep make no difference. Neither do fields that the old
-    configuration does not have: they came later, and a new option leaves earlier
-    results as they were.
-    """
-    old = {name: value for name, value in old.items() if name != "sweep"}
-    return differences(old, _restricted(new, old))
+    else:
+        found = record["results"] | found
+    write_atomically(path, to_json({"config": config, "results": found}))
 
 
 def results(path: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -103,18 +89,19 @@ def results(path: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         FolderError: the record is damaged, or of another configuration.
     """
-    record = _read(path)
-    if found := changes(record["config"], config):
-        raise FolderError(f"{path} is of another config: {'; '.join(found)}.")
+    record = _read(path, config)
+    if changes := differences(record["config"], config, sweep=False):
+        raise FolderError(f"{path} is of another config: {'; '.join(changes)}.")
     return {
         run: {**each, "result": with_nan(each["result"])}
         for run, each in record["results"].items()
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the record in a file; an empty one of this configuration without it."""
     if not path.exists():
-        return {"config": {}, "results": {}}
+        return {"config": config, "results": {}}
     try:
         record = read_object(path)
         parts = [record[name] for name in ("config", "results")]
@@ -127,9 +114,3 @@ def _read(path: Path) -> dict[str, Any]:
     raise FolderError(
         f"{path} is not a record. Restore it from the repository, or delete it."
     )
-
-
-def _restricted(new: Any, old: Any) -> Any:
-    if not isinstance(new, Mapping) or not isinstance(old, Mapping):
-        return new
-    return {name: _restricted(new[name], old[name]) for name in old if name in new}

@@ -14,7 +14,7 @@ from experiments.files.writing import UNFINISHED, refusing_to_write, remove
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import listed
 from experiments.runs.claims import LOCK, TABLES_LOCK
-from experiments.settings.fingerprint import differences, with_defaults
+from experiments.settings.fingerprint import differences
 
 
 def is_begun(folder: Path) -> bool:
@@ -94,11 +94,7 @@ def refuse_another_config(
     Raises:
         FolderError: it does; the fields that differ are named.
     """
-    compared = [dict(old), with_defaults(new)]
-    if not loses_runs:
-        for config in compared:
-            config.pop("sweep", None)
-    if changes := differences(*compared):
+    if changes := differences(old, new, sweep=loses_runs):
         raise FolderError(
             f"{folder} holds the run of another config: {listed(changes, '; ')}. "
             "Choose another --workdir, or give the same config to continue."

@@ -87,9 +87,22 @@ def machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns the fields in which results of two configurations differ, a line each."""
-    old, new = (comparable(json.loads(to_json(config))) for config in (old, new))
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, sweep: bool = True
+) -> list[str]:
+    """Returns the fields in which results of two configurations differ, a line each.
+
+    Args:
+        old: a configuration, of this or an earlier version.
+        new: another one.
+        sweep: whether it matters which runs the sweep has.
+    """
+    old, new = (
+        comparable(json.loads(to_json(with_defaults(config)))) for config in (old, new)
+    )
+    if not sweep:
+        old.pop("sweep", None)
+        new.pop("sweep", None)
     return differing(old, new, "config")
 
 
