@@ -4,7 +4,6 @@ An engine is given commands and asked which of them it still has. Results of a j
 seen in the run folder alone. This module imports nothing heavy: every job loads it.
 """
 
-import contextlib
 import functools
 import importlib
 import itertools
@@ -14,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -149,30 +148,29 @@ class Local:
     poll_seconds = 0.2
 
     def __init__(self, max_jobs: int):
-        self._jobs: dict[str, subprocess.Popen[bytes]] = {}
-        self._slots: dict[str, int] = {}  # of each job
+        # Each process with its slot.
+        self._jobs: dict[str, tuple[subprocess.Popen[bytes], int]] = {}
         self._shares = _shares(max_jobs)
         self.most_at_once = max_jobs
 
     def submit(self, commands: Sequence[Command]) -> list[str]:
-        handles = []
-        for command in commands:
-            slot = self._free_slot()
-            process = _start(command, {**os.environ, **self._shares[slot]})
-            handles.append(str(process.pid))
-            self._jobs[handles[-1]], self._slots[handles[-1]] = process, slot
-        return handles
+        return [self._begin(command) for command in commands]
 
-    def _free_slot(self) -> int:
-        """Returns the slot in which the fewest jobs run."""
-        taken = [self._slots[handle] for handle in filter(self.is_running, self._jobs)]
-        return min(range(self.most_at_once), key=taken.count)
+    def _begin(self, command: Command) -> str:
+        """Starts a command in the slot in which the fewest run; returns its handle."""
+        taken = [
+            slot for process, slot in self._jobs.values() if process.poll() is None
+        ]
+        slot = min(range(self.most_at_once), key=taken.count)
+        process = _start(command, {**os.environ, **self._shares[slot]})
+        self._jobs[str(process.pid)] = process, slot
+        return str(process.pid)
 
     def is_running(self, handle: str) -> bool:
-        return handle in self._jobs and self._jobs[handle].poll() is None
+        return handle in self._jobs and self._jobs[handle][0].poll() is None
 
     def stop(self) -> None:
-        for process in self._jobs.values():
+        for process, _ in self._jobs.values():
             process.terminate()
 
 
@@ -217,22 +215,6 @@ def _gpus() -> list[str]:
     return re.findall(r"^GPU .*\(UUID: (GPU-[^)]+)\)", found.stdout, re.MULTILINE)
 
 
-@contextlib.contextmanager
-def _private(folder: Path) -> Iterator[int]:
-    """Makes a folder; within, files are written that other users cannot read.
-
-    Yields:
-        The previous umask: processes that are started within have another.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    before = os.umask(0o077)
-    try:
-        yield before
-    finally:
-        os.umask(before)
-
-
 class Slurm:
     """Job arrays of a Slurm cluster, through submitit.
 
@@ -270,15 +252,12 @@ class Slurm:
                 given = f"{several}={options[several]}"
                 why = "a job is one process on one machine"
                 raise LaunchError.of("--slurm", given, why, f"Leave out {several}")
-        delay = options.get("signal_delay_s", 90)
+        signal = f"TERM@{options.get('signal_delay_s', 90)}"
         options = {"name": "vae_jax", **options}
         try:
             self._executor.update_parameters(
                 **{k if k in shared else f"slurm_{k}": v for k, v in options.items()},
-                slurm_additional_parameters={
-                    "signal": f"TERM@{delay}",
-                    "no-requeue": True,
-                },
+                slurm_additional_parameters={"signal": signal, "no-requeue": True},
             )
         except (AssertionError, NameError, TypeError, ValueError) as error:
             raise LaunchError(f"--slurm: {error}") from error
@@ -286,13 +265,18 @@ class Slurm:
     def submit(self, commands: Sequence[Command]) -> list[str]:
         at_once = min(len(commands), self._max_jobs or len(commands))
         self._executor.update_parameters(slurm_array_parallelism=at_once)
+        # No other user can read what is written; the commands have their usual umask.
+        umask = os.umask(0o077)
         try:
-            with _private(self._folder) as umask:
-                jobs = self._executor.submit_array(
-                    [functools.partial(become, c, umask) for c in commands]
-                )
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.chmod(0o700)
+            jobs = self._executor.submit_array(
+                [functools.partial(become, c, umask) for c in commands]
+            )
         except Exception as error:  # Whatever sbatch says.
             raise LaunchError(f"Slurm refuses the jobs: {error}") from error
+        finally:
+            os.umask(umask)
         return [job.job_id for job in jobs]
 
     def is_running(self, handle: str) -> bool:
@@ -333,11 +317,8 @@ class Ray:
         try:
             self._ray.init(address="auto", log_to_driver=False, logging_level="WARNING")
         except (ConnectionError, RuntimeError) as error:
-            remedy = (
-                "Start one with ray start --head, or set RAY_ADDRESS to the address of "
-                "one"
-            )
             why = f"no cluster is found ({error})"
+            remedy = "Run ray start --head, or set RAY_ADDRESS to the address of one"
             raise LaunchError.of("--launcher", "ray", why, remedy) from error
         # Otherwise its machines would need this package where Ray starts Python.
         self._ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -390,10 +371,9 @@ def parse_options(flag: str, options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         name, _, text = option.partition("=")
         if not (name and text):
+            why = "it must be a name and a value"
             remedy = f"Write it as in --{flag}={OPTION_EXAMPLES[flag]}"
-            raise LaunchError.of(
-                f"--{flag}", option, "it must be a name and a value", remedy
-            )
+            raise LaunchError.of(f"--{flag}", option, why, remedy)
         parsed[name.strip()] = _value(text.strip())
     return parsed
 

@@ -30,9 +30,18 @@ class Note(NamedTuple):
         return cls(group.name, tuple(run.name for run in group.runs), group.attempt)
 
 
-def is_group_name(name: str) -> bool:
-    """Returns whether a group can have a name; such a name leads to no other folder."""
-    return bool(re.fullmatch(r"\w+-\w+", name))
+def _read(path: Path) -> tuple[Note, dict[str, str]]:
+    """Returns a note, and the fingerprints of its runs; errors are of any class."""
+    facts = read_record(path)
+    note = Note(facts["name"], tuple(facts["runs"].keys()), facts["attempt"])
+    if note.name != path.stem:
+        raise ValueError("it belongs to another group")
+    if type(note.attempt) is not int or note.attempt not in range(MOST_ATTEMPTS):
+        raise ValueError(f"its attempt is {note.attempt!r}")
+    # Another name, such as '..', may lead to another folder.
+    if not re.fullmatch(r"\w+-\w+", note.name) or not note.runs:
+        raise ValueError("it belongs to no group")
+    return note, facts["runs"]
 
 
 class GroupNotes:
@@ -86,27 +95,15 @@ class GroupNotes:
         notes = []
         for path in self._files():
             try:
-                facts = read_record(path)
-                note = Note(facts["name"], tuple(facts["runs"]), facts["attempt"])
-                if note.name != path.stem:
-                    raise ValueError("it belongs to another group")
-                if not (
-                    type(note.attempt) is int and 0 <= note.attempt < MOST_ATTEMPTS
-                ):
-                    raise ValueError(f"its attempt is {note.attempt!r}")
-                if not is_group_name(note.name) or not note.runs:
-                    raise ValueError("it belongs to no group")  # Its name may be '..'.
-                others = [
-                    run
-                    for run, fingerprint in facts["runs"].items()
-                    if self._owners.get(run) != fingerprint
-                ]
+                note, owners = _read(path)
             except FileNotFoundError:  # Another command has ended it just now.
                 continue
             except (AttributeError, OSError, KeyError, TypeError, ValueError) as error:
                 self.discard(path.stem, str(error), report)
                 continue
-            if others:
+            if others := [
+                run for run in note.runs if owners[run] != self._owners.get(run)
+            ]:
                 raise AnotherOwnerError(
                     f"{path} belongs to another sweep, where {others[0]!r} has another "
                     "configuration or other images. Delete it to group its runs again, "
