@@ -5,6 +5,7 @@ and so are its gradient and the variance of each estimator. Computed in float64,
 tells a variance of zero from rounding.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,7 +28,10 @@ _SAMPLES = 100_000
 # How far q is from the true posterior towards the prior: all the way, ..., there.
 _PATH = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.0)
 
-Estimator = Callable[..., DiagonalGaussian]
+# log p(x, z) - log q(z) of one z [L] under a q, nats, up to a constant.
+LogWeight = Callable[[DiagonalGaussian, jax.Array], jax.Array]
+# An estimate of the gradient by q, from a log-weight, q and standard normal noise [L].
+Estimator = Callable[[LogWeight, DiagonalGaussian, jax.Array], DiagonalGaussian]
 
 
 def log_weight(
@@ -45,39 +49,32 @@ def log_density(q: DiagonalGaussian, z: jax.Array) -> jax.Array:
     return DiagonalGaussian(q.mean[None], q.log_scale[None]).log_prob(z)
 
 
-def pathwise(model, params, x, q, noise) -> DiagonalGaussian:
+def pathwise(log_weight: LogWeight, q: DiagonalGaussian, noise) -> DiagonalGaussian:
     """Returns the gradient through the sample, z = mean + scale * noise.
 
     The sample moves with q: Kingma & Welling 2014, section 2.4.
     """
-
-    def value(q):
-        return log_weight(model, params, x, q, q.sample(noise[None])[0])
-
-    return jax.grad(value)(q)
+    return jax.grad(lambda q: log_weight(q, q.sample(noise[None])[0]))(q)
 
 
-def sticking_the_landing(model, params, x, q, noise) -> DiagonalGaussian:
+def sticking_the_landing(log_weight: LogWeight, q, noise) -> DiagonalGaussian:
     """Returns the pathwise gradient without the part that is zero on average.
 
     q is held fixed in its log-density: Roeder et al. 2017, "Sticking the landing".
     """
     fixed = jax.lax.stop_gradient(q)
-
-    def value(q):
-        return log_weight(model, params, x, fixed, q.sample(noise[None])[0])
-
-    return jax.grad(value)(q)
+    return jax.grad(lambda q: log_weight(fixed, q.sample(noise[None])[0]))(q)
 
 
-def score_function(model, params, x, q, noise, baseline=0.0) -> DiagonalGaussian:
-    """Returns (log-weight - baseline) times the gradient of log q(z).
+def score_function(log_weight: LogWeight, q, noise) -> DiagonalGaussian:
+    """Returns the log-weight times the gradient of log q(z).
 
     The sample stays where it is, and becomes likelier the better it was. Needs no
-    derivative of the decoder. Williams 1992, REINFORCE.
+    derivative of the decoder. Williams 1992, REINFORCE. A constant that is subtracted
+    from the log-weight, the baseline, changes the variance and not the mean.
     """
     z = q.sample(noise[None])[0]
-    reward = log_weight(model, params, x, q, z) - baseline
+    reward = log_weight(q, z)
     slopes = jax.grad(lambda q: log_density(q, z[None, None])[0, 0])(q)
     return jax.tree.map(lambda slope: reward * slope, slopes)
 
@@ -186,8 +183,11 @@ def double_precision(
 
 def moments(estimator: Estimator, model, params, x, q, noise, baseline) -> Moments:
     """Returns an estimator's moments over samples of the noise ``[S, L]``."""
-    options = {} if baseline is None else {"baseline": baseline}
-    gradients = jax.vmap(lambda e: estimator(model, params, x, q, e, **options))(noise)
+
+    def advantage(q, z):
+        return log_weight(model, params, x, q, z) - baseline
+
+    gradients = jax.vmap(lambda e: estimator(advantage, q, e))(noise)
     stacked = jnp.concatenate(gradients, axis=-1)  # [S, 2 L]
     return Moments(stacked.mean(0), stacked.var(0, ddof=1))
 
@@ -212,7 +212,8 @@ def difference_to_library(
         return terms.bound[0]
 
     noise = latent_noise(jax.random.clone(key), 10, 1, _LATENTS)[:, 0]
-    own = jax.vmap(lambda e: pathwise(model, params, x, q, e).mean)(noise).mean(0)
+    weight = functools.partial(log_weight, model, params, x)
+    own = jax.vmap(lambda e: pathwise(weight, q, e).mean)(noise).mean(0)
     return float(jnp.abs(jax.grad(objective)(q.mean) - own).max())
 
 
@@ -245,19 +246,12 @@ def run() -> Story:
         measure = jax.jit(moments, static_argnums=(0, 1))
         measured: dict[str, list[Moments]] = {}
         for name, estimator in _ESTIMATORS.items():
-            found = [
-                measure(
-                    estimator,
-                    model,
-                    params,
-                    x,
-                    place.q,
-                    noise,
-                    place.elbo if "baseline" in name else None,
-                )
-                for place in path
-            ]
-            measured[name] = jax.tree.map(np.asarray, found)
+            found = []
+            for place in path:
+                baseline = place.elbo if "baseline" in name else 0.0
+                own = measure(estimator, model, params, x, place.q, noise, baseline)
+                found.append(Moments(*map(np.asarray, own)))
+            measured[name] = found
         difference = difference_to_library(model, params, x, path[1].q)
 
     # Variances by the means, summed over latents: in closed form, and measured.
