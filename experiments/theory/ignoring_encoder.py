@@ -29,12 +29,11 @@ from vae_jax.diagnostics import (
     active_units,
     bernoulli_floor,
     decompose_gaussian_kl,
-    fit_constant,
     judge_collapse,
+    likelihood_floor,
 )
 from vae_jax.diagnostics.activity import ACTIVE_VARIANCE
 from vae_jax.distributions import latent_noise
-from vae_jax.likelihoods import Likelihood
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Elbo, Terms
 
@@ -114,7 +113,15 @@ def run() -> Story:
 
     pixel_vae = images.vae("gaussian_pixel", latent_dim=16, widths=(128, 128))
     grey = images.observe("continuous", next(keys), images.test)
-    pixel_floor = constant_floor(pixel_vae.likelihood, next(keys), images, grey)
+    pixel_floor = np.asarray(
+        jax.jit(likelihood_floor, static_argnums=0)(
+            pixel_vae.likelihood,
+            jnp.asarray(images.pixel_mean),
+            jnp.asarray(images.pixel_std),
+            images.observe("continuous", next(keys), images.train),
+            grey,
+        )
+    )
     pixel_found: dict[str, list[Diagnosis]] = {}
     for cure, config in _CURES.items():
         trained, _ = train(pixel_vae, images, config, seeds=_SEEDS)
@@ -259,25 +266,6 @@ def bound_of_training_images(
     draws = np.stack([bounds(k) for k in jax.random.split(key, _BINARIZATIONS)])
     variance = draws.var(axis=0, ddof=1).mean()
     return float(draws.mean()), float(np.sqrt(variance / draws.size))
-
-
-def constant_floor(
-    likelihood: Likelihood, key: jax.Array, images: Images, x: jax.Array
-) -> np.ndarray:
-    """Returns -log p(x) of x ``[M, D]`` under the best constant output, nats, ``[M]``.
-
-    Args:
-        likelihood: of the images.
-        key: of the training images' view.
-        images: the constant is fitted to the training images.
-        x: images in the likelihood's view.
-    """
-    train_x = images.observe(likelihood.view, key, images.train)
-    start = likelihood.initial_outputs(
-        jnp.asarray(images.pixel_mean), jnp.asarray(images.pixel_std)
-    )
-    fit = jax.jit(functools.partial(fit_constant, likelihood.log_prob, chunk=500))
-    return np.asarray(fit(start, train_x, x).negative_log_prob)
 
 
 def diagnose(
