@@ -1,10 +1,6 @@
 """Writes docs/results.md: published tables beside our results.
 
     python -m experiments.papers --runs=runs/papers --page=docs/results.md
-    python -m experiments.papers --readme=PAGE.md
-
-The second also puts the rows that were run into a page of yours, between its two lines
-``<!-- results -->``.
 
 RUNS/NAME/VARIANT holds the runs of ``configs/papers/NAME.py:VARIANT``. The finished
 ones are kept as RECORDS/NAME/VARIANT.json, a file of some kilobytes. The page is drawn
@@ -22,18 +18,15 @@ from experiments import command_line
 from experiments.files.paths import expand_user
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
-from experiments.report.papers import write_pages
+from experiments.report.papers import write_page
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
 _RECORDS = flags.DEFINE_string("records", "docs/results", "Folder of the records.")
 _PAGE = flags.DEFINE_string("page", "docs/results.md", "Page to write.")
-_README = flags.DEFINE_string("readme", "", "Page to put a summary into.")
 
 
 def main() -> None:
-    runs, kept, page, readme = (
-        expand_user(flag.value) for flag in (_RUNS, _RECORDS, _PAGE, _README)
-    )
+    runs, kept, page = (expand_user(flag.value) for flag in (_RUNS, _RECORDS, _PAGE))
     if _RUNS.present and not runs.is_dir():
         remedy = "Give the folder of the run folders, or leave the flag out"
         raise SettingsError.of("--runs", str(runs), "it is no folder", remedy)
@@ -43,7 +36,7 @@ def main() -> None:
     if not _PAGE.value:
         remedy = f"Name a file, or leave the flag out for {_PAGE.default}"
         raise SettingsError.of("--page", "", "it names no file", remedy)
-    CONSOLE.print(write_pages(runs, kept, page, readme if _README.value else None))
+    CONSOLE.print(write_page(runs, kept, page))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 
 from configs.papers import static_mnist
-from experiments.messages.errors import SettingsError
 from experiments.report import papers
 from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import fingerprints
@@ -41,7 +40,7 @@ def page_on(kept):
     """The page, how many of its rows were run, and of how many."""
     tables = papers.gather(kept)
     rows = [row for table in tables for row in table["rows"]]
-    page = papers.render("papers.md.jinja", tables)
+    page = papers.render(tables)
     return page, sum(bool(row["obtained"]) for row in rows), len(rows)
 
 
@@ -177,31 +176,10 @@ def test_the_committed_page_says_what_the_committed_records_say():
     tables = papers.gather(ROOT / "docs" / "results")
     page = (ROOT / "docs" / "results.md").read_text()
     remedy = "run: python -m experiments.papers"
-    assert page == papers.render("papers.md.jinja", tables), remedy
+    assert page == papers.render(tables), remedy
 
 
 def test_rows_that_were_not_run_say_so(tmp_path):
     page, found, count = page_on(tmp_path)
     assert found == 0
     assert page.count("not yet run") == count >= 25
-
-
-def test_a_summary_takes_the_place_of_the_one_before():
-    row = {
-        "model": "VAE",
-        "published": {"paper": 1.5},
-        "obtained": "1 ± 0",
-        "variant": "",
-    }
-    own = row | {"data": "faces"}  # Not that of the table.
-    tables = [{"data": "digits", "rows": [row, row | {"obtained": ""}, own]}]
-    page = "before\n<!-- results -->\nold\n<!-- results -->\nbehind\n"
-    once = papers.with_summary(page, tables)
-    assert once.count("| VAE | digits | 1.50 (paper) | 1 ± 0 |") == 1
-    assert once.count("| VAE | faces | 1.50 (paper) | 1 ± 0 |") == 1
-    assert "old" not in once
-    assert once.startswith("before\n")
-    assert once.endswith("-->\nbehind\n")
-    assert papers.with_summary(once, tables) == once
-    with pytest.raises(SettingsError, match="has 0 lines"):
-        papers.with_summary("no marks", tables)

@@ -19,43 +19,29 @@ from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import differences
 from experiments.settings.grid import Run, choose, expand
 
-_MARK = "<!-- results -->"
 _CONFIGS = Path(__file__).parents[2] / "configs" / "papers"
 
 
-def write_pages(runs: Path, kept: Path, page: Path, readme: Path | None) -> str:
-    """Updates the records, the page of results, and the summary in another page.
+def write_page(runs: Path, kept: Path, page: Path) -> str:
+    """Updates the records, and the page of results.
 
     Args:
         runs: holds the run folders, as ``NAME/VARIANT``.
         kept: holds the records, as ``NAME/VARIANT.json``.
         page: the page of results.
-        readme: the other page; None for none.
 
     Returns:
         A line on how many rows have been run.
 
     Raises:
         FolderError: a file cannot be written.
-        SettingsError: the other page cannot be read, or has no place for a summary.
     """
     keep(runs, kept)
     tables = gather(kept)
-    summarized = with_summary(_read(readme), tables) if readme else ""
-    write_atomically(page, render("papers.md.jinja", tables))
-    if readme:
-        write_atomically(readme, summarized)
+    write_atomically(page, render(tables))
     rows = [row for table in tables for row in table["rows"]]
     found = sum(bool(row["obtained"]) for row in rows)
     return f"{found} of {len(rows)} rows have been run -> {page}"
-
-
-def _read(page: Path) -> str:
-    try:
-        return page.read_text(encoding="utf-8")
-    except OSError as error:
-        why = f"it cannot be read ({error.strerror})"
-        raise SettingsError.of("--readme", str(page), why, "Name a page") from error
 
 
 def keep(runs: Path, kept: Path) -> None:
@@ -101,25 +87,9 @@ def _variants(table: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def with_summary(page: str, tables: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a page with the rows that were run between its two marks.
-
-    Raises:
-        SettingsError: the page does not have two marks.
-    """
-    parts = page.split(_MARK)
-    if len(parts) != 3:
-        raise SettingsError(
-            f"--readme: the page has {len(parts) - 1} lines {_MARK}. Put two of them "
-            "where the summary should stand."
-        )
-    summary = render("papers_summary.md.jinja", tables)
-    return f"{_MARK}\n{summary}{_MARK}".join([parts[0], parts[2]])
-
-
-def render(template: str, tables: Sequence[Mapping[str, Any]]) -> str:
+def render(tables: Sequence[Mapping[str, Any]]) -> str:
     """Returns the tables as Markdown."""
-    page = templates(Path(__file__).parent).get_template(template)
+    page = templates(Path(__file__).parent).get_template("papers.md.jinja")
     return page.render(tables=tables)
 
 
