@@ -60,7 +60,7 @@ def _score_table(group: Group) -> Table:
         "means leave out runs that failed or diverged" if group.has_losses else "",
     ]
     first = group.members[0]
-    table = _table(
+    table = terminal_table(
         f"-log p(x) of {counted(first.num_test_images, 'test image')} of "
         f"{first.dataset}, {group.unit}, smaller is better",
         "; ".join(filter(None, notes)),
@@ -75,7 +75,8 @@ def _score_table(group: Group) -> Table:
     return table
 
 
-def _table(title: str, caption: str) -> Table:
+def terminal_table(title: str, caption: str = "") -> Table:
+    """Returns a table without columns and rows, in the style of all commands."""
     return Table(
         title=title,
         title_justify="left",
@@ -88,7 +89,7 @@ def _table(title: str, caption: str) -> Table:
 
 def print_sandwich(row: Mapping[str, Any]) -> None:
     """Prints the losses between a run's ELBO and log p(x), and bounds of log p(x)."""
-    table = _table(
+    table = terminal_table(
         f"{row['run']}, nats per image ({row['view']} view)",
         f"{row['num_images']} images each; HMC acceptance "
         f"{row['acceptance']:.2f}, effective chains "

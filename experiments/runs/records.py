@@ -16,6 +16,7 @@ from experiments.messages.errors import FolderError
 from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import differences, fingerprints
 from experiments.settings.grid import expand
+from experiments.settings.stored import neutral
 
 
 def finished(
@@ -33,9 +34,6 @@ def finished(
     """
     config = folder.config()
     folder.bind(fingerprints(expand(config), folder.images()))
-    for place in ("path", "data_dir", "cache_dir"):  # Results do not depend on them.
-        if place in config.get("data", {}):
-            config["data"][place] = ""
     found = {}
     for run in sorted(folder.members.finished()):
         try:
@@ -45,7 +43,7 @@ def finished(
             }
         except FolderError as error:
             report(str(error))
-    return config, found
+    return neutral(config), found  # Results do not depend on the fields of a machine.
 
 
 def keep(

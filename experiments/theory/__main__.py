@@ -19,13 +19,13 @@ import sys
 import time
 
 from absl import flags
-from rich import box
 from rich.table import Table
 
 from experiments import command_line
 from experiments.files.paths import expand_user
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
+from experiments.report.terminal import terminal_table
 from experiments.settings.values import prefixed
 from experiments.theory.claims import Story
 from experiments.theory.page import PROGRAMS, write_figures, write_page
@@ -58,12 +58,7 @@ def main(names: list[str]) -> None:
 
 
 def _table(name: str, story: Story, seconds: float) -> Table:
-    table = Table(
-        title=f"{name} ({seconds:.0f} s)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = terminal_table(f"{name} ({seconds:.0f} s)")
     for header in ("claim", "predicted", "measured", "verdict"):
         table.add_column(header)
     for claim in story.claims:

@@ -76,10 +76,11 @@ def same(statement: str, predicted: str | int, measured: str | int) -> Claim:
     return Claim(statement, str(predicted), str(measured), predicted == measured)
 
 
-def below(statement: str, bound: float, measured: float) -> Claim:
-    """Claims that a number, such as a residual, is at most the bound."""
-    holds = math.isfinite(measured) and bool(measured <= bound)
-    return Claim(statement, f"<= {bound:.3g}", f"{measured:.3g}", holds)
+def below(statement: str, bound: float, measured: ArrayLike) -> Claim:
+    """Claims that a number, or the largest of several, is at most the bound."""
+    largest = float(np.max(measured))
+    holds = math.isfinite(largest) and bool(largest <= bound)
+    return Claim(statement, f"<= {bound:.3g}", f"{largest:.3g}", holds)
 
 
 def above(statement: str, bound: float, measured: float) -> Claim:

@@ -122,7 +122,7 @@ def run() -> Story:
             "mean log-likelihood of a flip + H(flips) + KL(flips ‖ model) = 0: largest"
             " difference during the ascent, nats",
             1e-6,
-            float(np.abs(np.asarray(cross_entropy) - entropy - divergence).max()),
+            np.abs(np.asarray(cross_entropy) - entropy - divergence),
         ),
         equal(
             "a coin of 1/10: log-log slope of the error against sample size",

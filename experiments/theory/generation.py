@@ -130,7 +130,7 @@ def run() -> Story:
             "variance of mean images as a share of the data's: largest of all"
             " likelihoods",
             1.0,
-            max(own.of_means / own.of_data for own in found.values()),
+            [own.of_means / own.of_data for own in found.values()],
         ),
         Claim(
             "mean images are denser under the model than test images, as images of"
@@ -143,7 +143,7 @@ def run() -> Story:
             "log p(x) of generated images: lower bound minus upper bound, largest of"
             " all likelihoods (nats; mean minus three standard errors)",
             0.0,
-            max(-own.scores.gap[0] - 3 * own.scores.gap[1] for own in found.values()),
+            [-own.scores.gap[0] - 3 * own.scores.gap[1] for own in found.values()],
         ),
     ]
     numbers = {"samples": _IMPORTANCE_SAMPLES, "found": found}

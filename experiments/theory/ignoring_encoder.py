@@ -167,7 +167,7 @@ def run() -> Story:
             f"-ELBO at β = {_LARGE_BETA:g} is the floor: distance on test images"
             " (nats)",
             0.1,
-            abs(float(found[names[2]].gain.mean())),
+            abs(found[names[2]].gain.mean()),
         ),
         *(
             same(f"verdict of the diagnostics: {name}", predicted, _joined(own))
@@ -178,12 +178,12 @@ def run() -> Story:
                 f"-ELBO with {cure} minus that without, on test images (nats; mean plus"
                 " three standard errors; the worst of three seeds)",
                 0.0,
-                max(
+                [
                     -_mean_minus_errors(cured.elbo - collapsed.elbo)
                     for cured, collapsed in zip(
                         pixel_found[cure], pixel_found["no cure"], strict=True
                     )
-                ),
+                ],
             )
             for cure in ("KL warm-up", "free bits")
         ),

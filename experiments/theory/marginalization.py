@@ -24,11 +24,6 @@ _ERROR_WANTED = 0.1  # of p(x), relative: 0.1 nats of log p(x)
 WIDER = 1.2  # the encoder's posterior over the true one: good, but not perfect
 
 
-def with_prior_as_encoder(params: Params) -> Params:
-    """Returns the parameters with q(z|x) = p(z): importance weighting is averaging."""
-    return {**params, "encoder": jax.tree.map(jnp.zeros_like, params["encoder"])}
-
-
 def with_wider_encoder(params: Params, exact: LinearGaussian) -> Params:
     """Returns the parameters with q(z|x) ``WIDER`` times as wide as p(z|x)."""
     _, log_scale = exact.mean_field(exact.offset[None])
@@ -124,7 +119,9 @@ def run() -> Story:
 
         model, params = exact.to_vae(images.shape, images.levels)
         prior_key, posterior_key = jax.random.split(jax.random.fold_in(key, latent_dim))
-        blind, wider = with_prior_as_encoder(params), with_wider_encoder(params, exact)
+        # With q(z|x) = p(z), importance weighting is averaging.
+        blind = {**params, "encoder": jax.tree.map(jnp.zeros_like, params["encoder"])}
+        wider = with_wider_encoder(params, exact)
         naive = np.asarray(sample(model, blind, prior_key, x[0], total))
         weighted = np.asarray(sample(model, wider, posterior_key, x[0], total // 5))
         naive_curves[latent_dim] = _errors(naive, log_px)
@@ -163,7 +160,7 @@ def run() -> Story:
                     f"{latent_dim} latents: share of averages of {_COUNTS[-1]:,} "
                     "samples of the prior within 1 nat",
                     chance_of_success(mean, scale, _COUNTS[-1], 1.0),
-                    float(reached.mean()),
+                    reached.mean(),
                 )
             )
         # Groups of samples give the error of the effective share.

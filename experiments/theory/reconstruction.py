@@ -81,7 +81,7 @@ def run() -> Story:
             f"s² = {VARIANCES[middle]:g}: largest error of the variance of a latent's "
             "posterior mean, 1 − s²/eigenvalue",
             0.01,
-            float(np.abs(variances[middle] - expected).max()),
+            np.abs(variances[middle] - expected),
         ),
     ]
     numbers = {
