@@ -94,22 +94,6 @@ def exact_gradient(
     return np.concatenate([-precision * distance, 1 - precision * scale**2])
 
 
-def pathwise_variance_of_means(precision: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Returns the variance of ``pathwise`` by the means, with one sample, ``[L]``.
-
-    The gradient is -precision (distance + scale e), for a standard normal e.
-    """
-    return precision**2 * scale**2
-
-
-def sticking_variance_of_means(precision: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Returns the variance of ``sticking_the_landing`` by the means, ``[L]``.
-
-    The gradient is that of ``pathwise`` plus e/scale; 0 if q is as wide as p(z|x).
-    """
-    return ((1 - precision * scale**2) / scale) ** 2
-
-
 def score_variance_of_means(
     precision: np.ndarray, distance: np.ndarray, scale: np.ndarray, bound: float
 ) -> np.ndarray:
@@ -258,8 +242,10 @@ def run() -> Story:
     formulas = (
         lambda p: score_variance_of_means(precision, p.distance, p.scale, p.elbo),
         lambda p: score_variance_of_means(precision, p.distance, p.scale, 0.0),
-        lambda p: pathwise_variance_of_means(precision, p.scale),
-        lambda p: sticking_variance_of_means(precision, p.scale),
+        # Of -precision (distance + scale e), for a standard normal e.
+        lambda p: precision**2 * p.scale**2,
+        # Of the same plus e / scale: 0 where q is as wide as p(z|x).
+        lambda p: ((1 - precision * p.scale**2) / p.scale) ** 2,
     )
     predicted = {
         name: [float(formula(place).sum()) for place in path]
