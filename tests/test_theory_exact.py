@@ -14,7 +14,7 @@ from experiments.theory import (
     reconstruction,
     reparameterization,
 )
-from experiments.theory.models import digits
+from experiments.theory.models import load
 from tests import linear_gaussian
 from vae_jax import views
 from vae_jax.evidence import LinearGaussian
@@ -111,7 +111,7 @@ def test_the_three_terms_of_a_model_that_knows_them():
 
 def test_the_spectrum_is_that_of_the_images_with_their_noise():
     """The trace of 1,300 images' noise is known to 0.3 % of it: 1e-5 of the whole."""
-    images = digits()
+    images = load("digits")
     x = views.observe(
         "continuous", jax.random.key(0), jnp.asarray(images.train), images.levels
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.proto.summary_pb2 import Summary
 
 from experiments.files.reading import cannot_read, parse_json, read_bytes
 from experiments.files.sealed import Owner, with_nan, without_nan
@@ -120,13 +119,10 @@ class Metrics:
             folder = self._folder / "tensorboard" / run
             folder.mkdir(parents=True, exist_ok=True)
             self._events[run] = EventsWriter(str(folder.absolute() / "events"))
-        values = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in row.items()
-            if "/" in name
-        ]
-        event = Event(step=row["epoch"], summary=Summary(value=values))
-        event.wall_time = time.time()
+        event = Event(wall_time=time.time(), step=row["epoch"])
+        for name, value in row.items():
+            if "/" in name:
+                event.summary.value.add(tag=name, simple_value=value)
         self._events[run].write_event(event)
         self._events[run].flush()
 

@@ -31,7 +31,7 @@ from experiments.theory.claims import (
     equal_mean,
 )
 from experiments.theory.figures import draw_images, drawing
-from experiments.theory.models import CONFIG, digits, train
+from experiments.theory.models import CONFIG, load, train
 from vae_jax.diagnostics import (
     KLParts,
     decompose_gaussian_kl,
@@ -80,7 +80,7 @@ def run() -> Story:
     one of three further numbers by 3 in 1 %, and a test at 1 % rejects a true
     hypothesis in 1 %. The seeds are fixed.
     """
-    images = digits()
+    images = load("digits")
     keys = iter(jax.random.split(jax.random.key(11), 10))
     latent_dims, betas = zip(*_MEMBERS, strict=True)
     widest = images.vae("bernoulli", latent_dim=max(latent_dims), widths=(128,))

@@ -25,7 +25,7 @@ from experiments.theory.claims import (
     mean_and_error,
 )
 from experiments.theory.figures import draw_images, drawing
-from experiments.theory.models import CONFIG, Images, digits, train
+from experiments.theory.models import CONFIG, Images, load, train
 from vae_jax import views
 from vae_jax.evidence import importance_estimate
 from vae_jax.likelihoods import Bernoulli, Beta, Gaussian, Laplace
@@ -91,7 +91,7 @@ def run() -> Story:
     Eight have an error bar: by chance alone, one of these numbers is off by more than
     three standard errors in 2 % of runs. The seeds are fixed.
     """
-    images = digits()
+    images = load("digits")
     keys = jax.random.split(jax.random.key(21), len(_LIKELIHOODS))
     found = {
         label: investigate(name, images, key)

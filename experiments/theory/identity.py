@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from experiments.report.style import COLORS
 from experiments.theory.claims import Story, below, equal_mean
 from experiments.theory.figures import drawing
-from experiments.theory.models import Images, digits
+from experiments.theory.models import Images, load
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.fitting import epochs
 from vae_jax.model import VAE, Params
@@ -140,7 +140,7 @@ def train_snapshots(images: Images) -> tuple[VAE, list[Params]]:
 
 def run() -> Story:
     """Makes three claims; only the last rests on chance, and fails once in 370 runs."""
-    images = digits()
+    images = load("digits")
     model, snapshots = train_snapshots(images)
     x = images.observe("binary", jax.random.key(1), images.test[:_NUM_IMAGES])
 

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from experiments.report.style import COLORS, FAINT
 from experiments.theory.claims import Claim, Story, below, equal, equal_mean
 from experiments.theory.figures import drawing
-from experiments.theory.models import digits
+from experiments.theory.models import load
 from vae_jax.evidence import LinearGaussian, importance_estimate
 from vae_jax.model import VAE, Params
 
@@ -98,7 +98,7 @@ def chance_of_success(
 
 def run() -> Story:
     """Makes seven claims; six allow three standard errors, and one of 60 runs fails."""
-    images = digits()
+    images = load("digits")
     x = images.observe("continuous", jax.random.key(1), images.test[:1])
     key = jax.random.key(2)
     sample = jax.jit(log_weights, static_argnums=(0, 4))

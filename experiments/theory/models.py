@@ -29,8 +29,6 @@ class Images(NamedTuple):
 
     train: np.ndarray  # uint8, [N, D]
     test: np.ndarray  # uint8, [M, D]
-    pixel_mean: np.ndarray  # of the training images' intensity, in [0, 1], [D]
-    pixel_std: np.ndarray  # its standard deviation, [D]
     shape: tuple[int, int, int]  # height, width, channels
     levels: int  # a pixel is in {0, ..., levels - 1}
 
@@ -54,25 +52,14 @@ class Images(NamedTuple):
         return make_vae(family, image_shape=self.shape, **options)
 
 
+@functools.cache
 def load(name: str) -> Images:
-    """Returns a data set of ``experiments.data`` that is on this machine."""
+    """Returns a data set; 'digits' are those of scikit-learn and need no network."""
     data = load_data(DataSettings(name))
     train, test = (
         split.images.reshape(len(split.images), -1) for split in (data.train, data.test)
     )
-    return Images(
-        train,
-        test,
-        *views.pixel_statistics(train, data.levels),
-        data.image_shape,
-        data.levels,
-    )
-
-
-@functools.cache
-def digits() -> Images:
-    """Returns the 8x8 handwritten digits of scikit-learn; needs no network."""
-    return load("digits")
+    return Images(train, test, data.image_shape, data.levels)
 
 
 def train(

@@ -16,7 +16,7 @@ from scipy.special import xlogy
 from experiments.report.style import COLORS, FAINT
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error, same
 from experiments.theory.figures import drawing
-from experiments.theory.models import Images, digits, train
+from experiments.theory.models import Images, load, train
 from vae_jax.diagnostics.activity import (
     ACTIVE_VARIANCE,
     active_units,
@@ -49,7 +49,7 @@ _LEARNING_RATE = 2e-2
 
 def run() -> Story:
     """Makes thirteen claims; one rests on chance, and fails once in 370 runs."""
-    images = digits()
+    images = load("digits")
     table, table_claims = _constants(images)
     eigenvalues = spectrum(images)
     variances, active = _train_linear(images)

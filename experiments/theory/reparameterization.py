@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments.report.style import COLORS
 from experiments.theory.claims import Story, below, equal
 from experiments.theory.figures import drawing
-from experiments.theory.models import digits
+from experiments.theory.models import load
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.evidence import LinearGaussian
 from vae_jax.model import VAE, Params
@@ -216,7 +216,7 @@ def run() -> Story:
     Four are about the largest of 80 (or 70) standardised errors: above 4 by chance once
     in 200 each. Two are ratios within three standard errors.
     """
-    images = digits()
+    images = load("digits")
     exact = LinearGaussian.fit(images.centres, _LATENTS)
     observed = images.observe("continuous", jax.random.key(1), images.test[:1])
     image = np.asarray(observed, np.float64)
