@@ -22,21 +22,10 @@ from matplotlib.patches import Circle
 from scipy.spatial import KDTree
 
 from experiments.report.style import COLORS, FAINT, INK
-from experiments.theory.claims import (
-    Claim,
-    Story,
-    above,
-    below,
-    equal,
-    equal_mean,
-)
+from experiments.theory.claims import Claim, Story, above, below, equal, equal_mean
 from experiments.theory.figures import draw_images, drawing
 from experiments.theory.models import CONFIG, load, train
-from vae_jax.diagnostics import (
-    KLParts,
-    decompose_gaussian_kl,
-    mmd_test,
-)
+from vae_jax.diagnostics import KLParts, decompose_gaussian_kl, mmd_test
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import Elbo
@@ -109,12 +98,9 @@ def run() -> Story:
 
     # --- what holds for all members, and along beta ---
 
-    control = mmd_test(
-        next(keys),
-        prior.sample(next(keys), len(x)),
-        prior.sample(next(keys), len(x)),
-        num_permutations=_PERMUTATIONS,
-    )
+    test_key = next(keys)
+    first, second = (prior.sample(next(keys), len(x)) for _ in range(2))
+    control = mmd_test(test_key, first, second, num_permutations=_PERMUTATIONS)
     most = float(np.log(len(x)))  # nats that can tell so many images apart
     deviations = np.abs(found.sampled_kl - found.average_kl) / found.sampling_error
 

@@ -59,12 +59,9 @@ class Terms(NamedTuple):
 
 def plane(nodes: np.ndarray, weights: np.ndarray) -> Rule:
     """Returns the product of a rule on a line with itself."""
-    first, second = np.meshgrid(nodes, nodes, indexing="ij")
-    both = np.log(weights)[:, None] + np.log(weights)[None]
-    return Rule(
-        jnp.asarray(np.stack([first.ravel(), second.ravel()], axis=-1)),
-        jnp.asarray(both.ravel()),
-    )
+    points = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1)
+    log_weights = np.log(weights)[:, None] + np.log(weights)[None]
+    return Rule(jnp.asarray(points.reshape(-1, 2)), jnp.asarray(log_weights.ravel()))
 
 
 def trapezoid(half_width: float, count: int) -> Rule:
@@ -87,10 +84,8 @@ def hermite(count: int) -> Rule:
 
 def terms_by_quadrature(model: VAE, params: Params, x: jax.Array) -> Terms:
     """Returns the terms of each image x ``[images, D]``; call where x64 is enabled."""
-    square, other_square = (
-        trapezoid(_HALF_WIDTH, _TRAPEZOID),
-        legendre(_HALF_WIDTH, _LEGENDRE),
-    )
+    square = trapezoid(_HALF_WIDTH, _TRAPEZOID)
+    other_square = legendre(_HALF_WIDTH, _LEGENDRE)
     noise, line = hermite(_HERMITE), trapezoid(9.0, _AXES_OF_Q)
 
     def log_joint(z, x):  # log p(x, z) at nodes [N, 2] of one image [D]: [N]
@@ -107,10 +102,8 @@ def terms_by_quadrature(model: VAE, params: Params, x: jax.Array) -> Terms:
         # Second term: reconstruction and KL to the prior.
         q = cast(DiagonalGaussian, model.encode(params, x[None]))
         z = q.sample(noise.nodes[:, None])  # [N, 1, 2]
-        reconstruction = (
-            jnp.exp(noise.log_weights)
-            @ (model.log_likelihood(params, x[None], z)[:, 0])
-        )
+        log_likelihood = model.log_likelihood(params, x[None], z)[:, 0]
+        reconstruction = jnp.exp(noise.log_weights) @ log_likelihood
         bound = reconstruction - q.kl_to_standard_normal().sum()
 
         # Third term: q log(q / p(z|x)), along the axes of q, dz = scale * d(noise).

@@ -279,9 +279,8 @@ def diagnose(
         x: test images in the likelihood's view, ``[M, D]``.
         floor: -log p of each under the best constant output, nats, ``[M]``.
     """
-    bound, posterior, parts = _measure(model, params, key, x)
-    active, elbo = int(active_units(posterior.mean)), np.asarray(bound)
-    rate, information = float(parts.average_kl), float(parts.mutual_information)
+    elbo, *rest = map(np.asarray, _measure(model, params, key, x))
+    rate, information, active = (value.item() for value in rest)
     verdict = judge_collapse(
         rate=rate,
         mutual_information=information,
@@ -298,10 +297,9 @@ def _measure(model, params, key, x):
     bound = Elbo(num_samples=50)(model, params, bound_key, x).elbo
     posterior = model.encode(params, x)
     noise = latent_noise(noise_key, 8, len(x), model.latent_dim)
-    parts = decompose_gaussian_kl(
-        posterior.mean, posterior.log_scale, noise, chunk=100
-    ).parts
-    return bound, posterior, parts
+    parts = decompose_gaussian_kl(*posterior, noise, chunk=100).parts
+    active = active_units(posterior.mean)
+    return bound, parts.average_kl, parts.mutual_information, active
 
 
 def expected_pictures(

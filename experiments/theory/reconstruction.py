@@ -17,11 +17,7 @@ from experiments.report.style import COLORS, FAINT
 from experiments.theory.claims import Claim, Story, below, equal, mean_and_error, same
 from experiments.theory.figures import drawing
 from experiments.theory.models import Images, load, train
-from vae_jax.diagnostics.activity import (
-    ACTIVE_VARIANCE,
-    active_units,
-    latent_variances,
-)
+from vae_jax.diagnostics.activity import ACTIVE_VARIANCE, active_units, latent_variances
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.evidence import LinearGaussian, num_surviving, principal_components
 from vae_jax.likelihoods import make_likelihood
