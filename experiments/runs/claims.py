@@ -150,7 +150,5 @@ def writing(folder: Path) -> Iterator[None]:
     with refusing_to_write(path):
         lock = locks.take(path, wait=True)
     assert lock is not None  # It was waited for.
-    try:
+    with os.fdopen(lock):
         yield
-    finally:
-        os.close(lock)

@@ -51,15 +51,15 @@ _CLOSE = _MEMBERS.index((2, _CLOSE_BETA))
 class Measured(NamedTuple):
     """The measurements of a member on the training images, nats unless said, ``[]``."""
 
-    average_kl: jax.Array | np.ndarray
-    mutual_information: jax.Array | np.ndarray
-    marginal_kl: jax.Array | np.ndarray  # KL(q(z) || p(z))
-    total_correlation: jax.Array | np.ndarray
-    of_latents: jax.Array | np.ndarray  # KL(q(z_i) || p(z_i)), summed over latents
-    sampled_kl: jax.Array | np.ndarray  # the average KL, by samples
-    sampling_error: jax.Array | np.ndarray  # of sampled_kl, in closed form
-    distortion: jax.Array | np.ndarray  # -E_q[log p(x|z)]
-    p_value: jax.Array | np.ndarray  # of the hypothesis that q(z) is p(z)
+    average_kl: jax.Array
+    mutual_information: jax.Array
+    marginal_kl: jax.Array  # KL(q(z) || p(z))
+    total_correlation: jax.Array
+    of_latents: jax.Array  # KL(q(z_i) || p(z_i)), summed over latents
+    sampled_kl: jax.Array  # the average KL, by samples
+    sampling_error: jax.Array  # of sampled_kl, in closed form
+    distortion: jax.Array  # -E_q[log p(x|z)]
+    p_value: jax.Array  # of the hypothesis that q(z) is p(z)
 
 
 def run() -> Story:
@@ -80,7 +80,7 @@ def run() -> Story:
         measure(own.model, own.params, key, x)
         for own, key in zip(trained, own_keys, strict=True)
     ]
-    found = Measured(*map(np.stack, zip(*each, strict=True)))  # [members] each
+    found: Any = jax.tree.map(lambda *values: np.stack(values), *each)  # [members]
 
     # --- the member with 2 latents, where integrals over z are sums over a grid ---
 

@@ -297,7 +297,9 @@ def _measure(model, params, key, x):
     bound = Elbo(num_samples=50)(model, params, bound_key, x).elbo
     posterior = model.encode(params, x)
     noise = latent_noise(noise_key, 8, len(x), model.latent_dim)
-    parts = decompose_gaussian_kl(*posterior, noise, chunk=100).parts
+    parts = decompose_gaussian_kl(
+        posterior.mean, posterior.log_scale, noise, chunk=100
+    ).parts
     active = active_units(posterior.mean)
     return bound, parts.average_kl, parts.mutual_information, active
 
