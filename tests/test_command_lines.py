@@ -700,7 +700,7 @@ def assert_refused(outcome, *words):
         (["--config.training.batch_size=1301"], ["1301", "1300"]),
         (["--config.data.num_train=5000"], ["5000", "1300"]),
         (["--config.data.num_validation=1800"], ["1800", "1797"]),
-        (["--workdir=~nosuchuser/x"], ["'~nosuchuser/x'", "write it out"]),
+        (["--workdir=~nosuchuser/x"], ["'~nosuchuser/x'", "Write the path in full"]),
         (["--config.data.cache_dir=~nosuchuser/x"], ["'~nosuchuser/x'"]),
         (["--only=seed=9"], ["'seed=9'", "--list"]),
         (["--nosuch=3"], ["'nosuch'", "--help"]),
@@ -1070,7 +1070,7 @@ def test_other_images_are_neither_evaluated_nor_replayed(command, own):
         ("replay", f"--run={RUNS[0]}"),
     ):
         outcome = command(name, f"--workdir={own}", *options)
-        assert_refused(outcome, "other images", "0123", fingerprint, "restore")
+        assert_refused(outcome, "other images", "0123", fingerprint, "Restore")
     assert contents(own) == before
 
 

@@ -231,6 +231,7 @@ def run(path, programs):
     return outcome(path)
 
 
+@pytest.mark.slow  # Bits hold of programs as users compile them: see the Makefile.
 def test_one_after_another_members_keep_every_bit(streamed, tmp_path):
     on_device = run(tmp_path / "device", compiled("loop", stream=False))
     assert run(tmp_path / "streamed", streamed) == on_device

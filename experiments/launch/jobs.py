@@ -7,6 +7,7 @@ from its last checkpoint.
 """
 
 import dataclasses
+import glob
 import json
 import re
 import shutil
@@ -77,11 +78,12 @@ def refuse_earlier_jobs(workdir: Path) -> None:
     Raises:
         FolderError: there is such a job.
     """
-    if config := next((workdir / "jobs").glob("*/config.json"), None):
+    # Unlike Path.glob, it finds nothing where no path can be.
+    if found := glob.glob("*/config.json", root_dir=workdir / "jobs"):
         raise FolderError(
-            f"{config.parent} is a job of an earlier version: its results are not in "
-            f"{workdir}. Give the same command to that version to finish it, or "
-            f"delete {workdir / 'jobs'} to train its runs again."
+            f"{workdir / 'jobs' / found[0]} is of a job of an earlier version: its "
+            f"results are not in {workdir}. Give the same command to that version to "
+            f"finish it, or delete {workdir / 'jobs'} to train its runs again."
         )
 
 
