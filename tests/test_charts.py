@@ -287,14 +287,35 @@ def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_charts_survive_a_sweep_without_scores():
-    lost = dict.fromkeys(("score", "rate", "active_units"), math.nan)
+LOST = dict.fromkeys(("score", "rate", "active_units"), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("scores", "names"),
+    [
+        ({}, []),
+        ({("beta", 2): 3.0}, []),
+        ({("beta", 2): 3.0, ("laplace", 2): 4.0}, ["scores", "rate_distortion"]),
+        (
+            {("beta", 2): 3.0, ("laplace", 8): 4.0},
+            ["scores", "latent_sizes", "rate_distortion"],
+        ),
+    ],
+)
+def test_no_chart_shows_fewer_than_two_scores(scores, names):
+    points = [(name, size) for name in ("beta", "laplace") for size in (2, 8)]
     group = group_of(
-        *(row(likelihood="laplace", latent_dim=n, **lost) for n in (2, 8)),
-        *(row(likelihood="beta", latent_dim=n, **lost) for n in (2, 8)),
+        *(
+            row(
+                likelihood=name,
+                latent_dim=size,
+                **({"score": scores[name, size]} if (name, size) in scores else LOST),
+            )
+            for name, size in points
+        )
     )
     drawn = charts.draw(group, curves_of(group, CURVE[:0], CURVE[:0]))
-    assert [chart.name for chart in drawn] == ["scores", "latent_sizes"]
+    assert [chart.name for chart in drawn] == names
 
 
 def test_range_leaves_out_a_likelihood_far_above_the_others():
@@ -305,3 +326,13 @@ def test_range_leaves_out_a_likelihood_far_above_the_others():
     assert robust_range(names, values) == pytest.approx((2.0, 3.3))
     assert robust_range(["a", "b"], [2.0, 50.0]) == (2.0, 50.0)
     assert robust_range(["a"], [math.nan]) == (0.0, 1.0)
+
+
+def test_error_bars_of_scores_lie_in_the_panel(monkeypatch):
+    rows = product(lambda beta: 3 + beta / 1000, beta=(1.0, 4.0))
+    for own in rows:
+        own["score_se"] = 0.5
+    group = group_of(*rows)
+    figure = drawn(monkeypatch, charts.score_lines, group, group.axes["β"])
+    low, high = figure.axes[0].get_ylim()
+    assert low < 2.5 < 3.5 < high

@@ -71,11 +71,16 @@ def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
         bounds: the learning curves of each member by run.
     """
     drawn = []
+    scored = [cell for cell in group.ranking() if math.isfinite(cell.mean)]
     rows, columns, _ = group.layout
     # A line says as much as a table of a single row of numbers.
-    if rows.varies or (columns.varies and not columns.is_number):
+    if len(scored) > 1 and (rows.varies or not columns.is_number):
         drawn.append(score_table(group))
-    drawn += [score_lines(group, axis) for axis in group.varying if axis.is_number]
+    drawn += [
+        score_lines(group, axis)
+        for axis in group.varying
+        if axis.is_number and len({cell.point[axis.name] for cell in scored}) > 1
+    ]
     if sum(len(_points(cell)) for cell in group.ranking()) > 1:
         drawn.append(rate_distortion(group))
     if any(map(len, (part for own in bounds.values() for part in own.values()))):
@@ -140,14 +145,14 @@ def score_table(group: Group) -> Chart:
     names = " and ".join(axis.name for axis in (rows, columns) if axis.varies)
     if others:
         names += f", for each {' and '.join(axis.name for axis in others)}"
+    missing = " of those where no seed is missing" * group.has_gaps
     notes = [
         f"In {group.unit}; smaller is better, and has a stronger colour.",
         "Mean over seeds" * (group.num_seeds > 1),
         f"± {group.spread}." * bool(group.spread),
         "Means leave out runs that failed or diverged; parentheses count them."
         * group.has_losses,
-        "Outlined: the lowest score"
-        f"{' of those where no seed is missing' * group.has_gaps}.",
+        f"Outlined: the lowest score{missing}." * (group.best is not None),
         "Rows are sorted by their lowest score." * (not rows.is_number),
         "This is no test: the top of the page says whether the best is clearly better"
         " than the next one.",
@@ -222,7 +227,8 @@ def score_lines(group: Group, along: Axis) -> Chart:
         for field in ("score", "active_units")
     )
     low, high = _range(group.ranking(), by)
-    margin = 0.1 * (high - low)
+    within = [cell.spread for cell in group.ranking() if cell.mean <= high]
+    margin = max(0.1 * (high - low), 1.05 * np.nan_to_num(within).max(initial=0))
     across = _across(len(scores))
     size = 3.6 * across + 2 * by.varies, 5.2 * math.ceil(len(scores) / across)
     figure, grid = _grid(len(scores), across, size, stacked=2)

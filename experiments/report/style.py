@@ -41,6 +41,7 @@ GRID = "#e3e3e8"
 MATPLOTLIB: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": FAINT,
+    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "axes.labelcolor": INK,
     "axes.labelsize": 9.5,
