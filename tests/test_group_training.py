@@ -300,6 +300,14 @@ def names(groups):
     return [[run.name for run in group.runs] for group in groups]
 
 
+def test_one_line_says_that_members_have_too_few_devices(data, capsys):
+    runs = grid.expand({**SWEEP, "parallel": {"members": 3}})
+    assert len(grid.group(runs)) == 2
+    planning.check_devices(runs, data)
+    printed = capsys.readouterr().out
+    assert printed.count("parallel.members is 3: JAX finds 1 device") == 1
+
+
 def test_runs_are_grouped_by_program(runs, folder):
     plan = planning.plan(runs, folder)
     assert names(plan) == [[r.name for r in runs[:3]], [r.name for r in runs[3:]]]

@@ -7,6 +7,7 @@ import jax
 from experiments.data.images import ImageData
 from experiments.messages.console import warn
 from experiments.messages.errors import SettingsError
+from experiments.messages.wording import counted
 from experiments.runner import processes
 from experiments.runner.images import training_sample
 from experiments.runner.streaming import import_grain
@@ -54,21 +55,21 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
             streaming.
     """
     num_devices = jax.device_count()
+    devices = counted(num_devices, "device")
+    parallel = runs[0].settings.parallel  # Not an axis: the same in all runs.
+    batch = parallel.batch
+    if batch > num_devices:
+        why, remedy = f"JAX finds {devices}", f"Choose at most {num_devices}"
+        raise SettingsError.of("parallel.batch", batch, why, remedy)
+    num_columns = num_devices // batch
+    if parallel.members > num_columns:
+        # Not refused: a run may be continued on a smaller machine.
+        warn(
+            f"parallel.members is {parallel.members}: JAX finds {devices},"
+            f" {batch} for each batch. Members are split over {num_columns}."
+        )
     for members in group(runs):
         settings = members.widest
-        batch = settings.parallel.batch
-        if batch > num_devices:
-            why = f"there are {num_devices} devices"
-            remedy = f"Choose at most {num_devices}"
-            raise SettingsError.of("parallel.batch", batch, why, remedy)
-        num_columns = num_devices // batch
-        if settings.parallel.members > num_columns:
-            # Not refused: a run may be continued on a smaller machine.
-            warn(
-                f"parallel.members is {settings.parallel.members}: there are "
-                f"{num_devices} devices, {batch} for each batch. "
-                f"Members are split over {num_columns}."
-            )
         per_column = layout(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
 

@@ -128,7 +128,7 @@ REFUSED = [
     Case(RANGE, "--config.evaluation.chunk=-1", ("evaluation.chunk is -1",)),
     Case(RANGE, "--config.parallel.members=-1", ("members is -1",)),
     Case(RANGE, "--config.parallel.batch=0", ("parallel.batch is 0", "at least 1")),
-    Case(RANGE, "--config.parallel.batch=4", ("batch is 4", "1 devices", "at most 1")),
+    Case(RANGE, "--config.parallel.batch=4", ("batch is 4", "1 device.", "at most 1")),
     Case(
         RANGE, "--config.parallel.batch=3", ("batch_size is 100", "parallel.batch, 3")
     ),
