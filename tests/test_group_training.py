@@ -301,7 +301,8 @@ def names(groups):
 
 
 def test_one_line_says_that_members_have_too_few_devices(data, capsys):
-    runs = grid.expand({**SWEEP, "parallel": {"members": 3}})
+    parallel = SWEEP["parallel"] | {"members": 3}
+    runs = grid.expand(SWEEP | {"parallel": parallel})
     assert len(grid.group(runs)) == 2
     planning.check_devices(runs, data)
     printed = capsys.readouterr().out
