@@ -30,19 +30,19 @@ _RUN = flags.DEFINE_string("run", "", "Name of the run.")
 def main() -> None:
     folder = RunFolder.open(command_line.workdir())
     replayable = folder.failures.runs()
-    names = f"a value that is not finite: {', '.join(replayable) or 'none'}."
-    if not _RUN.value:
-        raise SettingsError(
-            f"--run is missing: name a run of {folder.path} that met {names}"
+    remedy = f"No run of {folder.path} met a value that is not finite"
+    if replayable:
+        remedy = (
+            f"Name a run that met a value that is not finite: {' '.join(replayable)}"
         )
+    if not _RUN.value:
+        raise SettingsError(f"--run is missing: nothing is replayed. {remedy}.")
     places = command_line.places()
     runs = {run.name: run for run in loading.stored_runs(folder, places)}
     if _RUN.value in folder.members.finished() - set(replayable):
         status = folder.members.result(_RUN.value)["status"]
-        raise SettingsError(
-            f"--run={_RUN.value}: there is no step to replay, as its training came to "
-            f"its end (status: {status}). Name a run of {folder.path} that met {names}"
-        )
+        why = f"it has no step to replay, as its training ended (status: {status})"
+        raise SettingsError.of("--run", _RUN.value, why, remedy)
     facts, arrays = folder.failures.load(_RUN.value)
     run = runs[_RUN.value]
     data = loading.stored_images(folder, run, places)
