@@ -305,8 +305,8 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
             hits = set.intersection(*parts)
         if not hits:
             remedy = (
-                "Use an index, a range such as 0-11, or a part of a name; python -m "
-                "experiments.sweep --list shows them"
+                f"Use an index from 0 to {len(runs) - 1}, a range such as 0-11, or a "
+                f"part of a name such as {runs[0].name}"
             )
             why = f"it fits none of the {len(runs)} runs"
             raise SettingsError.of("--only", term, why, remedy)
