@@ -355,8 +355,8 @@ def rate_distortion(group: Group) -> Chart:
                     text, tuple(mean), (5, 5), textcoords="offset points", fontsize=7
                 )
         note_points_above(axes, [y for cell in own for _, y in _points(cell)])
-    figure.supxlabel("rate (nats per image)", fontsize=9.5)
-    figure.supylabel("distortion (nats per image)", fontsize=9.5)
+    figure.supxlabel("rate (nats per image)")
+    figure.supylabel("distortion (nats per image)")
     by_size = [
         Line2D([], [], ls="", marker="o", ms=ms, color=FAINT, label=f"{n} latents")
         for n, ms in sizes.items()
@@ -449,8 +449,8 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
         axes.set_title(_in_lines(title), fontsize=9)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
-    figure.supxlabel("epoch", fontsize=9.5)
-    figure.supylabel("bound (nats)", fontsize=9.5)
+    figure.supxlabel("epoch")
+    figure.supylabel("bound (nats)")
     splits = [
         Line2D([], [], color=INK, lw=1, label="validation"),
         Line2D([], [], color=INK, lw=0.8, alpha=0.35, label="training"),

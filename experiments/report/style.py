@@ -1,13 +1,14 @@
 """The look of charts: colours, markers, ranges of axes, and SVG.
 
-A value, such as a likelihood, has the same colour and marker in every chart of a group.
-Colours are those of Okabe and Ito and of Tol, which people with colour-blindness can
-tell apart; values of similar colours differ in their marker.
+``style.mplstyle`` holds what matplotlib's own parameters can say. A value, such as a
+likelihood, has the same colour and marker in every chart of a group; values of similar
+colours differ in their marker.
 """
 
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,62 +18,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#882255",
-    "#332288",
-    "#999933",
-    "#666666",
-    "#661100",
-    "#117733",
-    "#AA4499",
+MATPLOTLIB = matplotlib.rc_params_from_file(
+    Path(__file__).with_suffix(".mplstyle"), use_default_template=False
 )
+COLORS: list[str] = MATPLOTLIB["axes.prop_cycle"].by_key()["color"]
+INK, FAINT = MATPLOTLIB["text.color"], MATPLOTLIB["axes.edgecolor"]
+GRID = MATPLOTLIB["grid.color"]
 # 7 and 13 have no common factor: 91 values differ in marker or colour.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK = "#26262b"
-FAINT = "#8a8a94"
-GRID = "#e3e3e8"
-
-MATPLOTLIB: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": FAINT,
-    "axes.formatter.useoffset": False,
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9.5,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "lines.markeredgecolor": "white",
-    "lines.markeredgewidth": 0.6,
-    "lines.markersize": 5.5,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "vae_jax",
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 8.5,
-    "ytick.color": FAINT,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 8.5,
-}
 
 
 class Style(NamedTuple):
@@ -166,5 +119,5 @@ def note_points_above(axes: Axes, values: Sequence[float]) -> None:
 def svg(figure: Figure) -> bytes:
     """Returns the figure as an SVG that is the same for the same figure."""
     file = io.BytesIO()
-    figure.savefig(file, format="svg", dpi=140, metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
