@@ -1,13 +1,11 @@
-"""Grids of images: arrays of intensities in, PNG bytes out.
+"""Grids of images: arrays of intensities in, pictures out.
 
 Assembled with NumPy, because a sweep makes hundreds of them. The gaps between images
 are transparent: the page that shows a grid gives them a colour for light and dark.
 """
 
-import io
-
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 # Pixels. A phone shows a grid of this width as it is.
 _WIDTH = 350
@@ -15,14 +13,16 @@ _GAP, _PAIR_GAP = 2, 8
 _MOST_ENLARGED = 64  # The longer side of an image that is enlarged, at most.
 _FEWEST_COLUMNS = 4
 
-# A text field of each PNG: the height in pixels of the rows that a page shows first.
+# In the ``info`` of each grid: height in pixels of the rows that a page shows first.
 CUT_FIELD = "cut"
 # This height over the width, at most.
 _CUT = 0.82
 
 
-def reconstruction_grid(originals: np.ndarray, reconstructions: np.ndarray) -> bytes:
-    """Returns a PNG of images, each above its reconstruction.
+def reconstruction_grid(
+    originals: np.ndarray, reconstructions: np.ndarray
+) -> Image.Image:
+    """Returns images, each above its reconstruction.
 
     Args:
         originals: [n, H, W, C] intensities, clipped to [0, 1]; C is 1 or 3.
@@ -36,12 +36,13 @@ def reconstruction_grid(originals: np.ndarray, reconstructions: np.ndarray) -> b
             f"originals have shape {originals.shape},"
             f" reconstructions {reconstructions.shape}: they must be equal"
         )
-    upper, lower = _pad(_tiles(originals), bottom=_GAP), _tiles(reconstructions)
-    return _mosaic(np.concatenate([upper, lower], axis=1), _PAIR_GAP)
+    upper = np.pad(_tiles(originals), [(0, 0), (0, _GAP), (0, 0), (0, 0)])
+    both = np.concatenate([upper, _tiles(reconstructions)], axis=1)
+    return _mosaic(both, _PAIR_GAP)
 
 
-def image_grid(images: np.ndarray) -> bytes:
-    """Returns a PNG of images in rows.
+def image_grid(images: np.ndarray) -> Image.Image:
+    """Returns images in rows.
 
     Args:
         images: [n, H, W, C] intensities, clipped to [0, 1]; C is 1 or 3.
@@ -52,8 +53,8 @@ def image_grid(images: np.ndarray) -> bytes:
     return _mosaic(_tiles(images), _GAP)
 
 
-def plane_grid(images: np.ndarray, columns: int) -> bytes:
-    """Returns a PNG of images at the points of a plane, which is shown whole.
+def plane_grid(images: np.ndarray, columns: int) -> Image.Image:
+    """Returns images at the points of a plane, which is shown whole.
 
     Args:
         images: [n, H, W, C] intensities, clipped to [0, 1]; C is 1 or 3.
@@ -83,15 +84,8 @@ def _tiles(images: np.ndarray, side: int = _MOST_ENLARGED) -> np.ndarray:
     return opaque.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
-def _pad(
-    tiles: np.ndarray, count: int = 0, bottom: int = 0, right: int = 0
-) -> np.ndarray:
-    """Appends transparent tiles, rows and columns to tiles [n, h, w, C + 1]."""
-    return np.pad(tiles, [(0, count), (0, bottom), (0, right), (0, 0)])
-
-
-def _mosaic(tiles: np.ndarray, row_gap: int, columns: int | None = None) -> bytes:
-    """Returns a PNG of tiles.
+def _mosaic(tiles: np.ndarray, row_gap: int, columns: int | None = None) -> Image.Image:
+    """Returns tiles side by side and in rows, with transparent gaps.
 
     Args:
         tiles: [n, h, w, C + 1] uint8, the last channel opacity.
@@ -102,7 +96,8 @@ def _mosaic(tiles: np.ndarray, row_gap: int, columns: int | None = None) -> byte
     fitting = max(_FEWEST_COLUMNS, (_WIDTH + _GAP) // (tiles.shape[2] + _GAP))
     count = min(columns or fitting, len(tiles))
     rows = -(-len(tiles) // count)
-    tiles = _pad(tiles, rows * count - len(tiles), row_gap, _GAP)
+    missing = rows * count - len(tiles)
+    tiles = np.pad(tiles, [(0, missing), (0, row_gap), (0, _GAP), (0, 0)])
     _, height, width, channels = tiles.shape
     mosaic = (
         tiles.reshape(rows, count, height, width, channels)
@@ -110,8 +105,6 @@ def _mosaic(tiles: np.ndarray, row_gap: int, columns: int | None = None) -> byte
         .reshape(rows * height, count * width, channels)
     )[:-row_gap, :-_GAP]
     first = rows if columns else max(1, int(_CUT * len(mosaic[0]) + row_gap) // height)
-    field = PngImagePlugin.PngInfo()
-    field.add_text(CUT_FIELD, str(first * height - row_gap))
-    file = io.BytesIO()
-    Image.fromarray(mosaic).save(file, format="png", pnginfo=field)
-    return file.getvalue()
+    picture = Image.fromarray(mosaic)
+    picture.info[CUT_FIELD] = first * height - row_gap
+    return picture

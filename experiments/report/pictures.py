@@ -6,13 +6,12 @@ drawn again where a file is missing, damaged or of another run.
 
 import io
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from experiments.evaluation.stored_arrays import CLASS_NAMES, MANIFOLD_SIDE, SHOWN
 from experiments.files.reading import parse_json, read_bytes
@@ -77,9 +76,7 @@ def ensure(
             _check(arrays)
             if "picture/manifold" not in arrays:
                 missing = [name for name in missing if name not in _OF_A_PLANE]
-            drawn = {
-                name: _signed(_draw(name, arrays), fingerprint) for name in missing
-            }
+            drawn = {name: _png(_draw(name, arrays), fingerprint) for name in missing}
             for name, png in drawn.items():
                 found[name] = _parse(png, fingerprint)
                 write_atomically(folder / f"{name}.png", png)
@@ -108,8 +105,8 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
         raise ValueError("picture/levels is not a number")
 
 
-def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Returns the picture of this name as a PNG file.
+def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
+    """Returns the picture of this name.
 
     Raises:
         KeyError, ValueError: The arrays are not as ``to_store`` makes them.
@@ -136,19 +133,19 @@ def _class_names(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return names
 
 
-# A text field of the PNG format, and the length of what stands before all fields. The
-# name of the field changes with the way that pictures are drawn: those that an earlier
-# version drew are drawn again.
-_FIELD, _HEADER_SIZE = "fingerprint-2", 33
+# A text field of each file. Its name changes with the way pictures are drawn: those
+# that an earlier version drew are drawn again.
+_FIELD = "fingerprint-2"
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
-def _signed(png: bytes, fingerprint: str) -> bytes:
-    """Returns a PNG file with a fingerprint in it; its pixels stay as they are."""
-    content = b"tEXt" + f"{_FIELD}\0{fingerprint}".encode()
-    size, checksum = len(content) - 4, zlib.crc32(content)
-    field = size.to_bytes(4, "big") + content + checksum.to_bytes(4, "big")
-    return png[:_HEADER_SIZE] + field + png[_HEADER_SIZE:]
+def _png(image: Image.Image, fingerprint: str) -> bytes:
+    """Returns a picture as a PNG file that carries a run's fingerprint."""
+    fields, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    for name, value in {_FIELD: fingerprint, **image.info}.items():
+        fields.add_text(str(name), str(value))
+    image.save(file, format="png", pnginfo=fields)
+    return file.getvalue()
 
 
 def read(path: Path, fingerprint: str) -> Picture | None:

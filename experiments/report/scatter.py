@@ -1,6 +1,5 @@
 """A picture of a latent space with two latents."""
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +26,8 @@ _LONGEST_CLASS_NAME = 16
 @matplotlib.rc_context(MATPLOTLIB)
 def latent_scatter(
     means: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str] = ()
-) -> bytes:
-    """Returns a PNG of posterior means, with circles at 1 and 2 sigma of the prior.
+) -> Image.Image:
+    """Draws posterior means, with circles at 1 and 2 sigma of the prior.
 
     At most 4,000 images are drawn, evenly spaced in the given order. If there are more
     than 20 labels, they are not shown.
@@ -87,10 +86,9 @@ def latent_scatter(
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     # A palette halves the file, and with it a report of many members.
-    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    file = io.BytesIO()
-    pixels.quantize(128).save(file, format="png")
-    return file.getvalue()
+    return (
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128)
+    )
 
 
 def _legend_text(kind: Any, class_names: Sequence[str]) -> str:
