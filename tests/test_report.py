@@ -209,6 +209,27 @@ def test_best_and_worst_model_of_each_group_stand_side_by_side(page):
     assert len(pairs) == 2
 
 
+def test_best_and_worst_model_are_of_the_lowest_and_the_highest_mean():
+    """A lower score beside a failed seed is not the best, nor the highest the worst."""
+    rows = [
+        *(
+            member("categorical", 2, seed, score)
+            for seed, score in enumerate((2.6, 2.5))
+        ),
+        *(member("categorical", 4, seed, score) for seed, score in enumerate((2.4, 9))),
+        *(
+            member("categorical", 8, seed, score)
+            for seed, score in enumerate((2.7, 2.9))
+        ),
+        *(member("laplace", 8, seed, score) for seed, score in enumerate((2.5, 3.0))),
+    ]
+    rows[3]["status"] = "failed"
+    (group,) = group_members(members_of(rows, pytest.fail))
+    best, worst = report._extremes(group)
+    assert (best.latent_dim, best.seed, best.score) == (2, 1, 2.5)
+    assert (worst.likelihood, worst.seed, worst.score) == ("categorical", 1, 2.9)
+
+
 def test_pictures_are_enlarged_by_whole_factors_and_keep_their_shape(page):
     """The images of the sweep have 8 x 8 pixels; each is shown with 64 x 64."""
     images = [attrs for tag, attrs in page.tags if tag == "img"]

@@ -46,21 +46,17 @@ Bounds = Mapping[str, np.ndarray]
 
 
 class Chart(NamedTuple):
-    """A picture of a group, with its words.
+    """A picture of a group; ``charts.html.jinja`` has its words.
 
     Attributes:
         name: part of the name of its file.
         svg: the picture.
-        title: its subject, in a few words.
-        alt: a description, for readers who do not see it.
-        caption: how to read it.
+        along: the axis that its lines run along, if any.
     """
 
     name: str
     svg: bytes
-    title: str
-    alt: str
-    caption: str
+    along: Axis | None = None
 
 
 def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
@@ -97,7 +93,7 @@ def score_table(group: Group) -> Chart:
     outlined, if no seed is missing in it. A cell with fewer seeds than others shows
     their number in parentheses, or how many failed or diverged.
     """
-    rows, columns, others = group.layout
+    rows, columns, _ = group.layout
     panels = group.panels(group.ranking(), rows, columns)
     heads = [textwrap.fill(text, 13) for text in group.labels(columns).values()]
     styles = _styles(group, rows)
@@ -142,29 +138,7 @@ def score_table(group: Group) -> Chart:
             x = columns.values.index(cell.point[columns.name])
             y = rows.values.index(cell.point[rows.name])
             _draw_cell(axes, x, y, cell, group, scale)
-    names = " and ".join(axis.name for axis in (rows, columns) if axis.varies)
-    if others:
-        names += f", for each {' and '.join(axis.name for axis in others)}"
-    missing = " of those where no seed is missing" * group.has_gaps
-    notes = [
-        f"In {group.unit}; smaller is better, and has a stronger colour.",
-        "Mean over seeds" * (group.num_seeds > 1),
-        f"± {group.spread}." * bool(group.spread),
-        "Means leave out runs that failed or diverged; parentheses count them."
-        * group.has_losses,
-        f"Outlined: the lowest score{missing}." * (group.best is not None),
-        "Rows are sorted by their lowest score." * (not rows.is_number),
-        "This is no test: the top of the page says whether the best is clearly better"
-        " than the next one.",
-    ]
-    return Chart(
-        "scores",
-        svg(figure),
-        f"Score by {names}",
-        f"Table of the negative log-likelihood by {names}, {group.unit}; the table of"
-        " results has all numbers",
-        " ".join(filter(None, notes)),
-    )
+    return Chart("scores", svg(figure))
 
 
 def _draw_cell(
@@ -267,19 +241,9 @@ def score_lines(group: Group, along: Axis) -> Chart:
             upper.set_ylabel(f"negative log-likelihood\n{unit}")
             lower.set_ylabel("active units")
     _add_legend(figure, by, styles)
-    is_size = along.name == LATENT_SIZE
-    file = along.name.replace("β", "beta").replace(" ", "_")
-    dotted = " On the dotted line, all latents are active." if is_size else ""
-    bars = f" Bars: ± {group.spread}." if group.spread else ""
-    return Chart(
-        "latent_sizes" if is_size else f"along_{file}",
-        svg(figure),
-        f"Score and active units by {along.name}",
-        f"Lines of score and active units against {along.name}",
-        f"Above: the score ({group.unit}, smaller is better). Below: the number of"
-        " active units, the latents whose posterior mean varies over images."
-        f"{dotted}{bars}",
-    )
+    file = "along_" + along.name.replace("β", "beta").replace(" ", "_")
+    name = "latent_sizes" if along.name == LATENT_SIZE else file
+    return Chart(name, svg(figure), along)
 
 
 def _set_scale(axes: Axes, axis: Axis) -> None:
@@ -363,20 +327,7 @@ def rate_distortion(group: Group) -> Chart:
         if size.varies and by != size
     ]
     _add_legend(figure, by, styles, by_size, ls="")
-    joined = f"; lines join the means over seeds along {along.name}" if along else ""
-    if along and along != size:
-        joined += ", whose values stand beside the first line"
-    lost = " Runs that failed or diverged are left out." if group.has_losses else ""
-    return Chart(
-        "rate_distortion",
-        svg(figure),
-        "Rate and distortion on test images",
-        "Scatter of distortion against rate, one point for each model",
-        "Rate: the average KL to the prior, the nats that the latents carry."
-        " Distortion: the nats that describe the image if the latents are known."
-        " On a diagonal, their sum, −ELBO, is the number beside it; lower left is"
-        f" better. One point for each model{joined}.{lost}",
-    )
+    return Chart("rate_distortion", svg(figure), along)
 
 
 def _draw_sums(axes: Axes) -> None:
@@ -456,16 +407,7 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
         Line2D([], [], color=INK, lw=0.8, alpha=0.35, label="training"),
     ]
     _add_legend(figure, by, styles, splits, marker="")
-    each = " One line for each model." if len(group.members) > 1 else ""
-    return Chart(
-        "learning_curves",
-        svg(figure),
-        "Learning curves",
-        "Learning curves: the bound against the epoch",
-        "The bound on log p(x) that training maximises, in nats per image of the"
-        " likelihood's own scale; larger is better. Compare curves within a panel, not"
-        f" between panels.{each} The range may leave out the first epochs.",
-    )
+    return Chart("learning_curves", svg(figure))
 
 
 def _styles(group: Group, axis: Axis) -> dict[Any, Style]:

@@ -24,30 +24,11 @@ from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
-from experiments.report.groups import Cell, Group, group_members
+from experiments.report.groups import Group, group_members
 from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.style import styles_of
 from experiments.runs.folder import RunFolder
 
-# The title of each picture, and the sentence that appears when it is shown whole.
-_CAPTIONS = {
-    "reconstructions": (
-        "Reconstructions",
-        "Each test image, and below it the mean of p(x|z) at its posterior mean z.",
-    ),
-    "prior_means": ("Means of p(x|z)", "Each z is drawn from the prior."),
-    "samples": ("Samples", "Images drawn from p(x|z), at the same z as the means."),
-    "manifold": (
-        "Means over the latent plane",
-        "Means of p(x|z), with z on a grid of equally likely values.",
-    ),
-    "latents": (
-        "Test images in the latent plane",
-        "Posterior means of test images; circles: 1 and 2 σ of the prior.",
-    ),
-}
-# Width in CSS pixels of a picture before it is enlarged, at most: a phone shows it.
-_WIDEST = 360
 # Browsers open a page quickly that has at most so many members with pictures in a
 # group, and at most so many bytes of pictures.
 _MOST_PICTURED = 200
@@ -99,24 +80,22 @@ def write_report(
                 ),
                 "extremes": _extremes(group),
                 "charts": drawn_charts,
-                "gallery": _gallery(group),
                 "columns": _columns(group),
             }
         )
+    evaluation = _evaluation(members)
     pages = templates(Path(__file__).parent, autoescape=True)
     pages.filters |= {"value": _format, "uri": _data_uri}
     page = pages.get_template("report.html.jinja").render(
-        title=f"Variational autoencoders on {_distinct(m.dataset for m in members)}",
+        title=f"Variational autoencoders on {', '.join(evaluation['data'])}",
         overview=findings.overview(members),
         lost=findings.lost(members),
         warnings=[*findings.warn(members), *left_out],
         sections=sections,
         drawn=drawn,
-        captions=_CAPTIONS,
-        widest=_WIDEST,
         provenance={
-            "Evaluation": {"": _evaluation(members)},
-            "Configuration": _by_part(folder.config()),
+            "Evaluation": evaluation,
+            "Configuration": folder.config(),
             "Environment": _environment(folder.environment()),
         },
     )
@@ -126,22 +105,22 @@ def write_report(
 
 
 def _extremes(group: Group) -> list[Member]:
-    """Returns the best and the worst member; nothing if fewer than two have a score.
+    """Returns the best member of the best cell, and the worst of the worst cell.
 
-    Members that failed or diverged do not count.
+    Nothing if fewer than two members have a score. Members that failed or diverged do
+    not count.
     """
-    scored = [m for m in group.members if not m.is_lost and math.isfinite(m.score)]
-    scored.sort(key=lambda member: member.score)
-    return [scored[0], scored[-1]] if len(scored) > 1 else []
-
-
-def _gallery(group: Group) -> dict[str, list[Cell]]:
-    """Returns the cells by likelihood, in the order of latent sizes and settings."""
-    cells = sorted(group.cells(), key=lambda cell: cell.latent_dim)
-    return {
-        name: [cell for cell in cells if cell.likelihood == name]
-        for name in group.likelihoods
-    }
+    cells = [cell for cell in group.ranking() if cell.num_seeds]
+    if not cells:
+        return []
+    highest = max(cells, key=lambda cell: cell.mean)
+    best, worst = (
+        [m for m in cell.members if not m.is_lost and math.isfinite(m.score)]
+        for cell in (cells[0], highest)
+    )
+    best.sort(key=lambda member: member.score)
+    worst.sort(key=lambda member: member.score)
+    return [best[0], worst[-1]] if best[0] is not worst[-1] else []
 
 
 def _by_interest(group: Group) -> list[Member]:
@@ -223,71 +202,41 @@ def _columns(group: Group) -> list[Column]:
     return [*columns[:place], *axes, *columns[place:]]
 
 
-def _evaluation(members: Sequence[Member]) -> list[tuple[str, str]]:
-    """Returns how the scores were computed, as names and values."""
-    rows = [
-        ("data", _distinct(m.dataset for m in members)),
-        ("test images", _distinct(f"{m.num_test_images:.0f}" for m in members)),
-        (
-            "importance samples for each image",
-            _distinct(f"{m.num_importance_samples:.0f}" for m in members),
-        ),
-    ]
-    binary = [member for member in members if member.view == "binary"]
-    if binary:
-        rows += [
-            ("binarization", _distinct(m.binarization for m in binary)),
-            ("binarization seed", _distinct(m.binarization_seed for m in binary)),
-        ]
-    return rows
-
-
-def _by_part(tree: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Returns the leaves of each part of a tree as names and values.
-
-    Leaves without a part come first, as those of ''.
-    """
-    parts = {name: value for name, value in tree.items() if isinstance(value, Mapping)}
-    alone = {name: value for name, value in tree.items() if name not in parts}
-    return {name: _flatten(part) for name, part in {"": alone, **parts}.items() if part}
-
-
-def _environment(found: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Returns the parts of the first environment, and how each later one differed."""
-    first = {name: value for name, value in found.items() if name != "continued"}
-    same = _flatten(first)
-    later = dict.fromkeys(  # Each difference once, in the order of time.
-        tuple(row for row in _flatten(environment) if row not in same)
-        for environment in found.get("continued", [])
-        if isinstance(environment, Mapping)
-    )
-    return _by_part(first) | {
-        f"continued {i}": list(rows) for i, rows in enumerate(filter(None, later), 1)
+def _evaluation(members: Sequence[Member]) -> dict[str, list[Any]]:
+    """Returns how the scores were computed: the values that occur, by name."""
+    facts = {
+        "data": [m.dataset for m in members],
+        "test images": [m.num_test_images for m in members],
+        "importance samples for each image": [
+            m.num_importance_samples for m in members
+        ],
+        "binarization": [m.binarization for m in members if m.view == "binary"],
+        "binarization seed": [
+            m.binarization_seed for m in members if m.view == "binary"
+        ],
     }
+    return {name: list(dict.fromkeys(found)) for name, found in facts.items() if found}
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Returns the leaves of nested dictionaries as dotted names and values."""
-    rows = []
-    for key, value in tree.items():
-        if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            value = {str(i): item for i, item in enumerate(value, 1)}
-        if isinstance(value, Mapping):
-            rows += _flatten(value, f"{prefix}{key}.")
-        else:
-            text = _join(value) if isinstance(value, list) else str(value)
-            rows.append((prefix + key, text))
-    return rows
+def _environment(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the first environment, and how each later one differed from it."""
+    first = {name: value for name, value in found.items() if name != "continued"}
+    later: list[Mapping[str, Any]] = []  # Each difference once, in the order of time.
+    for environment in found.get("continued", []):
+        if (changed := _changed(environment, first)) and changed not in later:
+            later.append(changed)
+    return first | {f"continued {i}": own for i, own in enumerate(later, 1)}
 
 
-def _join(values: Iterable[object]) -> str:
-    """Returns the values as text with commas."""
-    return ", ".join(map(str, values))
-
-
-def _distinct(values: Iterable[object]) -> str:
-    """Returns the distinct values as text with commas."""
-    return _join(dict.fromkeys(values))
+def _changed(now: Any, before: Any) -> Any:
+    """Returns the entries of nested mappings that are not as they were before."""
+    if not isinstance(now, Mapping) or not isinstance(before, Mapping):
+        return now
+    return {
+        name: _changed(value, before.get(name))
+        for name, value in now.items()
+        if name not in before or value != before[name]
+    }
 
 
 def _format(value: object, specification: str) -> str:
