@@ -67,9 +67,9 @@ def test_a_row_without_a_count_is_left_out(field):
 def test_binary_images_are_a_group_of_their_own():
     rows = [row(likelihood=name) for name in ("bernoulli", "categorical", "laplace")]
     groups = group_members(read_members(rows))
-    assert [(group.key, group.likelihoods) for group in groups] == [
-        ("integers", ["categorical", "laplace"]),
-        ("binary", ["bernoulli"]),
+    assert [(group.key, group.axes["likelihood"].values) for group in groups] == [
+        ("integers", ("categorical", "laplace")),
+        ("binary", ("bernoulli",)),
     ]
     assert groups[0].upper_bounds == {"laplace"}
 
@@ -81,7 +81,7 @@ def test_spread_is_over_seeds_and_counts_those_with_a_score():
         member("laplace", 2, 0, 3.6),
         member("laplace", 2, 1, math.nan, status="diverged"),
     )
-    full, partial = group.ranking()
+    full, partial = group.ranking
     assert full.mean == pytest.approx(2.801)
     assert full.spread == pytest.approx(0.002 / math.sqrt(2))
     assert [member.seed for member in full.members] == [0, 1]
@@ -96,7 +96,7 @@ def test_spread_of_one_seed_is_that_over_images():
         member("categorical", 2, 0, 2.8),
         member("laplace", 2, 0, math.nan, status="diverged"),
     )
-    first, last = group.ranking()
+    first, last = group.ranking
     assert group.number(first) == "2.800 ± 0.010"
     assert group.number(last) == "diverged"
     assert group.spread == "standard error over 297 test images, one seed"
@@ -114,7 +114,7 @@ def test_models_of_other_axes_are_not_averaged():
             )
         )
     )
-    ranking = group.ranking()
+    ranking = group.ranking
     assert group.number(ranking[0]) == "2.700 ± 0.020"
     assert [cell.members[0].kind for cell in ranking] == [
         "categorical with 2 latents, objective = iwae, β = 0.5",
@@ -184,14 +184,14 @@ def test_a_table_is_laid_out_by_the_axes_that_vary(sweep, rows, columns, others)
     layout = group.layout
     assert (layout.rows.name, layout.columns.name) == (rows, columns)
     assert [axis.name for axis in layout.others] == others
-    panels = group.panels(group.ranking(), layout.rows, layout.columns)
+    panels = group.panels(group.ranking, layout.rows, layout.columns)
     places = [
         (title, cell.point[rows], cell.point[columns])
         for title, cells in panels.items()
         for cell in cells
     ]
-    assert len(set(places)) == len(places) == len(group.ranking())
-    assert sum(cell is group.best for cell in group.ranking()) == 1
+    assert len(set(places)) == len(places) == len(group.ranking)
+    assert sum(cell is group.best for cell in group.ranking) == 1
 
 
 def test_numbers_are_in_order_and_texts_in_that_of_their_best():
@@ -207,7 +207,7 @@ def test_runs_of_another_grid_have_the_value_that_is_configured():
     """Of an axis that is not their own; or none, where it is not known."""
     rows = SWEEPS["union"]
     group = group_of(*rows, config={"model": {"posterior": "diagonal"}})
-    points = {(c.point["posterior"], c.point["β"]) for c in group.ranking()}
+    points = {(c.point["posterior"], c.point["β"]) for c in group.ranking}
     assert points == {
         ("diagonal", 1.0),
         ("iaf", 1.0),
@@ -215,14 +215,14 @@ def test_runs_of_another_grid_have_the_value_that_is_configured():
         ("diagonal", 4.0),
     }
     unknown = group_of(*rows)
-    (cell, *_) = (c for c in unknown.ranking() if c.point["posterior"] is None)
+    (cell, *_) = (c for c in unknown.ranking if c.point["posterior"] is None)
     assert unknown.label(unknown.axes["posterior"], None) == "–"
     assert unknown.name(cell).startswith("β = ")
     (widths,) = {
         cell.point["widths"]
         for cell in group_of(
             row(widths="64x64"), row(beta=4.0), config={"model": {"widths": [64, 64]}}
-        ).ranking()
+        ).ranking
     }
     assert widths == "64x64"
 
@@ -382,7 +382,7 @@ def test_one_image_and_equal_scores_are_said_to_be_so():
     assert len(findings.find(integers(*sizes), unread)) == 1  # No mean falls.
     alone = {**one.members[0].row, "num_test_images": 1, "score_se": math.nan}
     group = integers(alone)
-    assert group.spread == group.spread_of(group.ranking()[0]) == ""
+    assert group.spread == group.spread_of(group.ranking[0]) == ""
 
 
 def test_seeds_that_are_not_common_are_not_compared():
@@ -390,9 +390,9 @@ def test_seeds_that_are_not_common_are_not_compared():
     (text,) = findings.find(integers(*members), read)
     assert "paired over 297 test images and 4 seeds" in text
     # Of a sweep that has not ended, means over other seeds are not compared.
-    best = integers(*members).ranking()[0]
+    best = integers(*members).ranking[0]
     group = integers(*(m for m in members if m.run != best.members[-1].run))
-    whole, untrained = group.ranking()
+    whole, untrained = group.ranking
     assert untrained.mean < whole.mean
     (text,) = findings.find(group, read)
     assert text.startswith(
@@ -415,8 +415,8 @@ def test_a_mean_that_lacks_a_seed_is_not_called_best(status, score):
         member("laplace", 2, 0, 2.90),
         member("laplace", 2, 1, 2.91),
     )
-    first, second = group.ranking()
-    assert (first.likelihood, first.is_whole) == ("laplace", True)
+    first, second = group.ranking
+    assert (first.point["likelihood"], first.is_whole) == ("laplace", True)
     assert (second.mean, second.num_seeds, second.losses) == (2.8, 1, f"1 {status}")
     assert findings.find(group, read) == [
         "Lower means are not called best where a seed failed, diverged or was not"
@@ -479,10 +479,7 @@ def test_grids_of_other_axes_are_no_product():
         "2 models: 2 values of β (1.0, 2.0); 1 value of num epochs (9); 1 seed (0)."
     )
     assert "sweep" not in last  # No advice to sweep num_epochs.
-    assert [member.axes for member in members] == [
-        {"β": "2.0"},
-        {"β": "1.0", "num epochs": "9"},
-    ]
+    assert [m.setting for m in members] == ["β = 2.0", "β = 1.0, num epochs = 9"]
 
 
 def test_of_many_models_that_failed_some_are_named_or_counted_by_size():

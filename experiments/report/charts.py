@@ -67,7 +67,7 @@ def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
         bounds: the learning curves of each member by run.
     """
     drawn = []
-    scored = [cell for cell in group.ranking() if math.isfinite(cell.mean)]
+    scored = [cell for cell in group.ranking if math.isfinite(cell.mean)]
     rows, columns, _ = group.layout
     # A line says as much as a table of a single row of numbers.
     if len(scored) > 1 and (rows.varies or not columns.is_number):
@@ -77,7 +77,7 @@ def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
         for axis in group.varying
         if axis.is_number and len({cell.point[axis.name] for cell in scored}) > 1
     ]
-    if sum(len(_points(cell)) for cell in group.ranking()) > 1:
+    if sum(len(_points(cell)) for cell in group.ranking) > 1:
         drawn.append(rate_distortion(group))
     if any(map(len, (part for own in bounds.values() for part in own.values()))):
         drawn.append(learning_curves(group, bounds))
@@ -94,10 +94,10 @@ def score_table(group: Group) -> Chart:
     their number in parentheses, or how many failed or diverged.
     """
     rows, columns, _ = group.layout
-    panels = group.panels(group.ranking(), rows, columns)
+    panels = group.panels(group.ranking, rows, columns)
     heads = [textwrap.fill(text, 13) for text in group.labels(columns).values()]
     styles = _styles(group, rows)
-    scale = _range(group.ranking(), rows)
+    scale = _range(group.ranking, rows)
     titles = [_in_lines(title) for title in panels]
     lines = [line for title in titles for line in title.split("\n")]
 
@@ -200,8 +200,8 @@ def score_lines(group: Group, along: Axis) -> Chart:
         group.panels(group.cells(field), by, along)
         for field in ("score", "active_units")
     )
-    low, high = _range(group.ranking(), by)
-    within = [cell.spread for cell in group.ranking() if cell.mean <= high]
+    low, high = _range(group.ranking, by)
+    within = [cell.spread for cell in group.ranking if cell.mean <= high]
     margin = max(0.1 * (high - low), 1.05 * np.nan_to_num(within).max(initial=0))
     across = _across(len(scores))
     size = 3.6 * across + 2 * by.varies, 5.2 * math.ceil(len(scores) / across)

@@ -54,7 +54,7 @@ def contest(group: Group) -> Contest:
     axes = axes or [LATENT_SIZE]
     noun = axes[0] if len(axes) == 1 else "setting"
     by_rival = collections.defaultdict(list)
-    for cell in group.ranking():
+    for cell in group.ranking:
         by_rival[tuple(cell.point[axis] for axis in axes)].append(cell)
     best = [cells[0] for cells in by_rival.values()]
     return Contest(
@@ -128,7 +128,7 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
     rivals = contest(group)
     if len(rivals.rivals) > 1:
         sentences.append(_comparison(group, rivals, scores, tests))
-    ranking = [cell for cell in group.ranking() if math.isfinite(cell.mean)]
+    ranking = [cell for cell in group.ranking if math.isfinite(cell.mean)]
     if lower := [cell for cell in ranking if cell.mean < best.mean]:
         names = [f"{group.name(cell)} ({group.number(cell)})" for cell in lower]
         sentences.append(
@@ -209,7 +209,7 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
             f"{next_one}; whether they differ is not known, because their scores of the"
             " same test images and seeds cannot be read."
         )
-    num_seeds, num_images = pairs[0].shape
+    _, num_seeds, num_images = pairs.shape
     if num_images == 1:
         return f"{next_one}; one test image cannot tell whether they differ on others."
     if np.array_equal(*pairs):
@@ -250,29 +250,23 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
 def _doubts_of_rival(group: Group, cell: Cell) -> list[str]:
     """Returns reasons, besides chance, why a score may be larger than it should be."""
     doubts = []
-    if cell.likelihood in group.upper_bounds:
+    if cell.point[LIKELIHOOD] in group.upper_bounds:
         doubts.append("is an upper bound")
     if any(member.is_weak for member in cell.members):
         doubts.append("rests on few importance weights")
     return doubts
 
 
-def _paired(
-    best: Cell, other: Cell, scores: Scores
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the scores of two cells, ``[seeds, images]``, of their common seeds."""
+def _paired(best: Cell, other: Cell, scores: Scores) -> np.ndarray | None:
+    """Returns the scores of two cells and their common seeds, [2, seeds, images].
+
+    None if some cannot be read, or are of other images.
+    """
     by_seed = [{m.seed: m for m in cell.members} for cell in (best, other)]
     seeds = sorted(set.intersection(*map(set, by_seed)))
-    pair = []
-    for members in by_seed:
-        rows = [row for seed in seeds if (row := scores(members[seed])) is not None]
-        if len(rows) < len(seeds):
-            return None
-        pair.append(rows)
-    sizes = {len(row) for rows in pair for row in rows}
-    if len(sizes) != 1:
-        return None
-    return np.stack(pair[0]), np.stack(pair[1])
+    found = [[scores(members[seed]) for seed in seeds] for members in by_seed]
+    sizes = {None if row is None else len(row) for rows in found for row in rows}
+    return None if None in sizes or len(sizes) != 1 else np.array(found)
 
 
 def lost(members: Sequence[Member]) -> list[str]:

@@ -76,21 +76,6 @@ class Cell(NamedTuple):
         return self.members[0].point
 
     @property
-    def likelihood(self) -> str:
-        """Name of the likelihood."""
-        return str(self.point[LIKELIHOOD])
-
-    @property
-    def latent_dim(self) -> int:
-        """Number of latents."""
-        return int(self.members[0].latent_dim)
-
-    @property
-    def setting(self) -> str:
-        """The other axes in words."""
-        return self.members[0].setting
-
-    @property
     def is_whole(self) -> bool:
         """Whether the mean contains every seed."""
         return self.num_seeds >= self.all_seeds
@@ -167,24 +152,21 @@ class Group:
         return cells
 
     @functools.cached_property
-    def _ranking(self) -> list[Cell]:
+    def ranking(self) -> list[Cell]:
+        """The scores, lowest first.
+
+        Cells without a score are last. Before them are those in which a seed is
+        missing.
+        """
         return sorted(
             self.cells(),
             key=lambda cell: (math.isnan(cell.mean), not cell.is_whole, cell.mean),
         )
 
-    def ranking(self) -> list[Cell]:
-        """Returns the scores, lowest first.
-
-        Cells without a score are last. Before them are those in which a seed is
-        missing.
-        """
-        return self._ranking
-
     @property
     def best(self) -> Cell | None:
         """The cell with the lowest mean of all seeds; None if each lacks a seed."""
-        first = self._ranking[0]
+        first = self.ranking[0]
         return first if first.is_whole and math.isfinite(first.mean) else None
 
     # --- axes -------------------------------------------------------------------------
@@ -194,7 +176,7 @@ class Group:
         """The axes by name: likelihood and latent size, then those of the sweep."""
         axes = {}
         for name in self.members[0].point:
-            values = list(dict.fromkeys(cell.point[name] for cell in self._ranking))
+            values = list(dict.fromkeys(cell.point[name] for cell in self.ranking))
             axis = Axis(name, tuple(values))
             if axis.is_number:
                 axis = Axis(name, tuple(sorted(values)))
@@ -259,11 +241,6 @@ class Group:
     # --- words ------------------------------------------------------------------------
 
     @property
-    def likelihoods(self) -> list[str]:
-        """The likelihoods that occur, that of the best cell first."""
-        return [str(name) for name in self.axes[LIKELIHOOD].values]
-
-    @property
     def upper_bounds(self) -> set[str]:
         """Likelihoods whose score is an upper bound, from a density."""
         return {m.likelihood for m in self.members if m.view == "continuous"}
@@ -296,7 +273,7 @@ class Group:
     @property
     def has_gaps(self) -> bool:
         """Whether some cells lack a seed."""
-        return not all(cell.is_whole for cell in self._ranking)
+        return not all(cell.is_whole for cell in self.ranking)
 
     @property
     def spread(self) -> str:

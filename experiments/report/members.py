@@ -38,19 +38,15 @@ class Member:
             raise AttributeError(name)
         return self.row[name]
 
-    @property
-    def axes(self) -> dict[str, str]:
-        """Text by axis of the sweep besides likelihood, latent size and seed."""
-        return {axis: str(value) for axis, value in _others(self.point).items()}
-
     def content(self, column: str) -> Any:
         """Returns its value in a column of the report, or on an axis; '' for none."""
-        return self.axes.get(column, self.row.get(column, ""))
+        value = self.point.get(column, self.row.get(column))
+        return "" if value is None else value
 
     @property
     def setting(self) -> str:
-        """Those axes in words; '' where there are none."""
-        return described(self.axes)
+        """Its values on the axes besides likelihood and latent size, in words."""
+        return _setting(self.point, self.point)
 
     @property
     def kind(self) -> str:
@@ -152,11 +148,6 @@ def likelihood_label(name: str) -> str:
     )
 
 
-def described(axes: Mapping[str, Value]) -> str:
-    """Returns values by axis in words."""
-    return ", ".join(f"{axis} = {value}" for axis, value in axes.items())
-
-
 def named(point: Mapping[str, Value], axes: Collection[str]) -> str:
     """Returns what a model is, in words.
 
@@ -170,17 +161,16 @@ def named(point: Mapping[str, Value], axes: Collection[str]) -> str:
         words.append(likelihood_label(str(point[LIKELIHOOD])))
     if LATENT_SIZE in axes:
         words.append(counted(point[LATENT_SIZE], "latent"))
-    others = {axis: value for axis, value in _others(point).items() if axis in axes}
-    return ", ".join(filter(None, [" with ".join(words), described(others)]))
+    return ", ".join(filter(None, [" with ".join(words), _setting(point, axes)]))
 
 
-def _others(point: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns known values by axis, without likelihood and latent size."""
-    return {
-        axis: value
+def _setting(point: Mapping[str, Value], axes: Collection[str]) -> str:
+    """Returns the known values on axes in words, without likelihood and latent size."""
+    return ", ".join(
+        f"{axis} = {value}"
         for axis, value in point.items()
-        if axis not in (LIKELIHOOD, LATENT_SIZE) and value is not None
-    }
+        if axis in axes and axis not in (LIKELIHOOD, LATENT_SIZE) and value is not None
+    )
 
 
 def varying(members: Iterable[Member]) -> list[str]:

@@ -110,7 +110,7 @@ def _extremes(group: Group) -> list[Member]:
     Nothing if fewer than two members have a score. Members that failed or diverged do
     not count.
     """
-    cells = [cell for cell in group.ranking() if cell.num_seeds]
+    cells = [cell for cell in group.ranking if cell.num_seeds]
     if not cells:
         return []
     highest = max(cells, key=lambda cell: cell.mean)
@@ -129,7 +129,7 @@ def _by_interest(group: Group) -> list[Member]:
     The best and the worst come first, then the first seed of each cell from the lowest
     mean to the highest, then the second seeds, and so on.
     """
-    by_seed = itertools.zip_longest(*(cell.members for cell in group.ranking()))
+    by_seed = itertools.zip_longest(*(cell.members for cell in group.ranking))
     found = [*_extremes(group), *filter(None, itertools.chain(*by_seed))]
     return list({member.run: member for member in found}.values())
 

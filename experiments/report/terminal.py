@@ -47,9 +47,9 @@ def _score_table(group: Group) -> Table:
         for axis in group.axes.values()
         if axis != columns and (axis.varies or axis.name == LIKELIHOOD)
     ]
-    best = group.best if len(group.ranking()) > 1 else None
+    best = group.best if len(group.ranking) > 1 else None
     lines: dict[tuple[str, ...], dict[Value, str]] = {}
-    for cell in group.ranking():
+    for cell in group.ranking:
         line = tuple(group.label(axis, cell.point[axis.name]) for axis in labels)
         number = "*" * (cell is best) + group.number(cell).replace("± ", "±")
         lines.setdefault(line, {})[cell.point[columns.name]] = number
