@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib import patches, ticker
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -98,22 +99,20 @@ def score_table(group: Group) -> Chart:
     heads = [textwrap.fill(text, 13) for text in group.labels(columns).values()]
     styles = _styles(group, rows)
     scale = _range(group.ranking, rows)
-    titles = [_in_lines(title) for title in panels]
-    lines = [line for title in titles for line in title.split("\n")]
 
     # Inches, estimated from the longest texts, so that all cells have one size.
-    longest = max(map(len, [rows.name, *(style.label for style in styles.values())]))
+    longest = max(map(len, [rows.name, *group.labels(rows).values()]))
     left = 0.45 + 0.083 * longest
-    pitch = 0.3 + max(_CELL[0] * len(heads), 0.085 * max(map(len, lines)))
+    pitch = 0.3 + max(
+        _CELL[0] * len(heads), 0.085 * max(map(len, "\n".join(panels).split("\n")))
+    )
     top = 0.55 + 0.14 * max(text.count("\n") for text in heads)
-    top += 0.17 * max(len(title.split("\n")) for title in titles) * any(titles)
+    top += 0.17 * max(len(title.splitlines()) for title in panels)
     across = max(1, min(len(panels), int((12 - left) / pitch)))
     down = math.ceil(len(panels) / across)
     size = left + pitch * across, (top + _CELL[1] * len(styles)) * down
     figure, grid = _grid(len(panels), across, size)
-    for i, (axes, title, cells) in enumerate(
-        zip(grid[:, 0], titles, panels.values(), strict=True)
-    ):
+    for i, (axes, title) in enumerate(zip(grid[:, 0], panels, strict=True)):
         axes.set(xlim=(0, len(heads)), ylim=(len(styles), 0), title=title)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -125,8 +124,7 @@ def score_table(group: Group) -> Chart:
         axes.set_xticks(np.arange(len(heads)) + 0.5, heads)
         axes.set_yticks([])
         if i % across == 0:
-            labels = [style.label for style in styles.values()]
-            axes.set_yticks(np.arange(len(styles)) + 0.5, labels)
+            axes.set_yticks(np.arange(len(styles)) + 0.5, group.labels(rows).values())
             if rows.varies:
                 look = {"ha": "right", "va": "center", "fontsize": 8.5}
                 axes.text(-0.28, 0, f"{rows.name}\n", **look)
@@ -134,7 +132,7 @@ def score_table(group: Group) -> Chart:
                 axes.plot(
                     -0.14, y + 0.5, style.marker, color=style.color, clip_on=False
                 )
-        for cell in cells:
+        for cell in panels[title]:
             x = columns.values.index(cell.point[columns.name])
             y = rows.values.index(cell.point[rows.name])
             _draw_cell(axes, x, y, cell, group, scale)
@@ -165,10 +163,8 @@ def _draw_cell(
         box(facecolor="none", edgecolor=GRID)
         write(0.5, cell.losses or "no score", fontsize=8, color=FAINT)
         return
-    best, worst = scale
     # The root spreads the colours of the best scores, which are often close.
-    excess = (cell.mean - best) / max(worst - best, 1e-12)
-    quality = 1 - math.sqrt(min(max(excess, 0), 1))
+    quality = 1 - float(PowerNorm(0.5, *scale, clip=True)(cell.mean))
     ink = "white" if quality > 0.72 else INK
     box(facecolor=matplotlib.colormaps["Blues"](0.06 + 0.79 * quality))
     note = f"± {cell.spread:.{group.decimals}f}" if math.isfinite(cell.spread) else ""
@@ -226,7 +222,7 @@ def score_lines(group: Group, along: Axis) -> Chart:
                     elinewidth=1,
                 )
             _set_scale(axes, along)
-            axes.set_title(_in_lines(title))
+            axes.set_title(title)
         if high > low:
             upper.set_ylim(low - margin, high + margin)
         note_points_above(upper, [cell.mean for cell in scores[title]])
@@ -298,7 +294,7 @@ def rate_distortion(group: Group) -> Chart:
         # The margin shows whole what has collapsed, at a rate of 0.
         axes.set(xlim=(-0.03 * right, right), ylim=(low - margin, high + margin))
         axes.grid(visible=False)
-        axes.set_title(_in_lines(title), pad=16)
+        axes.set_title(title, pad=16)
         _draw_sums(axes)
         lines: dict[Any, list[tuple[Any, np.ndarray]]] = {}
         for cell in own:
@@ -397,7 +393,7 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
             low, high = np.quantile(values, [0.01, 1])
             margin = 0.08 * (high - low) or 1.0
             axes.set_ylim(low - margin, high + margin)
-        axes.set_title(_in_lines(title), fontsize=9)
+        axes.set_title(title, fontsize=9)
         axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
     figure.supxlabel("epoch")
@@ -468,8 +464,3 @@ def _add_legend(
         handles = [Line2D([], [], ls="", label=by.name), *own, *gap, *others]
     if handles:
         figure.legend(handles=handles, loc="outside right center")
-
-
-def _in_lines(title: str) -> str:
-    """Returns a title with a line for each axis: panels are narrow."""
-    return title.replace(", ", "\n")

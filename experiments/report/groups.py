@@ -219,7 +219,7 @@ class Group:
         return next((axis for axis in free if axis.varies), free[0])
 
     def panels(self, cells: Iterable[Cell], *inside: Axis) -> dict[str, list[Cell]]:
-        """Returns cells by their values, in words, on all varying axes but some.
+        """Returns cells by their values on all varying axes but some, a line for each.
 
         Args:
             cells: the cells.
@@ -231,7 +231,7 @@ class Group:
             place = tuple(axis.values.index(cell.point[axis.name]) for axis in outside)
             panels.setdefault(place, []).append(cell)
         return {
-            ", ".join(
+            "\n".join(
                 self.named_label(axis, axis.values[i])
                 for axis, i in zip(outside, place, strict=True)
             ): panels[place]

@@ -126,7 +126,7 @@ def replay(
     lines = [
         _verdict(facts, found),
         *_images_not_finite(facts, terms._asdict()),
-        *_entries_not_finite("gradient", gradients),
+        *_entries_not_finite(gradients),
         *_largest(params),
     ]
     return found == facts["offender"], lines
@@ -150,14 +150,14 @@ def _images_not_finite(
             yield f"training image {image}: {shown} nats"
 
 
-def _entries_not_finite(what: str, tree: Any) -> Iterator[str]:
-    for name, leaf in named_leaves(tree).items():
+def _entries_not_finite(gradients: Params) -> Iterator[str]:
+    for name, leaf in named_leaves(gradients).items():
         count = int(np.sum(~np.isfinite(leaf)))
         if count:
-            yield f"{what} of {name}: {count} of {leaf.size} entries are not finite"
+            yield f"gradient of {name}: {count} of {leaf.size} entries are not finite"
 
 
-def _largest(params: Any) -> Iterator[str]:
+def _largest(params: Params) -> Iterator[str]:
     for name, leaf in named_leaves(params).items():
         if leaf.size:
             yield f"parameters {name}: largest magnitude {np.abs(leaf).max():.6g}"

@@ -210,8 +210,7 @@ def _evaluate_group(task: GroupTask, params: Sequence[Params]) -> Evaluation:
     stacked = task.placement.pad(stacked)
     function = functools.partial(evaluate_member, task.widest, task.settings.evaluation)
     program = task.compile_on_test_images(function, stacked)
-    evaluation: Evaluation = task.run_on_test_images(program, stacked)
-    return evaluation
+    return task.run_on_test_images(program, stacked)
 
 
 def _floor(folder: RunFolder, run: str, num_images: int) -> np.ndarray:

@@ -204,19 +204,16 @@ class CompiledGroup:
 
     @functools.cached_property
     def _validation_x(self) -> jax.Array:
-        placed: jax.Array = self.task.placement.place_shared(self.task.validation_x)
-        return placed
+        return self.task.placement.place_shared(self.task.validation_x)
 
     def validate(self, state: TrainState) -> tuple[TrainState, Validation]:
         """Validates all members; takes the state's memory."""
         members, x = self.task.population.placed_members, self._validation_x
-        found: tuple[TrainState, Validation] = self.validate_program(state, members, x)
-        return found
+        return self.validate_program(state, members, x)
 
     def measure(self, params: Params) -> Measured:
         """Returns the measurements of stacked, padded parameters, on the host."""
-        measured: Measured = self.task.run_on_test_images(self.measure_program, params)
-        return measured
+        return self.task.run_on_test_images(self.measure_program, params)
 
     def bytes_needed(self) -> tuple[int, int]:
         """Returns the bytes on the fullest device, and those of them for the images.
