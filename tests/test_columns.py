@@ -27,11 +27,10 @@ def test_every_table_names_a_column_once_and_has_the_run_as_a_key():
 def test_a_standard_error_follows_its_mean_and_shares_its_format():
     names = list(BY_NAME)
     assert names[names.index("score") + 1] == "score_se"
-    for unit, decimals in (("nats", 2), ("bits/dim", 3)):
-        shown = {column.name: column for column in columns.shown(unit, decimals)}
-        assert shown["score"].heading == f"score, {unit}"
-        assert shown["score"].format == shown["score_se"].format == f".{decimals}f"
-        assert "log_px_se" not in shown
+    shown = {column.name: column for column in columns.SHOWN}
+    assert shown["score"].format == shown["score_se"].format == "score"
+    assert (shown["score"].unit, shown["score_se"].unit) == ("score", "")
+    assert "log_px_se" not in shown
 
 
 def test_a_row_of_another_version_is_put_in_order():

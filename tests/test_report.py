@@ -305,7 +305,9 @@ def test_best_member_of_each_group_comes_first(page):
 def test_page_begins_with_what_failed_and_marks_it(page):
     failed = "1 of 12 models failed (worse by more than two standard errors than"
     assert page.text.index(failed) < page.text.index("lowest mean score")
-    assert "Bernoulli failed 2 0 999.00" in page.text  # A row of the table.
+    assert "Bernoulli failed 2 0 999.00 0.01" in page.text  # A row of the table.
+    for unit in ("nats", "bits/dim"):
+        assert f"seed score, {unit} ± s.e. rate, nats" in page.text
     assert "2 latents · 20.80 (1 failed)" in page.text  # The gallery.
     assert "score 999.00 nats" in page.text
     assert page.text.count("999.00") == 2
@@ -348,7 +350,7 @@ def test_page_tells_where_numbers_come_from(page):
 def test_every_column_has_a_heading_of_its_own():
     members = members_of(sweep(), pytest.fail)
     for group in group_members(members):
-        headers = [column.heading for column in report._columns(group)]
+        headers = [(column.header, column.unit) for column in report._columns(group)]
         assert len(set(headers)) == len(headers)
 
 

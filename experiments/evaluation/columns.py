@@ -20,8 +20,6 @@ _TYPES: dict[type, tuple[type, ...]] = {
 }
 # Of results.csv, in the order of the file.
 SECTIONS = ("run", "reached", "training", "latents", "owner")
-# Those with columns that the report shows, in its order.
-_SHOWN = ("run", "reached", "latents", "training")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +40,6 @@ class Column:
     key: bool = False
     certain: bool = False
     prior: bool = False
-
-    @property
-    def heading(self) -> str:
-        """The header with the unit."""
-        return ", ".join(filter(None, [self.header, self.unit]))
 
     @property
     def plain_meaning(self) -> str:
@@ -71,14 +64,6 @@ class Column:
         may_be_nan = not (self.kind is int and self.setting)
         return missing if is_nan and may_be_nan else self.kind(value)
 
-    def of_score(self, unit: str, decimals: int) -> "Column":
-        """Returns the column where the score has a unit and a number of decimals."""
-        return dataclasses.replace(
-            self,
-            unit=unit if self.unit == "score" else self.unit,
-            format=f".{decimals}f" if self.format == "score" else self.format,
-        )
-
 
 def _read() -> dict[str, tuple[Column, ...]]:
     """Returns the columns by section of the file."""
@@ -99,6 +84,13 @@ def _read() -> dict[str, tuple[Column, ...]]:
 
 BY_SECTION = _read()
 RESULTS = tuple(column for section in SECTIONS for column in BY_SECTION[section])
+# Those that the report shows, in its order.
+SHOWN = tuple(
+    column
+    for section in ("run", "reached", "latents", "training")
+    for column in BY_SECTION[section]
+    if column.header
+)
 _BY_NAME = {column.name: column for column in RESULTS}
 TABLES = {
     "results.csv": RESULTS,
@@ -119,13 +111,3 @@ def keys(table: str) -> tuple[str, ...]:
 def in_order(row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a result with its columns in the order of ``results.csv``."""
     return {name: row[name] for name in _BY_NAME if name in row} | dict(row)
-
-
-def shown(unit: str, decimals: int) -> list[Column]:
-    """Returns the columns that the report shows, for scores in a unit."""
-    return [
-        column.of_score(unit, decimals)
-        for section in _SHOWN
-        for column in BY_SECTION[section]
-        if column.header
-    ]

@@ -49,12 +49,6 @@ def result_row(
     """
     settings, view = run.settings, model.likelihood.view
     estimate = evaluation.estimate
-
-    def comparable(nats: jax.Array) -> np.ndarray:
-        return views.log_mass_bound(
-            view, np.asarray(nats, np.float64), data.num_pixels, data.levels
-        )
-
     ends = np.cumsum(model.layer_dims)[:-1]
     means = np.asarray(evaluation.posterior_mean)
     layers = np.split(means, ends, axis=1) if np.isfinite(means).all() else []
@@ -64,6 +58,8 @@ def result_row(
     bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
     score = scores(view, estimate.log_px, data.num_pixels, data.levels)
     reached = mean_with_error("score", score)
+    reconstruction = np.asarray(estimate.reconstruction, np.float64)
+    log_mass = views.log_mass_bound(view, reconstruction, data.num_pixels, data.levels)
     # The score of a guess that calls all images equally probable.
     guess = data.num_pixels * np.log(2) if binary else np.log2(data.levels)
     return {
@@ -82,7 +78,7 @@ def result_row(
         "reconstruction": float(np.mean(estimate.reconstruction)),
         "kl": float(np.mean(estimate.kl)),
         "rate": float(np.mean(estimate.kl)),
-        "distortion": float(-np.mean(comparable(estimate.reconstruction))),
+        "distortion": float(-np.mean(log_mass)),
         **(
             {"bits_per_dim": None, "bits_per_dim_se": None}
             if binary

@@ -337,16 +337,10 @@ def _draw_sums(axes: Axes) -> None:
         )
         # A diagonal leaves the panel through its upper or its left edge.
         above = level - top >= left
-        axes.annotate(
-            f"{level:g}",
-            (level - top, top) if above else (left, level - left),
-            (0, 3) if above else (4, 1),
-            textcoords="offset points",
-            ha="center" if above else "left",
-            va="bottom",
-            fontsize=7.5,
-            color=FAINT,
-        )
+        place = (level - top, top) if above else (left, level - left)
+        look: dict[str, Any] = {"ha": "center" if above else "left", "va": "bottom"}
+        look |= {"xytext": (0, 3) if above else (4, 1), "textcoords": "offset points"}
+        axes.annotate(f"{level:g}", place, fontsize=7.5, color=FAINT, **look)
 
 
 @matplotlib.rc_context(MATPLOTLIB)

@@ -136,16 +136,13 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
         )
     whole = [cell for cell in ranking if cell.is_whole]
     clauses = [
-        clause
+        _best_number(group, axis, whole)
+        if axis.is_number
+        else _range_of_texts(group, axis, whole, rivals.noun)
         for axis in group.varying
-        if (
-            clause := _best_number(group, axis, whole)
-            if axis.is_number
-            else _range_of_texts(group, axis, whole, rivals.noun)
-        )
     ]
-    if clauses:
-        sentences.append(f"Not tested, and partly due to chance: {'; '.join(clauses)}.")
+    if told := "; ".join(filter(None, clauses)):
+        sentences.append(f"Not tested, and partly due to chance: {told}.")
     return sentences
 
 

@@ -129,22 +129,17 @@ class Group:
         """Number of seeds that occur."""
         return len({member.seed for member in self.members})
 
-    @functools.cached_property
-    def _by_point(self) -> list[list[Member]]:
-        """Members that differ in their seed only, in the order of seeds."""
-        found: dict[tuple[Value, ...], list[Member]] = {}
-        for member in sorted(self.members, key=lambda member: int(member.seed)):
-            found.setdefault(tuple(member.point.values()), []).append(member)
-        return list(found.values())
-
     def cells(self, field: str = "score") -> list[Cell]:
         """Returns mean and spread of a column over seeds, by point.
 
         The spread is the standard deviation over seeds. If the group has one seed, that
         of the score is the standard error over test images.
         """
+        by_point = collections.defaultdict(list)
+        for member in sorted(self.members, key=lambda member: int(member.seed)):
+            by_point[tuple(member.point.values())].append(member)
         cells = []
-        for members in self._by_point:
+        for members in by_point.values():
             mean, spread, count = over_seeds(members, field)
             if count and self.num_seeds == 1 and field == "score":
                 spread = members[0].score_se

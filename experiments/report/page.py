@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation import results
-from experiments.evaluation.columns import Column, shown
+from experiments.evaluation.columns import SHOWN, Column
 from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
@@ -63,6 +63,7 @@ def write_report(
     groups = group_members(members)
     drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
+    scores = functools.partial(_scores, folder)
     sections = []
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
@@ -75,9 +76,7 @@ def write_report(
             {
                 "group": group,
                 "styles": styles,
-                "findings": findings.find(
-                    group, functools.partial(_scores, folder), tests
-                ),
+                "findings": findings.find(group, scores, tests),
                 "extremes": _extremes(group),
                 "charts": drawn_charts,
                 "columns": _columns(group),
@@ -197,25 +196,25 @@ def _columns(group: Group) -> list[Column]:
         Column(axis, "axis of the sweep", str, header=axis)
         for axis in list(group.axes)[2:]
     ]
-    columns = shown(group.unit, group.decimals)
-    place = [column.name for column in columns].index("latent_dim") + 1
-    return [*columns[:place], *axes, *columns[place:]]
+    place = [column.name for column in SHOWN].index("latent_dim") + 1
+    return [*SHOWN[:place], *axes, *SHOWN[place:]]
 
 
 def _evaluation(members: Sequence[Member]) -> dict[str, list[Any]]:
     """Returns how the scores were computed: the values that occur, by name."""
-    facts = {
-        "data": [m.dataset for m in members],
-        "test images": [m.num_test_images for m in members],
-        "importance samples for each image": [
-            m.num_importance_samples for m in members
-        ],
-        "binarization": [m.binarization for m in members if m.view == "binary"],
-        "binarization seed": [
-            m.binarization_seed for m in members if m.view == "binary"
-        ],
+    binary = [member for member in members if member.view == "binary"]
+    facts = (
+        ("data", "dataset", members),
+        ("test images", "num_test_images", members),
+        ("importance samples for each image", "num_importance_samples", members),
+        ("binarization", "binarization", binary),
+        ("binarization seed", "binarization_seed", binary),
+    )
+    return {
+        name: list(dict.fromkeys(member.row[column] for member in some))
+        for name, column, some in facts
+        if some
     }
-    return {name: list(dict.fromkeys(found)) for name, found in facts.items() if found}
 
 
 def _environment(found: Mapping[str, Any]) -> dict[str, Any]:

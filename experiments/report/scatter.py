@@ -70,14 +70,11 @@ def latent_scatter(
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(ticker.MaxNLocator(5, integer=True, symmetric=True))
     axes.tick_params(labelsize=7.5, pad=2)
-    handles = [
-        Line2D([], [], ls="", marker="o", ms=5, mew=0, color=color)
-        for color in colors[: len(kinds)]
-    ]
-    if handles:
+    if shown:
+        look: dict[str, Any] = {"ls": "", "marker": "o", "ms": 5, "mew": 0}
         figure.legend(
-            handles=handles,
-            labels=[text.replace("$", r"\$") for text in shown],
+            [Line2D([], [], color=color, **look) for color in colors],
+            [text.replace("$", r"\$") for text in shown],
             loc="center right",
             fontsize=8.5 if len(kinds) <= 12 else 6,
             handletextpad=0,

@@ -5,6 +5,7 @@ likelihood, has the same colour and marker in every chart of a group; values of 
 colours differ in their marker.
 """
 
+import collections
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -78,42 +79,30 @@ def robust_range(names: Sequence[Any], values: Sequence[float]) -> tuple[float, 
         names: [N] line that each value belongs to.
         values: [N] values; those that are not finite are ignored.
     """
-    by_name: dict[Any, list[float]] = {}
+    by_name = collections.defaultdict(list)
     for name, value in zip(names, values, strict=True):
         if math.isfinite(value):
-            by_name.setdefault(name, []).append(value)
+            by_name[name].append(value)
     if not by_name:
         return 0.0, 1.0
-    least = {name: min(of_name) for name, of_name in by_name.items()}
-    low = min(least.values())
-    limit = _far_above(low, list(least.values()), reach=2)
-    near = [
-        value for name in by_name for value in by_name[name] if least[name] <= limit
-    ]
-    limit = _far_above(low, near, reach=6)
-    return low, max(value for value in near if value <= limit)
+    limit = _far_above([min(line) for line in by_name.values()], reach=2)
+    near = np.concatenate([line for line in by_name.values() if min(line) <= limit])
+    return near.min(), near[near <= _far_above(near, reach=6)].max()
 
 
-def _far_above(low: float, values: Sequence[float], reach: float) -> float:
-    """Returns the 75% quantile plus ``reach`` times its distance from ``low``."""
-    quantile = float(np.quantile(values, 0.75))
-    return quantile + reach * (quantile - low)
+def _far_above(values: Any, reach: float) -> float:
+    """Returns the 75% quantile plus ``reach`` times its distance from the lowest."""
+    lowest, quantile = np.quantile(values, [0, 0.75])
+    return quantile + reach * (quantile - lowest)
 
 
 def note_points_above(axes: Axes, values: Sequence[float]) -> None:
     """Notes in the upper right corner how many values lie above the axes, if any."""
     outside = sum(value > axes.get_ylim()[1] for value in values)
     if outside:
-        axes.text(
-            0.99,
-            0.98,
-            f"{outside} of {len(values)} points lie above",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            fontsize=8,
-            color=FAINT,
-        )
+        text = f"{outside} of {len(values)} points lie above"
+        look: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 8}
+        axes.text(0.99, 0.98, text, transform=axes.transAxes, color=FAINT, **look)
 
 
 def svg(figure: Figure) -> bytes:
