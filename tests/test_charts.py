@@ -1,12 +1,15 @@
 """Tests of the charts: experiments.report.charts, scatter and style."""
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 
+from experiments.files.templates import templates
 from experiments.report import charts
 from experiments.report.scatter import latent_scatter
 from experiments.report.style import robust_range, styles_of
@@ -229,6 +232,30 @@ def test_curves_of_two_bounds_share_no_panel(monkeypatch):
     assert titles == ["objective = elbo", "objective = iwae"]
 
 
+PAGES = templates(Path(charts.__file__).parent, autoescape=True)
+PAGES.filters["uri"] = lambda content, media_type: ""
+WORDS = PAGES.get_template("charts.html.jinja").module
+
+
+def words_of(chart, group):
+    return " ".join(WORDS.figure(chart, group).split())
+
+
+def test_charts_have_words_that_name_their_axes():
+    group = sweep()
+    drawn = charts.draw(group, curves_of(group))
+    words = " ".join(words_of(chart, group) for chart in drawn)
+    for text in (
+        "Score by likelihood and latent size, for each β.",
+        "Score and active units by β.",
+        "On the dotted line, all latents are active.",
+        "along β, whose values stand beside the first line. Runs that failed or",
+        "Bars: ± standard deviation over up to 2 seeds. </figcaption>",
+        "One line for each model. The range",
+    ):
+        assert text in words, text
+
+
 @pytest.mark.parametrize(
     ("rows", "names"),
     [
@@ -269,6 +296,7 @@ def test_a_group_has_the_charts_that_its_axes_ask_for(rows, names):
     nothing = curves_of(group, CURVE[:0], CURVE[:0])
     assert [chart.name for chart in charts.draw(group, nothing)] == names
     for chart in drawn:
+        assert re.search(r"[^ .]\. ?</figcaption>", words_of(chart, group))
         assert ElementTree.fromstring(chart.svg).tag.endswith("svg")
 
 

@@ -65,7 +65,7 @@ def status(
 
 
 def _exceeds(excess: np.ndarray) -> bool:
-    """Whether a mean exceeds 0 by more than two standard errors."""
+    """Returns whether a mean exceeds 0 by more than two standard errors."""
     if excess.size < 2:
         return False
     return bool(excess.mean() > 2 * excess.std(ddof=1) / np.sqrt(excess.size))

@@ -9,8 +9,8 @@ def templates(folder: Path, *, autoescape: bool = False) -> jinja2.Environment:
     """Returns the templates in a folder; a name without a value is an error.
 
     Args:
-        folder: The folder.
-        autoescape: Whether text is escaped, as a page of HTML needs it.
+        folder: the folder.
+        autoescape: whether text is escaped, as a page of HTML needs it.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),

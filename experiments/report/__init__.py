@@ -14,5 +14,4 @@ The modules:
     terminal      tables in the terminal
     papers        published tables beside our results
     columns       docs/columns.md
-    templates     reads the templates beside these modules
 """

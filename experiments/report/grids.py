@@ -29,7 +29,7 @@ def reconstruction_grid(
         reconstructions: [n, H, W, C] intensities, clipped to [0, 1].
 
     Raises:
-        ValueError: The shapes differ or are not those of images.
+        ValueError: the shapes differ or are not those of images.
     """
     if originals.shape != reconstructions.shape:
         raise ValueError(
@@ -48,7 +48,7 @@ def image_grid(images: np.ndarray) -> Image.Image:
         images: [n, H, W, C] intensities, clipped to [0, 1]; C is 1 or 3.
 
     Raises:
-        ValueError: The shape is not that of images.
+        ValueError: the shape is not that of images.
     """
     return _mosaic(_tiles(images), _GAP)
 
@@ -58,10 +58,10 @@ def plane_grid(images: np.ndarray, columns: int) -> Image.Image:
 
     Args:
         images: [n, H, W, C] intensities, clipped to [0, 1]; C is 1 or 3.
-        columns: Number of images in a row.
+        columns: number of images in a row.
 
     Raises:
-        ValueError: The shape is not that of images.
+        ValueError: the shape is not that of images.
     """
     return _mosaic(_tiles(images, _WIDTH // columns - _GAP), _GAP, columns)
 
@@ -71,7 +71,7 @@ def _tiles(images: np.ndarray, side: int = _MOST_ENLARGED) -> np.ndarray:
 
     Args:
         images: [n, H, W, C] intensities, clipped to [0, 1]; NaN becomes 0.
-        side: The longer side of an enlarged image, at most; s is a whole number.
+        side: the longer side of an enlarged image, at most; s is a whole number.
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
         raise ValueError(
@@ -89,8 +89,8 @@ def _mosaic(tiles: np.ndarray, row_gap: int, columns: int | None = None) -> Imag
 
     Args:
         tiles: [n, h, w, C + 1] uint8, the last channel opacity.
-        row_gap: Height of the gap between rows.
-        columns: Number of tiles in a row. None for as many as a phone shows; a page
+        row_gap: height of the gap between rows.
+        columns: number of tiles in a row. None for as many as a phone shows; a page
             then shows the first rows first.
     """
     fitting = max(_FEWEST_COLUMNS, (_WIDTH + _GAP) // (tiles.shape[2] + _GAP))

@@ -43,13 +43,13 @@ def write_report(
     """Writes `report.html` into a run folder and returns its path.
 
     Args:
-        folder: The run folder.
-        rows: Its results, of at least one run.
-        left_out: Lines on what could not be read, which the page shows; lines on what
+        folder: the run folder.
+        rows: its results, of at least one run.
+        left_out: lines on what could not be read, which the page shows; lines on what
             the page leaves out are appended.
 
     Raises:
-        FolderError: There are no results that can be shown, or the folder cannot be
+        FolderError: there are no results that can be shown, or the folder cannot be
             written.
     """
     members = members_of(rows, left_out.append, folder.config())

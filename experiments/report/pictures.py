@@ -35,10 +35,10 @@ class Picture(NamedTuple):
     """A picture of a run, as a PNG file.
 
     Attributes:
-        png: The file.
-        width: Width at which it should be shown, in CSS pixels.
-        height: Height at which it should be shown, in CSS pixels.
-        cut: Height of the rows that are shown first, in CSS pixels.
+        png: the file.
+        width: width at which it should be shown, in CSS pixels.
+        height: height at which it should be shown, in CSS pixels.
+        cut: height of the rows that are shown first, in CSS pixels.
     """
 
     png: bytes
@@ -57,11 +57,11 @@ def ensure(
     """Returns the pictures of a run by name; draws and writes those that are missing.
 
     Args:
-        folder: The folder of the run's pictures; its name is that of the run.
-        latent_dim: Of the run; runs of two latents have pictures of their plane.
-        fingerprint: Of the run; its pictures carry it.
-        load: Returns the arrays that ``to_store`` made; called if one is needed.
-        report: Receives a line if pictures are missing and cannot be drawn or written.
+        folder: the folder of the run's pictures; its name is that of the run.
+        latent_dim: of the run; runs of two latents have pictures of their plane.
+        fingerprint: of the run; its pictures carry it.
+        load: returns the arrays that ``to_store`` made; called if one is needed.
+        report: receives a line if pictures are missing and cannot be drawn or written.
     """
     wanted = _GRIDS + (_OF_A_PLANE if latent_dim == 2 else ())
     found = {
@@ -95,7 +95,7 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
     """Checks that drawing stored arrays does not fill the memory.
 
     Raises:
-        KeyError, ValueError: The arrays are not as ``to_store`` makes them.
+        KeyError, ValueError: the arrays are not as ``to_store`` makes them.
     """
     for name, array in arrays.items():
         # A drawing is many times larger than its array, and so is a broadcast array.
@@ -109,7 +109,7 @@ def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
     """Returns the picture of this name.
 
     Raises:
-        KeyError, ValueError: The arrays are not as ``to_store`` makes them.
+        KeyError, ValueError: the arrays are not as ``to_store`` makes them.
     """
     match name:
         case "reconstructions":
@@ -160,7 +160,7 @@ def _parse(png: bytes, fingerprint: str) -> Picture:
     """Returns the picture that a PNG file holds.
 
     Raises:
-        Exception: The file is damaged or of another run.
+        Exception: the file is damaged or of another run.
     """
     with (
         warnings.catch_warnings(action="error"),  # Of images that fill the memory.

@@ -78,7 +78,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, work is unsaved: a request waits for a call of ``requested``."""
+        """Makes a request wait for the next call of ``requested``: work is unsaved."""
         with self._lock:
             self._deferred = True
         try:

@@ -69,9 +69,9 @@ def run_groups(
 ) -> None:
     """Trains, evaluates and stores every group that no other command trains.
 
-    While a group trains, the next one compiles (``parallel.compile_ahead``), then the
-    group's constant-output baseline is computed: each keeps one core busy, and the
-    steps of small networks hardly more than another. A group that does not fit into
+    While a group trains, a thread compiles the next one (``parallel.compile_ahead``)
+    and then computes the group's constant-output baseline: this takes one core, and the
+    steps of small networks need hardly more than one. A group that does not fit into
     memory is cut into slices.
 
     Args:

@@ -40,7 +40,7 @@ class Recording:
         folder.metrics.restore(self._unfinished, self._own(history.rows()))
 
     def _own(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of runs that are not finished."""
+        """Returns the rows of runs that are not finished."""
         return [row for row in rows if row["run"] in self._unfinished]
 
     def add(self, history: History, failed: Mapping[int, TrainState]) -> None:
@@ -105,7 +105,7 @@ class Recording:
         found: Measured,
         floor: Any,
     ) -> dict[str, Any]:
-        """The row of a run: its measurements, and the use of its latents."""
+        """Returns the row of a run: its measurements, and the use of its latents."""
         task, data = self._task, self._task.images.data
         model, evaluation = task.models[index], found.evaluation
         row = result_row(

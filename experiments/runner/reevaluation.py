@@ -214,7 +214,7 @@ def _evaluate_group(task: GroupTask, params: Sequence[Params]) -> Evaluation:
 
 
 def _floor(folder: RunFolder, run: str, num_images: int) -> np.ndarray:
-    """-log p(x) of the test images without latents; NaN if it is not stored."""
+    """Returns -log p(x) of the test images without latents; NaN if it is not stored."""
     try:
         floor = folder.members.arrays(run).get("test/floor")
     except FolderError as error:
@@ -266,7 +266,7 @@ def find_trained(
 
 
 def _with_samples(run: Run, num_samples: int) -> Run:
-    """The run, evaluated with so many importance samples."""
+    """Returns the run with another number of importance samples."""
     changed = dataclasses.replace(run.settings.evaluation, num_samples=num_samples)
     settings = dataclasses.replace(run.settings, evaluation=changed)
     return dataclasses.replace(run, settings=settings)

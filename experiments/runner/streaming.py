@@ -144,10 +144,10 @@ class Stream:
         return jax.make_array_from_callback(self._shape(steps), self._sharding, part)
 
     def _orders_of(self, epoch: int) -> dict[int, np.ndarray]:
-        """The order of an epoch's images, ``[steps, batch]``, by index of the key.
+        """Returns an epoch's order of images, ``[steps, batch]``, by index of the key.
 
-        Of the members with images on a device of this process. Members with the same
-        key, such as those that differ only in beta, share an order.
+        It covers the members with images on a device of this process. Members with the
+        same key, such as those that differ only in beta, share an order.
         """
         parts = self._sharding.addressable_devices_indices_map(self._shape(1)).values()
         own = np.concatenate([self._key_of[where[0]] for where in parts if where])

@@ -94,7 +94,7 @@ def train_group(
 def _checkpoints(
     group: Group, folder: RunFolder | None
 ) -> contextlib.AbstractContextManager[Checkpoints | None]:
-    """The checkpoints of a group, with a note on its runs beside them."""
+    """Opens the checkpoints of a group, with a note on its runs beside them."""
     if not folder:
         return contextlib.nullcontext()
     note, keep = Note.on(group), group.widest.checkpoint.keep
@@ -105,7 +105,7 @@ def _checkpoints(
 def _start(
     compiled: CompiledGroup, checkpoints: Checkpoints | None, progress: Progress
 ) -> Position:
-    """The position that the last good checkpoint holds, or that before training."""
+    """Returns the position of the last good checkpoint, or that before training."""
     task, found = compiled.task, checkpoints and checkpoints.latest(warn)
     if processes.from_primary(found is None):
         progress.show("first state")
