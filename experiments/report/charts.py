@@ -207,20 +207,15 @@ def score_lines(group: Group, along: Axis) -> Chart:
             for value, style in styles.items():
                 line = sorted(
                     (cell for cell in panel if cell.point[by.name] == value),
-                    key=lambda cell: along.values.index(cell.point[along.name]),
+                    key=lambda cell: cell.point[along.name],
                 )
+                places = [cell.point[along.name] for cell in line]
                 means = np.array([cell.mean for cell in line])
                 spreads = np.nan_to_num([cell.spread for cell in line])
                 # A count is not below 0, nor is its error bar.
                 below = np.minimum(spreads, means) if axes is lower else spreads
-                axes.errorbar(
-                    [cell.point[along.name] for cell in line],
-                    means,
-                    yerr=[below, spreads],
-                    color=style.color,
-                    marker=style.marker,
-                    elinewidth=1,
-                )
+                look = {"color": style.color, "marker": style.marker, "elinewidth": 1}
+                axes.errorbar(places, means, [below, spreads], **look)
             _set_scale(axes, along)
             axes.set_title(title)
         if high > low:

@@ -12,7 +12,7 @@ import base64
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,19 +175,16 @@ def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
     return scores if scores.shape == (member.num_test_images,) else None
 
 
-def _bounds(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+def _bounds(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Returns the bounds of a run by split, [T, 2]: epoch and nats per image."""
-    # If an interruption made an epoch run twice, its last row counts.
-    splits: dict[str, dict[int, float]] = {"train": {}, "validation": {}}
-    for row in rows:
-        for split, by_epoch in splits.items():
-            bound = row.get(f"{split}/bound", math.nan)
-            if not math.isnan(bound):
-                by_epoch[row["epoch"]] = bound
-    return {
-        split: np.array(sorted(by_epoch.items()), float).reshape(-1, 2)
-        for split, by_epoch in splits.items()
-    }
+
+    def curve(split: str) -> np.ndarray:
+        found = [(row["epoch"], row.get(f"{split}/bound", math.nan)) for row in rows]
+        # If an interruption made an epoch run twice, its last row counts.
+        last = {epoch: bound for epoch, bound in found if not math.isnan(bound)}
+        return np.array(sorted(last.items()), float).reshape(-1, 2)
+
+    return {split: curve(split) for split in ("train", "validation")}
 
 
 def _columns(group: Group) -> list[Column]:
