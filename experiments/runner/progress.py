@@ -92,18 +92,14 @@ class Progress:
 
     def __init__(self, groups: Sequence[Group], *, shown: bool = True):
         self._bar = rich.progress.Progress(
-            *(
-                "{task.description}",
-                rich.progress.BarColumn(bar_width=24),
-                rich.progress.MofNCompleteColumn(),
-            ),
-            *(
-                _Rate(),
-                "elapsed",
-                rich.progress.TimeElapsedColumn(),
-                "left",
-                rich.progress.TimeRemainingColumn(),
-            ),
+            "{task.description}",
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.MofNCompleteColumn(),
+            _Rate(),
+            "elapsed",
+            rich.progress.TimeElapsedColumn(),
+            "left",
+            rich.progress.TimeRemainingColumn(),
             "{task.fields[bound]}",
             console=CONSOLE,
             transient=True,
@@ -163,19 +159,17 @@ class Progress:
         self._bar.update(self._task, advance=training.num_epochs - self._epoch)
         self._finished += 1
         trained = "no model finished"
-        words = [f"{len(runs)} {word}" for word, runs in by_status(rows).items()]
+        words = ["all failed, and start again with other keys"]
         if rows:
+            words = [f"{len(runs)} {word}" for word, runs in by_status(rows).items()]
             epochs = [row["epochs"] for row in rows]
             least, most = min(epochs), max(epochs)
             span = f"{least}-{most} epochs" if least < most else counted(most, "epoch")
             trained = f"{counted(len(rows), 'model')}, {span}"
-        else:
-            words = ["all failed, and start again with other keys"]
         if sound := [row for row in rows if row["status"] not in LOST]:
             best = min(sound, key=lambda row: row["score"])
-            words += [
-                f"lowest score {best['score']:.3f} {best['unit']} ({best['run']})"
-            ]
+            score = f"{best['score']:.3f} {best['unit']}"
+            words.append(f"lowest score {score} ({best['run']})")
         CONSOLE.print(
             f"[{self._finished}/{self._num_groups}] {model.likelihood}: {trained}, "
             f"{seconds:.1f} s; {', '.join(words)}"

@@ -32,7 +32,6 @@ from vae_jax.population import member, pad, param_shapes
 from vae_jax.priors import make_prior
 from vae_jax.training import Member, MemberKeys
 
-_FIT: dict[str, Any] = {"batch_size": 500, "learning_rate": 1e-2}
 # Children of a member's key for diagnoses, beside those of ``measure_latent_use``.
 _FIT_KEY, _SANDWICH_KEY = 3, 4
 
@@ -98,7 +97,8 @@ class Evaluated:
             self._key(_FIT_KEY),
             self._view(views.TRAIN),
             num_steps=num_steps,
-            **_FIT,
+            batch_size=500,
+            learning_rate=1e-2,
         )
         test = self._view(views.TEST), self.images.test
         evaluation = _evaluate(model, settings.evaluation, params, self.member, *test)
