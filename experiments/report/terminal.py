@@ -99,9 +99,8 @@ def print_sandwich(row: Mapping[str, Any]) -> None:
     table.add_column("mean", justify="right", no_wrap=True)
     table.add_column("s.e.", justify="right", no_wrap=True)
     for name, label in _SANDWICH_LINES.items():
-        if math.isnan(row[name]):
-            continue
-        table.add_row(label, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
+        if not math.isnan(row[name]):
+            table.add_row(label, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
     CONSOLE.print(table)
 
 
