@@ -702,7 +702,7 @@ def assert_refused(outcome, *words):
         (["--config.data.num_validation=1800"], ["1800", "1797"]),
         (["--workdir=~nosuchuser/x"], ["'~nosuchuser/x'", "Write the path in full"]),
         (["--config.data.cache_dir=~nosuchuser/x"], ["'~nosuchuser/x'"]),
-        (["--only=seed=9"], ["'seed=9'", "--list"]),
+        (["--only=seed=9"], ["'seed=9'", "such as 0-7 or likelihood=bernoulli"]),
         (["--nosuch=3"], ["'nosuch'", "--help"]),
         (["--max_jobs=2"], ["--max_jobs", "no effect without --launcher"]),
         (["--slurm=partition=gpu"], ["--slurm", "no effect without --launcher"]),

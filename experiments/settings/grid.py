@@ -304,9 +304,9 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
             parts = (places.get(part, set()) for part in term.split(","))
             hits = set.intersection(*parts)
         if not hits:
-            remedy = "Use an index, a range such as 0-11, or a part of a name"
+            remedy = "Use an index, a range or a part of a name"
             if runs:
-                remedy += f", such as {runs[0].name}"
+                remedy += f", such as 0-{len(runs) - 1} or {runs[0].name}"
             why = f"it fits none of the {len(runs)} runs"
             raise SettingsError.of("--only", term, why, remedy)
         chosen |= hits
