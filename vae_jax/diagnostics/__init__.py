@@ -3,8 +3,8 @@
 ``activity`` counts the latents whose mean moves with the image,
 ``aggregated_posterior`` splits the average KL into information and mismatch with the
 prior, ``two_samples`` tests that mismatch on samples, ``constant_output`` scores the
-decoder that ignores its latents, ``probes`` read a label from them, ``latent_use``
-asks those of a model that need samples of its latents, and ``collapse`` sums up.
+decoder that ignores its latents, ``probes`` predicts a label from them, ``latent_use``
+runs those that need samples of a model's latents, and ``collapse`` sums up.
 """
 
 from vae_jax.diagnostics.activity import active_units, latent_variances

@@ -11,18 +11,18 @@ With the aggregated posterior q(z) = 1/N sum_n q(z|x_n) of N images, n uniform,
 total correlation and dimension-wise KL (Chen et al. 2018, "Isolating sources of
 disentanglement in variational autoencoders").
 
-Both are expectations under q(z), a mixture of N known densities, which is evaluated in
-full: every sample against all N components, its own included. So the estimates are
-unbiased for these N images, whatever the number of samples. As estimates for the
-population that the images were drawn from they are biased: I(n; z) can only be log N at
-most and lies below the population's in expectation, and KL(q(z) || p(z)) lies above it
+Both are expectations under q(z), a mixture of N known densities. The mixture is
+evaluated in full: every sample under all N components, its own included. So the
+estimates are unbiased for these N images, whatever the number of samples. As estimates
+for the population that the images were drawn from they are biased: I(n; z) is at most
+log N and lies below the population's in expectation, and KL(q(z) || p(z)) lies above it
 by as much (the entropy of a mixture is concave); dimension-wise KL lies above too, and
 total correlation has no known sign. An information near log N means "at least this".
 
-Where a formula gives KL(q(z|x_n) || p(z)), what a sample's log-ratio misses of it is a
-control variate: each part is freed of as much of its noise as goes along with that. How
-much, the slope of a line, is learnt from the same samples, at the cost of a bias that
-falls as 1/samples, as no standard error does.
+Where a formula gives KL(q(z|x_n) || p(z)), the difference between a sample's log-ratio
+and this KL is a control variate: each part loses the noise that is linear in this
+difference. The slope is fitted to the same samples. The cost is a bias that falls as
+1/samples, faster than a standard error does.
 """
 
 from collections.abc import Callable
@@ -40,12 +40,12 @@ _LOG_2PI = np.log(2 * np.pi)
 class KLParts(NamedTuple):
     """The average KL and its parts, in nats, all from the same samples.
 
-    To rounding, average_kl = mutual_information + marginal_kl and marginal_kl =
+    Up to rounding, average_kl = mutual_information + marginal_kl and marginal_kl =
     total_correlation + sum_of_dimensions.
     """
 
     average_kl: jax.Array  # 1/N sum_n KL(q(z|x_n) || p(z)), by formula if given, []
-    mutual_information: jax.Array  # I(n; z), in [0, log N] but for noise, []
+    mutual_information: jax.Array  # I(n; z), in [0, log N] except for noise, []
     marginal_kl: jax.Array  # KL(q(z) || p(z)), []
     total_correlation: jax.Array  # KL(q(z) || prod_l q(z_l)), []
     dimension_kl: jax.Array  # KL(q(z_l) || p(z_l)), [factors]
@@ -55,15 +55,15 @@ class KLParts(NamedTuple):
 class KLDecomposition(NamedTuple):
     """Means over images and samples, and the standard errors of these means.
 
-    A standard error is that over images, each image's samples averaged, as if q(z) were
-    known: NaN for one image. It covers the choice of images but for their effect on
-    q(z), which is the bias described above. So it is larger than the error for these
-    very images, which have the noise of the samples alone.
+    A standard error is computed over images, each image's samples averaged, as if q(z)
+    were known; it is NaN for one image. It covers the choice of images, except for
+    their effect on q(z), which is the bias described above. So it is larger than the
+    error for exactly these images, which has only the noise of the samples.
     """
 
     parts: KLParts
     standard_errors: KLParts
-    sampled_kl: jax.Array  # average_kl from samples whatever is given, nats, []
+    sampled_kl: jax.Array  # average_kl from samples, even with a formula, nats, []
 
 
 @float32_products
@@ -86,11 +86,11 @@ def decompose_kl(
         log_densities: maps an image's index ``[]`` and one sample of its posterior to
             log q(z_f|x_n) of all images ``[N, factors]`` and log p(z_f) ``[factors]``,
             nats.
-        samples: z or whatever stands for it, a tree of ``[samples, N, ...]``; column n
-            is drawn from q(z|x_n).
+        samples: z, or arrays that determine it, a tree of ``[samples, N, ...]``; column
+            n is drawn from q(z|x_n).
         chunk: samples evaluated together; bounds the memory to that of
-            ``chunk * N * factors`` densities and does not change the result, but for
-            how products of another size are rounded.
+            ``chunk * N * factors`` densities, and changes the result only by the
+            rounding of products of another size.
         closed_form_kl: KL(q(z_f|x_n) || p(z_f)) where a formula gives it, nats,
             ``[N, factors]``.
     """
@@ -134,10 +134,10 @@ def decompose_kl(
 
 
 def _controlled(parts: KLParts, kl: jax.Array) -> KLParts:
-    """Parts of each sample, freed of the noise that goes along with its log-ratio's.
+    """Returns the parts of each sample without the noise linear in its log-ratio.
 
-    The part that the KL is expected to have is set aside, so that the slopes of what
-    adds up add up too: by least squares they are linear in what is left.
+    The slopes are fitted to the parts minus their expectations under the formula. Least
+    squares is linear in these, so the slopes of parts that add up also add up.
 
     Args:
         parts: ``[samples, ...]`` each.
@@ -154,7 +154,7 @@ def _controlled(parts: KLParts, kl: jax.Array) -> KLParts:
         sum_of_dimensions=total,
     )
     noise = parts.average_kl - total
-    # In units in which no square overflows; without any noise there is no slope.
+    # Scaled so that no square overflows; without noise the slope is 0.
     largest = jnp.abs(noise).max()
     noise = noise / jnp.where(largest > 0, largest, 1.0)
     centred = noise - noise.mean()
@@ -182,7 +182,7 @@ def decompose_gaussian_kl(
 
     A sample is mean + exp(log_scale) noise. Its distance to every component is formed
     from the difference of the means, not from the rounded sample, so that a posterior
-    far narrower than its mean's last digit is still told from the others.
+    far narrower than its mean's last digit is still distinguished from the others.
 
     Args:
         mean: of q(z|x_n), ``[N, latent]``.
@@ -204,7 +204,7 @@ def decompose_gaussian_kl(
         log_p = -0.5 * ((mean[image] + step) ** 2 + _LOG_2PI)
         return log_q * mask[None], log_p * mask
 
-    # Through expm1, so that it is exactly 0 where q is the prior.
+    # With expm1 it is exactly 0 where q is the prior.
     kl = 0.5 * (mean**2 + jnp.expm1(2 * log_scale)) - log_scale
     return decompose_kl(
         log_densities, noise, chunk=chunk, closed_form_kl=kl * mask[None]
@@ -212,6 +212,6 @@ def decompose_gaussian_kl(
 
 
 def _log_mean_exp(values: jax.Array) -> jax.Array:
-    """log of the mean of exp(values) over axis 0; exactly 0 where all values are 0."""
+    """Returns log(mean(exp(values))) over axis 0; exactly 0 where all values are 0."""
     largest = values.max(axis=0)
     return largest + jnp.log(jnp.mean(jnp.exp(values - largest[None]), axis=0))

@@ -27,7 +27,7 @@ def judge_collapse(
     - mutual_information: a rate without it is spent on an aggregated posterior that
       differs from the prior.
     - active_units: at least one.
-    - gain: without it, the decoder makes nothing of the latents.
+    - gain: without it, the decoder does not profit from the latents.
 
     Returns:
         'collapsed' without any of these signs; 'in use' with all of them and at least

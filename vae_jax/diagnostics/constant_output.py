@@ -1,4 +1,4 @@
-"""What a decoder reaches that ignores its latents: the same output for every image.
+"""The score of a decoder that ignores its latents: one output for every image.
 
 Its negative log-likelihood is the level at which a VAE's bound ends up when its latents
 collapse. It needs no decoder: only the best output, fitted to the training images.
@@ -14,7 +14,7 @@ import optax
 from vae_jax.likelihoods import Likelihood
 from vae_jax.products import float32_products
 
-# Probability that is left to a pixel value never seen in training.
+# Probability of a pixel value never seen in training.
 _UNSEEN = 1e-5
 
 # Weight of the penalty, in images.
@@ -34,8 +34,8 @@ class ConstantFit(NamedTuple):
     """The best constant output, and whether the search for it has converged."""
 
     negative_log_prob: jax.Array  # -log p(x) of each test image, nats, [M]
-    outputs: Any  # as the initial ones
-    settled: jax.Array  # bool []; False also where something is not finite
+    outputs: Any  # of the shapes of the initial ones
+    settled: jax.Array  # bool []; also False if something is not finite
     largest_gradient: jax.Array  # at the end, nats per unit of the search's last round
 
 
@@ -44,8 +44,8 @@ def bernoulli_floor(train_intensities: jax.Array, intensities: jax.Array) -> jax
 
     p has the mean intensity of the training images at each pixel, clipped to
     [1e-5, 1 - 1e-5]. The expectation is over the binarization of each image, whose
-    means are its intensities: exact, as -log p(x) is linear in x. Images that are
-    binary already stand for themselves.
+    means are its intensities. It is exact, as -log p(x) is linear in x. Binary images
+    stay as they are.
 
     Args:
         train_intensities: k / (levels - 1), ``[N, D]``.
@@ -66,7 +66,7 @@ def likelihood_floor(
 ) -> jax.Array:
     """Returns -log p(x) of test images at the best constant output, ``[M]``, nats.
 
-    NaN where the search for that output has not settled.
+    NaN if the search for that output has not converged.
 
     Args:
         likelihood: the family.
@@ -104,17 +104,17 @@ def fit_constant(
 ) -> ConstantFit:
     """Fits the same output to all training images, and scores others with it.
 
-    L-BFGS on the mean of -log p(x) over the training images. A pixel that is the same
-    in all of them would draw its output to infinity, where an image that differs has no
-    probability left; so the sum over the images is penalised by a twentieth of the
-    squared distance from the initial outputs, as by a normal prior of variance 10
-    around these. That moves the mean over the training images by less than itself: for
-    a softmax per pixel and 1,300 digits by 0.01 nats of 107, and on others it is within
-    0.07 nats of the best smoothing of the same counts.
+    L-BFGS minimises the mean of -log p(x) over the training images. If a pixel is the
+    same in all of them, its best output is infinite, and an image with another value
+    there has probability 0. So the sum over the images is penalised by a twentieth of
+    the squared distance from the initial outputs, as by a normal prior of variance 10
+    around these. The mean over the training images changes by less than the penalty:
+    for a softmax per pixel and 1,300 digits by 0.01 nats of 107. On other images the
+    result is within 0.07 nats of the best smoothing of the same counts.
 
-    Where the outputs of a likelihood have a channel that all pixels share, ``initial``
-    should hold it once and ``log_prob`` repeat it: free at each pixel, it would be a
-    richer family.
+    If the outputs of a likelihood have a channel that all pixels share, ``initial``
+    should hold it once and ``log_prob`` should repeat it: with one for each pixel, the
+    family would be richer.
 
     Args:
         log_prob: log p(x) of one image x ``[D]``, in nats, ``[]``, given the outputs: a
@@ -125,8 +125,8 @@ def fit_constant(
         x: images to score, in the same view, ``[M, D]``.
         chunk: images computed together; bounds the memory, and changes the result
             within the accuracy of the search.
-        max_rounds: of 50 steps each, at most; the search ends earlier where it has
-            settled.
+        max_rounds: largest number of rounds, of 50 steps each; the search ends earlier
+            if it has converged.
     """
     num_train = len(train_x)
     num_together = min(chunk, num_train)
@@ -136,7 +136,7 @@ def fit_constant(
     optimizer = optax.lbfgs()
 
     def negative_log_prob(outputs: Any, x: jax.Array) -> Any:
-        # Recomputed for the gradient, which so needs the memory of one chunk only.
+        # Recomputed for the gradient, which then needs the memory of only one chunk.
         one_image = jax.checkpoint(lambda x: -log_prob(outputs, x))
         return jax.lax.map(one_image, x, batch_size=min(chunk, len(x)))
 
@@ -146,11 +146,11 @@ def fit_constant(
         return negative_log_prob(outputs, train_x).mean() + penalty / num_train
 
     def units(outputs: Any) -> Any:
-        """1 / sqrt(curvature) of the loss by each output, from squared gradients.
+        """Returns 1 / sqrt(curvature) of the loss, by output, from squared gradients.
 
-        Curvatures differ by a factor of 1e6 between a pixel that hardly varies and
-        others, which no memory of a few steps makes up for. The images behind the last
-        whole chunk are not needed for that.
+        The curvature of a pixel that hardly varies differs from the others' by a factor
+        of 1e6; L-BFGS, which remembers a few steps, cannot correct for this. The images
+        after the last whole chunk are left out.
         """
 
         def add_chunk(total: Any, x: jax.Array) -> tuple[Any, None]:
@@ -162,7 +162,7 @@ def fit_constant(
         return jax.tree.map(lambda leaf: jnp.sqrt(num_train / (leaf + _PENALTY)), total)
 
     def search(carry: Any) -> Any:
-        """One round: at most so many steps, in units that belong to its start."""
+        """Runs one round: at most so many steps, in units computed at its start."""
         start, _, _, num_rounds = carry
         unit = units(start)
 
@@ -193,7 +193,7 @@ def fit_constant(
         )
         return moved(change), largest, num_steps, num_rounds + 1
 
-    # Settled where, in fresh units, one step was enough.
+    # Converged if, in fresh units, one step was enough.
     outputs, largest, num_steps, _ = jax.lax.while_loop(
         lambda carry: (carry[2] != 1) & (carry[3] < max_rounds),
         search,

@@ -1,4 +1,4 @@
-"""What the latents of one model do on a set of images, by the other diagnostics."""
+"""Measures the latents of one model on a set of images, by the other diagnostics."""
 
 import math
 from typing import NamedTuple
@@ -19,10 +19,10 @@ from vae_jax.products import float32_products
 
 # Samples compared at once; measured fastest on a CPU, and bounds the memory.
 _CHUNK = 16
-# Samples of q(z) at least, where images are few: what they cost is little, and their
-# noise falls below what the choice of images leaves.
+# Fewest samples of q(z), for small sets of images: they cost little, and their noise
+# falls below that of the choice of images.
 _SAMPLES = 3000
-# The two-sample test compares all pairs: of this many images at most.
+# The two-sample test compares all pairs, so it takes at most this many images.
 _MOST_COMPARED = 1000
 
 
@@ -30,8 +30,8 @@ class LatentUse(NamedTuple):
     """The measurements of one model; None if not requested."""
 
     decomposition: KLDecomposition | None
-    # Mean distance between log q(z|x) that comes with a sample and that which is found
-    # from it, on which the decomposition rests, nats; None of factorised q(z|x).
+    # The decomposition computes log q(z|x) from a sample; this is the mean distance, in
+    # nats, to the value that comes with the sample. None if q(z|x) factorises.
     density_error: jax.Array | None
     two_samples: TwoSampleTest | None
 
@@ -108,7 +108,7 @@ def _decompose(
     kl = None
     if model.has_closed_form_kl:
         kl = model.closed_form_kl(params, posterior).sum(-1, keepdims=True)
-    # One sample an image: the density of each takes a flow's inverse for every image.
+    # One sample per image: its density takes a flow's inverse for every image.
     z, log_q = posterior.sample_and_log_prob(latent_noise(key, 1, *shape))
     density_error = jnp.abs(posterior.log_prob(z) - log_q).mean()
     found = decompose_kl(log_densities, z, chunk=_CHUNK, closed_form_kl=kl)

@@ -1,4 +1,4 @@
-"""How much of an image's class its latents tell, by classifiers fitted to them."""
+"""Measures how well classifiers predict an image's class from its latents."""
 
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ class ProbeScores(NamedTuple):
     """Shares of the scored images whose class is predicted, in [0, 1].
 
     Standard errors are binomial, sqrt(p (1 - p) / num_scored): for the images scored,
-    given those fitted. At a share of 0 or 1 they are 0, which says too little.
+    given those fitted. At a share of 0 or 1 they are 0, which is too small.
     """
 
     linear_accuracy: float
     linear_se: float
     neighbour_accuracy: float
     neighbour_se: float
-    chance: float  # accuracy of always naming the class most frequent where fitted
+    chance: float  # accuracy of always predicting the fitted half's commonest class
     num_fitted: int
     num_scored: int
 
@@ -29,9 +29,9 @@ def probe_latents(
     """Fits classifiers to a random half of the images and scores them on the other.
 
     The linear probe is a logistic regression (L2 penalty, C = 1) on means standardised
-    as in the half that is fitted. The other is a majority vote of the 5 nearest
-    neighbours in the latent space as it is: standardised, the latents that do not vary
-    would count as much as those that do.
+    by the fitted half. The other is a majority vote of the 5 nearest neighbours in the
+    latent space as it is: if standardised, the latents that do not vary would count as
+    much as those that do.
 
     Args:
         posterior_means: E_q[z|x], ``[N, latent]``.
@@ -39,11 +39,11 @@ def probe_latents(
         seed: decides the halves; the one that is fitted has N // 2 images.
 
     Returns:
-        Scores; None where there is nothing to fit: no labels, fewer than 10 images, or
-        one class in the half that is fitted, as where nearly all labels are the same.
+        Scores; None if nothing can be fitted: no labels, fewer than 10 images, or only
+        one class in the fitted half, which happens if nearly all labels are the same.
 
     Raises:
-        ValueError: another number of labels than of images.
+        ValueError: the numbers of labels and of images differ.
     """
     means = np.asarray(posterior_means)
     if labels is None or len(means) < 2 * _NEIGHBOURS:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vae_jax.mmd import off_diagonal, squared_mmd
 
-# Equal statistics of a kernel bounded by 1, summed in float32, agree to this.
+# Equal statistics of a kernel bounded by 1, summed in float32, differ by at most this.
 _TIE = 1e-6
 
 
@@ -49,7 +49,8 @@ def mmd_test(
             samples (the same paper, section 8), which no permutation changes.
 
     Raises:
-        ValueError: a sample of fewer than two, or of another dimension than the other.
+        ValueError: fewer than two points in a sample, or samples of different
+        dimensions.
     """
     if min(len(x), len(y)) < 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
@@ -69,7 +70,7 @@ def mmd_test(
     )
     statistics = squared_mmd(kernel, jnp.concatenate([in_x[None], permuted]), len(x))
     observed = statistics[0]
-    # The observed labelling is itself one of the equally likely ones: it counts too.
+    # The observed labelling is one of the equally likely ones, so it counts too.
     p_value = jnp.mean(statistics >= observed - _TIE)
     return TwoSampleTest(
         squared_mmd=observed,

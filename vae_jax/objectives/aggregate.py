@@ -1,7 +1,7 @@
 """Objectives that see the aggregated posterior q(z), the mean of q(z|x) over images.
 
-They estimate it from the batch, so that the terms of an image depend on the others. One
-image alone says nothing of q(z): its bound is then the ELBO.
+They estimate q(z) from the batch, so the terms of an image depend on the other images.
+One image alone gives no estimate of q(z): its bound is then the ELBO.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ class BetaTC(Objective):
     """ELBO whose total correlation KL(q(z) || prod_l q(z_l)) counts ``beta`` times.
 
     The average KL is index-code mutual information, total correlation and
-    dimension-wise KL (Chen et al. 2018, eq. 2), of which beta weighs the second alone
+    dimension-wise KL (Chen et al. 2018, eq. 2), and beta weighs only the second one
     (their eq. 4 with alpha = gamma = 1). The sum of the three is in closed form here,
-    so the bound is reconstruction - KL - (beta - 1) TC. At a beta of 0, where its
-    warm-up begins, the other two parts already count in full.
+    so the bound is reconstruction - KL - (beta - 1) TC. When the warm-up begins, at
+    beta = 0, the other two parts already count in full.
 
-    In the batch q(z) is estimated for z of image n as q(z|x_n) / N and, for the other
-    N - 1 training images, the mean over the batch: unbiased, as is the stratified
-    estimator of their appendix C.2, of which this is the mean over the order of the
-    batch. Its logarithm lies below log q(z) on average. With the whole set as batch, it
-    is exact.
+    For a sample z of image n, q(z) is estimated from the batch: q(z|x_n) has the weight
+    1 / N, and the mean over the other images of the batch stands for the other N - 1
+    training images. The estimate is unbiased: it is the stratified estimator of their
+    appendix C.2, averaged over the order of the batch. Its logarithm is below log q(z)
+    on average. If the batch is the whole set, the estimate is exact.
 
-    The posterior must be diagonal, and the number of training images N be given.
+    The posterior must be diagonal, and the number of training images N must be given.
     """
 
     needs_closed_form_kl: ClassVar[bool] = True
@@ -71,8 +71,8 @@ class MMD(Objective):
     the inverse multiquadratic kernel 2 L / (2 L + |y - z|^2), L latents, of Tolstikhin
     et al. 2018, section 4 (WAE-MMD, which is beta = 0). InfoVAE (Zhao et al. 2019) has
     beta = 1 - alpha and mmd_weight = alpha + lambda - 1. It is the same number for all
-    images, between -2 and 2, so that useful weights are large. A learned prior has its
-    gradient as far as its samples move with its parameters.
+    images, between -2 and 2, so useful weights are large. A learned prior gets its
+    gradient only through its samples.
     """
 
     mmd_weight: Annotated[float, Range(at_least=0)] = 0.0
@@ -105,7 +105,7 @@ class MMD(Objective):
 def _total_correlation(
     z: jax.Array, posterior: DiagonalGaussian, mask: jax.Array, num_images: int
 ) -> jax.Array:
-    """log q(z) - sum_l log q(z_l) of one sample per image ``[batch, latent]``."""
+    """Returns log q(z) - sum_l log q(z_l) of a sample per image ``[batch, latent]``."""
     batch = len(z)
     log_q = jax.scipy.stats.norm.logpdf(
         z[:, None], posterior.mean[None], jnp.exp(posterior.log_scale)[None]
@@ -121,7 +121,7 @@ def _total_correlation(
 
 
 def _prior_mmd(pooled: jax.Array, num_latents: jax.Array | int) -> jax.Array:
-    """Squared MMD of the first half of ``[2 batch, latent]`` from the second."""
+    """Returns the squared MMD between the two halves of ``[2 batch, latent]``."""
     distances = ((pooled[:, None] - pooled[None]) ** 2).sum(-1)
     kernel = 2 * num_latents / (2 * num_latents + distances)
     batch = len(pooled) // 2

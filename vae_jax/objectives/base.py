@@ -16,8 +16,9 @@ from vae_jax.posteriors.gaussian import DiagonalGaussianFamily
 class Terms(NamedTuple):
     """The terms of each image, ``[batch]``, nats."""
 
-    # What is maximised. With beta = 1 it is a bound on log p(x), but for a capacity,
-    # the estimate that MMD subtracts, and Renyi with alpha < 0, a bound from above.
+    # Training maximises this. With beta = 1 it is a lower bound on log p(x), except
+    # with a capacity or with the estimate that MMD subtracts; Renyi with a negative
+    # alpha is an upper bound.
     bound: jax.Array
     reconstruction: jax.Array  # estimate of E_q[log p(x|z)]
     kl: jax.Array  # KL(q(z|x) || p(z)), exact or estimated
@@ -58,7 +59,7 @@ class Batch:
 
     @property
     def kl_weight(self) -> jax.Array | float:
-        """beta, warmed up."""
+        """The weight of the KL: beta times the warm-up factor."""
         return self.beta * self.warmup
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""The ELBO, whose samples each count as much, in forms of different variance."""
+"""The ELBO in forms of different variance; all samples have the same weight."""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -21,11 +21,11 @@ class Elbo(Objective):
     Attributes:
         free_bits: nats of each latent's KL that cost nothing in training: where a
             latent has less, its KL enters the bound as that many (Kingma et al. 2016,
-            eq. 15, per image). A posterior whose KL is one term for all latents has
-            them once.
-        capacity: a KL in nats that every image is drawn to: the bound is then
+            eq. 15, per image). If the posterior's KL is one term for all latents, they
+            count once.
+        capacity: a target for the KL of every image, in nats: the bound is then
             reconstruction - beta |KL - capacity| (Burgess et al. 2018, per image), and
-            the warm-up raises the capacity in place of beta. Not to be combined with
+            the warm-up raises the capacity in place of beta. It cannot be combined with
             free bits.
     """
 
@@ -79,8 +79,8 @@ class STL(Objective):
     """``ElboLogWeight`` with a gradient that leaves out the score of q.
 
     The score, the derivative of log q(z|x) for a z that is held fixed, is 0 on average.
-    Without it the gradient remains unbiased, and that for q has no variance where q is
-    the true posterior. Roeder et al. 2017, "Sticking the landing".
+    Without it the gradient stays unbiased, and the gradient for q has no variance where
+    q is the true posterior. Roeder et al. 2017, "Sticking the landing".
     """
 
     def terms(self, batch: Batch) -> Terms:

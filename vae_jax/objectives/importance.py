@@ -1,7 +1,7 @@
-"""Bounds of several samples that count by their importance weights.
+"""Bounds of several samples, which have importance weights.
 
 The log-weight of a sample is log w = log p(x|z) - beta (log q(z|x) - log p(z)), nats.
-The reconstruction and KL that are reported are plain means over the samples.
+The reported reconstruction and KL are plain means over the samples.
 """
 
 import abc
@@ -56,13 +56,13 @@ class DReG(Objective):
     """``IWAE`` with its doubly reparameterized gradient (Tucker et al. 2019).
 
     The score of q is reparameterized once more, which leaves the gradient unbiased:
-    with normalised weights v, that of q's parameters is, for beta = 1,
+    with normalised weights v and beta = 1, the gradient for q's parameters is
 
         sum_i v_i^2  d log w_i/dz_i  dz_i/dphi.
 
-    For another beta the score comes beta times, and 1 - beta + beta v_i
-    takes the place of one v_i. All other parameters have the gradient of ``IWAE``; one
-    sample gives ``STL``.
+    For another beta the score is multiplied by beta, and 1 - beta + beta v_i replaces
+    one v_i. All other parameters have the gradient of ``IWAE``; one sample gives
+    ``STL``.
     """
 
     weighs_samples: ClassVar[bool] = True
@@ -72,7 +72,7 @@ class DReG(Objective):
         samples = sample_without_score(batch.posterior, batch.noise)
         reconstruction, kl = batch.log_ratios(*samples)
         weights = jax.nn.softmax(reconstruction - beta * kl, axis=0)
-        # The weights come of the same forward pass, which a compiler does once.
+        # The weights come from the same forward pass, which the compiler runs once.
         scale = jax.lax.stop_gradient(1 - beta * (1 - weights))
         reconstruction, kl = batch.log_ratios(*scale_gradient(samples, scale))
         bound = _log_mean_exp(reconstruction - beta * kl)
@@ -94,7 +94,7 @@ class _Grouped(Objective):
             )
 
     def _grouped(self, log_weight: jax.Array) -> jax.Array:
-        """``[num_samples, batch]`` as ``[groups, samples of each, batch]``."""
+        """Reshapes ``[num_samples, batch]`` to ``[groups, samples of each, batch]``."""
         return log_weight.reshape(self.num_groups, -1, log_weight.shape[-1])
 
 
@@ -102,9 +102,9 @@ class _Grouped(Objective):
 class MIWAE(_Grouped, WeightedBound):
     """The mean of ``IWAE`` over ``num_groups`` groups of samples.
 
-    A bound L_k with k = num_samples / num_groups, whose gradient for q is less noisy
-    than that of more weights. Rainforth et al. 2018, "Tighter variational bounds are
-    not necessarily better".
+    It is a bound L_k with k = num_samples / num_groups. Its gradient for q is less
+    noisy than with all samples in one group. Rainforth et al. 2018, "Tighter
+    variational bounds are not necessarily better".
     """
 
     def bound(self, log_weight: jax.Array) -> jax.Array:
@@ -113,7 +113,7 @@ class MIWAE(_Grouped, WeightedBound):
 
 @dataclasses.dataclass(frozen=True)
 class CIWAE(WeightedBound):
-    """``mixing`` times the ELBO plus ``1 - mixing`` times ``IWAE``, of equal samples.
+    """``mixing`` times ELBO plus ``1 - mixing`` times ``IWAE``, on the same samples.
 
     Rainforth et al. 2018; ``mixing`` in [0, 1].
     """
@@ -127,10 +127,10 @@ class CIWAE(WeightedBound):
 
 @dataclasses.dataclass(frozen=True)
 class PIWAE(_Grouped):
-    """``IWAE`` with the gradient of ``MIWAE`` for q, of the same samples.
+    """``IWAE`` with the gradient of ``MIWAE`` for q, on the same samples.
 
-    The decoder and the prior have the gradient of the tighter bound, which is the
-    value. Rainforth et al. 2018.
+    The value is the tighter bound, ``IWAE``, and the decoder and the prior have its
+    gradient. Rainforth et al. 2018.
     """
 
     weighs_samples: ClassVar[bool] = True
@@ -172,13 +172,14 @@ class Thermodynamic(Objective):
     """Thermodynamic variational objective (Masrani et al. 2019).
 
     log p(x) is the integral over t from 0 to 1 of E_t[log w], the expectation under
-    pi_t proportional to q(z|x) w^t. It rises with t, so that the left Riemann sum over
-    ``partitions`` intervals is a lower bound: with one the ELBO, and with more a
-    tighter one. The points are 0 and then, in equal ratios, 0.01 up to 1. Expectations
-    are self-normalised importance estimates of the same samples, whose sum is never
-    above their ``IWAE``.
+    pi_t proportional to q(z|x) w^t. The expectation rises with t, so the left Riemann
+    sum over ``partitions`` intervals is a lower bound: with one the ELBO, and with more
+    a tighter one. The points are 0 and then, in equal ratios, 0.01 up to 1.
+    Expectations are self-normalised importance estimates from the same samples; their
+    sum is never above the ``IWAE`` of these samples.
 
-    The gradient is theirs, a covariance under pi_t, so that it needs two samples:
+    The gradient is that of these expectations. It has a covariance under pi_t, so it
+    needs at least two samples:
 
         d E_t[f] = E_t[df] + Cov_t(d log pi~_t, f),   log pi~_t = log q + t log w,
 
@@ -206,7 +207,7 @@ class Thermodynamic(Objective):
         )
         weights = jax.nn.softmax(points * log_weight[None], axis=1)  # [T, S, B]
         means = (weights * log_weight[None]).sum(1, keepdims=True)  # [T, 1, B]
-        # The mean is of the same samples: as for a sample covariance.
+        # As for a sample covariance: the mean is estimated from the same samples.
         unbiased = self.num_samples / (self.num_samples - 1)
         deviations = unbiased * weights * (log_weight[None] - means)
         on_log_weight, on_log_q = jax.lax.stop_gradient(
@@ -225,11 +226,11 @@ def _log_mean_exp(log_weight: jax.Array) -> jax.Array:
 
 
 def _log_power_mean(log_weight: jax.Array, power: float) -> jax.Array:
-    """log(mean(w^power)) / power over axis 0; the mean of log w where power is 0."""
+    """Returns log(mean(w^power)) / power over axis 0; at power 0 the mean of log w."""
     if power == 0:
         return log_weight.mean(0)
     largest = (log_weight.max if power > 0 else log_weight.min)(axis=0, keepdims=True)
     largest = jax.lax.stop_gradient(largest)
-    # Through expm1, so that a power near 0 costs no digits.
+    # expm1 loses no digits at a power near 0.
     excess = jnp.expm1(power * (log_weight - largest)).mean(0)
     return largest[0] + jnp.log1p(excess) / power

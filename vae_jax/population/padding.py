@@ -20,10 +20,10 @@ from vae_jax.model import VAE, Params
 from vae_jax.objectives import ElboLogWeight
 from vae_jax.population.programs import unoptimized
 
-# More than any prior starts at; shapes alone, which cost nothing.
+# More images than any prior starts at; only shapes are made, which cost nothing.
 _ENOUGH_IMAGES = 1_000_000
 
-# Relative: products of another width are rounded otherwise, also in TF32.
+# Relative: products of another width are rounded differently, also in TF32.
 _TOLERANCE = 1e-2
 
 
@@ -67,12 +67,12 @@ def param_shapes(model: VAE) -> Params:
 def check_padding(models: Sequence[VAE]) -> None:
     """Refuses models of several latent sizes whose zero-padding is not exact.
 
-    What the parts declare (``pads_exactly``) is tried with random parameters: the
-    padded model must give the same terms as the model itself, and no gradient in the
-    padding. The likelihood has no part in this, so that a check serves all of them.
+    The parts declare it (``pads_exactly``), and this tests it with random parameters:
+    the padded model must give the same terms as the model itself, and no gradient in
+    the padding. The likelihood plays no role here, so one check serves all likelihoods.
 
     Raises:
-        ValueError: models that are not declared to be padded exactly, or are not.
+        ValueError: zero-padding is not declared to be exact, or is not exact.
     """
     narrow = min(models, key=lambda model: model.latent_dim)
     wide = max(models, key=lambda model: model.latent_dim)
@@ -101,7 +101,7 @@ def _with_bernoulli(model: VAE) -> VAE:
 
 @functools.lru_cache
 def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
-    """Whether padding with zeros is exact, at random parameters and images."""
+    """Returns whether zero-padding is exact, at random parameters and images."""
     num_pixels = narrow.num_pixels
     shapes = param_shapes(wide)
     mask = jnp.asarray(latent_mask(narrow.latent_dim, wide.latent_dim))
@@ -110,7 +110,7 @@ def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
         init_key, bias_key, image_key, noise_key = jax.random.split(key, 4)
         half = jnp.full(num_pixels, 0.5)
         leaves, structure = jax.tree.flatten(narrow.init(init_key, half, half))
-        # Biases that start at 0 would hide what they do.
+        # Biases that start at 0 would hide their effect.
         noise = (
             0.3 * jax.random.normal(jax.random.fold_in(bias_key, i), leaf.shape)
             for i, leaf in enumerate(leaves)

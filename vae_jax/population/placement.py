@@ -1,4 +1,4 @@
-"""Where the members of a population lie: padded, split over devices, and fetched."""
+"""Pads the members of a population, splits them over devices, and fetches them."""
 
 import functools
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Layout(NamedTuple):
     no other division is faster.
     """
 
-    devices: tuple[jax.Device, ...]  # of the columns that are used
-    num_columns: int  # that there are
-    num_used: int  # fewer where members are few
+    devices: tuple[jax.Device, ...]  # devices of the columns that are used
+    num_columns: int  # columns that there are
+    num_used: int  # columns that are used, fewer if members are few
     per_column: int  # members on each column that is used, padding included
 
     @classmethod
@@ -66,7 +66,7 @@ class Layout(NamedTuple):
 class Placement:
     """Arrays over members, on the devices of a layout.
 
-    They are padded, by repeating the last member, to as many as split evenly.
+    The last member is repeated until all columns have equally many members.
 
     Args:
         num_members: how many there are.

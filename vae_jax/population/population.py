@@ -37,7 +37,7 @@ from vae_jax.training import (
 # after another (docs/benchmarks.md), larger ones at the same speed or slower.
 _MOST_PARAMETERS_MAPPED_ON_CPU = 100_000
 
-# Values of an array that are drawn in less time without optimisation than it takes.
+# Drawing an array of up to so many values takes less time than optimising the draw.
 _LARGEST_UNOPTIMIZED = 2**22
 
 
@@ -50,7 +50,7 @@ def member_keys(seeds: jax.Array, attempt: int = 0) -> jax.Array:
         attempt: how often the same seeds were tried before.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), seeds)
-    # Beside the children of the member's key that training uses.
+    # Another child of the member's key than those that training uses.
     child = len(MemberKeys._fields) + attempt
     others = jax.vmap(jax.random.fold_in, (0, None))(keys, child)
     return jnp.where(attempt == 0, keys, others)
@@ -263,14 +263,14 @@ class Population:
         programs: Sequence[jax.stages.Compiled],
         shared: Any,
     ) -> tuple[int, int]:
-        """Returns the bytes on the fullest device, in all, and of them shared ones.
+        """Returns the bytes on the fullest device: all, and those of shared arrays.
 
-        The state stays there, and so do the data; beside them there is room for
-        the program that needs the most.
+        The state and the data stay there, and the program that needs the most must fit
+        beside them.
 
         Args:
-            init: whose result the state is.
-            programs: whose arguments are all among the state and the data.
+            init: the program whose result is the state.
+            programs: all their arguments are among the state and the data.
             shared: the data, or their shapes.
         """
         state = (self.state_shapes, self.members)
@@ -293,14 +293,14 @@ class Population:
     ) -> Iterator[Snapshot]:
         """Trains epoch by epoch, until the last or until no member is active.
 
-        An epoch is handed out while it is still being computed, but no more than one:
-        a request to stop is answered in time.
+        An epoch is yielded while it is still being computed, but only one at a time, so
+        the caller can soon act on a request to stop.
 
         Args:
             train_epoch: trains all members for an epoch; takes the state's memory.
             validate: validates all of them; None: there is no validation.
             state: the state to begin with, padded and placed.
-            finished: epochs that it has behind it.
+            finished: number of epochs that the state has finished.
             active: of each member, whether it still trains; None: all do.
         """
         config, place = self.trainer.config, self.placement
@@ -309,7 +309,7 @@ class Population:
         for epoch in range(finished + 1, config.num_epochs + 1):
             if not active.any():
                 return
-            with jax.transfer_guard("disallow"):  # Nothing is sent unasked.
+            with jax.transfer_guard("disallow"):  # No implicit copies.
                 state, metrics = train_epoch(state)
             validation = None
             if validate is not None and config.validates_after(epoch):

@@ -28,7 +28,7 @@ def over_members(
         execution: 'map' runs members together (vmap), 'loop' one after another
             through the same compiled body.
         mesh: members are split over its axis 'members', an equal number on each; see
-            ``vae_jax.mesh``. Without, all run where the arguments are.
+            ``vae_jax.mesh``. If None, all members run where the arguments are.
 
     Returns:
         A function whose member arguments and results have a leading axis [members].
@@ -69,8 +69,8 @@ def over_members(
 def unoptimized(platform: str) -> dict[str, str | bool]:
     """Returns compiler options for a program that runs once, for a platform.
 
-    On a CPU, optimising many small draws takes longer than all else they do, and
-    changes no bit of them. Other platforms have no such choice.
+    On a CPU, optimising many small draws takes longer than compiling the rest and
+    running them, and changes no bit of them. Other platforms do not have this option.
     """
     return {"xla_backend_optimization_level": "0"} if platform == "cpu" else {}
 
@@ -78,11 +78,11 @@ def unoptimized(platform: str) -> dict[str, str | bool]:
 def beyond_arguments(program: jax.stages.Compiled) -> int:
     """Returns the bytes that a program takes on a device beside its arguments.
 
-    Its results, unless they replace arguments, and what it holds between.
+    These are its results, unless they replace arguments, and its temporary arrays.
     """
     found = program.memory_analysis()
     if found is None:
-        return 0  # The backend does not say.
+        return 0  # The backend does not report it.
     return int(
         found.output_size_in_bytes
         - found.alias_size_in_bytes

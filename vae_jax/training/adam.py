@@ -1,4 +1,4 @@
-"""Adam in fewer passes over memory, to optax's own numbers."""
+"""Adam in fewer passes over memory; it gives the same numbers as optax."""
 
 from typing import Any
 
@@ -12,12 +12,13 @@ def scale_by_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """``optax.scale_by_adam`` with moments that are written before they are used.
 
-    Left alone, XLA computes new moments twice: for themselves, and again within the
-    parameters' update. On CPUs, where both may run at once, each reads a copy of the
-    old ones, made in every step. Accelerators fuse all of it into one pass.
+    By itself, XLA computes the new moments twice: once to store them, and once more
+    within the parameters' update. On a CPU both may run at the same time, so each reads
+    a copy of the old moments, which every step makes. Accelerators fuse everything into
+    one pass.
 
     The update takes one more argument, ``taken``, a boolean ``[]``: where it is False
-    the state stays as it is, and the direction means nothing.
+    the state stays as it is, and the direction has no meaning.
     """
     adam = optax.scale_by_adam(b1, b2, eps)
 
@@ -31,7 +32,7 @@ def scale_by_adam(
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
         _, new = adam.update(gradients, state, params)
         new = optax.tree.where(taken, new, state)
-        # By the platform of the program, which need not be that of this process.
+        # The platform of the program decides, which may not be that of this process.
         new = jax.lax.platform_dependent(
             new, cpu=jax.lax.optimization_barrier, default=lambda new: new
         )

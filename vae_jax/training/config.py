@@ -87,8 +87,8 @@ class TrainingPlan:
     def warmup(self, steps_per_epoch: int) -> optax.Schedule:
         """Returns the factor in [0, 1] by which the KL's weight has risen.
 
-        Of beta (Bowman et al. 2016), or of the capacity of an objective that has one
-        (Burgess et al. 2018).
+        It multiplies beta (Bowman et al. 2016), or the capacity of an objective that
+        has one (Burgess et al. 2018).
         """
         if not self.kl_warmup_epochs:
             return optax.constant_schedule(1.0)
@@ -99,7 +99,7 @@ class TrainingPlan:
 class TrainingConfig(TrainingPlan):
     """How a model is trained; static under ``jit`` and shared by a group of members."""
 
-    # With its options.
+    # An objective with its options.
     objective: Objective = dataclasses.field(default_factory=Elbo)
 
     def __post_init__(self) -> None:
@@ -123,11 +123,12 @@ class TrainingConfig(TrainingPlan):
 
 
 def _tripling_stages(num_steps: int) -> optax.Schedule:
-    """A tenth in eight equal ratios, each stage three times as long as the one before.
+    """Returns a factor that falls to a tenth in eight stages of equal ratio.
 
-    Over 3280 epochs, stage i = 0 ... 7 lasts 3^i epochs at 10^(-i/7) of the rate (Burda
-    et al. 2016, section 5). With so few steps that the first stages end together,
-    the first step is still taken at the whole rate, and the last at a tenth.
+    Each stage is three times as long as the one before: over 3280 epochs, stage i = 0
+    ... 7 lasts 3^i epochs at 10^(-i/7) of the rate (Burda et al. 2016, section 5). If
+    there are so few steps that the first stages end together, the first step still has
+    the whole rate, and the last step a tenth.
     """
     stages = 8
     lasting = (3 ** np.arange(1, stages) - 1) / (3**stages - 1)

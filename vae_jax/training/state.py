@@ -18,7 +18,7 @@ class Member(NamedTuple):
     latent_mask: jax.Array  # 1 for a latent in use, 0 for padding, [latent]
 
 
-# What a non-finite value can be first seen in, by its number in ``Failure.offender``.
+# Where a non-finite value can first be seen; ``Failure.offender`` is the index.
 OFFENDERS = (
     "nothing",
     "reconstruction",
@@ -61,13 +61,13 @@ class TrainState(NamedTuple):
 class EpochMetrics(NamedTuple):
     """Means over an epoch's steps, while parameters move and KL is warmed up.
 
-    Until its last step they are sums: of an epoch taken in pieces, to the same bits.
-    Where every step was left out there is no mean: NaN.
+    Before the epoch's last step they are sums, so that an epoch in pieces gives the
+    same bits. They are NaN if every step was left out.
     """
 
     terms: Terms  # [], nats
     gradient_norm: jax.Array  # before clipping, []
-    steps: jax.Array  # that they are means over: all but those left out, []
+    steps: jax.Array  # number of steps in the means: those not left out, []
 
     @classmethod
     def empty(cls) -> "EpochMetrics":
@@ -81,7 +81,7 @@ class StepReport(NamedTuple):
 
     terms: Terms  # means over the batch, nats
     gradient_norm: jax.Array  # before clipping, []
-    offender: jax.Array  # index into OFFENDERS of what is not finite; 0: all is, []
+    offender: jax.Array  # index into OFFENDERS, 0 if all is finite, []
 
 
 class Validation(NamedTuple):

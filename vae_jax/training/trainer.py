@@ -1,4 +1,4 @@
-"""A trainer: a model, how it is trained, and the size of its training set, bound once.
+"""Binds once a model, its training configuration and the size of its training set.
 
 The training set stays on the device, or comes to it in pieces. Shuffling, the draw of
 each view and the latent noise come from keys alone, so a run is a function of
@@ -106,8 +106,8 @@ class Trainer:
     def batches(self, key: jax.Array, epoch: jax.Array | int) -> jax.Array:
         """Returns the indices of an epoch's images, ``[steps, batch]``.
 
-        Whole batches in random order; the at most ``batch_size - 1`` images left over
-        are others in each epoch.
+        The batches are whole and in random order. At most ``batch_size - 1`` images are
+        left over; these differ between epochs.
 
         Args:
             key: the member's.
@@ -123,8 +123,9 @@ class Trainer:
     ) -> tuple[TrainState, EpochMetrics]:
         """Trains for one epoch; a member that is not active keeps every bit.
 
-        So the result of a member does not depend on those it is trained with: one that
-        has stopped is computed along until the last one has, and discarded.
+        So the result of a member does not depend on the other members: a member that
+        has stopped is still computed until the last one stops, and the result is
+        discarded.
 
         A step whose terms or gradient are not finite is not taken. Adam's step of a
         finite gradient is finite, so the state always is.
@@ -152,16 +153,16 @@ class Trainer:
     ) -> tuple[TrainState, EpochMetrics]:
         """Trains for some steps of an epoch, on images that come from elsewhere.
 
-        Piece by piece it takes the steps of ``epoch``, with the same keys; the epoch
-        is finished, and counted, by the piece that holds its last step.
+        The pieces of an epoch take the steps of ``epoch``, with the same keys. The
+        piece with the last step finishes the epoch and counts it.
 
         Args:
             state: the state so far.
-            sums: over the epoch's steps so far; any at its first step.
+            sums: over the epoch's steps so far; ignored at its first step.
             member: this model's key and settings.
-            images: integers, ``[steps, batch, D]``, uint8: those that ``batches`` has
+            images: integers, ``[steps, batch, D]``, uint8: those that ``batches`` gives
                 for these steps.
-            first_step: of the epoch's steps the first of these, int32 ``[]``.
+            first_step: number of the first of these steps in the epoch, int32 ``[]``.
 
         Returns:
             The new state and the sums with these steps: means, if they end the epoch.
@@ -234,8 +235,8 @@ class Trainer:
     ) -> tuple[tuple[Params, Any], StepReport]:
         """Takes one step with one batch of integer images ``[batch, D]``.
 
-        It is not taken, and parameters and optimizer keep every bit, where something is
-        not finite or the member is not active.
+        If something is not finite or the member is not active, the step is not taken,
+        and parameters and optimizer keep every bit.
 
         Args:
             params: the model's parameters.
@@ -246,7 +247,7 @@ class Trainer:
             active: whether the member is still trained, ``[]``.
 
         Returns:
-            ((params, opt_state), what is known of the step).
+            ((params, opt_state), the report of the step).
         """
         keys = self.step_keys(member, step_index)
         likelihood, steps_per_epoch = self.model.likelihood, self.steps_per_epoch
@@ -293,10 +294,10 @@ class Trainer:
     ) -> tuple[Params, Terms]:
         """Returns the gradient of minus the mean bound, and the terms of each image.
 
-        With m microbatches it is the mean of the gradients of m parts, taken one after
-        another in the memory of one. The i-th part is images i, i + m, i + 2m, ..., so
-        that of a batch that is split over devices each part is, too. Its noise is of
-        the key folded with i: other noise than that of the batch as a whole.
+        With m microbatches it is the mean of the gradients of m parts, computed one
+        after another in the memory of one. The i-th part is images i, i + m, i + 2m,
+        ..., so if devices split the batch, they also split each part. Its noise comes
+        from the key folded with i, so it differs from the noise of the whole batch.
 
         Args:
             params: the model's parameters.
@@ -348,9 +349,9 @@ class Trainer:
     ) -> jax.Array:
         """Moves shared parameters towards their closed-form optimum on this batch.
 
-        A running M-step (Cappe & Moulines 2009): every bound that is reported belongs
-        to a model with definite parameters, where a value computed from the very batch
-        it scores would not be a density.
+        This is a running M-step (Cappe & Moulines 2009): every reported bound belongs
+        to a model with definite parameters. With a value computed from the same batch
+        that it scores, p(x|z) would not be a density.
         """
         model = self.model
         shared: jax.Array = params["shared"]
@@ -395,10 +396,10 @@ class Trainer:
     def validation_terms(self, params: Params, member: Member, x: jax.Array) -> Terms:
         """Returns the objective's mean terms over x ``[M, D]``, with the same noise.
 
-        At the member's full beta and capacity, and without the options that only shape
-        training (free bits): the bounds of all epochs are then of one kind. Images come
-        one by one, so that the terms of the aggregated posterior are left out: 'mmd' is
-        validated as 'elbo_log_weight', and 'beta_tc' as the 'elbo' of beta = 1.
+        They have the member's full beta and capacity, and not the options that only
+        shape training (free bits), so the bounds of all epochs can be compared. Images
+        come one by one, which leaves out the terms of the aggregated posterior: 'mmd'
+        is validated as 'elbo_log_weight', and 'beta_tc' as the 'elbo' of beta = 1.
         """
         objective = self.config.objective.for_validation()
 
