@@ -6,9 +6,9 @@
     python -m benchmarks --only=large_sweep --sweep_members=100,1000
     python -m benchmarks --peak_tflops=67 --peak_gbs=3350      # of this accelerator
 
-Needs the extra ``bench`` for the peers; a contender that is not installed is said to
-be missing, and the others are measured. On a machine with an accelerator everything
-runs there; --platform=cpu leaves it out.
+The peers need the extra ``bench``. The report says which contenders are not installed,
+and measures the others. On a machine with an accelerator everything runs there;
+--platform=cpu does not use it.
 """
 
 import dataclasses
@@ -168,7 +168,7 @@ alike; ratios are taken within a round. Equal ELBOs show that all do the same wo
 
 
 def _parts(platform: str, bars: list[chart.Bar]) -> Iterator[str]:
-    """The sections, printed too; what the chart shows is added to ``bars``."""
+    """Yields and prints the sections; adds the bars of the chart to ``bars``."""
     counts = sorted(map(int, _THREADS.value))
     with tempfile.TemporaryDirectory() as folder:
         path, images = write_images(Path(folder), _IMAGES.value, _DATA_DIR.value)
@@ -188,7 +188,7 @@ def _parts(platform: str, bars: list[chart.Bar]) -> Iterator[str]:
 
 
 def _one_model_works(most: Work, counts: list[int]) -> Iterator[tuple[Work, Workload]]:
-    """The chosen workloads; the first one on every number of cores."""
+    """Returns the chosen workloads; the first one on every number of cores."""
     chosen = [one_model.WORKLOADS[name] for name in _WORKLOADS.value]
     for workload in chosen:
         for threads in counts if workload is chosen[0] else counts[-1:]:
@@ -207,7 +207,7 @@ def _measure(
     workload: Workload | None,
     bars: list[chart.Bar],
 ) -> str:
-    """A section's text; a workload is one of 'one_model'."""
+    """Returns a section's text; a workload is a part of 'one_model'."""
     repeats = _REPEATS.value
     if workload:
         peak = None

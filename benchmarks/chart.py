@@ -1,4 +1,4 @@
-"""The chart of the report: how many times longer than ours each peer takes."""
+"""Draws the chart of the report: the time of each peer over ours."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,16 +14,16 @@ from experiments.report.style import COLORS, FAINT, MATPLOTLIB, svg
 
 
 class Bar(NamedTuple):
-    """One peer at one piece of work."""
+    """The time of one peer on one workload."""
 
     workload: str  # a panel
     series: str  # a colour
     peer: str  # a row
-    ratios: Sequence[float]  # its time over ours, a round each
+    ratios: Sequence[float]  # its time over ours, one per round
 
 
 def draw(bars: Sequence[Bar]) -> Figure:
-    """A panel for each workload, a row for each peer, a colour for each series."""
+    """Draws a panel for each workload, a row for each peer, a colour by series."""
     workloads, colors = _unique(bar.workload for bar in bars), {}
     for i, name in enumerate(_unique(bar.series for bar in bars)):
         colors[name] = COLORS[i]
@@ -60,7 +60,7 @@ def _draw_panel(axes: Axes, bars: Sequence[Bar], colors: dict[str, str]) -> None
 
 
 def _unique(names: Iterable[str]) -> list[str]:
-    """In the order of their first appearance."""
+    """Returns the different values in the order of their first appearance."""
     return list(dict.fromkeys(names))
 
 

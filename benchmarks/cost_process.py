@@ -1,4 +1,4 @@
-"""What XLA counts in an epoch: ``python -m benchmarks.cost_process WORK``, as JSON."""
+"""Prints XLA's counts of an epoch: ``python -m benchmarks.cost_process WORK``."""
 
 import json
 import sys
@@ -7,11 +7,11 @@ from benchmarks.work import Work
 
 
 def main(work: Work) -> None:
-    # Imported here: what the parent imports of this module must stay light.
+    # Imported here: the parent imports this module, which must stay light.
     from benchmarks.contenders.ours import compile_one
     from benchmarks.roofline import Counted
 
-    # XLA counts the body of a loop once: an epoch of one step is that of a step.
+    # XLA counts the body of a loop once, so an epoch of one step gives one step's cost.
     one_step = compile_one(work, work.images()[: work.batch_size]).compiled
     cost = one_step.cost_analysis() or {}
     counted = Counted(

@@ -14,7 +14,7 @@ BATCH_SIZE, CHUNK = 50, 100
 
 
 def measure(work: Work, num_samples: int, repeats: int) -> Taken:
-    """One batch of images, in a process of its own."""
+    """Evaluates one batch of images, in a process of its own."""
     batch = dataclasses.replace(work, num_images=BATCH_SIZE)
     asked = Asked(batch.to_json(), num_samples, CHUNK, repeats)
     finished = machine.run(
@@ -26,7 +26,7 @@ def measure(work: Work, num_samples: int, repeats: int) -> Taken:
 
 
 def section(work: Work, counts: Sequence[int], repeats: int) -> str:
-    """The section of the report."""
+    """Returns the section of the report."""
     rows = []
     for count in counts:
         taken = measure(work, count, repeats)

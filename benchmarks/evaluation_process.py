@@ -1,6 +1,6 @@
 """Evaluates one batch of images: ``python -m benchmarks.evaluation_process JSON``.
 
-Prints what a number of importance samples takes, in time and in memory.
+It prints the time and the memory that a number of importance samples takes.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Asked(NamedTuple):
-    """What a process is to do."""
+    """The task of a process."""
 
     work: str  # a Work, as JSON; its images are one batch
     num_samples: int
@@ -19,17 +19,17 @@ class Asked(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What it took."""
+    """The time and memory of an evaluation."""
 
     compiling: float  # seconds
-    seconds: list[float]  # of the batch, each time
-    program_bytes: int  # arguments, results and temporary arrays of the program
+    seconds: list[float]  # seconds of the batch, each time
+    program_bytes: int  # of the program's arguments, results and temporary arrays
     peak_bytes: int  # largest resident set of the process
     log_px: float  # mean over the images, nats
 
 
 def main(asked: Asked) -> None:
-    # Imported here: what the parent imports of this module must stay light.
+    # Imported here: the parent imports this module, which must stay light.
     import functools
 
     import jax
@@ -46,7 +46,7 @@ def main(asked: Asked) -> None:
     init_key, view_key, key = jax.random.split(jax.random.key(0), 3)
     images = jnp.asarray(work.images())
     intensity = views.to_intensity("levels", images, LEVELS)
-    # What is computed does not depend on whether the model was trained.
+    # An untrained model takes the same computations as a trained one.
     params = model.init(init_key, intensity.mean(0), intensity.std(0))
     x = views.observe(model.likelihood.view, view_key, images, LEVELS)
     arguments = (params, key, x, images, jnp.ones(work.latent_dim))

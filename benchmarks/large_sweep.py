@@ -20,7 +20,7 @@ DESCRIPTION = (
 
 
 def section(counts: Sequence[int], threads: int, platform: str) -> str:
-    """The section of the report: sweeps of so many members."""
+    """Returns the section of the report: sweeps of so many members."""
     rows = [_measure(count, threads, platform) for count in counts]
     header = (
         "members",
@@ -53,7 +53,8 @@ def _measure(count: int, threads: int, platform: str) -> list[str]:
             threads,
             platform,
         )
-        # Rows of metrics end with training, and the table follows when all is stored.
+        # The last row of metrics ends the training; the table follows when all is
+        # stored.
         rows = folder.glob("members/*/metrics.jsonl")
         trained = max(path.stat().st_mtime for path in rows)
         stored = (folder / "results.csv").stat().st_mtime

@@ -1,4 +1,4 @@
-"""Which cores a measurement runs on, and what else kept them busy meanwhile."""
+"""The cores that a measurement runs on, and the load of other processes on them."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ _LIBRARY_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def cores(threads: int) -> list[int]:
-    """The cores that ``threads`` threads are pinned to.
+    """Returns the cores that ``threads`` threads are pinned to.
 
     Raises:
-        ValueError: this process may not use so many.
+        ValueError: this process may not use so many cores.
     """
     allowed = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(allowed):
@@ -31,11 +31,11 @@ def cores(threads: int) -> list[int]:
 
 
 def environment(threads: int, platform: str = "cpu") -> dict[str, str]:
-    """Environment of a measured process: threads, platform, no compilation cache.
+    """Returns a process's environment: threads, platform, no compilation cache.
 
     XLA and torch size their thread pools by the cores that a process is pinned to;
     the variables are for libraries that do not. On an accelerator several contenders
-    wait at once, so that none may take all of its memory at the start.
+    wait at once, so none may take all of its memory at the start.
     """
     chosen = (
         {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -53,7 +53,7 @@ def environment(threads: int, platform: str = "cpu") -> dict[str, str]:
 
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Processes started within stay on their cores, as they inherit them."""
+    """Pins this process to its cores; processes started within inherit them."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores(threads))
     try:
@@ -63,16 +63,16 @@ def pinned(threads: int) -> Iterator[None]:
 
 
 class Lap(NamedTuple):
-    """What one measurement took."""
+    """The result of one measurement."""
 
-    seconds: float  # on the clock
+    seconds: float  # seconds on the clock
     others: float  # share of the cores' time that went to other processes
     peak_bytes: int  # of the process until now, resident set
     elbo: float = float("nan")  # nats
 
 
 class Stopwatch:
-    """Measures the calling process, and how busy others kept its cores."""
+    """Measures the calling process, and the load of other processes on its cores."""
 
     def __init__(self) -> None:
         self._cores = sorted(os.sched_getaffinity(0))
@@ -89,7 +89,7 @@ class Stopwatch:
 
 
 def _busy_seconds(chosen: Sequence[int]) -> float:
-    """Seconds that the cores were busy since boot (0 where Linux does not tell)."""
+    """Returns the cores' busy seconds since boot (0 if the system has no record)."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
@@ -104,10 +104,9 @@ def _busy_seconds(chosen: Sequence[int]) -> float:
 
 
 def peak_bytes() -> int:
-    """Largest resident set of the calling process so far.
+    """Returns the largest resident set of the calling process so far.
 
-    Not ``getrusage``'s where Linux tells better: that of a process starts at its
-    parent's.
+    On Linux it is not that of ``getrusage``, which starts at the parent's value.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -124,7 +123,7 @@ class Finished(NamedTuple):
     output: str
 
     def answer(self) -> dict[str, Any]:
-        """The JSON of the last line that it printed."""
+        """Returns the JSON of the last line that the command printed."""
         return json.loads(self.output.splitlines()[-1])
 
 
@@ -143,7 +142,7 @@ def run(
         variables: of the environment, instead of ``environment``'s.
 
     Raises:
-        RuntimeError: it failed; the message ends with its last words.
+        RuntimeError: the command failed; the message ends with its last output.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
@@ -173,7 +172,7 @@ def default_platform() -> str:
 
 
 def describe(platform: str = "cpu") -> str:
-    """One line on the machine."""
+    """Returns one line on the machine."""
     model = os.uname().machine
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Members mapped together against one after another, by the width of the network."""
+"""Compares members mapped together with one after another, by network width."""
 
 from benchmarks.contenders.members import EPOCHS_PER_CALL, LATENT_DIMS, SEEDS
 from benchmarks.race import Contender, Record, race
@@ -9,7 +9,7 @@ WIDTHS = ("64", "128x128", "256", "512")
 
 
 def section(work: Work, repeats: int) -> str:
-    """The section of the report."""
+    """Returns the section of the report."""
     rows = []
     for widths in WIDTHS:
         contenders = [
@@ -41,5 +41,5 @@ def section(work: Work, repeats: int) -> str:
 
 
 def _milliseconds(record: Record) -> list[float]:
-    """Per epoch of all members."""
+    """Returns the milliseconds of an epoch of all members."""
     return [1e3 * seconds / EPOCHS_PER_CALL for seconds in record.timed]

@@ -1,4 +1,4 @@
-"""One model against its peers, and against XLA's own matrix products."""
+"""Compares one model with its peers, and with XLA's own matrix products."""
 
 import math
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ PEERS = (
 
 
 class Workload(NamedTuple):
-    """What is asked of a Work besides its images and the machine."""
+    """The options of a Work besides its images and the machine."""
 
     title: str
-    share: float  # of the images, so that a round takes seconds
+    share: float  # fraction of the images; a round should take seconds
     fields: dict[str, Any]
-    # Nats that the ELBOs of the last epoch may differ by: seeds differ by half of it.
+    # Largest allowed difference of the last epoch's ELBOs, nats: twice that of seeds.
     tolerance: float = 1.0
 
 
 WORKLOADS = {
     "mlp": Workload("MLP 784-400-20", 1.0, {}),
-    # Of Burda et al. 2016, one stochastic layer, with k = 1.
+    # As in Burda et al. 2016, one stochastic layer, with k = 1.
     "iwae": Workload(
         "the IWAE paper's network",
         1 / 4,
@@ -46,8 +46,8 @@ WORKLOADS = {
             "batch_size": 20,
         },
     ),
-    # So few steps that the bound still rises by nats an epoch; PyTorch's padding and
-    # order of channels start it elsewhere.
+    # There are so few steps that the bound still rises by nats per epoch, and PyTorch's
+    # padding and order of channels give another start.
     "conv": Workload(
         "convolutions", 1 / 40, {"network": "conv", "widths": (32, 64)}, tolerance=4.0
     ),
@@ -55,7 +55,7 @@ WORKLOADS = {
 
 
 class Measured(NamedTuple):
-    """A section of the report, and what it shows."""
+    """A section of the report, and its numbers."""
 
     text: str
     ours: Record
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
     peers: list[Record]
 
     def bars(self, workload: str, series: str) -> list[Bar]:
-        """Peers that ran, for the chart."""
+        """Returns the bars of the peers that ran, for the chart."""
         return [
             Bar(workload, series, peer.contender.title, peer.ratios(self.ours))
             for peer in self.peers
@@ -120,7 +120,7 @@ def _row(record: Record, ours: Record, tolerance: float) -> list[str]:
 
 
 def _share(ours: Record, products: Record, flop: float) -> str:
-    """Share of an epoch that its products would take by themselves."""
+    """Returns the share of an epoch that its products alone would take."""
     if products.failure:
         return f"XLA's products could not be measured: {products.failure}"
     rates = [flop / 1e9 / seconds for seconds in products.timed]

@@ -1,11 +1,11 @@
-"""What pythae's own code reaches by the protocol of its published plain VAE.
+"""Runs pythae's own code with the protocol of its published plain VAE.
 
     python -m benchmarks.pythae_plain_vae --data_dir=DIR
 
-A check on a published figure, not on speed: model, loss, trainer and schedule are
+It checks a published number, and not speed. Model, loss, trainer and schedule are
 pythae's, as in its examples/scripts/reproducibility/vae.py and with the network given
 there, on the data that configs/papers/static_mnist.py reads. Its get_nll is written out
-for several images at once. Takes 45 minutes of a CPU core and needs the extra
+for several images at once. It takes 45 minutes of a CPU core and needs the extra
 ``bench``.
 """
 
@@ -74,7 +74,7 @@ def _dataset(split: Split) -> BaseDataset:
 
 @torch.no_grad()
 def negative_log_likelihood(model: VAE, x: torch.Tensor, samples: int) -> torch.Tensor:
-    """Importance-weighted estimate of -log p(x) in nats, ``[batch]``."""
+    """Returns the importance-weighted estimate of -log p(x), nats, ``[batch]``."""
     encoded = model.encoder(x)
     mean, log_variance = encoded.embedding, encoded.log_covariance
     noise = torch.randn(samples, *mean.shape)
@@ -113,7 +113,7 @@ def main(_: list[str]) -> None:
             ),
         )
         trainer.train()
-    # What it would save: of the epoch whose validation loss was the lowest.
+    # The model that pythae would save: at the epoch of the lowest validation loss.
     model = trainer._best_model.eval()
     nats = torch.cat(
         [

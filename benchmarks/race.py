@@ -16,7 +16,7 @@ from benchmarks.work import Work
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A row of a table: who trains, and how."""
+    """A row of a table: a contender and its variant."""
 
     title: str
     module: str  # in benchmarks.contenders
@@ -25,9 +25,9 @@ class Contender:
 
 @dataclasses.dataclass
 class Record:
-    """What a contender did: its set-up and its laps, the first one apart.
+    """The record of a contender: its set-up and its laps, the first one apart.
 
-    The first epoch compiles what a contender compiles on first use.
+    In the first epoch a contender compiles its programs.
     """
 
     contender: Contender
@@ -37,21 +37,21 @@ class Record:
 
     @property
     def timed(self) -> list[float]:
-        """Seconds of each epoch but the first."""
+        """Returns the seconds of each epoch but the first."""
         return [lap.seconds for lap in self.laps[1:]]
 
     @property
     def start(self) -> float:
-        """Seconds from process start until epochs take as long as they always will."""
+        """Returns the seconds from process start until epochs reach full speed."""
         return self.setup + max(0.0, self.laps[0].seconds - median(self.timed))
 
     @property
     def peak_bytes(self) -> int:
-        """Largest resident set of its process."""
+        """Returns the largest resident set of its process."""
         return self.laps[-1].peak_bytes
 
     def ratios(self, reference: "Record") -> list[float]:
-        """Times of this contender over the reference's, round by round."""
+        """Returns the times of this contender over the reference's, round by round."""
         return [a / b for a, b in zip(self.timed, reference.timed, strict=True)]
 
 
@@ -107,12 +107,12 @@ class _Process:
 def race(contenders: Sequence[Contender], work: Work, repeats: int) -> list[Record]:
     """Lets the contenders take turns.
 
-    Whatever else the machine does then hits all alike, and the ratio within a round
-    is steadier than the times. Each round starts with another contender.
+    So other load on the machine slows all contenders alike, and the ratio within a
+    round varies less than the times. Each round starts with another contender.
 
     Args:
-        contenders: who takes part; a contender that fails is recorded as such.
-        work: what they do.
+        contenders: the participants; one that fails is recorded as failed.
+        work: the work that they do.
         repeats: rounds, after a first one that is not timed.
     """
     records = [Record(contender) for contender in contenders]

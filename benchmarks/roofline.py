@@ -1,7 +1,7 @@
-"""How near an epoch comes to what the machine could do at most.
+"""Compares an epoch with the least time that the machine could take.
 
-A program of F operations on B bytes takes at least max(F / peak rate, B / bandwidth):
-which of the two it is, the arithmetic intensity F / B says (Williams, Waterman &
+A program of F operations on B bytes takes at least max(F / peak rate, B / bandwidth).
+The arithmetic intensity F / B decides which of the two is larger (Williams, Waterman &
 Patterson 2009, "Roofline: an insightful visual performance model").
 """
 
@@ -12,32 +12,32 @@ from benchmarks.work import Work
 
 
 class Counted(NamedTuple):
-    """What a compiled program does, by XLA's own count."""
+    """The operations and bytes of a compiled program, as XLA counts them."""
 
     flop: float
     bytes_accessed: float
 
     @property
     def intensity(self) -> float:
-        """Operations per byte."""
+        """Returns the operations per byte."""
         return self.flop / self.bytes_accessed
 
 
 class Peak(NamedTuple):
-    """What a machine does at most."""
+    """The peak rates of a machine."""
 
     flop_per_second: float
     bytes_per_second: float
 
     def least_seconds(self, counted: Counted) -> float:
-        """The time below which a program cannot fall."""
+        """Returns the least time that a program can take, in seconds."""
         return max(
             counted.flop / self.flop_per_second,
             counted.bytes_accessed / self.bytes_per_second,
         )
 
     def bound_by(self, counted: Counted) -> str:
-        """'arithmetic' or 'memory'."""
+        """Returns 'arithmetic' or 'memory'."""
         balance = self.flop_per_second / self.bytes_per_second
         return "arithmetic" if counted.intensity >= balance else "memory"
 
@@ -53,7 +53,7 @@ def count(work: Work) -> Counted:
 def describe(
     counted: Counted, hand_flop: float, seconds: float, peak: Peak | None
 ) -> str:
-    """An epoch's operations, bytes and rates, and its share of the peak if known.
+    """Describes an epoch: operations, bytes, rates, and share of the peak if known.
 
     Args:
         counted: by XLA, of the epoch.

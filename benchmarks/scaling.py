@@ -1,4 +1,4 @@
-"""One compiled program of more and more members: what each further one costs."""
+"""Measures the cost of each further member in one compiled program."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from benchmarks.work import Work
 
 
 def work(given: Work) -> Work:
-    """What each member trains: the given work, or on a CPU a small part of it.
+    """Returns the work of each member: the given one, or on a CPU a small part of it.
 
-    There, a step of the given one keeps the cores busy by itself.
+    On a CPU, a step of the given work keeps the cores busy by itself.
     """
     if given.platform != "cpu":
         return given
@@ -21,7 +21,7 @@ def work(given: Work) -> Work:
 
 
 def section(work: Work, counts: Sequence[int], repeats: int) -> str:
-    """The section of the report: members mapped together, against one alone."""
+    """Returns the section of the report: members mapped together against one alone."""
     contenders = [
         Contender(f"{count:,}", "ours", str(count)) for count in sorted({1, *counts})
     ]

@@ -1,9 +1,9 @@
-"""Runs ``experiments.sweep`` and says when it got how far.
+"""Runs ``experiments.sweep`` and reports when each stage ended.
 
     python -m benchmarks.start_process TIME FOLDER [arguments of experiments.sweep]
 
-TIME is ``time.time()`` at the start of the process. The command itself is run, as it
-is; what it took is printed behind what it prints.
+TIME is ``time.time()`` at the start of the process. The command is run as it is; its
+times are printed after its own output.
 """
 
 import functools
@@ -18,10 +18,10 @@ _COMPILATION = "/jax/core/compile/"
 
 
 class Moments(NamedTuple):
-    """Seconds, of a command that trains one model for one epoch."""
+    """The seconds of a command that trains one model for one epoch."""
 
     importing: float  # process start to the first look at the data
-    loading: float  # of the data
+    loading: float  # loading the data
     compiling: float  # tracing, lowering and XLA, or reading the compiled program
     first_epoch: float  # process start to its metrics on disk
     peak_bytes: int  # largest resident set
@@ -34,7 +34,7 @@ def main(started: float, folder: str, arguments: list[str]) -> None:
     from experiments.launch import sweeps
 
     loaded: list[float] = []  # when loading began, and when it ended
-    compiled: list[tuple[float, float]] = []  # when, and seconds
+    compiled: list[tuple[float, float]] = []  # when each ended, and its seconds
 
     def add_compilation(event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith(_COMPILATION):
@@ -61,7 +61,7 @@ def main(started: float, folder: str, arguments: list[str]) -> None:
     if [len(path.read_text().splitlines()) for path in found] != [1]:
         raise ValueError("ask for one model and one epoch")
     (metrics,) = found
-    # The one row was written when the epoch was finished, and nothing since.
+    # The only row was written when the epoch finished; nothing was written later.
     first_epoch = metrics.stat().st_mtime
     moments = Moments(
         importing=loaded[0] - started,

@@ -1,4 +1,4 @@
-"""From process start to the first finished epoch, with compiled programs kept."""
+"""Measures the time to the first finished epoch, with compiled programs kept."""
 
 import tempfile
 import time
@@ -23,7 +23,7 @@ STARTS = ("first start", "second start")
 def measure(
     folder: str, cache: str, threads: int, platform: str, arguments: Sequence[str]
 ) -> Moments:
-    """One start of ``experiments.sweep``, with compiled programs kept in ``cache``."""
+    """Runs ``experiments.sweep`` once, with compiled programs kept in ``cache``."""
     variables = {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": cache,
@@ -37,7 +37,7 @@ def measure(
 def section(
     threads: int, platform: str, repeats: int, arguments: Sequence[str] = ONE_MODEL
 ) -> str:
-    """The section of the report."""
+    """Returns the section of the report."""
     taken: dict[str, list[Moments]] = {start: [] for start in STARTS}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """A process of a sweep: ``python -m benchmarks.sweep_process JSON``.
 
-Compiles and trains its groups one after another and prints what each part took.
+It compiles and trains its groups one after another and prints the time of each part.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Asked(NamedTuple):
-    """What a process is to do."""
+    """The task of a process."""
 
     work: str  # a Work, as JSON
     epochs: int
@@ -19,7 +19,7 @@ class Asked(NamedTuple):
 
 
 class Timings(NamedTuple):
-    """Seconds."""
+    """The seconds of each part."""
 
     total: float  # from process start to process end
     compiling: float  # tracing and initialisation included
@@ -27,7 +27,7 @@ class Timings(NamedTuple):
 
 
 def main(asked: Asked) -> None:
-    # Imported here: what the parent imports of this module must stay light.
+    # Imported here: the parent imports this module, which must stay light.
     import jax
 
     from benchmarks.contenders.ours import compile_members, vae
@@ -50,7 +50,7 @@ def main(asked: Asked) -> None:
             images,
             betas=[beta for _, beta in group],
             learning_rate=work.learning_rate,
-            # On an accelerator a step of one member hardly occupies it.
+            # A step of one member hardly occupies an accelerator.
             execution="loop" if work.platform == "cpu" else "map",
         )
         compiled = time.perf_counter()

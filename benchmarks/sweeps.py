@@ -1,4 +1,4 @@
-"""Sweeps from process start to last result: ways to train them, and the main job."""
+"""Measures whole sweeps: several ways to train one, and the main job."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ from benchmarks.work import Work
 MEMBERS = tuple((latent, beta) for latent in (2, 8, 16, 32) for beta in (1.0, 4.0))
 OURS = "one group: compiled once"
 
-# How each way splits the members: into processes, and in these into programs.
+# How each way splits the members: into processes, and each process into programs.
 _ONE_BY_ONE = tuple((member,) for member in MEMBERS)
 WAYS: dict[str, Sequence[Sequence[Sequence[tuple[int, float]]]]] = {
     OURS: [[MEMBERS]],
@@ -24,7 +24,7 @@ WAYS: dict[str, Sequence[Sequence[Sequence[tuple[int, float]]]]] = {
 def section(
     work: Work, epochs: int, repeats: int
 ) -> tuple[str, dict[str, list[float]]]:
-    """Ways to train eight members, taking turns: the report, and times over ours."""
+    """Compares ways to train eight members; returns the report and times over ours."""
     taken: dict[str, list[Timings]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, processes in WAYS.items():
@@ -69,7 +69,7 @@ def _run(
 
 
 def main_job(threads: int, platform: str) -> str:
-    """``python -m experiments.sweep`` in a fresh folder: its time and its memory."""
+    """Measures time and memory of ``python -m experiments.sweep`` in a fresh folder."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["-m", "experiments.sweep", f"--workdir={folder}/sweep"]
         finished = machine.run(command, threads, platform)

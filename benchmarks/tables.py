@@ -1,17 +1,17 @@
-"""Markdown."""
+"""Tables and numbers in Markdown."""
 
 from collections.abc import Sequence
 from statistics import median
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
+    """Returns a table whose first column is text and whose others are numbers."""
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """``median (min–max)``."""
+    """Returns ``median (min–max)``."""
     return (
         f"{median(values):.{digits}f}"
         f" ({min(values):.{digits}f}–{max(values):.{digits}f})"
@@ -19,5 +19,5 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def mebibytes(count: float) -> str:
-    """Bytes, as whole MiB."""
+    """Returns bytes as whole MiB."""
     return f"{count / 2**20:,.0f}"

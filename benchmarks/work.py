@@ -13,7 +13,7 @@ SIDE = 28
 PIXELS = SIDE * SIDE
 LEVELS = 256
 
-# Of every convolution, which halves an image or doubles it, but for the last.
+# Of every convolution but the last; each halves or doubles an image.
 KERNEL = 3
 
 
@@ -26,7 +26,7 @@ class Layer(NamedTuple):
             'transposed' (doubles it).
         inputs: units, or channels.
         outputs: units, or channels.
-        positions: at which its products are taken: pixels of the smaller image.
+        positions: number of places of its products: the pixels of the smaller image.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Layer(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of its weights, inputs and outputs last."""
+        """Returns the shape of its weights, with inputs and outputs last."""
         kernel = () if self.kind == "dense" else (KERNEL, KERNEL)
         return (*kernel, self.inputs, self.outputs)
 
     @property
     def products(self) -> int:
-        """Multiplications for one image."""
+        """Returns the number of multiplications for one image."""
         return math.prod(self.shape) * self.positions
 
 
@@ -53,14 +53,14 @@ class Work:
 
     Attributes:
         images_path: an npy file of images, uint8 ``[N, 784]``.
-        num_images: of these, the first so many are an epoch.
+        num_images: number of images in an epoch: the first ones of the file.
         threads: processor cores that a contender may use.
         platform: 'cpu', or 'gpu' for one accelerator beside these cores.
         network: 'mlp' or 'conv'.
         widths: hidden units or channels, from the image inwards; the decoder mirrors.
         activation: 'relu' or 'tanh'.
         latent_dim: number of latents.
-        batch_size: images per step; what is left over at an epoch's end is dropped.
+        batch_size: images per step; an incomplete batch at an epoch's end is dropped.
         learning_rate: of Adam.
     """
 
@@ -84,21 +84,21 @@ class Work:
         return cls(**{**fields, "widths": tuple(fields["widths"])})
 
     def images(self) -> np.ndarray:
-        """The training images, uint8 ``[num_images, 784]``."""
+        """Returns the training images, uint8 ``[num_images, 784]``."""
         return np.load(self.images_path, mmap_mode="r")[: self.num_images].copy()
 
     @property
     def num_steps(self) -> int:
-        """Steps of an epoch."""
+        """Returns the number of steps in an epoch."""
         return self.num_images // self.batch_size
 
     @property
     def inner_side(self) -> int:
-        """Height and width of a convolutional encoder's last feature map."""
+        """Returns height and width of a convolutional encoder's last feature map."""
         return SIDE // 2 ** len(self.widths)
 
     def describe(self) -> str:
-        """One line on the network and how it is trained."""
+        """Returns one line on the network and its training."""
         sizes = "-".join(map(str, (*self.widths, self.latent_dim)))
         kind = f"MLP 784-{sizes}"
         if self.network == "conv":
@@ -106,10 +106,10 @@ class Work:
         return f"{kind}, {self.activation}, Bernoulli, Adam, batch {self.batch_size}"
 
     def layers(self) -> list[Layer]:
-        """The encoder's layers, its two heads, the decoder's, and the output.
+        """Returns the layers: the encoder's, its two heads, the decoder's, the output.
 
         Raises:
-            ValueError: unknown network, or an image that cannot be halved so often.
+            ValueError: the network is unknown, or an image cannot be halved so often.
         """
         if self.network == "mlp":
             return _dense_layers(self.widths, self.latent_dim)
@@ -120,10 +120,10 @@ class Work:
         return _conv_layers(self.widths, self.latent_dim, self.inner_side)
 
     def step_flop(self) -> float:
-        """Floating-point operations of the matrix products of one step, by hand.
+        """Returns the operations of the matrix products of one step, counted by hand.
 
-        Forward, and backward with respect to weights and activations; the images
-        need no gradient.
+        These are the forward products, and the backward ones with respect to weights
+        and activations; the images need no gradient.
         """
         layers = self.layers()
         forward = sum(layer.products for layer in layers)
@@ -143,7 +143,7 @@ def _dense_layers(widths: tuple[int, ...], latent_dim: int) -> list[Layer]:
 
 def _conv_layers(widths: tuple[int, ...], latent_dim: int, side: int) -> list[Layer]:
     inner = side**2 * widths[-1]
-    # The last doubling keeps the channels of the image's own neighbourhood.
+    # The last doubling gives the channels of the image's size.
     up = (*widths[::-1], widths[0])
     return [
         *(
@@ -167,11 +167,11 @@ def _chain(name: str, kind: str, sizes: tuple[int, ...]) -> list[Layer]:
 
 
 def initial_weights(work: Work, pixel_mean: np.ndarray) -> dict[str, np.ndarray]:
-    """Weights of ``Layer.shape`` by its name, biases ``[outputs]`` by name + '_bias'.
+    """Returns the layers' weights by name, and biases ``[outputs]`` by name + '_bias'.
 
-    As this project initialises them: Glorot-uniform weights, zero biases, and the
-    output's bias, one for each pixel, at the logit of the mean image. Every contender
-    starts where the others do, so their ELBOs can be compared.
+    They are initialised as in this project: Glorot-uniform weights, zero biases, and
+    the output's bias, one for each pixel, at the logit of the mean image. All
+    contenders start at the same weights, so their ELBOs can be compared.
     """
     generator = np.random.default_rng(0)
     weights = {}
@@ -187,10 +187,10 @@ def initial_weights(work: Work, pixel_mean: np.ndarray) -> dict[str, np.ndarray]
 
 
 def made_images(num_images: int) -> np.ndarray:
-    """Images of three bright strokes each, uint8 ``[num_images, 784]``.
+    """Returns images of three bright strokes each, uint8 ``[num_images, 784]``.
 
-    Like handwriting in what matters for speed and ELBO: mostly black, grey at the
-    edges of white strokes, and of few degrees of freedom.
+    They resemble handwriting where speed and ELBO depend on it: they are mostly black,
+    grey at the edges of white strokes, and have few degrees of freedom.
     """
     generator = np.random.default_rng(0)
     position = np.arange(SIDE, dtype=np.float32)
@@ -206,9 +206,9 @@ def made_images(num_images: int) -> np.ndarray:
 
 
 def write_images(folder: Path, num_images: int, data_dir: str) -> tuple[str, str]:
-    """Writes the images to an npy file in ``folder``: (its path, what they are).
+    """Writes images to an npy file in ``folder``; returns its path and a description.
 
-    MNIST from a folder of prepared tensorflow-datasets, or made ones without.
+    They are MNIST, if there is a folder of prepared tensorflow-datasets, or made ones.
     """
     if data_dir:
         from experiments.data.images import load_data

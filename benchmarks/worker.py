@@ -1,12 +1,12 @@
-"""A contender in a process of its own: ``python -m benchmarks.worker MODULE VARIANT``.
+"""Runs a contender in its own process: ``python -m benchmarks.worker MODULE VARIANT``.
 
-Reads one line of JSON, the work, from standard input, then one line per command;
+It reads one line of JSON, the work, from standard input, then one line per command. It
 answers each with one line of JSON on standard output:
 
     (after set-up)  {"setup": seconds}
     epoch           {"seconds": ..., "others": ..., "elbo": ...}
 
-Processes rather than functions, so that contenders share neither thread pools nor
+Contenders are processes and not functions, so they share neither thread pools nor
 memory allocators, and can still take turns.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.work import Work
 
 
 def main(module: str, variant: str) -> None:
-    # What a contender prints must not get between the answers.
+    # Output of a contender must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     work = Work.from_json(sys.stdin.readline())

@@ -9,7 +9,7 @@ fields of model and training. A tuple of grids is their union: ``config.sweep =
 (0.05, 0.1)})``.
 
 Variants (``--config=configs/digits.py:tiny``):
-    tiny  a few epochs of two likelihoods, to see every part work in under a minute
+    tiny  a few epochs of two likelihoods; every part works, in under a minute
 """
 
 import ml_collections

@@ -18,7 +18,7 @@ _KERNEL = (KERNEL, KERNEL)
 
 
 class Network(nn.Module):
-    """Images ``[batch, 784]`` of zeros and ones to their mean ELBO."""
+    """Maps images ``[batch, 784]`` of zeros and ones to their mean ELBO."""
 
     work: Work
 
@@ -62,7 +62,7 @@ def _linen(layer: Layer) -> nn.Module:
 
 
 def _parameters(work: Work, weights: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What ``initial_weights`` gives, by Flax's names."""
+    """Returns the weights of ``initial_weights`` by Flax's names."""
     params: dict[str, Any] = {
         layer.name: {
             "kernel": jnp.asarray(weights[layer.name]),

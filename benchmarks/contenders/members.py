@@ -21,7 +21,7 @@ SEEDS = 3
 
 
 def make(work: Work, variant: str) -> Callable[[], float]:
-    """The members of one group of the main job; a lap is EPOCHS_PER_CALL epochs."""
+    """Returns a lap of EPOCHS_PER_CALL epochs of one group of the main job."""
     del work
     widths, execution = variant.split()
     data = load_data(DataSettings("digits"))

@@ -68,7 +68,7 @@ def compile_members(
 
 
 def vae(work: Work, latent_dim: int) -> VAE:
-    """The model of a piece of work, at a number of latents."""
+    """Returns the model of a workload, with so many latents."""
     return make_vae(
         make_likelihood("bernoulli", LEVELS),
         image_shape=(SIDE, SIDE, 1),
@@ -80,7 +80,7 @@ def vae(work: Work, latent_dim: int) -> VAE:
 
 
 def compile_one(work: Work, images: np.ndarray, members: int = 1) -> Program:
-    """One model, or several that differ in their keys, and an epoch of these images."""
+    """Compiles an epoch of one model, or of several that differ in their keys."""
     return compile_members(
         [vae(work, work.latent_dim)] * members,
         TrainingConfig(batch_size=work.batch_size, num_epochs=1, validate_every=1),
@@ -92,7 +92,7 @@ def compile_one(work: Work, images: np.ndarray, members: int = 1) -> Program:
 
 
 def make(work: Work, variant: str) -> Callable[[], float]:
-    """A population of one model, or of as many as the variant says, mapped."""
+    """Returns an epoch of one model, or of as many as the variant says, mapped."""
     state, train, _ = compile_one(work, work.images(), int(variant or 1))
 
     def epoch() -> float:

@@ -10,9 +10,9 @@ from benchmarks.work import PIXELS, Work, initial_weights
 
 
 def make(work: Work, variant: str) -> Callable[[], float]:
-    """An "epoch" of the forward and backward products; its ELBO is not a number.
+    """Returns an "epoch" of the forward and backward products; its ELBO is NaN.
 
-    Of dense layers: there is no product that a convolution surely is.
+    The layers are dense, since a convolution need not be a matrix product.
     """
     del variant
     intensity = work.images().astype(np.float32) / 255
@@ -21,7 +21,7 @@ def make(work: Work, variant: str) -> Callable[[], float]:
     matrices = {name: jnp.asarray(w) for name, w in weights.items() if w.ndim == 2}
 
     def network(matrices, x):
-        """Without biases and activations: the logits, and the other head."""
+        """Returns the logits and the other head, without biases and activations."""
         names = [layer.name for layer in work.layers()]
         head = names.index("mean")
         for name in names[:head]:
@@ -32,7 +32,7 @@ def make(work: Work, variant: str) -> Callable[[], float]:
         return x, log_scale
 
     def step(gradients, index):
-        # What is carried is overwritten: no product can be dropped, none is added to.
+        # The carried arrays are overwritten: no product can be dropped or added to.
         del gradients
         start = index * work.batch_size
         x = jax.lax.dynamic_slice(images, (start, 0), (work.batch_size, PIXELS))

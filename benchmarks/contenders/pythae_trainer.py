@@ -1,4 +1,4 @@
-"""pythae's own trainer, model and loss, given this network."""
+"""pythae's own trainer, model and loss, with this network."""
 
 import tempfile
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Decoder(BaseDecoder):
 
 
 class BinarizingVAE(VAE):
-    """pythae's model, on a fresh draw of each batch (at once: cheapest for it)."""
+    """pythae's model on a fresh draw of each batch, drawn at once: the fastest way."""
 
     def forward(self, inputs, **options):
         drawn = {**inputs, "data": torch.bernoulli(inputs["data"])}
@@ -51,7 +51,7 @@ def make(work: Work, variant: str) -> Callable[[], float]:
     config = VAEConfig(
         input_dim=(PIXELS,), latent_dim=work.latent_dim, reconstruction_loss="bce"
     )
-    with tempfile.TemporaryDirectory() as folder:  # It makes one, and leaves it empty.
+    with tempfile.TemporaryDirectory() as folder:  # pythae makes an empty one.
         trainer = BaseTrainer(
             model=BinarizingVAE(config, Encoder(network), Decoder(network)),
             train_dataset=BaseDataset(images, torch.zeros(len(images))),

@@ -1,4 +1,4 @@
-"""PyTorch by hand: a tuned loop, the same compiled, and the loop of the tutorials.
+"""PyTorch by hand: a tuned loop, the same loop compiled, and the tutorials' loop.
 
 Variants: ``tuned`` with Adam ``fused`` or ``foreach`` (``tuned fused``), ``compiled``
 (with ``torch.compile``), ``loader`` (a DataLoader, Adam as it comes).
@@ -18,7 +18,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 class Network(nn.Module):
-    """Images ``[batch, 784]`` of zeros and ones to their mean ELBO."""
+    """Maps images ``[batch, 784]`` of zeros and ones to their mean ELBO."""
 
     def __init__(self, work: Work, pixel_mean: torch.Tensor):
         super().__init__()
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
 
 class _PixelBias(nn.Module):
-    """A bias for each pixel, which a convolution does not have."""
+    """A bias for each pixel; a convolution does not have one."""
 
     def __init__(self, bias: np.ndarray):
         super().__init__()
@@ -64,7 +64,7 @@ class _PixelBias(nn.Module):
 
 
 def _module(layer: Layer, weights: dict[str, np.ndarray]) -> nn.Module:
-    """A layer with its initial weights, in PyTorch's order of their axes."""
+    """Returns a layer with its initial weights, their axes in PyTorch's order."""
     shared = (layer.inputs, layer.outputs)
     module: nn.Linear | nn.Conv2d | nn.ConvTranspose2d
     axes: tuple[int, ...]
@@ -85,7 +85,7 @@ def _module(layer: Layer, weights: dict[str, np.ndarray]) -> nn.Module:
 
 
 def device(work: Work) -> torch.device:
-    """Where a contender computes."""
+    """Returns the device that a contender computes on."""
     return torch.device("cuda" if work.platform == "gpu" else "cpu")
 
 

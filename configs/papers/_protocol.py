@@ -8,7 +8,7 @@ from configs import mnist
 
 
 def start(data: str, variant: str) -> ml_collections.ConfigDict:
-    """Returns a configuration to change, with the scores of published tables alone.
+    """Returns a configuration to change, with only the scores of published tables.
 
     Args:
         data: a variant of ``configs/mnist.py`` that names the images.

@@ -42,7 +42,7 @@ _VARIANTS = ("one_layer", "two_layers", "static")
 _CPU_OBJECTIVE = {"elbo_log_weight": "stl", "iwae": "dreg"}
 
 
-# The data of a variant's rows, if it is not that of the table.
+# The data of a variant's rows, where they differ from the table's.
 _DATA = {"static": {"data": "static binarized MNIST"}}
 
 
@@ -72,7 +72,7 @@ def _rows() -> Iterator[dict[str, Any]]:
     }
     for (model, variant, objective), figures in published.items():
         for i, k in enumerate((1, 5, 50)):
-            # With one sample both are the same: one of them serves both rows.
+            # With one sample both are equal, so one run serves both rows.
             own = objective if k > 1 else "elbo_log_weight"
             yield {
                 "model": f"{model}, k = {k}",
@@ -142,7 +142,7 @@ def get_config(variant: str = "one_layer") -> ml_collections.ConfigDict:
         config.training.schedule = "cosine"
         config.training.adam_eps = 1e-6
     vae, iwae = objectives
-    # With one sample both are the same bound, and static has rows of IWAE alone.
+    # With one sample both bounds are equal, and static has only rows of IWAE.
     vae_samples = num_samples[:1] if name == "static" else num_samples
     return _protocol.finish(
         config,

@@ -1,9 +1,9 @@
 """Rate and distortion along beta (Alemi et al. 2018, "Fixing a broken ELBO").
 
-Models of static binarized MNIST that differ only in the weight of the KL trace a curve:
-the rate E[KL(q(z|x) || p(z))], which is the price, against the distortion
--E[log p(x|z)], both in nats. rate + distortion = -ELBO is smallest at beta = 1. The
-paper prints a figure and no table: there are no published numbers to compare with.
+Models of static binarized MNIST that differ only in the weight of the KL give a curve:
+the rate E[KL(q(z|x) || p(z))] against the distortion -E[log p(x|z)], both in nats.
+Their sum is -ELBO, smallest at beta = 1. The paper prints a figure and no table: there
+are no published numbers to compare with.
 
 Command: python -m experiments.sweep --config=configs/papers/rate_distortion.py \
              --workdir=runs/papers/rate_distortion/full

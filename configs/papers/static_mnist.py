@@ -22,11 +22,11 @@ epochs 200 and 350; Glorot-uniform weights; output bias at the mean image.
 The rows are 2.6 (full) and 1.9 nats (cpu) above the published number, which is probably
 from another protocol. pythae's own code (0.1.2; python -m benchmarks.pythae_plain_vae)
 with this protocol ended at 92.6 nats here, from 200 samples. Its validation loss stayed
-close to ours (100.7 and 100.6 at epoch 130, 98.6 and 99.0 at the end). The schedule is
-not the reason: 120 epochs at 1e-3 and 240 at 3e-4, with the KL in closed form, from the
-sample or with the gradient of STL, all end between 91.7 and 92.3. With a second layer
-of 400, which is a comment in the published script, 30 of 40 latents stay inactive, and
-the score is worse (95.5).
+close to ours (100.7 against 100.6 at epoch 130, 98.6 against 99.0 at the end). The
+schedule is not the reason: 120 epochs at 1e-3 and 240 at 3e-4, with the KL in closed
+form, from the sample or with the gradient of STL, all end between 91.7 and 92.3. With a
+second layer of 400, which is a comment in the published script, 30 of 40 latents stay
+inactive, and the score is worse (95.5).
 """
 
 from typing import Any
