@@ -3,16 +3,16 @@
     python tests/compare_checkouts.py OLD NEW
     python tests/compare_checkouts.py OLD NEW --keep DIR  # OLD's results stay in DIR
 
-For work that should change no result. It knows a checkout by its command line alone, so
-that everything behind that may be moved; both must know the fields that are set here.
+It is for work that should change no result. It uses only the command line of a
+checkout, so everything behind it may move; both must know the fields that are set here.
 The runs are a cover of likelihood x posterior x prior x objective x network: those that
 pair the most values in ``NUM_RUNS`` runs of 200 training images and two epochs; and a
 few that take other paths: streamed, in microbatches, of several latent sizes, stopped
 and resumed, evaluated again with a fitted prior.
 
-Compared are the bits of all parameters and arrays that are left on disk, and every
-number of tables and metrics but seconds. Hashes are never stored with the code: other
-machines and other versions of JAX give others. Exit status 1 if anything differs.
+It compares the bits of all parameters and arrays on disk, and every number of tables
+and metrics but seconds. Hashes are never stored with the code: other machines and other
+versions of JAX give others. The exit status is 1 if anything differs.
 """
 
 import argparse
@@ -110,7 +110,7 @@ COMMON = (
     "training.kl_warmup_epochs=2",
     "evaluation.num_samples=4",
     "evaluation.chunk=2",
-    # What costs more than training; one command of the other paths has them all.
+    # These cost more than training; one command of the other paths has them all.
     "diagnostics.probes=False",
     "diagnostics.latents=False",
     "diagnostics.floor=False",
@@ -119,11 +119,11 @@ COMMON = (
 )
 
 Run = tuple[str, ...]  # a value of each axis
-Facts = dict[str, str]  # what is compared, by where it stands
+Facts = dict[str, str]  # compared values, by their place
 
 
 def allowed(run: Run) -> bool:
-    """Whether the program accepts a combination."""
+    """Returns whether the program accepts a combination."""
     likelihood, posterior, prior, objective, _ = run
     closed_form_kl = posterior in ("diagonal", "full_covariance") and prior in (
         "standard_normal",
@@ -145,7 +145,7 @@ def pairs(run: Run) -> set[tuple[tuple[int, str], ...]]:
 
 
 def cover(num_runs: int) -> tuple[list[Run], float]:
-    """Runs that pair as many values as they can, greedily, and the same ones each time.
+    """Chooses runs that pair as many values as they can; always the same ones.
 
     Returns:
         The runs, and the part of all possible pairs that is in them.
@@ -163,7 +163,7 @@ def cover(num_runs: int) -> tuple[list[Run], float]:
 
 
 def commands_of(runs: Sequence[Run]) -> dict[str, Options]:
-    """Few commands, as each draws a report: sweeps of which ``--only`` picks runs.
+    """Returns few commands, as each draws a report: sweeps whose runs ``--only`` picks.
 
     All combinations of a sweep must be allowed, and need the same fields.
     """
@@ -232,7 +232,7 @@ SPECIAL: dict[str, Options] = {
 }
 
 
-# Imports once what every command imports, and forks for each of them.
+# Imports the modules of all commands once, and forks for each command.
 _SERVER = """
 import json, os, runpy, sys
 common = ("flax.linen", "optax", "sklearn.linear_model", "experiments.launch.sweeps")
@@ -260,8 +260,8 @@ class Checkout:
 
     Args:
         path: the checkout.
-        programs: where compiled programs are kept, and found if they were compiled
-            before: where two checkouts have the same one, it is the same for both.
+        programs: the folder of compiled programs; two checkouts with the same program
+            share it.
     """
 
     def __init__(self, path: Path, programs: Path):
@@ -288,7 +288,7 @@ class Checkout:
         )
 
     def perform(self, name: str, options: Options) -> Facts:
-        """What a checkout leaves of a command: its results, or why it refused."""
+        """Returns the results of a command, or its refusal."""
         # The last value of a field is the one that counts.
         given = dict(option.split("=", 1) for option in (*COMMON, *options))
         sweep = [
@@ -313,7 +313,7 @@ class Checkout:
     def _run(
         self, module: str, arguments: Sequence[str], stops: bool, folder: Path
     ) -> tuple[int, str]:
-        """A command's exit status and last line of errors; perhaps interrupted."""
+        """Returns a command's exit status and last line of errors; may interrupt it."""
         errors = Path(self._scratch.name) / "errors"
         errors.write_text("")
         server = self._server
@@ -339,7 +339,7 @@ class Checkout:
 
 
 def facts(folder: Path) -> Iterator[tuple[str, str]]:
-    """What a folder of runs holds, as text that is equal only if the bits are."""
+    """Returns a folder's content, as text that is equal only if the bits are."""
     for path in sorted(folder.glob("members/*/*.safetensors")):
         for name, array in safetensors.numpy.load_file(path).items():
             content = f"{array.dtype}{array.shape}".encode() + array.tobytes()
@@ -360,7 +360,7 @@ def facts(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def environment_of(checkout: Path) -> dict[str, str]:
-    """What results are from: kept ones are of use for the same alone."""
+    """Returns the environment of results; it must be equal to keep results."""
     describe = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
     return {
         "checkout": subprocess.check_output(describe, text=True).strip(),
@@ -372,7 +372,7 @@ def environment_of(checkout: Path) -> dict[str, str]:
 
 
 def open_kept(folder: Path, checkout: Path) -> None:
-    """Opens a folder of kept results, or begins one; ends the program if of others."""
+    """Opens or begins a folder of kept results; exits if its environment is another."""
     note, mine = folder / "environment.json", environment_of(checkout)
     if mine["checkout"].endswith("-dirty"):
         sys.exit(f"{checkout} is changed: commit its changes, or leave out --keep.")
@@ -390,7 +390,7 @@ def open_kept(folder: Path, checkout: Path) -> None:
 def all_facts(
     checkout: Checkout, commands: Mapping[str, Options], kept: Path | None
 ) -> dict[str, Facts]:
-    """What a checkout leaves of each command; kept results are not computed again."""
+    """Returns the results of all commands; kept results are not computed again."""
     found = {}
     for name, options in commands.items():
         key = hashlib.sha256(json.dumps([COMMON, name, options]).encode()).hexdigest()

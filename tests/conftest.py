@@ -12,7 +12,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config):
-    """Keeps compiled programs between runs: most of the time goes into compiling.
+    """Keeps compiled programs between runs, since compiling takes most of the time.
 
     They lie in pytest's own cache, which ``pytest --cache-clear`` empties.
     """
@@ -25,20 +25,20 @@ def pytest_configure(config):
 
 @pytest.fixture
 def keys_are_used_once():
-    """Has JAX raise where a key is used twice; compiling takes a quarter longer."""
+    """Makes JAX raise if a key is used twice; compiling takes a quarter longer."""
     with jax.debug_key_reuse(True):
         yield
 
 
 @pytest.fixture
 def key():
-    """A fresh typed key."""
+    """Returns a fresh typed key."""
     return jax.random.key(20260101)
 
 
 @pytest.fixture(scope="session")
 def images():
-    """Ninety-six 4x4 integer images of 17 levels, with structure to learn."""
+    """Returns 96 integer images, 4x4, of 17 levels, with structure to learn."""
     rng = np.random.default_rng(0)
     height = rng.uniform(0, 1, (96, 1))
     ramp = np.linspace(0, 1, 16)[None]
@@ -48,7 +48,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def untrained():
-    """A small Bernoulli model as initialised, its parameters, and binary images."""
+    """Returns a small Bernoulli model, its first parameters, and binary images."""
     model = make_vae(
         make_likelihood("bernoulli", 2),
         image_shape=(4, 4, 1),

@@ -57,8 +57,8 @@ def install(folder: Path) -> dict[str, str]:
     """Puts sbatch, srun and sacct into a folder.
 
     Returns:
-        The variables that a process finds them by; the scripts it submits, numbered
-        from 1, are kept in ``FAKE_SLURM``.
+        The environment variables that a process needs to find them. The scripts that it
+        submits, numbered from 1, are kept in ``FAKE_SLURM``.
     """
     state, programs = folder / "state", folder / "bin"
     state.mkdir(parents=True)

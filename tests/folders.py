@@ -13,7 +13,7 @@ IMAGES = "0123456789ab"
 
 
 def owners_of(*names):
-    """Fingerprints by name, which need not be those of any configuration."""
+    """Returns fingerprints by name; they need not belong to any configuration."""
     return {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
 
 
@@ -28,7 +28,7 @@ def opened(
     report=lambda line: None,
     **options,
 ):
-    """A folder that the caller closes."""
+    """Opens a folder, which the caller closes."""
     return RunFolder.create(path, config, owners, images, report, **options)
 
 
@@ -40,7 +40,7 @@ def create(*arguments, **options):
 
 
 def listing(folder):
-    """The files of a folder but for the locks."""
+    """Returns the files of a folder, without the locks."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -76,12 +76,12 @@ RESULT = {
 
 
 def save_member(folder, run, params=None, arrays=None, bits=None, **fields):
-    """Stores a finished run, with a row that has all that rows have."""
+    """Stores a finished run, with a row of all columns."""
     folder.members.save(
         run, params or {}, {**RESULT, **fields}, arrays or {}, bits or {}
     )
 
 
 def reseal(path, facts):
-    """Writes a record as somebody does who knows how records are sealed."""
+    """Writes a record with a valid seal."""
     write_record(path, {name: facts[name] for name in facts if name != "sha256"})

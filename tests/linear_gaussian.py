@@ -19,7 +19,7 @@ LATENTS = 3
 
 
 def exact_model():
-    """The model, parameters at which q(z|x) = p(z|x), and p(x) as a SciPy object.
+    """Returns a model, parameters with q(z|x) = p(z|x), and p(x) as a SciPy object.
 
     The columns of W are orthogonal, so the posterior is diagonal.
     """
@@ -29,7 +29,7 @@ def exact_model():
 
 
 def correlated_gaussian():
-    """A LinearGaussian whose columns of W are not orthogonal.
+    """Returns a LinearGaussian whose columns of W are not orthogonal.
 
     Its posterior's correlations cost a diagonal q 0.44 nats.
     """
@@ -45,13 +45,13 @@ def _orthogonal_weights_and_offset():
 
 
 def marginal(exact):
-    """p(x) as a SciPy object, from the D x D covariance."""
+    """Returns p(x) as a SciPy object, from the D x D covariance."""
     covariance = exact.weights @ exact.weights.T + exact.variance * np.eye(NUM_PIXELS)
     return scipy.stats.multivariate_normal(exact.offset, covariance)
 
 
 def shifted(params, deviations):
-    """Parameters whose q(z|x) has a mean so many of its standard deviations off."""
+    """Returns parameters that shift q(z|x) by so many standard deviations."""
     params = jax.tree.map(jnp.copy, params)
     head = params["encoder"]["head"]
     scale = np.exp(20 * np.tanh(np.asarray(head["log_scale"]["bias"]) / 20))

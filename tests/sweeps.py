@@ -11,7 +11,7 @@ VIEWS = {"bernoulli": "binary", "laplace": "continuous"}
 
 
 def row(score=3.0, **point):
-    """A row of results.
+    """Returns a row of results.
 
     Args:
         score: its score.
@@ -46,7 +46,7 @@ def row(score=3.0, **point):
     }
 
 
-# Columns that ``row`` takes and that are no axes.
+# Columns that ``row`` takes and that are not axes.
 COLUMNS = {
     *("score_se", "effective_sample_size", "largest_weight", "rate", "distortion"),
     *("active_units", "status", "num_test_images", "epochs", "view", "latents", "run"),
@@ -55,7 +55,7 @@ COLUMNS = {
 
 
 def product(score, **axes):
-    """Rows of a grid; ``score`` is called with the value on each axis."""
+    """Returns the rows of a grid; ``score`` is called with the value on each axis."""
     points = (
         dict(zip(axes, v, strict=True)) for v in itertools.product(*axes.values())
     )
@@ -63,6 +63,6 @@ def product(score, **axes):
 
 
 def group_of(*rows, config=None):
-    """The one group of rows."""
+    """Returns the only group of rows."""
     (group,) = group_members(members_of(rows, pytest.fail, config))
     return group

@@ -1,4 +1,4 @@
-"""Adam against optax's own, and what its program no longer does."""
+"""Tests of Adam: its numbers are optax's, and its program copies no moments."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_an_update_that_is_not_taken_leaves_every_bit(value):
 
 
 def copies(update, init):
-    """Copies of arrays of the kernel's shape in a compiled loop of updates."""
+    """Returns the copies of arrays of the kernel's shape in a compiled update loop."""
 
     def step(carry, gradient):
         params, state = carry

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What a module of the library may import from the library: only ranks below its own.
+# A module of the library may import only from ranks below its own.
 RANKS = {
     "checks": 0,
     "registry": 1,

@@ -1,4 +1,4 @@
-"""The benchmark harness, on the smallest work there is and without other frameworks."""
+"""Tests of the benchmarks, on the smallest work and without other frameworks."""
 
 import dataclasses
 import importlib
@@ -56,7 +56,7 @@ def test_contenders_train_alike_and_a_missing_one_is_said_to_be_missing(work):
     "contender", ["ours", "flax_steps", "torch_loops tuned", "pythae_trainer"]
 )
 def test_contenders_start_at_the_same_bound(work, name, contender):
-    """Trained at no learning rate, every network is the one at its start."""
+    """With a learning rate of 0, every network stays as it starts."""
     module, _, variant = contender.partition(" ")
     if module in ("torch_loops", "pythae_trainer"):
         pytest.importorskip("torch")
@@ -66,7 +66,7 @@ def test_contenders_start_at_the_same_bound(work, name, contender):
     epoch = importlib.import_module(f"benchmarks.contenders.{module}").make(
         still, variant
     )
-    # The mean image's own entropy, as weights are small; and the KL at the start.
+    # The entropy of the mean image, as weights are small; and the KL at the start.
     assert epoch() == pytest.approx(_bound_of_the_mean_image(still), abs=5.0)
 
 

@@ -17,7 +17,7 @@ from tests.sweeps import group_of, product, row
 
 
 def drawn(monkeypatch, draw, *arguments):
-    """The figure that a chart is made of."""
+    """Returns the figure of a chart."""
     figures = []
     monkeypatch.setattr(charts, "svg", figures.append)
     draw(*arguments)
@@ -50,7 +50,7 @@ def test_classes_are_named_in_the_legend_as_far_as_they_can_be():
     np.testing.assert_array_equal(drawn("0"), numbers)
     np.testing.assert_array_equal(drawn("猫", "1"), drawn("class 0", "1"))
     np.testing.assert_array_equal(drawn("_a", "1"), drawn(" _a", "1"))
-    # Neither a formula nor what a terminal obeys; a long name is cut.
+    # No formula and no terminal codes; a long name is cut.
     drawn("$x^$", "\x1b[2J")
     assert drawn("x" * 1000, "y").shape == drawn("x" * 16, "y").shape
 
@@ -64,7 +64,7 @@ SEEDS = (0, 1)
 
 
 def sweep():
-    """Two panels for each of two values of β; one model has no score."""
+    """Returns two panels for each of two values of β; one model has no score."""
     rows = product(
         lambda likelihood, latent_dim, beta, seed: (
             3 - latent_dim / 10 + beta + seed / 9
@@ -91,7 +91,7 @@ def curves_of(group, train=CURVE, validation=CURVE[::5]):
 
 
 def drawings(group):
-    """How each chart of a group is drawn."""
+    """Returns functions that draw the charts of a group."""
     latent_size, beta = group.axes["latent size"], group.axes["β"]
     return {
         "scores": lambda: charts.score_table(group),
@@ -124,7 +124,7 @@ def test_axes_that_have_no_place_in_a_panel_have_panels(monkeypatch, name, title
 
 
 def outlined(figure):
-    """The boxes that mark a best score."""
+    """Returns the boxes that mark a best score."""
     return [
         box
         for axes in figure.axes

@@ -162,7 +162,7 @@ def test_another_epochs_checkpoint_is_moved_aside(open_folder):
 
 @pytest.mark.parametrize("name", ["state/active", "state/empty", "epoch"])
 def test_arrays_other_than_those_described_are_not_taken(open_folder, name):
-    """Whole for safetensors, which knows nothing of digests."""
+    """Safetensors takes them as whole, since it does not know digests."""
     checkpoints = open_folder()
     save(checkpoints, 1, 2)
     with safetensors.safe_open(file_of(checkpoints, 2), "numpy") as file:
@@ -180,7 +180,7 @@ def test_arrays_other_than_those_described_are_not_taken(open_folder, name):
 
 
 def test_every_bit_that_flips_is_damage_and_no_other_owner(open_folder):
-    """Else what a disk has spoilt would stop a run that has a checkpoint before it."""
+    """Otherwise a damaged file would stop a run that has an earlier checkpoint."""
     checkpoints = open_folder()
     save(checkpoints, 1)
     checkpoints.save(2, {"epoch": np.int32(2)})
@@ -236,7 +236,7 @@ def test_a_checkpoint_without_its_epoch_is_moved_aside(open_folder, epoch):
     assert f"it is of epoch {epoch}" in reports[0]
 
 
-# --- what else may lie there ----------------------------------------------------------
+# --- other files in the folder --------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "empty"])
@@ -314,7 +314,7 @@ def test_what_failed_in_the_background_is_told_in_one_line(
     assert str(file_of(checkpoints, 2)) in line
     assert ": No space left on device. " in line
     assert "Make room" in line
-    # Told once; what was there before is there still, and nothing half.
+    # One message; the files of before are still there, and no half-written one.
     checkpoints.wait()
     assert [path.name for path in checkpoints.path.iterdir()] == ["1.safetensors"]
 

@@ -1,7 +1,7 @@
 """Tests of the command lines, end to end.
 
 Every command is a process of its own, forked from a server that has imported JAX but
-not used it: what is tested is the real command line, at the price of a function call.
+not used it, so the tests run the real command line as fast as a function call.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ _SERVER.set_forkserver_preload(
 
 
 class Outcome(NamedTuple):
-    """What a command left behind."""
+    """The result of a command."""
 
     status: int | None
     stdout: str
@@ -94,7 +94,7 @@ def _child(module, arguments, output, cache):
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A folder that all workers of a test session share."""
+    """Returns a folder that all workers of a test session share."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -130,7 +130,7 @@ def small(shared):
 
 @pytest.fixture(scope="session")
 def finished(command, small, shared):
-    """A folder that a small sweep was trained in; not to be written to."""
+    """Returns the folder of a small trained sweep; tests must not write to it."""
     folder = shared / "run"
     with (shared / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # One worker trains, the others wait.
@@ -142,7 +142,7 @@ def finished(command, small, shared):
 
 @pytest.fixture
 def own(finished, tmp_path):
-    """A copy of the finished folder, to be changed at will."""
+    """Returns a copy of the finished folder, which a test may change."""
     return shutil.copytree(finished, tmp_path / "own")
 
 
@@ -168,14 +168,14 @@ def metrics_of(folder):
 
 
 def bound(folder):
-    """The folder as a command opens it that reads results."""
+    """Opens the folder as a command that reads results does."""
     own = RunFolder.open(folder)
     own.bind(fingerprints(grid.expand(own.config()), own.images()))
     return own
 
 
 def save_again(folder, run, arrays=None, **fields):
-    """Stores a member with other arrays, or some fields of its result changed."""
+    """Stores a member with other arrays, or with changed fields of its result."""
     members = folder.members
     parts = arrays or members.arrays(run), members.bits_depend_on(run)
     members.save(run, members.params(run), members.result(run) | fields, *parts)
@@ -313,7 +313,7 @@ def test_a_sweep_grows_by_a_grid_and_keeps_its_runs(command, small, own, tmp_pat
 
 @pytest.mark.slow
 def test_a_run_is_a_function_of_config_and_seed(command, small, finished, tmp_path):
-    """Compiled anew and trained in other company, a run gives the same bytes."""
+    """A run compiled again, and trained with other runs, gives the same bytes."""
     folder = tmp_path / "run"
     cache = str(tmp_path / "cache")
     only = "--only=likelihood=laplace"
@@ -358,7 +358,7 @@ def test_an_interrupted_sweep_trains_what_is_missing(command, small, finished, o
 
 @pytest.mark.slow
 def test_members_split_over_devices_get_the_numbers_of_one(small, finished, tmp_path):
-    """Four members of a group on two simulated devices, in a process of their own."""
+    """Four members of a group run on two simulated devices, in another process."""
     folder = tmp_path / "two"
     subprocess.run(
         [
@@ -397,7 +397,7 @@ def test_list_prints_the_runs_and_creates_nothing(command, small, tmp_path):
 
 
 def test_twenty_thousand_runs_are_listed_at_once(command):
-    """Quadratic time, or checking every run afresh, takes minutes."""
+    """Quadratic time, or another check of every run, would take minutes."""
     seeds = f"--config.sweep.seed={tuple(range(385))}"
     started = time.monotonic()
     outcome = command("sweep", "--list", seeds, "--only=0-20018 seed=384")
@@ -539,7 +539,7 @@ def test_what_two_epochs_leave_worse_than_a_constant_output_failed(finished):
 
 
 def test_an_evaluation_says_what_failed(command, own):
-    """Both are compared with a constant output, of which one has no trace."""
+    """Both are compared with a constant output; one has no record of it."""
     folder = bound(own)
     worse, before = RUNS[:2]
     arrays = folder.members.arrays(worse)
@@ -621,7 +621,7 @@ def test_a_prior_is_fitted_on_request(command, own):
     lines = [" ".join(line.split()) for line in outcome.stdout.splitlines()]
     assert any(line.startswith("likelihood fitted prior") for line in lines)
     assert sum("Bernoulli gaussian" in line for line in lines) == 1
-    # What was measured of q(z) against the old prior is not said of the new one.
+    # Measurements of q(z) against the old prior are not reported for the new one.
     assert row["marginal_kl"] != ""
     assert fitted["marginal_kl"] == fitted["dimension_kl"] == ""
     assert fitted["mutual_information"] == row["mutual_information"]
@@ -663,7 +663,7 @@ def test_help_shows_every_option_and_commands_as_they_are_typed(command, name):
 
 
 def assert_refused(outcome, *words):
-    """The command was refused, before anything was done, in one line."""
+    """Asserts that the command was refused in one line, before it did anything."""
     assert outcome.status == 2, outcome
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ")
@@ -795,7 +795,7 @@ def test_bad_files_of_options_are_refused(command, tmp_path, name, write, words)
 
 
 def test_a_stored_configuration_is_that_of_its_folder(command, own):
-    """And of a folder that it is copied to, where what it says of a machine is not."""
+    """This also holds for a copy in another folder, except for the machine's fields."""
     change_stored(own, "data", cache_dir=f"{own}/decoded", download=True)
     before = contents(own / "members")
     stored = f"--config={own / 'config.json'}"
@@ -827,7 +827,7 @@ LIKELIHOODS["mine"] = LIKELIHOODS["bernoulli"]
 
 
 def test_jobs_find_what_their_sweep_found(command, tmp_path):
-    """A module beside their configuration, and parts of one's own."""
+    """They find a module beside their configuration, and the user's own parts."""
     (tmp_path / "beside_it.py").write_text("SIZES = (1,)\n")
     path = tmp_path / "mine.py"
     code = SMALL.replace("import runpy", "import runpy\n\nimport beside_it")
@@ -846,7 +846,7 @@ def test_jobs_find_what_their_sweep_found(command, tmp_path):
 
 
 def test_parts_of_ones_own_are_trained_and_evaluated(command, small, tmp_path):
-    """Those of docs/extending.md; a folder's word is not taken for the module."""
+    """The parts are from docs/extending.md; a folder alone may not name the module."""
     page = (ROOT / "docs" / "extending.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_parts.py").write_text("\n".join(examples[:-2]))
@@ -938,7 +938,7 @@ def test_configurations_of_another_kind_are_refused(command, tmp_path, code, wor
     path = tmp_path / "own.py"
     path.write_text(code)
     outcome = command("sweep", f"--config={path}", f"--workdir={tmp_path / 'run'}")
-    if "raise SystemExit" in code:  # Its own way to end.
+    if "raise SystemExit" in code:  # A way to end of its own.
         assert (outcome.status, outcome.stderr) == (1, "no configuration\n")
     else:
         assert_refused(outcome, *words)
@@ -1096,7 +1096,7 @@ def test_a_replay_asks_for_its_run(command, own):
     assert_refused(outcome, "no step to replay", "(status: failed)", RUNS[3])
 
 
-# --- what a stored configuration says of a machine ------------------------------------
+# --- fields of a machine in a stored configuration ------------------------------------
 
 
 def change_stored(folder, section, **fields):
@@ -1133,7 +1133,7 @@ def test_folders_of_a_stored_configuration_are_left_alone(command, own, tmp_path
 
 @pytest.fixture(scope="module")
 def on_own_images(command, small, tmp_path_factory):
-    """A folder that a model was trained in on an npz file, and the file."""
+    """Returns a folder with a model trained on an npz file, and the file."""
     folder = tmp_path_factory.mktemp("own images")
     path = folder / "my  images.npz"
     npz(path, IMAGES)
@@ -1195,7 +1195,7 @@ def test_places_that_cannot_be_used_are_refused(command, finished, option, words
     [
         ("", "kept", os.path.join("kept", "programs")),
         ("elsewhere", "kept", "elsewhere"),
-        ("", os.devnull, None),  # Else JAX warns of each program.
+        ("", os.devnull, None),  # Otherwise JAX warns of each program.
         ("", os.path.join(os.devnull, "kept"), None),
     ],
 )

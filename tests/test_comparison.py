@@ -19,7 +19,7 @@ NUM_IMAGES = 20
 
 
 def table(rng, shape, case, *, unequal=False, heavy=False):
-    """Scores of equally good kinds of models, ``[reports, rivals, choices, S, N]``."""
+    """Draws scores of equally good models, ``[reports, rivals, choices, S, N]``."""
     *kinds, seeds, images = shape
 
     def draw(*shape):
@@ -39,7 +39,7 @@ def table(rng, shape, case, *, unequal=False, heavy=False):
 
 
 def called(scores, tests=1):
-    """Whether the best rival of a report, at its best, is called better than the next.
+    """Returns whether a report calls its best rival better than the next one.
 
     Args:
         scores: ``[reports, rivals, choices, seeds, images]``.
@@ -59,7 +59,7 @@ def called(scores, tests=1):
 @pytest.mark.parametrize("num_rivals", [2, 3, 6, 12])
 @pytest.mark.parametrize("num_seeds", [1, 2, 3, 5, 10])
 def test_at_most_five_percent_of_reports_make_a_false_claim(num_rivals, num_seeds):
-    """Of rivals that are equally good, each the best of some cells."""
+    """The rivals are equally good; each is the best of some cells."""
     rng = np.random.default_rng(0)
     for num_choices in (1, 4):
         for case in CASES:
@@ -79,7 +79,7 @@ def test_most_of_the_level_is_used_where_seeds_differ_most():
 
 
 def test_the_best_of_many_cells_is_not_better_than_a_rival_with_one_good_cell():
-    """The case that the correction for choices is made for."""
+    """The correction for choices is made for this case."""
     rng = np.random.default_rng(2)
     scores = table(rng, (2000, 2, 8, 5, NUM_IMAGES), "seeds")
     scores[:, 1, 1:] += 100
@@ -97,7 +97,7 @@ def test_a_report_of_several_groups_makes_no_more_false_claims():
 
 
 def test_one_seed_makes_no_claim_and_tells_the_paired_error():
-    """Images differ more than models do: unpaired errors would miss a clear one."""
+    """Images differ more than models: unpaired errors would miss a clear difference."""
     rng = np.random.default_rng(4)
     images = rng.normal(0, 10, (1, 300))
     best, other = (images + rng.normal(shift, 1, (1, 300)) for shift in (0, 1))
@@ -119,11 +119,11 @@ def test_identical_models_do_not_differ_and_one_image_tells_nothing():
 @pytest.mark.parametrize("choices", [1, 4])
 @pytest.mark.parametrize("case", CASES)
 def test_a_difference_that_is_called_detectable_is_called(num_seeds, choices, case):
-    """In 80 % of reports; in more, where images leave less doubt than seeds would."""
+    """This holds in 80 % of reports, or in more if images vary less than seeds."""
     rng = np.random.default_rng(6)
     shape = (2000, 2, 1, num_seeds, NUM_IMAGES)
     noise = table(rng, shape, case)[:, :, 0]
-    # What the error is on average, and so much of it as the test says it takes.
+    # The average error, times the factor that the test gives.
     error = np.diff(noise.mean((-2, -1))).std()
     first = comparison.compare(noise[0, 0], noise[0, 1], choices=choices)
     shift = error * first.detectable / first.error

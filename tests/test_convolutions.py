@@ -11,7 +11,7 @@ from vae_jax.networks.convolutions import FORMS, convolve
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 # Sizes, channels in and out, strides, padding, dilation; padding of (2, 1) and a
-# dilation of 2 are what a transposed convolution of stride 2 is.
+# dilation of 2 give a transposed convolution of stride 2.
 CASES = {
     "same": ((5, 7), 3, 4, (1, 1), "SAME", (1, 1)),
     "fewer outputs": ((5, 7), 4, 2, (1, 1), "SAME", (1, 1)),
@@ -80,7 +80,7 @@ def test_convolutions_that_would_be_others_are_refused(option, value):
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_program_has_the_form_of_the_platform_it_is_for(platform, mapped):
-    """Also its gradients, those of several members, and within loops."""
+    """This includes gradients, several members, and programs within loops."""
 
     def loss(kernel, images):
         return jnp.sum(convolve(images, kernel, (1, 1), "SAME") ** 2)
@@ -107,7 +107,7 @@ def test_a_program_has_the_form_of_the_platform_it_is_for(platform, mapped):
     ids=lambda n: n.__name__,
 )
 def test_members_are_the_same_however_their_convolutions_are_computed(network):
-    """Outputs and gradients of two members, and that the forms are others."""
+    """Outputs and gradients of two members agree, although the forms differ."""
     z, x = np.ones((3, 2), np.float32), np.linspace(0, 1, 3 * 20, dtype=np.float32)
     inputs = (z, x.reshape(3, 20)) if network.is_autoregressive else (z,)
 

@@ -1,4 +1,4 @@
-"""Images: what is read, how it is cut, and what is refused."""
+"""Tests of images: reading, splitting, and refusals."""
 
 import dataclasses
 import gzip
@@ -34,7 +34,7 @@ NPZ = DataSettings("npz", path="a.npz")
 
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path, monkeypatch):
-    """A cache of its own for each test."""
+    """Gives each test its own cache."""
     monkeypatch.setenv("VAE_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -82,7 +82,7 @@ def test_digits_facts():
 
 
 def test_digits_do_not_change_between_versions():
-    """NumPy may change its random streams; numbers on the page would then be stale."""
+    """NumPy may change its random streams; the docs' numbers would then be wrong."""
     data = load_data(DataSettings("digits"))
     static = load_data(DataSettings("digits", binarization="static"))
     assert static.binarization == "static"
@@ -214,7 +214,7 @@ def test_static_binarization_leaves_binary_images_alone(tmp_path):
     [
         ({"name": "Digits 2"}, ["'Digits 2'", "mnist", "npz", "folder"]),
         ({"name": "../digits"}, ["'../digits'", "did you mean 'digits'?"]),
-        # Both would be looked for in another folder than the one that is checked.
+        # Both would be searched in another folder than the one that is checked.
         ({"name": "Mnist"}, ["'Mnist'", "did you mean 'mnist'?"]),
         ({"name": "mnist/..:3.0.1"}, ["'mnist/..:3.0.1'"]),
         (
@@ -272,7 +272,7 @@ def test_sizes_of_own_splits_cannot_be_asked_for(tmp_path):
 
 @st.composite
 def valid_arrays(draw):
-    """Arrays of an npz file that must be accepted, and their levels."""
+    """Returns arrays of an npz file that must be accepted, and their levels."""
     levels = draw(st.integers(2, 256))
     shape = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     if draw(st.booleans()):
@@ -329,7 +329,7 @@ def test_any_array_is_read_exactly_or_refused_in_one_line(array, levels):
         message = ""
         images = source.splits["train"].images
         if array.ndim == 4 and array.shape[-1] == 2:
-            array = array[..., :1]  # Without what says that all is opaque.
+            array = array[..., :1]  # Without the channel that says that all is opaque.
         np.testing.assert_array_equal(images.reshape(array.shape), array)
         assert images.max() < source.levels <= 256
     assert "\n" not in message
@@ -571,7 +571,7 @@ def test_second_start_reads_the_cache(cache_dir, monkeypatch):
 @pytest.mark.parametrize("where", [4, 200, 0.5, -1])
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
 def test_damaged_entries_are_rebuilt(where, damage, cache_dir, monkeypatch):
-    """With damage in the length, in the description, in labels or in images."""
+    """The damage is in the length, the description, the labels or the images."""
     first = load_data(DataSettings("digits"))
     (path,) = entries(cache_dir)
     content = bytearray(path.read_bytes())
@@ -661,7 +661,7 @@ def idx(array):
 
 
 def publish(folder):
-    """Writes the files that MNIST is published as, with 300 and 50 images."""
+    """Writes files as MNIST publishes them, with 300 and 50 images."""
     generator = np.random.default_rng(0)
     published = []
     for file in downloads.PUBLISHED:
@@ -679,7 +679,7 @@ def publish(folder):
 
 @pytest.fixture(scope="module")
 def small_mnist(tmp_path_factory):
-    """Published files as of MNIST, with 300 and 50 images, and how to find them."""
+    """Returns MNIST's published files, with 300 and 50 images, and their place."""
     pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("array_record")
     folder = tmp_path_factory.mktemp("published")
@@ -688,7 +688,7 @@ def small_mnist(tmp_path_factory):
 
 @pytest.fixture
 def prepared(small_mnist, tmp_path, monkeypatch, capfd):
-    """Settings of a small MNIST prepared from files; preparing prints nothing."""
+    """Returns settings of a small prepared MNIST; preparing it prints nothing."""
     folder, published = small_mnist
     monkeypatch.setattr(downloads, "PUBLISHED", published)
     downloads.prepare("mnist", str(tmp_path / "tfds"), str(folder))
@@ -800,7 +800,7 @@ def test_damaged_records_are_refused(damage, prepared):
 
 
 def test_a_damaged_description_is_refused(prepared):
-    """By who reads the data set, and by who would prepare it."""
+    """Both reading and preparing the data set refuse it."""
     (path,) = pathlib.Path(prepared.data_dir).rglob("dataset_info.json")
     path.write_text("{")
     message = refusal(load_data, prepared)
@@ -895,7 +895,7 @@ def test_the_preparing_command_refuses_in_one_line(names, words):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    """From the name of a data set to its settings, if it is in $TFDS_DATA_DIR."""
+    """Maps the name of a data set to its settings, if it is in $TFDS_DATA_DIR."""
     cache = str(tmp_path_factory.mktemp("cache"))
 
     def find(name):

@@ -52,7 +52,7 @@ def measure(model, *arguments, num_permutations=19):
 
 @pytest.fixture(scope="module")
 def measured(images):
-    """A model as initialised: its parameters, images, and what is measured of it."""
+    """Returns an initialised model's parameters, images, and measurements."""
     model, mask = model_of(3), jnp.ones(3)
     params = model.init(jax.random.key(1), jnp.full(16, 0.4), jnp.full(16, 0.3))
     x = views.observe("binary", jax.random.key(2), jnp.asarray(images), 17)
@@ -96,7 +96,7 @@ def test_columns_hold_every_diagnostic(measured):
 
 @pytest.mark.parametrize(("scale", "lost"), [(0.02, False), (0.5, True)])
 def test_a_density_that_rounding_loses_is_told(images, scale, lost):
-    """Of a spline: its own samples know their density, which no inverse finds."""
+    """A spline's samples know their density, but the inverse does not find it."""
     model = make_vae(
         make_likelihood("bernoulli", 17),
         image_shape=(4, 4, 1),

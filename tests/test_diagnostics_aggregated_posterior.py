@@ -1,4 +1,4 @@
-"""Decompositions with known answers.
+"""Tests of decompositions with known answers.
 
 Statistical tests allow 4.5 standard errors: each fails by chance with probability 7e-6.
 """
@@ -22,7 +22,7 @@ def decompose(mean, log_scale, noise, latent_mask=None, chunk=64):
 
 
 def draw(num_images, latent_dim, num_samples):
-    """Means, log scales and noise without any structure."""
+    """Draws means, log scales and noise without any structure."""
     rng = np.random.default_rng(0)
     mean = rng.normal(0, 1, (num_images, latent_dim))
     log_scale = rng.normal(-1, 0.5, (num_images, latent_dim))
@@ -120,7 +120,7 @@ def test_total_correlation_of_a_gaussian_is_that_of_its_correlation():
 
 
 def by_samples_alone(mean, log_scale, noise):
-    """The decomposition without the KL by formula."""
+    """Returns the decomposition without the KL by formula."""
 
     def log_densities(image, noise):
         z = mean[image] + jnp.exp(log_scale[image]) * noise
@@ -155,14 +155,14 @@ def test_an_average_kl_by_formula_has_the_error_of_its_images():
 
 
 def correlated_means(spread, scale):
-    """150 posteriors of two latents, whose means go together."""
+    """Returns 150 posteriors of two latents with correlated means."""
     rng = np.random.default_rng(8)
     mean = 0.3 + spread * rng.normal(size=(150, 2)) @ np.array([[1, 0.7], [0, 0.7]])
     return mean, np.log(scale) + 0.2 * rng.normal(size=(150, 2))
 
 
 def by_grid(mean, log_scale):
-    """The parts by sums over a grid of z, in float64."""
+    """Returns the parts by sums over a grid of z, in float64."""
     z = np.linspace(-18, 18, 1201)
     step = z[1] - z[0]
     log_q = scipy.stats.norm.logpdf(z[:, None, None], mean, np.exp(log_scale))
@@ -191,7 +191,7 @@ def by_grid(mean, log_scale):
     ids=["collapsed", "in use", "all told apart", "far from the prior", "wide"],
 )
 def test_errors_cover_the_truth_and_the_formula_makes_them_smaller(spread, scale):
-    """Against sums over a grid, 200 times with 4 samples an image.
+    """The truth is a sum over a grid; there are 200 runs with 4 samples per image.
 
     The errors are those of the choice of images too, so they cover these images' parts
     in at least 95 % of runs; here in 91 % at least, which chance misses once in 200.
@@ -256,7 +256,7 @@ def test_the_parts_do_not_depend_on_the_chunk(chunk):
 
 
 def test_padding_contributes_exactly_nothing():
-    """Whatever its posterior; that of a padded model is the prior."""
+    """The padding may have any posterior; a padded model has the prior there."""
     arrays = draw(37, 5, 2)
     own = decompose(*(array[..., :3] for array in arrays))
     wide = decompose(*arrays, jnp.array([1.0, 1.0, 1.0, 0.0, 0.0]))
@@ -269,7 +269,7 @@ def test_padding_contributes_exactly_nothing():
 
 @pytest.mark.parametrize("log_scale", [-20.0, 20.0])
 def test_the_narrowest_and_widest_posteriors_are_not_lost_to_rounding(log_scale):
-    """The narrowest, of scale 2e-9, about means whose last digit is 1e-7."""
+    """The narrowest has a scale of 2e-9, and the last digit of its mean is 1e-7."""
     mean, _, noise = draw(200, 2, 20)
     result = decompose(mean, np.full_like(mean, log_scale), noise)
     assert_sums_hold(result.parts)

@@ -60,7 +60,7 @@ def test_no_factorised_bernoulli_is_better_where_it_was_fitted():
 
 
 def test_the_search_finds_the_best_bernoulli():
-    """But for the penalty: at most a twentieth of the squared distance over N."""
+    """The penalty moves it by at most a twentieth of the squared distance over N."""
     rng = np.random.default_rng(3)
     mean = rng.uniform(0.05, 0.95, 16)
     train = jnp.float32(rng.uniform(size=(2000, 16)) < mean)

@@ -5,7 +5,7 @@ from vae_jax.diagnostics import probe_latents
 
 
 def latents(num_images=400, num_classes=4, noise=0.05):
-    """Labels, and latents that are their corners of a simplex with noise."""
+    """Returns labels, and latents: the labels' corners of a simplex, with noise."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, num_classes, num_images)
     means = np.eye(num_classes)[labels] + noise * rng.normal(
@@ -22,7 +22,7 @@ def test_classes_that_lie_apart_are_all_recognised():
 
 
 def test_latents_that_know_nothing_are_at_chance():
-    """Within 4.5 binomial standard errors of 1/4 (7e-6 each)."""
+    """They are within 4.5 binomial standard errors of 1/4 (7e-6 each)."""
     _, labels = latents(4000)
     means = np.random.default_rng(1).normal(size=(4000, 3))
     scores = probe_latents(means, labels, seed=0)

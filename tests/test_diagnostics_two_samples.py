@@ -11,7 +11,7 @@ from vae_jax.diagnostics import mmd_test
 
 
 def repeat(key, num_tests, num_x, num_y, shift=0.0, scale=1.0, **options):
-    """Tests of N(0, I) against N(shift, scale^2 I) in two dimensions, all at once."""
+    """Tests N(0, I) against N(shift, scale^2 I) in two dimensions, all at once."""
 
     @jax.jit
     @jax.vmap
@@ -51,7 +51,7 @@ def test_it_is_the_closed_form_for_two_gaussians_on_average(key):
 
 
 def test_it_is_the_definition(key):
-    """Double sums over pairs in float64, and the median distance."""
+    """The definition is double sums over pairs in float64, and the median distance."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(9, 3)), rng.normal(1, 2, size=(14, 3))
     distances = scipy.spatial.distance.pdist(np.concatenate([x, y]))

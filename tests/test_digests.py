@@ -55,7 +55,7 @@ def test_names_matter_and_their_order_does_not():
 
 
 def test_digests_are_those_of_earlier_versions():
-    """What is on disk stays readable."""
+    """Files on disk stay readable."""
     assert array_digest(ARRAY) == (
         "3378efc20f15f0e870a04920ebd06243767f44dd6de3dfc84997ea2f41bc964c"
     )

@@ -75,7 +75,7 @@ def test_rounding_does_not_add_up_over_chunks(key):
 
 
 def test_the_estimate_is_the_log_mean_weight_of_its_samples(key, untrained):
-    """And so are its diagnostics, against SciPy in double precision."""
+    """So are its diagnostics; the reference is SciPy in double precision."""
     model, params, x = untrained
     count = 23
     result = estimate(
@@ -177,9 +177,9 @@ def bias_of(estimate):
 
 
 def linear_model(scale, correlation):
-    """10 latents, whose exact posterior has correlations that q(z|x) cannot have.
+    """Returns a model of 10 latents whose exact posterior is correlated, unlike q(z|x).
 
-    With 1000 images of the model's, and their log p(x).
+    It also returns 1000 images of the model, and their log p(x).
     """
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(20, 10)) + correlation * rng.normal(size=(20, 1))
@@ -227,7 +227,7 @@ def test_a_gap_that_falls_as_a_power_of_the_samples_is_found(power):
 
 
 def test_a_jackknife_error_is_that_of_the_mean_where_the_power_is_given():
-    """Rises that do not fall: four times the last one, and so is its error."""
+    """The rises do not fall, so bias and error are four times those of the last one."""
     rises = np.random.default_rng(0).normal(3, 0.1, 50)
     bias, error = importance_bias(rises, rises)
     assert bias == pytest.approx(4 * rises.mean())
@@ -250,5 +250,5 @@ def test_a_bias_needs_four_samples(key, untrained):
     for few in (1, 3):
         assert np.all(np.isnan(rises(few)))
     assert np.all(np.isfinite(rises(4)))
-    # Of 4n samples: what is left over is not used.
+    # From 4n samples; the remaining ones are not used.
     np.testing.assert_allclose(rises(7), rises(4), atol=1e-6)

@@ -26,7 +26,7 @@ jit = functools.partial(
 
 
 def both_bounds(model, params, key, count, **options):
-    """Bounds on ``count`` images that the model generates."""
+    """Returns bounds on ``count`` images that the model generates."""
     run = functools.partial(bidirectional_estimate, model, params, **options)
     return jit(jax.vmap(run))(jax.random.split(key, count))
 

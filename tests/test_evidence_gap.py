@@ -40,7 +40,7 @@ def gaps(model, params, key, x, log_px, **changes):
 
 @pytest.fixture
 def shifted():
-    """A correlated linear-Gaussian VAE whose encoder is off by a known amount."""
+    """Returns a correlated linear-Gaussian VAE whose encoder has a known error."""
     exact = linear_gaussian.correlated_gaussian()
     model, params = exact.to_vae(linear_gaussian.SHAPE, linear_gaussian.LEVELS)
     head = params["encoder"]["head"]
@@ -71,7 +71,7 @@ def test_both_parts_are_exact_on_a_linear_gaussian_model(key, shifted):
 
 
 def test_an_exact_posterior_has_no_gap_of_either_kind(key):
-    """Adam moves about for all that, by what rounding leaves of the gradient."""
+    """Adam still moves, since rounding leaves a small gradient."""
     model, params, evidence = linear_gaussian.exact_model()
     x = evidence.rvs(8, random_state=2).astype(np.float32)
     result = gaps(model, params, key, jnp.asarray(x), evidence.logpdf(x), num_steps=50)

@@ -21,7 +21,7 @@ def draw(exact, count):
 
 
 def data_of_covariance(covariance, mean):
-    """Points whose sample mean and covariance are exactly those given, ``[50, D]``."""
+    """Returns points with exactly the given sample mean and covariance, ``[50, D]``."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, mean.size))
     x -= x.mean(0)
@@ -191,7 +191,7 @@ def mnist():
     ],
 )
 def test_probabilistic_pca_of_mnist(mnist, latent_dim, variance, train, test):
-    """What a linear VAE can reach at most on MNIST, in nats per image, exactly."""
+    """This is the exact maximum of a linear VAE on MNIST, in nats per image."""
     fitted = LinearGaussian.fit(mnist[0], latent_dim)
     assert fitted.variance == pytest.approx(variance, abs=6e-7)
     means = [fitted.log_prob(images).mean() for images in mnist]

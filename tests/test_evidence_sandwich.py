@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
 @pytest.fixture(scope="module")
 def measured():
-    """At the exact posterior: no gap at all. x, what was measured, and p(x)."""
+    """Returns x, the measurements and p(x) at the exact posterior, which has no gap."""
     model, params, px = linear_gaussian.exact_model()
     x = jnp.asarray(px.rvs(12, random_state=1), jnp.float32)
     options = {"num_samples": 200, "num_temperatures": 20, "num_chains": 8}

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md, run in the order they stand there."""
+"""Runs the examples of docs/extending.md in their order on the page."""
 
 import re
 import shlex
@@ -28,11 +28,11 @@ PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
 @pytest.fixture(scope="module")
 def examples():
-    """What the page's examples define; the registries are as before afterwards."""
+    """Returns what the page's examples define, and restores the registries."""
     registries = [LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, OBJECTIVES]
     before = [dict(registry) for registry in registries]
     names: dict = {}
-    # A class needs a module to be found in.
+    # A class needs a module that contains it.
     names["__name__"] = __name__
     for example in (*PARTS, AT_WORK):
         exec(example, names)
@@ -51,8 +51,8 @@ OPTIONS = {
 
 
 def test_commands_take_them_with_options_of_their_own(examples, tmp_path, monkeypatch):
-    """The commands of the page, as far as they say what is trained."""
-    del examples  # What they register is removed again.
+    """The commands are those of the page that train."""
+    del examples  # Their registrations are removed again.
     (tmp_path / "my_parts.py").write_text("\n".join(PARTS))
     (tmp_path / "my_config.py").write_text(CONFIGURATION)
     monkeypatch.chdir(tmp_path)

@@ -18,8 +18,8 @@ from experiments.settings.fingerprint import fingerprints
 from vae_jax.population import member
 from vae_jax.training import OFFENDERS, Failure, MemberKeys
 
-# The checker takes a key for spent once it is sliced from an array of keys, as members'
-# keys are wherever one member is looked at.
+# The checker counts a key as used if it is sliced from an array of keys, which happens
+# to every member's key.
 pytestmark = pytest.mark.usefixtures("without_key_checks")
 
 INDEX = 1  # of the run that fails, of two; its latents are padded
@@ -52,7 +52,7 @@ def task(data):
 
 @pytest.fixture(scope="module")
 def sound(task):
-    """The state of the member before any step."""
+    """Returns the state of the member before any step."""
     data = task.images
     init = jax.jit(task.widest.init)
     params = init(jax.random.key(0), data.pixel_mean, data.pixel_std)
@@ -61,7 +61,7 @@ def sound(task):
 
 @pytest.fixture(scope="module")
 def failed(without_key_checks, task, sound):
-    """Its state after an epoch with weights so large that a bound is not finite."""
+    """Returns its state after an epoch with weights so large that a bound overflows."""
     params = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e30), sound.params)
     epoch = jax.jit(task.trainer.epoch)
     own = member(task.population.members, INDEX)
@@ -112,7 +112,7 @@ def test_its_state_is_whole(failed, recorded, task):
 
 
 def test_a_replay_meets_it_again(recorded, task, data, tmp_path):
-    """From what the folder gives back."""
+    """The replay starts from the stored folder."""
     run = task.group.runs[INDEX]
     folder = RunFolder(tmp_path / "run", fingerprints([run], data.fingerprint))
     folder.failures.save("latent_dim=2", 0, *recorded)

@@ -115,7 +115,7 @@ def test_a_file_that_grows_while_it_is_read_is_refused(place, monkeypatch):
 
     def before(descriptor):
         found = list(fstat(descriptor))
-        found[6] = 4  # Its size, of which another process has no regard.
+        found[6] = 4  # Its size, which another process may change.
         return os.stat_result(found)
 
     monkeypatch.setattr(os, "fstat", before)
@@ -257,7 +257,7 @@ def test_a_large_file_that_holds_no_arrays_is_refused_unread(place):
 def test_arrays_of_a_type_that_none_of_ours_has_are_refused(
     place, dtype, memory_mapped
 ):
-    """NumPy has no such types, or the digest is another."""
+    """NumPy has no such types, or the digest differs."""
     sealed = seal({**OWNER, "arrays": "0" * 64})
     size = 2 if dtype in ("BF16", "F16") else 1
     header = json.dumps(

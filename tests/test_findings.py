@@ -103,7 +103,7 @@ def test_spread_of_one_seed_is_that_over_images():
 
 
 def test_models_of_other_axes_are_not_averaged():
-    """A sweep has one seed and three objectives: no cell is a mean over these."""
+    """A sweep has one seed and three objectives: no cell is a mean over objectives."""
     group = group_of(
         *(
             row(score, objective=objective, beta=0.5, seed=0, score_se=score_se)
@@ -204,7 +204,7 @@ def test_numbers_are_in_order_and_texts_in_that_of_their_best():
 
 
 def test_runs_of_another_grid_have_the_value_that_is_configured():
-    """Of an axis that is not their own; or none, where it is not known."""
+    """The axis is not in their grid; an unknown value is None."""
     rows = SWEEPS["union"]
     group = group_of(*rows, config={"model": {"posterior": "diagonal"}})
     points = {(c.point["posterior"], c.point["β"]) for c in group.ranking}
@@ -231,23 +231,23 @@ def test_runs_of_another_grid_have_the_value_that_is_configured():
 
 
 def integers(*rows):
-    """The group of rows, or of the rows of members."""
+    """Returns the group of rows, or of the rows of members."""
     return group_of(*(getattr(row, "row", row) for row in rows))
 
 
 def unread(member):
-    """Scores of test images, of which none can be read."""
+    """Returns None: no scores of test images can be read."""
 
 
 def read(member):
-    """Scores of 297 test images around that of a member, alike for all members."""
+    """Returns scores of 297 test images around a member's, alike for all members."""
     images = np.random.default_rng(0).normal(0, 5, 297)
     own = np.random.default_rng(zlib.crc32(member.run.encode())).normal(0, 0.1, 297)
     return member.score + (images - images.mean()) + (own - own.mean())
 
 
 def rivals(gap, *seeds, spread=0.002):
-    """Two likelihoods so far apart."""
+    """Returns rows of two likelihoods, so far apart."""
     return integers(
         *(
             member(likelihood, 2, seed, mean + spread * seed)
@@ -306,7 +306,7 @@ def test_a_difference_among_many_is_harder_to_call_clear():
 def test_few_reports_on_equal_likelihoods_call_a_difference_clear(
     num_likelihoods, num_seeds
 ):
-    """The whole way from rows to sentences; the test alone has tests of its own."""
+    """This goes from rows to sentences; the comparison alone has other tests."""
     rng = np.random.default_rng(0)
     count, false = 400, 0
     for _ in range(count):
@@ -348,7 +348,7 @@ def test_of_one_likelihood_settings_or_latent_sizes_are_compared():
     (text, described) = findings.find(group, read)
     assert "The next num epochs is 50, at" in text
     assert "the mean falls by 0.100 bits/dim from num epochs 50 to 200" in described
-    assert len(findings.overview(group.members)) == 3  # No advice to do so.
+    assert len(findings.overview(group.members)) == 3  # There is no such advice.
     assert "a clear difference (" in text
     sizes = [member("laplace", n, s, n + s / 99) for n in (2, 8) for s in range(3)]
     (text, described) = findings.find(integers(*sizes), read)
@@ -389,7 +389,7 @@ def test_seeds_that_are_not_common_are_not_compared():
     members = rivals(0.1, 0, 1, 2, 3).members
     (text,) = findings.find(integers(*members), read)
     assert "paired over 297 test images and 4 seeds" in text
-    # Of a sweep that has not ended, means over other seeds are not compared.
+    # In an unfinished sweep, means over different seeds are not compared.
     best = integers(*members).ranking[0]
     group = integers(*(m for m in members if m.run != best.members[-1].run))
     whole, untrained = group.ranking
@@ -408,7 +408,7 @@ def test_seeds_that_are_not_common_are_not_compared():
 
 @pytest.mark.parametrize(("status", "score"), [("diverged", math.nan), ("failed", 1.0)])
 def test_a_mean_that_lacks_a_seed_is_not_called_best(status, score):
-    """Of two seeds of the lowest mean, one came to nothing."""
+    """The lowest mean has two seeds, and one of them failed."""
     group = integers(
         member("categorical", 2, 0, 2.80),
         member("categorical", 2, 1, score, status=status),
@@ -468,7 +468,7 @@ def test_overview_counts_what_was_varied_and_how_it_ended():
     assert "sweep num_epochs" in fourth
     members.append(member("laplace", 8, 0, 3.0, status="failed"))
     assert told()[2].endswith(": schedule ended (2), failed (1).")
-    members.append(member("laplace", 2, 1, 3.0))  # Of a sweep that has not ended.
+    members.append(member("laplace", 2, 1, 3.0))  # The sweep has not ended.
     assert told()[0].startswith("4 of 6 models: 3 latent sizes (2, 4, 8) × 2 seeds")
 
 

@@ -32,7 +32,7 @@ IMAGES = "0"
 
 
 def config(**sections):
-    """The default run's, with some fields of sections changed."""
+    """Returns the default run's configuration, with some fields changed."""
     found = digits.get_config().to_dict() | {"sweep": {}}
     for name, fields in sections.items():
         found[name] = found[name] | fields if isinstance(fields, dict) else fields
@@ -112,7 +112,7 @@ def test_the_path_of_images_is_not_in_it():
 
 
 def test_an_int_for_a_float_and_a_list_for_a_tuple_are_the_same():
-    """As JSON and command lines have them."""
+    """JSON and command lines give them so."""
     assert of(config(training={"beta": 1}, model={"widths": [128, 128]})) == DEFAULT
 
 
@@ -134,7 +134,7 @@ def test_a_run_has_one_fingerprint_whatever_its_sweep_is():
 
 
 def defaulted():
-    """Every field of a configuration that has a default, with its section."""
+    """Returns the fields of a configuration with a default, and their sections."""
     return [
         (section.name, field.name)
         for section in dataclasses.fields(Settings)
@@ -145,13 +145,13 @@ def defaulted():
 
 
 def test_some_fields_have_defaults():
-    """Else the tests of each of them would be none."""
+    """Otherwise no field would be tested."""
     assert {("data", "stream"), ("training", "beta")} <= set(defaulted())
 
 
 @pytest.mark.parametrize(("section", "field"), defaulted())
 def test_a_field_at_its_default_leaves_a_fingerprint_as_it_was(section, field):
-    """So a field that a later version adds invalidates no run."""
+    """So a field that a later version adds does not invalidate a run."""
     cls = {each.name: each.type for each in dataclasses.fields(Settings)}[section]
     default = {each.name: each.default for each in dataclasses.fields(cls)}[field]
     stored = config(**{section: {field: default}})
@@ -161,7 +161,7 @@ def test_a_field_at_its_default_leaves_a_fingerprint_as_it_was(section, field):
     # Options by name may be left out.
     assert filled[section].get(field, Options()) == default
     assert json.dumps(stored) == before
-    if (section, field) != ("data", "path"):  # Which digits do not have.
+    if (section, field) != ("data", "path"):  # The digits do not have this option.
         assert of(filled) == of(config(**{section: {field: default}}))
 
 
@@ -175,7 +175,7 @@ def test_a_section_that_a_later_version_adds_is_filled():
 
 
 def test_defaults_are_values_which_can_be_left_out():
-    """Not made by a factory: such a field would be in every fingerprint."""
+    """A default from a factory would put its field in every fingerprint."""
     sections = [each.type for each in dataclasses.fields(Settings)]
     for cls in (Settings, *filter(dataclasses.is_dataclass, sections)):
         for field in dataclasses.fields(cls):
@@ -281,7 +281,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("decorator", ["", "@dataclasses.dataclass(frozen=True)"])
 def test_the_source_of_a_likelihood_of_ones_own_is_in_it(own, decorator):
-    """Also if all its methods are another's: inherited, or made by a decorator."""
+    """This also holds if all its methods are inherited or made by a decorator."""
     decorated = SOURCE.replace("class", f"{decorator}\nclass")
     source = f"import dataclasses\n{decorated}"
     first = own(source)
@@ -314,7 +314,7 @@ def test_other_parts_may_be_ones_own_too(own, registry, name, monkeypatch):
 
 
 def test_a_part_of_a_module_without_a_file_or_name_has_a_fingerprint(own, monkeypatch):
-    """As one that is typed at a prompt, or loaded by something else than an import."""
+    """Such a part is typed at a prompt, or loaded without an import."""
     del own
     entry = LIKELIHOODS["bernoulli"]
     for name in ("typed", "vanished"):

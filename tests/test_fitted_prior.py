@@ -1,4 +1,4 @@
-"""Fitted priors against aggregated posteriors that are known exactly."""
+"""Tests of fitted priors against aggregated posteriors that are known exactly."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ STEPS = {"num_steps": 1500, "batch_size": 200, "learning_rate": 0.03}
 
 @pytest.fixture(scope="module")
 def trained():
-    """A linear-Gaussian model, three images far apart, and their posteriors.
+    """Returns a linear-Gaussian model, three images far apart, and their posteriors.
 
     q(z) is the mixture of three Gaussians with equal weights.
     """
@@ -40,13 +40,13 @@ def fit(trained, name, key, **options):
 
 
 def aggregated_samples(mean, scale, rng, count=20_000):
-    """Samples of q(z), ``[count, latent]``."""
+    """Returns samples of q(z), ``[count, latent]``."""
     index = rng.integers(0, len(mean), count)
     return mean[index] + scale[index] * rng.normal(size=(count, mean.shape[1]))
 
 
 def test_a_fitted_gaussian_has_the_moments_of_the_aggregated_posterior(trained):
-    """And raises the ELBO by the KL of such a Gaussian to the prior it replaces.
+    """It also raises the ELBO by the KL of this Gaussian from the prior it replaces.
 
     KL(q(z) || p(z)) - KL(q(z) || fitted) where the moments match. Adam's noise at a
     rate that ends at 0 is below 0.02 of a scale.
@@ -90,7 +90,7 @@ def test_a_fitted_mixture_is_the_aggregated_posterior(trained, key):
 
 @pytest.mark.slow
 def test_a_fitted_flow_comes_closer_to_the_aggregated_posterior(trained):
-    """Closer than the Gaussian of the same moments, the best of its family."""
+    """It is closer than the best Gaussian, which has the same moments."""
     *_, mean, scale = trained
     z = aggregated_samples(mean, scale, np.random.default_rng(1))
     log_pz = {}
@@ -111,7 +111,7 @@ def test_only_the_prior_changes(trained):
 
 
 def test_the_prior_of_a_ladder_is_refused(trained, key):
-    """Its posterior is made of the prior."""
+    """Its posterior depends on the prior."""
     model, params, x, *_ = trained
     ladder = dataclasses.replace(
         model, posterior_family=make_posterior("ladder", (1, 1), layer_widths=(4,))

@@ -69,7 +69,7 @@ def test_a_member_alone_has_the_bits_of_its_trainer(images):
 
 
 def test_images_come_as_people_have_them(images, trained):
-    """As rows, with or without a channel, of any type of integers."""
+    """They may be rows, with or without a channel, of any type of integers."""
     for same in (
         images.reshape(-1, 4, 4),
         images.reshape(-1, 4, 4, 1).astype(np.int64),
@@ -169,7 +169,7 @@ def test_members_of_different_numbers_are_refused(images, members, message):
     ],
 )
 def test_values_of_another_kind_are_refused(images, given, message):
-    """In one line, which names the argument, before anything is compiled."""
+    """The refusal is one line, names the argument, and comes before compilation."""
     arguments = {"model": build(), "images": images, "config": CONFIG} | given
     with pytest.raises(ValueError, match=message) as caught:
         fit(**arguments)

@@ -1,4 +1,4 @@
-"""Flows against their own Jacobians, and what is made of them against quadrature."""
+"""Tests of flows against their Jacobians, and of their densities by quadrature."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from vae_jax.priors import make_prior
 
 
 def stirred(params, seed=0, scale=0.5):
-    """Parameters moved away from where they start."""
+    """Returns parameters that differ from the initial ones."""
     keys = jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params)))
     leaves, structure = jax.tree.flatten(params)
     moved = [
@@ -43,8 +43,8 @@ def test_the_inverse_undoes_the_flow(flow):
     z, log_det = jax.jit(flow.forward)(params, U, CONTEXT)
     u, log_det_there = jax.jit(flow.inverse)(params, z, CONTEXT)
     assert np.abs(z - U).max() > 0.1
-    # A spline's slopes reach 1e-3: what is rounded in z is 1e3 times that in u, in each
-    # of its steps. Seen: 3e-3, and 6e-3 where XLA does not optimise.
+    # A spline's slopes reach 1e-3, so each of its steps multiplies the rounding of u by
+    # 1e3 in z. Measured: 3e-3, and 6e-3 if XLA does not optimise.
     np.testing.assert_allclose(u, U, atol=1e-2)
     np.testing.assert_allclose(log_det_there, log_det, atol=1e-2)
 
@@ -70,7 +70,7 @@ def test_an_autoregressive_latent_sees_only_those_before_it(width):
     params = stirred(flow.init(jax.random.key(0)))
     forward = jax.jit(lambda u: flow.forward(params, u)[0])
     jacobian = jax.jacobian(forward)(jnp.ones(4))
-    # The order is reversed behind the step.
+    # The order is reversed after the step.
     lower = np.asarray(jacobian)[::-1]
     np.testing.assert_array_equal(np.triu(lower, 1), 0)
     # A narrow network has too few units for every pair, but the last latent sees some
@@ -89,7 +89,7 @@ def test_couplings_start_at_the_identity(kind):
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 20.0])
 def test_the_inverse_of_a_spline_is_right_for_any_point(scale):
-    """Against float64, at places drawn evenly; knots are rounded by 0.004 nats."""
+    """The reference is float64, at uniform places; knots are rounded by 0.004 nats."""
     rng = np.random.default_rng(0)
     raw = scale * rng.normal(size=(20_000, 1, SplineCoupling.outputs_per_latent))
     place = rng.uniform(-5, 5, (20_000, 1))
@@ -107,7 +107,7 @@ def test_the_inverse_of_a_spline_is_right_for_any_point(scale):
 
 
 def test_an_inverse_of_any_spline_is_finite():
-    """Where a slope of 1e-7 lies between two steep knots, too."""
+    """It is also finite where a slope of 1e-7 lies between two steep knots."""
     rng = np.random.default_rng(0)
     raw = 100 * rng.normal(size=(20_000, 1, SplineCoupling.outputs_per_latent))
     step = SplineCoupling(2, MLP((4,), "tanh"), 0)
@@ -180,7 +180,7 @@ AREA = float((GRID[1] - GRID[0]) ** 2)
 
 @pytest.fixture(scope="module", params=[*STEPS, "full_covariance"])
 def posterior(request):
-    """q(z|x) of one image with two latents, at parameters that bend it."""
+    """Returns q(z|x) of one image with two latents, at parameters that bend it."""
     options = {"flow_steps": 2, "flow_widths": (6,)} if request.param in STEPS else {}
     family = make_posterior(request.param, (2,), **options)
     rng = np.random.default_rng(3)
@@ -198,7 +198,7 @@ def test_a_posteriors_density_integrates_to_one(posterior):
 
 
 def test_samples_have_the_density_that_comes_with_them(posterior, key):
-    """And its moments, within 4.5 of 20,000 samples' errors: failure rate 3e-5."""
+    """They have its moments, too, within 4.5 errors of 20,000 samples: rate 3e-5."""
     z, log_q = sample_and_log_prob(posterior, latent_noise(key, 20_000, 1, 2))
     np.testing.assert_allclose(log_prob(posterior, z), log_q, atol=5e-3)
     density = np.exp(log_prob(posterior, PLANE[:, None])[:, 0], dtype=np.float64)
@@ -215,7 +215,7 @@ def test_the_expectation_is_that_of_the_density(posterior, key):
 
 
 def test_a_held_posterior_still_has_a_gradient_in_z(posterior, key):
-    """As sticking the landing needs; against finite differences."""
+    """Sticking the landing needs it; the reference is finite differences."""
     held = jax.lax.stop_gradient(posterior)
     z, _ = sample_and_log_prob(posterior, latent_noise(key, 1, 1, 2))
     gradient = jax.grad(lambda z: log_prob(held, z).sum())(z)

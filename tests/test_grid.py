@@ -149,7 +149,7 @@ def test_a_run_of_two_grids_counts_once():
 
 
 def test_a_run_of_two_names_is_refused_and_the_remedies_work():
-    """By a value that stands in one grid, and in the configuration for the other."""
+    """One grid holds the value, and the configuration holds it for the other grid."""
     seeds, scales = {"seed": (0,)}, {"latent_dim": (8, 16), "seed": (0,)}
     with pytest.raises(SettingsError) as caught:
         grid.expand(united(seeds, scales))

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def path(folder):
-    """Of the note on a group that is begun."""
+    """Returns the path of the note on a group that is begun."""
     folder.groups.begin(NOTE)
     return folder.path / "checkpoints" / "beta-12.json"
 
@@ -111,7 +111,7 @@ def test_a_damaged_note_on_a_group_is_dropped(folder, path, text):
     ids=str,
 )
 def test_a_sealed_note_with_odd_fields_is_dropped(folder, path, fields):
-    """As somebody leaves it who knows how notes are sealed."""
+    """Its seal is valid, as a user may make it."""
     reseal(path, {**json.loads(path.read_text()), **fields})
     assert folder.groups.runs() <= {"a", "b"}
     assert_dropped(folder, path)
@@ -154,7 +154,7 @@ def test_a_note_copied_from_another_group_is_dropped(folder, path):
     ids=["changed", "swapped", "unknown", "null"],
 )
 def test_a_note_on_runs_of_another_configuration_is_refused(folder, path, runs):
-    """Its checkpoints may be worth much: nothing is removed."""
+    """Its checkpoints may be valuable, so nothing is removed."""
     facts = json.loads(path.read_text())
     reseal(path, {**facts, "runs": runs})
     before = listing(folder.path)

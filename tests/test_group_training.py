@@ -68,7 +68,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def compiled(data):
-    """The one group of CONFIG."""
+    """Returns the only group of CONFIG."""
     (group,) = grid.group(grid.expand(CONFIG))
     return GroupTask(group, Images(data)).compile()
 
@@ -140,7 +140,7 @@ def test_a_stopped_group_continues_to_the_same_bits(
 
 
 def validating(compiled, every):
-    """The same group and programs, validated after so many epochs each and the last."""
+    """Returns the group and programs, validated after so many epochs and the last."""
     config = small_config(validate_every=every)
     (group,) = grid.group(grid.expand(config))
     task = GroupTask(group, compiled.task.images)
@@ -163,7 +163,7 @@ def test_the_last_epoch_is_validated_wherever_a_group_was_stopped(
         often = [json.loads(line) for line in undisturbed[1][name].splitlines()]
         for row in (rows[-1], often[-1]):
             del row["fingerprint"]
-        assert rows[-1] == often[-1]  # Validations move nothing.
+        assert rows[-1] == often[-1]  # Validations do not change the training.
     for epoch in range(1, 13):
         with (
             opened(stopped, config) as folder,
@@ -171,7 +171,7 @@ def test_the_last_epoch_is_validated_wherever_a_group_was_stopped(
         ):
             train(group, folder, 1)
         assert folder.members.finished() == set()
-    # As a kill in the last epoch leaves it, whose validation is then another time.
+    # A kill in the last epoch leaves this; its validation then comes later.
     max(stopped.glob("checkpoints/*/*.safetensors")).unlink()
     with opened(stopped, config) as folder:
         train(group, folder)
@@ -179,7 +179,7 @@ def test_the_last_epoch_is_validated_wherever_a_group_was_stopped(
 
 
 def test_rows_that_are_lost_or_too_many_are_mended(compiled, undisturbed, tmp_path):
-    """As after a kill behind the last checkpoint, or a damaged file."""
+    """A kill after the last checkpoint, or a damaged file, leaves such rows."""
     path = tmp_path / "run"
     with opened(path) as folder, pytest.raises(Stopped):
         train(compiled, folder, 7)
@@ -252,7 +252,7 @@ def test_no_epoch_waits_for_the_baseline(compiled, undisturbed, tmp_path):
     trained = threading.Event()
 
     class Told(StopAfter):
-        """Is asked after each epoch."""
+        """Sets ``trained`` when an epoch has ended."""
 
         def requested(self):
             trained.set()
@@ -267,7 +267,7 @@ def test_no_epoch_waits_for_the_baseline(compiled, undisturbed, tmp_path):
 
 
 def test_members_alone_and_in_company_agree(compiled, undisturbed, data, tmp_path):
-    """Within rounding when mapped together; see docs/reliability.md."""
+    """Mapped together they agree up to rounding; see docs/reliability.md."""
     runs = grid.expand(CONFIG)
     task = GroupTask(grid.Group(runs[:1]), Images(data))
     path = tmp_path / "run"
@@ -322,7 +322,7 @@ def test_finished_runs_are_left_out(runs, folder):
 
 
 def test_groups_are_continued_as_they_were_begun(runs, folder):
-    """Also with a member finished; else its company would change its bits."""
+    """This also holds if a member has finished; otherwise the bits would change."""
     group = grid.Group((runs[3], runs[5]))
     folder.groups.begin(Note.on(group))
     save_member(folder, runs[3].name)
@@ -339,7 +339,7 @@ def test_groups_begun_with_runs_not_chosen_wait(runs, folder):
 
 @pytest.mark.parametrize("how", ["attempt", "order", "name", "program"])
 def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, capsys):
-    """As somebody leaves it who knows how notes are sealed."""
+    """Its seal is valid, as a user may make it."""
     group = grid.Group(runs[:3] if how != "program" else runs[2:4])
     note = Note.on(group)
     if how == "attempt":
@@ -381,7 +381,7 @@ def test_each_attempt_has_keys_of_its_own(data):
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "laplace"])
 def test_every_seed_is_scored_on_the_same_draw_of_the_test_images(data, likelihood):
-    """What pairs their scores over images, binarized or dequantised."""
+    """So their scores are paired over images, binarized or dequantised."""
     config = small_config()
     config["sweep"] = {"likelihood": likelihood, "seed": (0, 1)}
     views = []

@@ -29,7 +29,7 @@ TINY = (
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
-    """Programs are compiled once, and not into anybody's own cache."""
+    """Keeps compiled programs for these tests, outside the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAE_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -54,7 +54,7 @@ def wait_for(condition, process):
 
 
 def end_of(process):
-    """Status and errors of a process; it is not left behind."""
+    """Returns status and errors of a process, which has ended then."""
     try:
         _, errors = process.communicate(timeout=120)
     finally:
@@ -68,7 +68,7 @@ COMMANDS = ["sweep", "train", "evaluate", "replay", "papers", "theory", "prepare
 
 
 def arguments_of(name, folder):
-    """Those of a command that would take longer than a signal needs."""
+    """Returns the arguments of a command that runs longer than a signal needs."""
     return {
         "sweep": ["--workdir", folder / "run"],
         "train": ["--workdir", folder / "run"],

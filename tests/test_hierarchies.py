@@ -1,4 +1,4 @@
-"""Several stochastic layers, against the joint Gaussian that linear ones are."""
+"""Tests of several stochastic layers; linear ones are a joint Gaussian."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def _options(likelihood):
 
 @pytest.fixture(scope="module")
 def linear():
-    """A chain of linear Gaussians z2 -> z1 -> x, and p(x) of it by SciPy.
+    """Returns a chain of linear Gaussians z2 -> z1 -> x, and its p(x) by SciPy.
 
     Without hidden layers, a network is its linear output.
     """
@@ -69,7 +69,7 @@ def linear():
 
 
 def test_the_prior_is_the_joint_gaussian(linear, key):
-    """Its covariance within 5 standard errors of 15 entries: failure rate 1e-5."""
+    """Its 15 covariances are within 5 standard errors: failure rate 1e-5."""
     model, params, _, joint = linear
     prior = model.prior(params)
     z = jnp.asarray(joint.rvs(20, random_state=1), jnp.float32)
@@ -83,7 +83,7 @@ def test_the_prior_is_the_joint_gaussian(linear, key):
 
 
 def test_log_px_is_that_of_the_marginal(linear, key):
-    """Importance-weighted, within 4.5 of its standard errors of 20,000 weights."""
+    """It is estimated with 20,000 weights, within 4.5 standard errors."""
     model, params, evidence, _ = linear
     x = evidence.rvs(4, random_state=2).astype(np.float32)
     # Any posterior will do; a wide one keeps the weights bounded.
@@ -127,7 +127,7 @@ def test_bottom_up_is_a_product_of_its_conditionals(key):
 
 
 def test_a_ladder_without_information_from_below_is_the_prior(key):
-    """Where the way up says nothing (a large scale), the generative path decides."""
+    """Without information from below (a large scale), the generative path decides."""
     model, params = build("ladder", layer_widths=(4,))
     x = jax.random.uniform(jax.random.key(3), (2, 6))
     params["encoder"]["head"]["log_scale"]["bias"] += 15.0
@@ -175,7 +175,7 @@ def test_a_step_along_the_gradient_raises_the_bound(posterior, key):
 
 
 def test_an_inactive_upper_layer_has_its_expectation_without_noise(key):
-    """As it is held against a threshold of 0.01 where active units are counted."""
+    """Active units compare it with a threshold of 0.01."""
     model, params = build("bottom_up", layer_widths=(4,), widths=(5,))
     params["posterior"]["1"]["head"]["mean"]["kernel"] *= 0
     q = model.encode(params, jax.random.uniform(jax.random.key(3), (7, 6)))
@@ -223,7 +223,7 @@ def constant_log_scale(scale, inputs):
 
 
 def linear_network(kernel, bias, scale, inputs, width=6):
-    """A layer of relu and one behind it that are linear in the first of its inputs."""
+    """Returns a layer of relu and a next one, together linear in the first input."""
     size = len(kernel)
     hidden, head = np.zeros((inputs, width)), np.zeros((width, kernel.shape[1]))
     hidden[:size, :size], hidden[:size, size : 2 * size] = np.eye(size), -np.eye(size)
@@ -255,7 +255,7 @@ def test_at_the_exact_posterior_every_log_weight_is_log_px(posterior, key):
         SHIFT @ weights + offset,
         weights.T @ covariance @ weights + SCALE**2 * np.eye(6),
     )
-    # What x says of z1: it and noise of this variance.
+    # x gives z1 with noise of this variance.
     seen, noise = weights.T / LENGTHS**2, (SCALE / LENGTHS) ** 2
 
     def of_z2(variance):

@@ -14,7 +14,7 @@ FAILED = OFFENDERS.index("gradient")
 
 
 def add(history, epoch, *, active=(True, True), offenders=(0, 0), best=None):
-    """The history with a validation whose numbers all tell where they are from."""
+    """Adds a validation to the history; each number shows its place of origin."""
     values = np.array([epoch + 0.25, epoch + 0.5], np.float32)
     best = values if best is None else np.asarray(best, np.float32)
     offenders = np.array(offenders, np.int32)
@@ -70,7 +70,7 @@ def test_runs_that_stopped_or_fail_have_no_row():
 
 
 def test_the_last_row_of_a_run_without_patience_is_kept():
-    """It was active when it was validated, and is not from then on."""
+    """It was active when it was validated, and was not afterwards."""
     history = History(RUNS)
     history = add(history, 5, active=(True, True))
     history = add(history, 10, active=(False, True))

@@ -1,7 +1,7 @@
-"""Data of a stranger: nothing of it is run, and nothing of the user's is lost.
+"""Tests of strangers' data: it runs no code, and the user loses nothing.
 
-Every refusal is one line that names what is refused; nothing waits, fills the memory,
-or is written anywhere else.
+Every refusal is one line that names the refused data. Nothing waits, fills the memory,
+or writes anywhere else.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ __all__ = ["cache_dir", "prepared", "small_mnist"]  # Fixtures.
 
 @pytest.fixture(autouse=True)
 def alarm():
-    """Ends a test that waits for a pipe, or reads without an end."""
+    """Ends a test that waits for a pipe, or reads forever."""
 
     def ring(*arguments):
         pytest.fail("it hangs")  # No Exception, which would become a refusal.
@@ -112,9 +112,9 @@ CORE = "tensorflow_datasets.core.features"
 
 @pytest.fixture
 def stranger(prepared):
-    """Settings of a prepared data set that tfds has no code for, and its folder.
+    """Returns settings and folder of a prepared data set that tfds has no code for.
 
-    So tfds takes all that it knows from the descriptions in the folder.
+    So tfds knows only the descriptions in the folder.
     """
     root = pathlib.Path(prepared.data_dir)
     folder = root / "stranger" / "3.0.1"
@@ -134,7 +134,7 @@ def edit(path, change):
 
 @pytest.fixture
 def victim(tmp_path, monkeypatch):
-    """A file that is written when the module `evil` is imported."""
+    """Returns a file that is written when the module ``evil`` is imported."""
     path = tmp_path / "victim"
     folder = tmp_path / "code"
     folder.mkdir()
@@ -223,7 +223,7 @@ CODE = {
 def test_feature_classes_of_a_stranger_are_refused(
     case, file, stranger, victim, monkeypatch
 ):
-    """Before tfds is asked; in the description of the data set, too."""
+    """This happens before tfds is called, also in the data set's description."""
     settings_, folder = stranger
     if file == "features.json":
         edit(folder / file, CODE[case])
@@ -250,7 +250,7 @@ def test_only_features_of_images_are_built(name, stranger):
 
 
 def test_every_config_and_version_is_checked(stranger, victim):
-    """Which of them tfds opens is for descriptions to say."""
+    """The descriptions decide which of them tfds opens."""
     settings_, folder = stranger
     for place in ("../3.1.0", "../other/1.0.0", "../.hidden/1.0.0"):
         target = folder / place
@@ -327,7 +327,7 @@ def test_records_elsewhere_are_refused(template, stranger):
 
 @pytest.mark.parametrize("place", ["", "../../../"])
 def test_a_name_that_leads_to_other_files_is_refused(place, stranger):
-    """Records are named by the data set: those of another must not be read for it."""
+    """The data set names its records: those of another must not be read for it."""
     settings_, folder = stranger
     outside = folder / place / "name"
     for path in folder.glob("stranger-*"):
@@ -426,7 +426,7 @@ def test_odd_files_of_prepared_data_are_refused(name, replace, stranger):
 
 
 class ManyRecords:
-    """Records of which a description says that there are a million million."""
+    """A list of records whose description claims a million million of them."""
 
     def __len__(self):
         return 10**12
@@ -494,7 +494,7 @@ def test_images_that_are_programs_are_not_opened(monkeypatch):
 
 
 def npy(array=GOOD, header=None):
-    """An npy file, with a header of its own if one is given."""
+    """Returns an npy file, with the given header if there is one."""
     content = io.BytesIO()
     np.save(content, array)
     if header is None:
@@ -555,7 +555,7 @@ def write_polyglot(path):
 
 
 def write_forged(path):
-    """Writes a file whose directory says that less is in it."""
+    """Writes a file whose directory claims less content."""
     write_zip(path, ("images.npy", npy()))
     content = bytearray(path.read_bytes())
     at = content.rindex(b"PK\x01\x02")
@@ -633,7 +633,7 @@ def test_odd_npz_files_are_refused(case, tmp_path):
 
 
 def test_a_file_before_an_archive_is_not_read_for_it(tmp_path):
-    """NumPy goes by how a file begins, and zip files are found by how they end."""
+    """NumPy looks at the start of a file, but zip looks at its end."""
     path = tmp_path / "a.npz"
     write_polyglot(path)
     data = load_data(DataSettings("npz", path=str(path)))
@@ -653,7 +653,7 @@ def test_paths_that_cannot_be_are_refused(name, path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of two classes."""
+    """Returns a folder of two classes."""
     names = [f"{i:02}.png" for i in range(10)]
     write_images(tmp_path / "mine" / "ant", GOOD[:10], names)
     write_images(tmp_path / "mine" / "cat", GOOD[10:], names)
@@ -693,7 +693,7 @@ def link(name, target):
 
 
 def tower(folder):
-    """Links that make 2**40 paths."""
+    """Makes links that give 2**40 paths."""
     for i in range(40):
         (folder / f"d{i}").mkdir()
         for name in ("left", "right"):
@@ -822,7 +822,7 @@ def test_a_linked_picture_that_changed_is_read(folder, tmp_path):
 
 
 def test_records_that_changed_at_the_same_size_and_time_are_read(prepared, tmp_path):
-    """Even where all facts about the file stay, for its content is what counts."""
+    """This holds even if all facts about the file stay: only its content counts."""
     first = reader.identity(prepared)
     assert first == reader.identity(prepared)
     (path,) = pathlib.Path(prepared.data_dir).rglob("mnist-test.array_record*")

@@ -18,7 +18,7 @@ def enlarged(images, scale):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_image_grid_places_images_row_by_row(channels):
-    """Images of 28 pixels, each pixel shown as 2 x 2, in rows of 6; gaps of 2."""
+    """Images have 28 pixels, each shown as 2 x 2, in rows of 6 with gaps of 2."""
     images = np.random.default_rng(0).random((8, 28, 28, channels))
     pixels = np.asarray(image_grid(images))
     assert pixels.shape == (2 * 58 - 2, 6 * 58 - 2, channels + 1)

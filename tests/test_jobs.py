@@ -32,7 +32,7 @@ OWNERS = fingerprints(RUNS, "0123456789ab")
 
 
 class Interruption:
-    """Asks to stop from the n-th question on."""
+    """Requests a stop from the n-th call on."""
 
     def __init__(self, after=1000):
         self._after, self._asked = after, 0
@@ -82,7 +82,7 @@ class Engine:
 
 
 def train(path, runs, epoch=""):
-    """Leaves what a job of a group of runs leaves: a checkpoint, or all results."""
+    """Leaves the files of a job of a group of runs: a checkpoint, or all results."""
     folder = opened(path, CONFIG, OWNERS)
     note = Note.on(grid.Group(tuple(runs)))
     checkpoints = folder.groups.begin(note)
@@ -268,7 +268,7 @@ def test_a_job_on_another_machine_is_reported(folder, capsys, monkeypatch):
 
 @pytest.mark.parametrize("trains", [True, False])
 def test_runs_that_another_command_trains_are_waited_for(folder, trains):
-    """It is a command without a launcher, or a job that a killed command left."""
+    """It is a command without a launcher, or the job of a killed command."""
     other = opened(folder.path, CONFIG, OWNERS)
     assert other.claims.take(NAMES[:4])
     engine = Engine(folder)
@@ -289,7 +289,7 @@ def test_runs_that_another_command_trains_are_waited_for(folder, trains):
 
 
 def test_a_job_whose_process_still_ends_is_not_done(folder):
-    """The report comes after everything that a job writes."""
+    """The report comes after all files of a job."""
     other = opened(folder.path, CONFIG, OWNERS)
     engine = Engine(folder)
     engine.most_at_once, engine.running = 2, {"handle 1", "handle 2"}
@@ -376,7 +376,7 @@ def test_other_jobs_go_on_and_are_found_again(folder):
     assert engine.num_stops == 0
 
     class Ending(Engine):
-        """Its jobs end as it is asked about them in turn."""
+        """An engine whose jobs end one after another, one at each query."""
 
         def is_running(self, handle):
             if handle not in self.running:
@@ -388,7 +388,7 @@ def test_other_jobs_go_on_and_are_found_again(folder):
 
     later, looked = Ending(folder), []
     later.running = set(engine.running)
-    # The same jobs, whatever size slices have now.
+    # The same jobs, for any size of the slices.
     found = launched(folder, later, slice_size=1)
     looked.append(True)
     assert found.run(Interruption()) == ""
@@ -404,7 +404,7 @@ def test_a_queue_that_has_lost_sight_of_a_job_is_not_waited_for(folder):
 
 
 def test_checkpoints_that_vanish_are_no_error(folder, monkeypatch):
-    """They do while a job runs, between the moments they are listed and opened."""
+    """They vanish while a job runs, after the listing and before the opening."""
     train(folder.path, GROUPS[0].runs, "10")
     vanishing = folder.path / "checkpoints" / GROUPS[0].name
     (job,) = launched(folder, Engine(folder), chosen=RUNS[:4])._waiting

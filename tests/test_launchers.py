@@ -107,7 +107,7 @@ def test_a_request_to_stop_reaches_the_command(job, start):
         command = job(code, how)
         process = start(command, how)
         wait_for(lambda c=command: os.path.exists(c.log) and log_of(c))
-        time.sleep(3)  # What started it may not listen yet: docs/launching.md.
+        time.sleep(3)  # Its parent may not listen yet: docs/launching.md.
         process.send_signal(number)
         process.wait()
         assert log_of(command) == "ready\nasked\n"
@@ -160,7 +160,7 @@ def test_jobs_of_this_machine_run_and_stop(job, tmp_path, monkeypatch):
 
 
 def test_a_ctrl_c_at_the_terminal_reaches_no_job(job, tmp_path):
-    """A second one would end them at once; the command that launches stops them."""
+    """A second Ctrl-C would end them at once; the launching command stops them."""
     engine = engines.make_launcher("local", tmp_path, 1, {})
     command = job("import os; print(os.getpgid(0) == os.getpid())")
     (handle,) = engine.submit([command])
@@ -204,7 +204,7 @@ done
 
 @pytest.fixture
 def five_gpus(tmp_path, monkeypatch):
-    """A machine whose ``nvidia-smi`` lists five GPUs."""
+    """Sets up a machine whose ``nvidia-smi`` lists five GPUs."""
     script = tmp_path / "bin" / "nvidia-smi"
     script.parent.mkdir()
     script.write_text(NVIDIA_SMI)
@@ -263,7 +263,7 @@ def test_no_two_jobs_that_run_at_once_see_one_gpu(
 
 @pytest.fixture
 def slurm(submitit, tmp_path, monkeypatch):
-    """The folder of scripts that a fake Slurm was given."""
+    """Returns the folder of scripts that a fake Slurm receives."""
     for name, value in fake_slurm.install(tmp_path / "slurm").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -1,4 +1,4 @@
-"""Likelihoods against independent references, and against their own contract.
+"""Tests of likelihoods against independent references and their own contract.
 
 The references are written from the textbook definition of each family and evaluated
 by mpmath with 60 digits, so that they share neither formulas nor rounding with the
@@ -232,7 +232,7 @@ def test_log_prob_equals_reference_from_typical_to_extreme_outputs(name, levels)
 
 @pytest.mark.parametrize("name", ["discretized_logistic", "discretized_gaussian"])
 def test_bins_from_a_hair_to_the_whole_line_equal_reference(name):
-    """Every switch between formulas, means at bin edges and middles, both tails."""
+    """The cases are all switches between formulas, bin edges and middles, two tails."""
     likelihood = make(name, 256)
     log_scales = np.linspace(-11.0, 9.0, 21)
     locs = np.array([-40.0, -0.3, 0.0, 0.25, 0.25 + 0.5 / 256, 0.7, 1.0, 30.0])
@@ -678,7 +678,7 @@ def test_the_gradient_is_exact_where_a_bin_begins_at_the_location(name, output):
     "name", [name for name in NAMES if make(name).view == "levels"]
 )
 def test_integers_that_are_no_levels_have_no_mass(name, outside):
-    """Formulas that give plausible numbers there would score too well."""
+    """A formula that gives plausible numbers there would score too well."""
     likelihood = make_likelihood(name, 16)
     outputs = jnp.zeros((channels(likelihood), 3))
     assert np.isfinite(likelihood.log_prob(outputs, jnp.array([0, 7, 15])))

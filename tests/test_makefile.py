@@ -1,4 +1,4 @@
-"""Plain ``make`` helps and starts nothing."""
+"""``make`` without a target prints help and starts nothing."""
 
 import re
 import shutil

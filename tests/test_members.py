@@ -32,7 +32,7 @@ def part(folder, run, name):
 
 
 def other_owners(folder):
-    """Has a folder take its runs for those of another configuration."""
+    """Makes a folder treat its runs as those of another configuration."""
     folder.bind(dict.fromkeys(folder.owners, "0" * 64))
     return folder
 
@@ -270,7 +270,7 @@ def test_a_part_of_a_neighbour_is_refused_by_its_name(folder, name):
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_part_of_another_configuration_is_refused(folder, name):
-    """It is of a run of the same name, whose settings or images are others."""
+    """It belongs to a run of the same name with other settings or images."""
     save_member(folder, "a", {"bias": np.zeros(2)}, {"x": np.zeros(3)})
     line = refusal(getattr(other_owners(folder).members, READERS[name]), "a")
     assert str(part(folder, "a", name)) in line
@@ -477,7 +477,7 @@ def test_nothing_is_left_beside_what_is_stored(folder):
 
 
 def test_the_fields_of_a_result_here_are_those_there():
-    """So that a field which is asked for of every row has a test above."""
+    """So every required field of a row has a test above."""
     assert {column.name for column in RESULTS if column.certain} == {
         *RESULT,
         "run",

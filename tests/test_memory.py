@@ -34,7 +34,7 @@ def small_config(memory_gib=0.0):
         "floor": False,
         "probes": False,
     }
-    # Bits do not depend on the company a member has only where it is trained alone.
+    # A member's bits are independent of the others only if members run one by one.
     config["parallel"] |= {"member_execution": "loop", "memory_gib": memory_gib}
     config["sweep"] = {"seed": SEEDS}
     return config
@@ -42,7 +42,7 @@ def small_config(memory_gib=0.0):
 
 @pytest.fixture(scope="module")
 def whole():
-    """A group that fits, with its data."""
+    """Returns a group that fits, with its data."""
     runs = grid.expand(small_config())
     images = Images(load_data(runs[0].settings.data))
     (group,) = grid.group(runs)
@@ -50,7 +50,7 @@ def whole():
 
 
 def needed(fitting):
-    """Bytes that are planned for what was compiled."""
+    """Returns the planned bytes of the compiled programs."""
     return fitting.compiled.bytes_needed()[0]
 
 
@@ -121,7 +121,7 @@ def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
 
 
 def test_compiling_can_wait_until_training_has_ended(tmp_path, monkeypatch):
-    """Two groups, each compiled while none trains."""
+    """Two groups are each compiled while none trains."""
     compile_fitting, train_group = memory.compile_fitting, loop.train_group
     events = []
 
@@ -172,7 +172,7 @@ def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypat
 
 @pytest.mark.parametrize("noted", [1, 2, 3, 4])
 def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, noted):
-    """Else the slices that are not noted yet would be cut afresh, among themselves."""
+    """Otherwise the slices without a note would be cut again, among themselves."""
     group, images, _ = whole
     folder = opened(tmp_path, small_config(), images.data)
     slices = memory.cut(group, 2)
@@ -189,7 +189,7 @@ def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, no
 
 
 def test_runs_are_started_anew_after_the_last_slice(whole, tmp_path):
-    """Where they are the same runs for one who was interrupted and one who was not."""
+    """There they are the same runs, whether or not the command was interrupted."""
     _, images, _ = whole
     config = small_config()
     config["training"]["on_non_finite"] = "reseed"

@@ -59,7 +59,7 @@ def task(layout):
 
 
 def trained(task):
-    """State after two epochs, what validation says, and the evaluation, as placed."""
+    """Returns state after two epochs, validation and evaluation, as placed."""
     compiled = task.compile()
     state = compiled.init()
     with compiled.training(0) as train_epoch, jax.transfer_guard("disallow"):
@@ -71,7 +71,7 @@ def trained(task):
 
 
 def check_on_many(name):
-    """What a process with eight devices runs."""
+    """Runs the checks in a process with eight devices."""
     assert jax.device_count() == NUM_DEVICES
     layout = LAYOUTS[name]
     many = task(layout)
@@ -110,7 +110,7 @@ def check_on_many(name):
 def test_many_devices_give_the_numbers_of_one(name):
     flags = (
         f"--xla_force_host_platform_device_count={NUM_DEVICES} "
-        "--xla_backend_optimization_level=0"  # It is compilation that takes long.
+        "--xla_backend_optimization_level=0"  # Compilation takes most of the time.
     )
     subprocess.run(
         [sys.executable, "-m", "tests.test_mesh", name],

@@ -22,7 +22,7 @@ def row(run, epoch):
 
 
 def text_of(*epochs, run="a", **fields):
-    """Lines as they lie on disk."""
+    """Returns the lines as they are on disk."""
     own = {"run": run, "fingerprint": OWNERS[run]}
     return "".join(
         json.dumps({**own, **row(run, epoch), **fields}) + "\n" for epoch in epochs
@@ -30,7 +30,7 @@ def text_of(*epochs, run="a", **fields):
 
 
 def epochs_read(folder, content, run="a"):
-    """The epochs of the rows that are read of a content, and the lines told."""
+    """Returns the epochs of the rows read from a content, and the printed lines."""
     folder.metrics.path(run).write_bytes(content)
     told = []
     rows = folder.metrics.read(run, told.append)
@@ -131,7 +131,7 @@ def test_a_folder_that_has_vanished_is_not_made_again(folder):
     assert not path.parent.exists()
 
 
-# --- what comes back from editors, power cuts and other runs --------------------------
+# --- files after editors, power cuts and other runs -----------------------------------
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_rows_saved_by_an_editor_are_all_read(folder, encoding, end):
 
 
 def test_a_mark_amid_the_file_is_no_obstacle(folder):
-    """Two files put together, each with the mark that an editor begins one with."""
+    """Two files are joined, each with the mark that an editor writes at the start."""
     content = text_of(1).encode("utf-8-sig") + text_of(2).encode("utf-8-sig")
     assert epochs_read(folder, content) == ([1, 2], [])
 
 
 @pytest.mark.parametrize("nulls", [1, 3, 4, 4096])
 def test_rows_beside_nul_bytes_are_read(folder, nulls):
-    """As a power cut leaves them, in the place of blocks that were not written."""
+    """A power cut leaves them in the place of blocks that were not written."""
     zeros, first, second = b"\0" * nulls, text_of(1).encode(), text_of(2).encode()
     for content in (zeros + first + second, first + zeros + second):
         assert epochs_read(folder, content) == ([1, 2], [])

@@ -82,7 +82,7 @@ def test_activations_are_told_apart(activation):
 
 
 def test_generated_samples_have_the_generated_means(key):
-    """Bernoulli draws at one z: within 4.5 standard errors at each of 70 pixels."""
+    """Bernoulli draws at one z are within 4.5 standard errors at each of 70 pixels."""
     model, params = build()
     params["decoder"]["output"]["kernel"] *= 0  # every z gives the same image
     means, samples = model.generate(params, key, 20_000)
@@ -201,7 +201,7 @@ def test_a_network_may_be_given_as_it_is():
 
 @dataclasses.dataclass(frozen=True)
 class Undeclared(Network):
-    """A network of one's own, which says nothing of padding."""
+    """A network of the user's own, which does not declare anything about padding."""
 
     widths: tuple[int, ...] = (4,)
 
@@ -238,7 +238,7 @@ def test_a_model_can_be_padded_if_all_its_parts_declare_it(monkeypatch):
 
 
 def test_a_posterior_may_ignore_x(untrained):
-    """One q(z) for all images, and no gradient towards telling them apart."""
+    """There is one q(z) for all images, and no gradient that could separate them."""
     model, params, x = untrained
     blind = dataclasses.replace(model, ignore_x=True)
     posterior = blind.encode(params, x)

@@ -1,4 +1,4 @@
-"""Networks: what each may depend on, and the autoregressive decoder's distribution."""
+"""Tests of networks: their dependencies, and the autoregressive distribution."""
 
 import functools
 import itertools
@@ -39,7 +39,7 @@ def all_images(levels, num_pixels):
 
 
 def log_probs(model, params, x, z):
-    """log p(x|z) of every image x ``[N, D]`` at one z ``[latent]``."""
+    """Returns log p(x|z) of every image x ``[N, D]`` at one z ``[latent]``."""
     each = jnp.broadcast_to(z, (1, len(x), z.size))
     return np.asarray(jit(model.log_likelihood)(params, x, each)[0])
 
@@ -138,7 +138,7 @@ def test_a_gated_layer_is_its_formula():
 
 @pytest.fixture(scope="module", params=[("bernoulli", 2), ("discretized_logistic", 3)])
 def autoregressive(request):
-    """A decoder of six or four pixels that depend on each other, and every image."""
+    """Returns a decoder of six or four dependent pixels, and every image."""
     name, levels = request.param
     shape = (3, 2, 1) if levels == 2 else (2, 2, 1)
     model, params = build(
@@ -202,7 +202,7 @@ def test_pixels_are_drawn_one_after_another(autoregressive, key):
     statistic = ((counts - expected)[keep] ** 2 / expected[keep]).sum()
     assert scipy.special.chdtrc(keep.sum() - 1, statistic) > 1e-5
 
-    # Were pixels independent given z, their joint masses would be far from these.
+    # If pixels were independent given z, their joint masses would be far from these.
     marginals = [np.bincount(np.asarray(x[:, i], int), mass) for i in range(len(place))]
     independent = np.prod(
         [m[np.asarray(x[:, i], int)] for i, m in enumerate(marginals)], axis=0
@@ -251,7 +251,7 @@ def make(**options):
 
 
 def bound_of(model):
-    """The mean bound of images as a function of parameters and images."""
+    """Returns the mean bound of images as a function of parameters and images."""
 
     def bound(params, x):
         terms = ElboLogWeight()(model, params, jax.random.key(3), x)
@@ -261,7 +261,7 @@ def bound_of(model):
 
 
 def types_of_products(jaxpr):
-    """The types of all operands of a program's matrix products and convolutions."""
+    """Returns the operand types of a program's matrix products and convolutions."""
     types = set()
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
@@ -322,9 +322,9 @@ def test_gradients_in_bfloat16_or_rematerialized_are_close(case):
 def test_a_rematerialized_network_keeps_less_for_the_backward_pass(
     network, widths, share
 ):
-    """Bytes that the forward pass leaves, besides parameters.
+    """The test counts the bytes that the forward pass leaves, besides parameters.
 
-    Not of a compiled program: on a CPU, XLA merges what is computed twice.
+    The program is not compiled: on a CPU, XLA merges repeated computations.
     """
 
     def kept(rematerialize):

@@ -1,4 +1,4 @@
-"""What every objective must be, the forms of the ELBO, and how bounds are ordered."""
+"""Tests of the contract of objectives, the ELBO's forms, and the bounds' order."""
 
 import functools
 
@@ -60,7 +60,7 @@ CASES = [
 
 
 def terms_of(name, *arguments, **given):
-    """Terms of an objective by name; its options and what it is called with alike."""
+    """Returns the terms of an objective by name; takes its options and arguments."""
     own = {key: given.pop(key) for key in given.keys() & {*CALLED_WITH}}
     return OBJECTIVES.make(name, **given)(*arguments, **own)
 
@@ -85,13 +85,13 @@ def start(model):
 
 
 def quick_jit(function):
-    """Compiled without optimisation, which would take longer than all runs."""
+    """Compiles without optimisation, which would take longer than all runs."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": "0"})
 
 
 @pytest.fixture(scope="module")
 def small():
-    """A small Bernoulli model, its parameters, and images; q is not yet the prior."""
+    """Returns a small Bernoulli model, its parameters, images; q is not the prior."""
     model = bernoulli_model(3, widths=(5,))
     x = jax.random.bernoulli(jax.random.key(4), 0.4, (10, 4)).astype(jnp.float32)
     return model, start(model), x
@@ -102,7 +102,7 @@ def case_name(name, options):
 
 
 def evaluate_all(params, x, latents):
-    """Terms of every case with one key's noise, and their mean bounds' gradients."""
+    """Returns all cases' terms, with one key's noise, and mean bounds' gradients."""
     model = bernoulli_model(latents, widths=(5,))
     mask = jnp.asarray(population.latent_mask(3, latents))
 
@@ -127,14 +127,14 @@ def evaluate_all(params, x, latents):
 
 @pytest.fixture(scope="module")
 def evaluate(small):
-    """(gradient of the mean bound, terms of each image) of a case."""
+    """Returns (gradient of the mean bound, terms of each image) of a case."""
     evaluated = evaluate_all(*small[1:], latents=3)
     return lambda name, **options: evaluated[case_name(name, options)]
 
 
 @pytest.fixture(scope="module")
 def evaluate_padded(small):
-    """The same of a model that was padded from 3 to 5 latents."""
+    """Returns the same for a model that was padded from 3 to 5 latents."""
     evaluated = evaluate_all(*small[1:], latents=5)
     return lambda name, **options: evaluated[case_name(name, options)]
 
@@ -170,7 +170,7 @@ def test_the_elbo_is_reconstruction_minus_kl_whatever_the_bound(evaluate, name):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_padding_changes_neither_terms_nor_gradient(evaluate, evaluate_padded, name):
-    """Its own gradient is exactly 0, so Adam never moves it."""
+    """The gradient of the padding is exactly 0, so Adam never moves it."""
     gradients, terms = evaluate(name, **OPTIONS[name])
     padded, padded_terms = evaluate_padded(name, **OPTIONS[name])
     assert_close(padded_terms, terms)
@@ -204,7 +204,7 @@ def test_another_gradient_for_q_leaves_the_value_and_the_decoders(
     options = OPTIONS[name] if name == "piwae" else {}
     gradients, terms = evaluate(name, **options)
     expected, expected_terms = evaluate(other)
-    # Not to the bit: they may be added up in another order.
+    # Not to the bit: the order of the sums may differ.
     assert_close(terms, expected_terms, atol=1e-6)
     assert_close(gradients["decoder"], expected["decoder"])
     kernel = gradients["encoder"]["head"]["mean"]["kernel"]
@@ -228,7 +228,7 @@ def test_ciwae_mixes_gradients(evaluate):
 
 
 def test_beta_weighs_the_kl_and_nothing_else(small):
-    """Of one sample every weight is 1, so that the bound is linear in beta."""
+    """With one sample every weight is 1, so the bound is linear in beta."""
     model, params, x = small
     names = OPTIONS.keys() - {"thermodynamic", "beta_tc"}
 
@@ -247,7 +247,7 @@ def test_beta_weighs_the_kl_and_nothing_else(small):
         )
 
 
-# Bounds that rise sample by sample: of the thermodynamic ones, each partition refines
+# Bounds that rise sample by sample. Each partition of the thermodynamic bounds refines
 # the one before.
 RISING = {
     "thermodynamic": [{"partitions": count} for count in (1, 2, 3, 5, 9, 17)],
@@ -262,7 +262,7 @@ RISING = {
 
 @pytest.fixture(scope="module")
 def rising(small):
-    """The bounds ``[values, images]`` of ``RISING``, by name."""
+    """Returns the bounds ``[values, images]`` of ``RISING``, by name."""
     model, params, x = small
 
     @quick_jit
@@ -288,7 +288,7 @@ def rising(small):
 
 @pytest.mark.parametrize("name", RISING)
 def test_bounds_are_ordered_sample_by_sample(rising, name):
-    """By Jensen's inequality and of the same log-weights: no chance is involved."""
+    """They share their log-weights, so Jensen's inequality holds without chance."""
     assert np.all(np.diff(rising[name], axis=0) > 0)
 
 
@@ -307,7 +307,7 @@ def test_bounds_lie_between_the_elbo_and_that_of_all_weights(rising):
 
 
 def test_at_the_true_posterior_every_log_weight_is_log_px(linear):
-    """Whatever then weighs them; the closed form alone has noise."""
+    """The weighting has no effect then; only the closed form has noise."""
     model, params, x, log_px = linear
 
     @quick_jit
@@ -349,7 +349,7 @@ def test_a_wrong_posterior_costs_exactly_its_kl(key, linear):
 
 
 def test_importance_weighted_bound_rises_with_samples(key, small):
-    """On average over 200 draws of each."""
+    """It rises on average over 200 draws of each."""
     model, params, x = small
 
     @quick_jit
@@ -368,7 +368,7 @@ def test_importance_weighted_bound_rises_with_samples(key, small):
 
 
 def test_both_forms_of_the_elbo_have_the_same_expectation(key, small):
-    """Within 4.5 standard errors, estimated from 400 batches: failure rate 7e-6."""
+    """They agree within 4.5 standard errors over 400 batches: failure rate 7e-6."""
     model, params, x = small
 
     @quick_jit
@@ -409,7 +409,7 @@ def test_gradients_are_finite_where_training_begins(key, likelihood):
 def test_free_bits_charge_each_latent_at_least_so_much(
     small, evaluate, evaluate_padded
 ):
-    """And a padded latent nothing, though its KL of 0 is less."""
+    """They charge nothing for a padded latent, though its KL of 0 is less."""
     model, params, x = small
     per_latent = model.encode(params, x).kl_to_standard_normal()
     charged = np.maximum(per_latent, 0.3).sum(-1)
@@ -423,7 +423,7 @@ def test_free_bits_charge_each_latent_at_least_so_much(
 
 
 def test_free_bits_of_a_kl_of_one_term_count_once(key, small):
-    """Dependent latents have one KL, whatever the mask of their number."""
+    """Dependent latents have one KL, whatever their number and mask."""
     model = bernoulli_model(3, widths=(), posterior="full_covariance")
     terms = elbo(
         model,
@@ -458,7 +458,7 @@ def test_capacity_charges_the_distance_of_the_kl_from_it(small, capacity):
     ],
 )
 def test_gradients_without_a_score_need_no_more_than_a_density(posterior, options):
-    """Of a posterior with dependent latents: the same value, and a finite gradient."""
+    """A posterior with dependent latents has the same value and a finite gradient."""
     model = bernoulli_model(2, widths=(), posterior=posterior, **options)
     names = ("stl", "thermodynamic", "elbo_log_weight", "dreg", "iwae")
 
@@ -482,7 +482,7 @@ def test_gradients_without_a_score_need_no_more_than_a_density(posterior, option
 
 
 def test_without_a_score_the_value_is_that_of_the_noise():
-    """Where that from the sample, which is rounded, is wrong by thousands of nats."""
+    """The value from the rounded sample is wrong by thousands of nats there."""
     latents = 16
     entries = latents * (latents - 1) // 2
     posterior = FullCovarianceGaussian(

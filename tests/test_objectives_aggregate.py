@@ -1,4 +1,4 @@
-"""Objectives that see the batch, against exact decompositions and distances."""
+"""Tests of objectives that see the batch, against exact parts and distances."""
 
 import functools
 
@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def params(model):
-    """An encoder whose images are far apart, and whose latents go together."""
+    """Returns an encoder with images far apart and correlated latents."""
     params = start(model)
     head = params["encoder"]["head"]
     head["mean"]["kernel"] = jnp.array([[2.0, 2.0], [1.0, 0.5], [-1.0, 0.5], [1.5, 1]])
@@ -39,12 +39,12 @@ def params(model):
 
 @pytest.fixture(scope="module")
 def x():
-    """All 16 binary images of 4 pixels."""
+    """Returns all 16 binary images of 4 pixels."""
     return jnp.asarray(np.indices((2,) * 4).reshape(4, -1).T, jnp.float32)
 
 
 def correlation(model, params, x, num_images, num_samples=3):
-    """Total correlation as the bound has it, by image, nats."""
+    """Returns the total correlation in the bound, by image, nats."""
 
     @quick_jit
     def evaluate(params, x):
@@ -63,7 +63,7 @@ def correlation(model, params, x, num_images, num_samples=3):
 
 
 def test_of_the_whole_set_the_total_correlation_is_exact(model, params, x):
-    """The diagnostics' decomposition of the same samples."""
+    """The reference is the diagnostics' decomposition of the same samples."""
     batch = Batch(model, params, jax.random.key(1), x, num_samples=3)
     posterior, noise = batch.posterior, batch.noise
     scale = jnp.exp(posterior.log_scale)
@@ -81,7 +81,7 @@ def test_of_the_whole_set_the_total_correlation_is_exact(model, params, x):
 
 
 def test_in_a_batch_an_images_own_posterior_counts_as_one_of_all(model, params, x):
-    """The estimate by loops in NumPy: own weight 1/N, the others' share the rest."""
+    """NumPy loops compute the estimate: own weight 1/N, the others share the rest."""
     batch, num_images = np.asarray(x[3:8]), 40
     drawn = Batch(model, params, jax.random.key(1), jnp.asarray(batch))
     posterior = drawn.posterior
@@ -100,7 +100,7 @@ def test_in_a_batch_an_images_own_posterior_counts_as_one_of_all(model, params, 
 
 
 def test_where_q_ignores_x_the_total_correlation_is_zero(model, params, x):
-    """Of any batch: nothing of the number of images is left in the value."""
+    """This holds for any batch: the value does not depend on the number of images."""
     blind = jax.tree.map(jnp.copy, params)
     for part in blind["encoder"]["head"].values():
         part["kernel"] = jnp.zeros((4, 2))
@@ -124,7 +124,7 @@ def test_total_correlation_needs_independent_latents(x):
 
 
 def test_one_image_alone_has_the_elbo(model, params, x):
-    """By which both are validated; beta then weighs a total correlation of 0."""
+    """Both are validated so; beta then weighs a total correlation of 0."""
     key, one = jax.random.key(1), x[:1]
     found = beta_tc(model, params, key, one, beta=3.0)
     np.testing.assert_allclose(
@@ -150,7 +150,7 @@ def expected_kernel(mean, variance):
 
 
 def exact_mmd(mean, scale):
-    """Squared MMD of N(mean, scale^2) from N(0, 1)."""
+    """Returns the squared MMD between N(mean, scale^2) and N(0, 1)."""
     return (
         expected_kernel(0, 2 * scale**2)
         + expected_kernel(0, 2.0)
@@ -160,9 +160,9 @@ def exact_mmd(mean, scale):
 
 @pytest.fixture(scope="module")
 def discrepancies():
-    """Squared MMDs of 4,000 batches of 6, and their derivatives by the mean of q.
+    """Returns MMDs of 4,000 batches of 6, and their derivatives by the mean of q.
 
-    Of one latent, where q = N(0.8, 0.5^2) of every image.
+    There is one latent, and q = N(0.8, 0.5^2) for every image.
     """
     model = bernoulli_model(1, widths=())
     params = start(model)
@@ -182,7 +182,7 @@ def discrepancies():
 
 
 def test_the_discrepancy_and_its_gradient_are_unbiased(discrepancies):
-    """Within 4.5 standard errors of quadrature, for both: failure rate 1.4e-5."""
+    """Both are within 4.5 standard errors of quadrature: failure rate 1.4e-5."""
     step = 1e-3
     slope = (exact_mmd(0.8 + step, 0.5) - exact_mmd(0.8 - step, 0.5)) / (2 * step)
     for draws, exact in zip(discrepancies, (exact_mmd(0.8, 0.5), slope), strict=True):
@@ -193,7 +193,7 @@ def test_the_discrepancy_and_its_gradient_are_unbiased(discrepancies):
 
 
 def test_one_draw_of_each_images_posterior_is_compared(model, params, x):
-    """By loops in NumPy over pairs, for each of two samples, then averaged."""
+    """NumPy loops over pairs give each of two samples' value, then their average."""
     key = jax.random.key(4)
     batch = Batch(model, params, jax.random.clone(key), x[:4], num_samples=2)
     z = np.asarray(batch.posterior.sample(batch.noise))

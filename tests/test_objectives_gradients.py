@@ -1,7 +1,7 @@
-"""Gradient estimators against exact gradients, and how noisy they are.
+"""Tests of gradient estimators against exact gradients, and of their noise.
 
-In linear-Gaussian models, where log p(x|z) is quadratic in z: a mean over the points
-that ``cubature`` gives is its expectation under any Gaussian, exactly.
+The models are linear-Gaussian, so log p(x|z) is quadratic in z, and a mean over the
+points of ``cubature`` is its exact expectation under any Gaussian.
 """
 
 import functools
@@ -21,13 +21,13 @@ DRAWS = 4000
 
 
 def cubature(latents):
-    """Points of noise ``[2 latents, 1, latents]`` whose mean is exact to degree 3."""
+    """Returns noise points ``[2 latents, 1, latents]`` with means exact to degree 3."""
     points = np.sqrt(latents) * np.eye(latents, dtype=np.float32)
     return jnp.asarray(np.concatenate([points, -points]))[:, None]
 
 
 def gradient_draws(model, params, x, key, bounds):
-    """Gradients ``[DRAWS, parameters]`` of each bound, of the same draws' noise.
+    """Returns gradients ``[DRAWS, parameters]`` of each bound, on the same noise.
 
     Args:
         model: the VAE.
@@ -55,13 +55,13 @@ def gradient_draws(model, params, x, key, bounds):
 
 
 def largest_deviation(draws, exact):
-    """In standard errors of the mean, over the parameters."""
+    """Returns the largest deviation of a parameter, in standard errors of the mean."""
     error = draws.std(0, ddof=1) / np.sqrt(len(draws))
     return np.max(np.abs(draws.mean(0) - exact) / (error + 1e-5))
 
 
 def of_encoder(params, flat):
-    """The encoder's part of flattened gradients ``[..., parameters]``."""
+    """Returns the encoder's part of flattened gradients ``[..., parameters]``."""
     marked = jax.tree.map(np.zeros_like, params)
     marked |= {"encoder": jax.tree.map(np.ones_like, params["encoder"])}
     return flat[..., np.asarray(ravel_pytree(marked)[0], bool)]
@@ -69,7 +69,7 @@ def of_encoder(params, flat):
 
 @pytest.fixture(scope="module")
 def wrong():
-    """A model whose q is off by a quarter of a standard deviation, and one image."""
+    """Returns a model whose q is wrong by 1/4 standard deviation, and one image."""
     model, params, evidence = linear_gaussian.exact_model()
     x = jnp.asarray(evidence.rvs(1, random_state=3), jnp.float32)[None]
     return model, linear_gaussian.shifted(params, 0.25), x
@@ -77,7 +77,7 @@ def wrong():
 
 @pytest.fixture(scope="module")
 def draws(wrong):
-    """Gradients of each estimator at the wrong q."""
+    """Returns the gradients of each estimator at the wrong q."""
 
     def option(name, **options):
         return functools.partial(terms_of, name, **options)
@@ -142,8 +142,8 @@ def test_more_samples_drown_the_gradient_for_q_but_for_double_reparameterization
 ):
     """Signal to noise: k^(-1/2) of IWAE (Rainforth et al. 2018), k^(1/2) of DReG.
 
-    From 8 samples to 128, so a fourth and four times. Both have the same expectation,
-    for which the less noisy estimate serves.
+    Samples rise from 8 to 128, so the ratios are 1/4 and 4. Both have the same
+    expectation, which the less noisy one estimates.
     """
     params = wrong[1]
 
@@ -158,7 +158,7 @@ def test_more_samples_drown_the_gradient_for_q_but_for_double_reparameterization
 
 
 def test_sticking_the_landing_has_no_variance_at_the_true_posterior():
-    """Where other estimators have some."""
+    """Other estimators have some variance there."""
     model, params, evidence = linear_gaussian.exact_model()
     x = jnp.asarray(evidence.rvs(1, random_state=3), jnp.float32)[None]
     draws = gradient_draws(
@@ -182,7 +182,7 @@ PARTITIONS = (1, 2, 5)
 
 @pytest.fixture(scope="module")
 def one_latent():
-    """A model of one latent, a q that is wrong, an image, and its log p(x)."""
+    """Returns a model of one latent with a wrong q, an image, and its log p(x)."""
     exact = LinearGaussian(np.array([[0.5], [-0.3]]), np.array([0.4, 0.6]), 0.09)
     model, params = exact.to_vae((1, 2, 1), 16)
     x = np.array([[0.9, 0.1]])
@@ -191,7 +191,7 @@ def one_latent():
 
 
 def riemann_sum(model, params, x, partitions):
-    """The exact left Riemann sum, by quadrature over z."""
+    """Returns the exact left Riemann sum, by quadrature over z."""
     z = jnp.linspace(-6, 6, 4001)[:, None, None]
     log_q = model.encode(params, x).log_prob(z)[:, 0]
     log_joint = (model.log_likelihood(params, x, z) + model.prior(params).log_prob(z))[
@@ -210,7 +210,7 @@ def riemann_sum(model, params, x, partitions):
 
 @pytest.fixture(scope="module")
 def integrated(one_latent):
-    """Exact values of the sums, and their gradients."""
+    """Returns exact values of the sums, and their gradients."""
     model, params, x, _ = one_latent
     return [
         quick_jit(jax.value_and_grad(lambda p, n=n: riemann_sum(model, p, x, n)))(
@@ -222,7 +222,7 @@ def integrated(one_latent):
 
 @pytest.fixture(scope="module")
 def estimated(one_latent):
-    """Values and gradients of 40 draws of 2,000 samples each."""
+    """Returns values and gradients of 40 draws of 2,000 samples each."""
     model, params, x, _ = one_latent
 
     @quick_jit
@@ -259,7 +259,7 @@ def test_the_covariance_gradient_is_that_of_the_riemann_sum(
 
 
 def test_thermodynamic_bounds_rise_from_the_elbo_towards_log_px(one_latent, integrated):
-    """In exact values; that of each estimate is tested above."""
+    """This tests exact values; a test above covers each estimate."""
     model, params, x, log_px = one_latent
     z = model.encode(params, x).sample(cubature(1))
     exact_elbo = model.log_likelihood(params, x, z).mean() - (

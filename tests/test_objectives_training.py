@@ -1,4 +1,4 @@
-"""How training calls an objective, and which options are refused."""
+"""Tests of the calls of objectives in training, and of refused options."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ def small():
 
 
 def step_terms(small, objective, warmup, num_images=6):
-    """Terms of each image as a step has them."""
+    """Returns the terms of each image in a training step."""
     model, params, x = small
     config = TrainingConfig(objective=objective, batch_size=6)
     trainer = Trainer(model, config, num_images)
@@ -58,7 +58,7 @@ def step_terms(small, objective, warmup, num_images=6):
 
 
 def validation_terms(small, objective):
-    """What a validation of the images has, whatever the warm-up."""
+    """Returns the validation terms of the images, for any warm-up."""
     model, params, x = small
     config = TrainingConfig(objective=objective, batch_size=6, kl_warmup_epochs=40)
     trainer = Trainer(model, config, 6)
@@ -87,7 +87,7 @@ def test_the_size_of_the_training_set_reaches_the_objective(small):
 
 
 def test_an_epoch_tells_how_many_images_it_trains_on(images):
-    """All 96, though batches of 20 leave some of them out."""
+    """It reports all 96, though batches of 20 leave some of them out."""
     told = []
 
     class Spy(BetaTC):
@@ -103,7 +103,7 @@ def test_an_epoch_tells_how_many_images_it_trains_on(images):
 
 
 def test_validation_is_of_the_bound_that_a_capacity_trains(small):
-    """Else the epochs before the KL has come up to it would pass for the best."""
+    """Otherwise the epochs before the KL reaches it would count as the best."""
     model, params, x = small
     found = validation_terms(small, Elbo(capacity=5.0))
     key = MemberKeys.of(MEMBER.key).evaluate
@@ -125,7 +125,7 @@ def test_validation_is_of_the_bound_that_a_capacity_trains(small):
     ],
 )
 def test_validation_leaves_out_what_is_of_training_alone(small, objective, other, beta):
-    """Of the two that see the batch this leaves the ELBO of each image."""
+    """The two objectives that see the batch are then the ELBO of each image."""
     model, params, x = small
     found = validation_terms(small, objective)
     key = MemberKeys.of(MEMBER.key).evaluate
@@ -194,7 +194,7 @@ def test_a_batch_of_one_says_nothing_of_the_aggregated_posterior():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_training_by_every_objective_raises_the_elbo(images, name):
-    """By nats, in ten epochs; where it is not what is trained, as well."""
+    """It rises by nats in ten epochs, even if training maximises another bound."""
     objective = OBJECTIVES.make(name, num_samples=3, **OPTIONS.get(name, {}))
     config = dataclasses.replace(CONFIG, objective=objective)
     trainer, own = Trainer(build(), config, len(images)), member()

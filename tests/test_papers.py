@@ -1,4 +1,4 @@
-"""The page of published tables: what it finds in run folders and what it leaves."""
+"""Tests of the page of published tables: what it reads from folders and writes."""
 
 import shutil
 from pathlib import Path
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def page_on(kept):
-    """The page, how many of its rows were run, and of how many."""
+    """Returns the page, and the numbers of finished and of all rows."""
     tables = papers.gather(kept)
     rows = [row for table in tables for row in table["rows"]]
     page = papers.render(tables)
@@ -46,7 +46,7 @@ def page_on(kept):
 
 @pytest.fixture
 def run(tmp_path):
-    """Puts results into a configuration's folder, and tells its line of the page."""
+    """Puts results into a configuration's folder; returns its line of the page."""
 
     def put(config, scores):
         path = tmp_path / "runs" / "static_mnist" / "cpu"

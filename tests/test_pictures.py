@@ -1,4 +1,4 @@
-"""Tests of experiments.report.pictures: files that are not there as they should be."""
+"""Tests of experiments.report.pictures: files that are missing or wrong."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def named(names):
 
 
 def test_names_of_classes_are_stored_and_drawn():
-    """Folders of before have none, and show the numbers."""
+    """Folders of earlier versions have no names, and show the numbers."""
     stored = to_store(("ant", "bee", "cat"))
     assert json.loads(stored["class_names"].tobytes()) == ["ant", "bee", "cat"]
     assert "class_names" not in to_store(())
@@ -65,7 +65,7 @@ def test_names_of_classes_are_stored_and_drawn():
 
 
 def to_store(names):
-    """What is stored of a run on images of such classes."""
+    """Returns the stored arrays of a run on images of such classes."""
     split = Split(np.zeros((2, 4, 4, 1), np.uint8), np.arange(2, dtype=np.int32))
     images = ImageData("x", 17, split, split, split, "dynamic", names)
     numbers = np.zeros(2)
@@ -86,7 +86,7 @@ def test_names_of_another_kind_are_refused(names):
 
 @pytest.fixture
 def drawn(tmp_path):
-    """All pictures of a run, and their pixels."""
+    """Returns all pictures of a run, and their pixels."""
     ensure(tmp_path / "run")
     return tmp_path / "run"
 

@@ -71,7 +71,7 @@ def population(layout):
 
 
 def check_on_many():
-    """What a process with eight devices runs."""
+    """Runs the checks in a process with eight devices."""
     assert jax.device_count() == NUM_DEVICES
     statistics = np.full(64, 0.4, np.float32), np.full(64, 0.2, np.float32)
     many, one = population(Layout.of(12)), population(Layout.of(12, jax.devices()[:1]))
@@ -134,7 +134,7 @@ def test_a_plan_of_memory_counts_state_data_and_the_hungriest_program():
     assert state + images.nbytes < needed < 2 * state + images.nbytes
     more, _ = own.bytes_needed(init, [epoch], [images, np.zeros(10**6, np.uint8)])
     assert more == needed + 10**6
-    # Where the first state takes more than all that follows, that is what is needed.
+    # If the first state takes more than everything later, it decides.
     validation = own.compile_validation(np.zeros((1, 64), np.float32))
     without, _ = own.bytes_needed(validation, [validation], [images])
     first, _ = own.bytes_needed(init, [validation], [images])

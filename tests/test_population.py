@@ -39,7 +39,7 @@ def statistics(images):
 
 
 def run_population(images, likelihood, execution, *, epochs=6, config=CONFIG):
-    """Trains members of three latent sizes as one program; the stacked state."""
+    """Trains members of three latent sizes as one program; returns their state."""
     models = [build(likelihood, size) for size in SIZES]
     members = populate(models, execution, config=config)
     given = statistics(images)
@@ -52,7 +52,7 @@ def run_population(images, likelihood, execution, *, epochs=6, config=CONFIG):
 
 @pytest.fixture(scope="module", params=["discretized_logistic", "gaussian_optimal"])
 def trained(request, images):
-    """A likelihood, and the final states of its models, each trained alone."""
+    """Returns a likelihood and its models' final states, each trained alone."""
     models = [build(request.param, size) for size in SIZES]
     return request.param, [
         train(model, CONFIG, member(index, model.latent_dim), images, 3)[0]
@@ -87,7 +87,7 @@ def test_a_padded_member_follows_the_model_trained_alone(images, trained, execut
                 jax.tree.leaves(unpadded), jax.tree.leaves(theirs), strict=True
             ):
                 np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
-            # What was appended is still exactly zero after training.
+            # The appended zeros are still exactly zero after training.
             assert_same(mine, population.pad(unpadded, mine))
 
 
@@ -227,7 +227,7 @@ def test_options_of_the_cpu_are_for_the_cpu_alone(platform):
 
 
 class Concatenating(nn.Module):
-    """A decoder that sees z once more behind its hidden layer."""
+    """A decoder that gets z once more after its hidden layer."""
 
     image_shape: tuple[int, ...]
     pixel_outputs: int
@@ -259,7 +259,7 @@ class Periodic(Concatenating):
 
 @dataclasses.dataclass(frozen=True)
 class Claiming(MLP):
-    """A network whose decoder is another one, and that says it can be padded."""
+    """A network with another decoder that declares that it can be padded."""
 
     module: type[nn.Module] = Concatenating
 
@@ -271,7 +271,7 @@ class Claiming(MLP):
 
 @dataclasses.dataclass(frozen=True)
 class Silent(Claiming):
-    """The same, but it declares nothing of the kind."""
+    """The same network without this declaration."""
 
     pads_exactly: ClassVar[bool] = Network.pads_exactly
 

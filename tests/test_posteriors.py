@@ -34,7 +34,7 @@ def test_log_prob_is_scipys(key):
 
 
 def test_the_density_of_a_sample_is_that_of_its_noise(key):
-    """Where the sample is rounded by more than its scale, too."""
+    """This holds even if the rounding of the sample exceeds its scale."""
     noise = jax.random.normal(key, (7, 1, 1))
     narrow = DiagonalGaussian(jnp.full((1, 1), 3.7), jnp.full((1, 1), -16.0))
     z, log_q = narrow.sample_and_log_prob(noise)
@@ -50,7 +50,7 @@ def test_prior_log_prob_is_scipys(key):
 
 
 def test_kl_is_the_mean_log_ratio_within_four_standard_errors(key):
-    """False-failure rate 6e-5, were the key not fixed."""
+    """With a random key, the false-failure rate would be 6e-5."""
     z = POSTERIOR.sample(latent_noise(key, 200_000, 1, 3))
     ratio = np.asarray(POSTERIOR.log_prob(z) - StandardNormal(3).log_prob(z))
     error = ratio.std() / np.sqrt(ratio.size)
@@ -108,7 +108,7 @@ FULL = FullCovarianceGaussian(
 
 
 def covariances(posterior):
-    """Of each image, in float64, the entries of L put in place one by one."""
+    """Returns each image's covariance in float64, from L entry by entry."""
     for log_scale, (first, second, third) in zip(
         np.asarray(posterior.log_scale, np.float64), posterior.lower, strict=True
     ):
@@ -145,7 +145,7 @@ def test_samples_of_correlated_latents_have_their_covariance(key):
     [(np.zeros(3), np.zeros(3)), (np.array([1.0, -0.5, 0.0]), np.array([0.3, -1, 1]))],
 )
 def test_kl_of_correlated_latents_is_that_of_two_gaussians(mean, log_scale):
-    """To N(mean, diag(exp(2 log_scale))), by the general formula."""
+    """The reference is the general formula for N(mean, diag(exp(2 log_scale)))."""
     precision = np.diag(np.exp(-2 * log_scale))
     expected = []
     for own_mean, covariance in zip(FULL.mean, covariances(FULL), strict=True):
@@ -162,7 +162,7 @@ def test_kl_of_correlated_latents_is_that_of_two_gaussians(mean, log_scale):
 
 
 def test_at_the_exact_correlated_posterior_every_log_weight_is_log_px(key):
-    """On a model where the best diagonal posterior lacks 0.44 nats."""
+    """On this model the best diagonal posterior loses 0.44 nats."""
     exact = linear_gaussian.correlated_gaussian()
     diagonal, params = exact.to_vae(linear_gaussian.SHAPE, linear_gaussian.LEVELS)
     model = make_vae(
@@ -206,7 +206,7 @@ QUICK = {"xla_backend_optimization_level": "0"}
 
 
 def tiny_model(posterior):
-    """A model, its parameters, and images."""
+    """Returns a model, its parameters, and images."""
     small = {"layer_widths": (3,), "flow_steps": 1, "flow_widths": (3,)}
     model = make_vae(
         make_likelihood("bernoulli", 2),
@@ -240,7 +240,7 @@ def tiny_model(posterior):
     ],
 )
 def test_every_estimate_of_the_evidence_takes_every_posterior(posterior, key):
-    """That they run; that they are right is tested on models with known answers."""
+    """This tests that they run; other tests compare them with known answers."""
     model, params, x = tiny_model(posterior)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""Priors against SciPy's densities and exact moments."""
+"""Tests of priors against SciPy's densities and exact moments."""
 
 import functools
 from typing import NamedTuple
@@ -52,7 +52,7 @@ class Exact(NamedTuple):
         return scipy.special.logsumexp(each + np.log(self.weights), axis=-1)
 
     def moments(self):
-        """Mean and variance of each latent."""
+        """Returns mean and variance of each latent."""
         mean = self.weights @ self.mean
         return mean, self.weights @ (self.scale**2 + self.mean**2) - mean**2
 
@@ -63,7 +63,7 @@ def bounded(raw):
 
 @pytest.fixture(scope="module", params=["gaussian", "mixture", "vamp"])
 def moved(request, images):
-    """A model whose prior's parameters are no longer those it started at."""
+    """Returns a model whose prior's parameters differ from the initial ones."""
     model = build(request.param)
     statistics = jnp.full(16, 0.4), jnp.full(16, 0.3)
     params = jit(model.init)(jax.random.key(1), *statistics, images)

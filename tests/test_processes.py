@@ -1,4 +1,4 @@
-"""Tests of experiments.runner.processes: one process, and two that really talk."""
+"""Tests of experiments.runner.processes: one process, and two connected ones."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ VALUES = (
 
 
 def arrays():
-    """Named arrays of all kinds that a checkpoint holds."""
+    """Returns named arrays of all kinds that a checkpoint holds."""
     generator = np.random.default_rng(0)
     return {
         "state/weights": generator.normal(size=(3, 4)).astype(np.float32),
@@ -72,7 +72,7 @@ HELD = "all has held"
 
 
 def check_in_two(port, process_id):
-    """What each of the two processes runs; prints a line once all has held."""
+    """Runs the checks in each of the two processes; prints a line if all hold."""
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process_id)
     assert processes.is_primary() == (process_id == 0)
     for value in VALUES:
@@ -136,7 +136,7 @@ def test_two_processes_share_what_the_first_has():
         for process in started:
             stdout, stderr = process.communicate(timeout=120)
             assert process.returncode == 0, stderr
-            # Gloo has words of its own to say there.
+            # Gloo prints its own lines there.
             assert stdout.splitlines()[-1] == HELD
     finally:
         for process in started:

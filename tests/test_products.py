@@ -24,7 +24,7 @@ MEAN, STD = jnp.full(16, 0.4), jnp.full(16, 0.3)
 
 
 def products(function, *arguments):
-    """The matrix products and convolutions of a function, as a GPU is given them."""
+    """Returns the matrix products and convolutions of a function, lowered for a GPU."""
     traced = jax.jit(function).trace(*arguments)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     found = re.findall(r"stablehlo\.(?:dot_general|convolution|dot)\b.*", text)
@@ -125,7 +125,7 @@ def test_networks_are_measured_in_the_precision_they_compute_in(network, precisi
 
 
 def test_elsewhere_products_are_as_exact_as_jax_makes_them():
-    """Training has the faster ones, of a log-likelihood that is measured or not."""
+    """Training has the faster products, for any log-likelihood."""
     model, params = model_of()
     z = jnp.zeros((2, 5, 3))
     for line in products(model.log_likelihood, params, X, z):

@@ -1,4 +1,4 @@
-"""Tests of experiments.runner.progress: what reaches a terminal."""
+"""Tests of experiments.runner.progress: the output on a terminal."""
 
 import io
 

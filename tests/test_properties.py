@@ -1,7 +1,7 @@
 """Properties of every configuration and of every array, drawn at random.
 
-The draws are the same in each session. A configuration is either taken for exactly what
-it says, or refused in one line that names the field; so are images.
+The draws are the same in each session. A configuration is either used exactly as it is
+written, or refused in one line that names the field; so are images.
 """
 
 import copy
@@ -42,7 +42,7 @@ CONFIG = digits.get_config("tiny").to_dict()
 
 
 def paths_of(mapping, above=()):
-    """The path of every section and field, from the outside in."""
+    """Returns the path of every section and field, from the outside in."""
     for name, value in mapping.items():
         yield (*above, name)
         if isinstance(value, dict):
@@ -71,7 +71,7 @@ KEYS = st.sampled_from(NAMES) | st.text(string.printable, max_size=5)
 
 @st.composite
 def mutated(draw):
-    """A configuration with a few values replaced, keys removed and keys added."""
+    """Returns a configuration with some values replaced, keys removed and added."""
     config = copy.deepcopy(CONFIG)
     for _ in range(draw(st.integers(1, 3))):
         *above, name = draw(st.sampled_from(PATHS))
@@ -79,7 +79,7 @@ def mutated(draw):
         for section in above:
             target = target.get(section) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            continue  # Replaced or removed before.
+            continue  # It was replaced or removed before.
         action = draw(st.sampled_from(["replace", "replace", "replace", "drop", "add"]))
         if action == "replace":
             target[name] = draw(VALUES)
@@ -91,7 +91,7 @@ def mutated(draw):
 
 
 def changed_fields(config):
-    """Names of what a configuration has otherwise than the original, at any depth."""
+    """Returns the names of a configuration's changed fields, at any depth."""
 
     def differing(old, new):
         for name in {*old, *new}:
@@ -111,14 +111,14 @@ def without_sweep(config):
 
 
 def plain(value):
-    """A value with tuples for lists, as settings hold it."""
+    """Returns a value with tuples for lists, as settings hold it."""
     return tuple(map(plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 def assert_equal_to(section, mapping):
-    """Settings hold what the mapping says, no more and no less.
+    """Asserts that settings hold the values of the mapping, no more and no less.
 
-    But for options by name, which may be left out.
+    Only options by name may be left out.
     """
     left_out = {name for name in vars(section) if getattr(section, name) == Options()}
     assert set(vars(section)) - left_out == set(mapping) - left_out
@@ -133,7 +133,7 @@ def assert_equal_to(section, mapping):
 
 
 def refusal(function, *arguments):
-    """The line a call is refused with; None if it is not. Never another exception."""
+    """Returns the line of a refusal, or None; other exceptions are errors."""
     try:
         function(*arguments)
     except (SettingsError, DataError) as error:
@@ -235,14 +235,14 @@ SHAPES = st.one_of(
 def any_array(draw):
     dtype, shape = draw(DTYPES), draw(SHAPES)
     if np.dtype(dtype).kind in "iuf" and draw(st.booleans()):
-        values = st.integers(100, 255)  # Often valid, which at random it hardly is.
+        values = st.integers(100, 255)  # Often valid, unlike random values.
         return draw(hnp.arrays(np.uint8, shape, elements=values)).astype(dtype)
     return draw(hnp.arrays(dtype, shape))
 
 
 @pytest.fixture(scope="module")
 def npz():
-    """A function that stores arrays as an npz file and loads it."""
+    """Returns a function that stores arrays as an npz file and loads it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.npz"
 
@@ -266,7 +266,7 @@ def test_any_arrays_are_images_or_refused(images, labels, levels, npz):
         return
     data = npz(**arrays)
     if images.ndim == 4 and images.shape[-1] in (2, 4):
-        images = images[..., :-1]  # Without what says that all is opaque.
+        images = images[..., :-1]  # Without the channel that says that all is opaque.
     height, width, *channels = images.shape[1:]
     assert data.image_shape == (height, width, *(channels or [1]))
     assert 2 <= data.levels <= 256

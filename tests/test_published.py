@@ -1,4 +1,4 @@
-"""Known answers on MNIST, from training runs of minutes and exact computations."""
+"""Tests of known answers on MNIST, by short training and exact computations."""
 
 import os
 from pathlib import Path

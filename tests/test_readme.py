@@ -1,4 +1,4 @@
-"""The pages: their examples run, their links and commands lead somewhere."""
+"""Tests of the pages: examples run, and links and commands are valid."""
 
 import configparser
 import importlib.metadata

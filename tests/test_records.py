@@ -24,7 +24,7 @@ def changed(config, section, **fields):
 
 
 def filled(place, config, scores):
-    """A folder with results."""
+    """Returns a folder with results."""
     owners = fingerprints(grid.expand(config), IMAGES)
     folder = RunFolder.create(place, config, owners, IMAGES, print)
     for run, score in scores.items():
@@ -35,7 +35,7 @@ def filled(place, config, scores):
 
 @pytest.fixture
 def keep(tmp_path):
-    """Keeps results of a configuration, those of a folder of their own; the record."""
+    """Keeps the results of a configuration's own folder; returns the record."""
 
     def put(config, scores):
         folder = filled(
@@ -103,7 +103,7 @@ def test_settings_of_the_machine_are_no_difference(keep):
 
 
 def without(config, section, field):
-    """The configuration as an earlier version had it."""
+    """Returns the configuration of an earlier version."""
     return config | {section: {n: v for n, v in config[section].items() if n != field}}
 
 
@@ -121,7 +121,7 @@ def test_a_field_that_came_later_is_no_difference_at_its_default(keep):
 
 
 def test_a_folder_of_an_older_version_adds_its_results(keep, tmp_path):
-    """Its configuration has no field that came later."""
+    """Its configuration lacks the later fields."""
     keep(CONFIG, {A: 1.0})
     folder = filled(tmp_path / "old", CONFIG, {B: 2.0})
     config, found = records.finished(RunFolder.open(folder.path), pytest.fail)

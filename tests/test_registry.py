@@ -55,7 +55,7 @@ def test_an_option_that_is_needed_is_asked_for():
 
 @pytest.mark.parametrize("part", [Part(17), "part", None, dict])
 def test_what_makes_no_part_is_refused_when_it_is_registered(part):
-    """It would be met by the options of every other part."""
+    """Otherwise the options of every other part would meet the error."""
     with pytest.raises(ValueError, match="Register a class") as caught:
         registry(own=part)
     assert "\n" not in str(caught.value)
@@ -67,5 +67,5 @@ def test_options_without_a_name_are_refused_when_they_are_registered():
 
     with pytest.raises(ValueError, match="takes depth by position alone"):
         registry(own=by_position)
-    # What the library gives is given by position.
+    # The library passes its arguments by position.
     assert registry(own=lambda levels, /: Part(levels)).make("own", 2) == Part(2)
