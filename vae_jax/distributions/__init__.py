@@ -1,4 +1,4 @@
-"""Distributions of latents as values; posteriors and priors consist of them."""
+"""Distributions of latents, as values; posteriors and priors consist of them."""
 
 from vae_jax.distributions.conditional import ConditionalGaussian
 from vae_jax.distributions.flows import Flow

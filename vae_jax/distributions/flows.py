@@ -1,22 +1,23 @@
 """Invertible maps of latents with a tractable Jacobian.
 
-A flow is a frozen description of several steps, each with parameters of its own and
-with the order of the latents reversed behind it. It maps u, whose density is known, to
-z, and log p(z) = log p(u) - log|det dz/du|. All steps start near the identity.
+A flow is a frozen description of several steps. Each step has its own parameters, and
+after each step the order of the latents is reversed. The flow maps u, whose density is
+known, to z, and log p(z) = log p(u) - log|det dz/du|. All steps start near the
+identity.
 
-A step's network may compute in bfloat16, which is then part of the map: what moves a
-latent is a function of the others alone, however it is rounded, so that the determinant
-remains exact. The inverse is as exact as the network, which sees the latents between
-two steps up to rounding only.
+A step's network may compute in bfloat16. The rounding is then part of the map: the move
+of a latent depends on the other latents only, so the determinant remains exact. The
+inverse is as exact as the network, which sees the latents between two steps only up to
+rounding.
 
-How exact that is, the map decides. Far from the identity it squeezes what a float32 of
-z cannot tell apart: a spline's slope falls to 1e-7 between two steep knots, an affine
-step's to exp(-3), a gate's to exp(-8). An inverse of the rounded z, be it in float64,
-then finds another u, and its density may be many nats away from the one that came with
-the sample. Densities of own samples take no inverse and remain right; scores and
-importance weights are made of these alone, and all bounds but 'thermodynamic'. Of
-trained flows the two agree to 1e-5 nats. By how much they do not is the column
-density_error, and told in the report.
+The map itself decides how exact its inverse is. Far from the identity it may squeeze
+different u to the same float32 of z: a spline's slope falls to 1e-7 between two steep
+knots, an affine step's to exp(-3), a gate's to exp(-8). The inverse of the rounded z
+then finds another u, even in float64, and its density may be many nats away from the
+density that was computed with the sample. The density of a flow's own samples needs no
+inverse and remains right. Scores, importance weights and all bounds except
+'thermodynamic' use only these. For trained flows the two densities agree to 1e-5 nats.
+The column density_error, which the report also names, holds their difference.
 """
 
 import dataclasses
@@ -29,10 +30,10 @@ import numpy as np
 
 from vae_jax.networks import MLP, Heads, MaskedMLP, MLPEncoder, Params
 
-# Log-scales of an affine step lie within this, smoothly.
+# Log-scales of an affine step are smoothly limited to this magnitude.
 _LOG_SCALE_BOUND = 3.0
 
-# A spline bends the latents within this distance of 0, and leaves those beyond alone.
+# A spline moves the latents within this distance of 0, and no others.
 _SPLINE_BOUND = 5.0
 _SPLINE_BINS = 8
 _SMALLEST_BIN = 1e-3
@@ -47,12 +48,12 @@ class Step(Protocol):
     def forward(
         self, params: Params, u: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """z and log|det dz/du| ``[n]``."""
+        """Returns z ``[n, latent]`` and log|det dz/du| ``[n]``."""
 
     def inverse(
         self, params: Params, z: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """u and log|det dz/du| at it ``[n]``."""
+        """Returns u ``[n, latent]`` and log|det dz/du| at u ``[n]``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +61,11 @@ class Flow:
     """A sequence of steps of one kind.
 
     Attributes:
-        kind: a class of steps, in ``STEPS``.
+        kind: the kind of steps, a name in ``STEPS``.
         latent_dim: number of latents.
         flow_steps: number of steps.
         network: the hidden layers of each step.
-        context_dim: size of what the map may depend on besides; 0 for nothing.
+        context_dim: size of the context, a further input of the map; 0 for none.
     """
 
     kind: str
@@ -86,7 +87,7 @@ class Flow:
         return STEPS[self.kind](self.latent_dim, self.network, self.context_dim)
 
     def init(self, key: jax.Array) -> Params:
-        """Fresh parameters of each step, by its index."""
+        """Returns fresh parameters of each step, by its index."""
         return {
             str(i): self._step.init(jax.random.fold_in(key, i))
             for i in range(self.flow_steps)
@@ -95,11 +96,11 @@ class Flow:
     def forward(
         self, params: Params, u: jax.Array, context: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """z and log|det dz/du|.
+        """Returns z and log|det dz/du|.
 
         Args:
             params: from ``init``.
-            u: ``[..., latent]``.
+            u: latents of known density, ``[..., latent]``.
             context: ``[..., context_dim]`` with leading axes that broadcast against
                 u's, or None.
 
@@ -116,7 +117,7 @@ class Flow:
     def inverse(
         self, params: Params, z: jax.Array, context: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """u and log|det dz/du| at it; arguments and shapes as in ``forward``."""
+        """Returns u and log|det dz/du| at u; arguments and shapes as in ``forward``."""
         u, flat_context = self._flat(z, context)
         log_det = jnp.zeros(len(u))
         for i in range(self.flow_steps)[::-1]:
@@ -127,7 +128,10 @@ class Flow:
     def _flat(
         self, z: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """With one batch axis: with two, XLA transposes the gradient of products."""
+        """Returns z ``[n, latent]`` and the context ``[n, C]``, with one batch axis.
+
+        With two batch axes, XLA transposes the gradient of every product.
+        """
         if context is None:
             context = jnp.zeros((self.context_dim,))
         context = jnp.broadcast_to(context, (*z.shape[:-1], self.context_dim))
@@ -140,8 +144,8 @@ class InverseAutoregressive:
     """z_i = s_i u_i + (1 - s_i) m_i, with s_i and m_i functions of u_1 ... u_{i-1}.
 
     Kingma et al. 2016, "Improved variational inference with inverse autoregressive
-    flow", by a masked network (Germain et al. 2015, "MADE"). One pass forwards; the
-    inverse computes the latents one after another.
+    flow", with a masked network (Germain et al. 2015, "MADE"). The forward map needs
+    one pass of the network; the inverse computes the latents one after another.
     """
 
     latent_dim: int
@@ -160,11 +164,11 @@ class InverseAutoregressive:
     def _gates(
         self, params: Params, u: jax.Array, context: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Shift and log s of each latent, ``[n, latent]``."""
+        """Returns the shift and log s of each latent, each ``[n, latent]``."""
         variables = {"params": params["network"]}
         outputs: Any = self._gate.apply(variables, u, context)
         shift, raw = outputs[..., 0], outputs[..., 1]
-        # Mostly open at first; bounded, so that the inverse can divide by it.
+        # The gate s starts near 1. It is bounded, so that the inverse can divide by it.
         return shift, jax.nn.log_sigmoid(10 * jnp.tanh(raw / 10) + 2.0)
 
     def forward(
@@ -184,7 +188,7 @@ class InverseAutoregressive:
             shift, log_gate = self._gates(params, u, context)
             return (z + jnp.expm1(log_gate) * shift) * jnp.exp(-log_gate)
 
-        # Each pass makes one more latent right.
+        # After each pass, one more latent is right.
         u = jax.lax.fori_loop(0, self.latent_dim, add_latent, jnp.zeros_like(z))
         return u, self._gates(params, u, context)[1].sum(-1)
 
@@ -215,7 +219,7 @@ class _Coupling:
         return {"network": self._encoder.init(key, jnp.zeros((1, size)))["params"]}
 
     def _raw(self, params: Params, given: jax.Array, context: jax.Array) -> jax.Array:
-        """What moves each latent, ``[n, moved, outputs_per_latent]``."""
+        """Returns the network's outputs, ``[n, moved, outputs_per_latent]``."""
         inputs = jnp.concatenate([given, context], axis=-1)
         outputs: Any = self._encoder.apply({"params": params["network"]}, inputs)
         raw: jax.Array = outputs["raw"]
@@ -224,7 +228,13 @@ class _Coupling:
     def _move(
         self, raw: jax.Array, latents: jax.Array, *, inverse: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """The moved latents, and log dz/du of each."""
+        """Returns the moved latents and log dz/du of each, each ``[n, moved]``.
+
+        Args:
+            raw: the network's outputs, ``[n, moved, outputs_per_latent]``.
+            latents: u, or z for the inverse, ``[n, moved]``.
+            inverse: whether to map z to u.
+        """
         raise NotImplementedError
 
     def forward(
@@ -266,7 +276,7 @@ class AffineCoupling(_Coupling):
 
 @dataclasses.dataclass(frozen=True)
 class SplineCoupling(_Coupling):
-    """A monotonic rational-quadratic spline between -5 and 5, the identity beyond.
+    """A monotonic rational-quadratic spline between -5 and 5; the identity elsewhere.
 
     Durkan et al. 2019, "Neural spline flows", section 3.1 and appendix A.1.
     """
@@ -285,7 +295,7 @@ class SplineCoupling(_Coupling):
         slopes = jnp.pad(slopes, [(0, 0), (0, 0), (1, 1)], constant_values=1.0)
 
         inside = jnp.abs(latents) < _SPLINE_BOUND
-        # Beyond the spline any point of it will do, whose value is not used.
+        # Outside the spline any point inside serves, because its value is not used.
         place = jnp.where(inside, latents, 0.0)[..., None]
         knots = knots_z if inverse else knots_u
         index = jnp.sum(place >= knots[..., 1:-1], axis=-1, keepdims=True)
@@ -300,14 +310,14 @@ class SplineCoupling(_Coupling):
         mean_slope = height / width
         bend = first + last - 2 * mean_slope
         if inverse:
-            # The root in [0, 1] of a quadratic, in the one of its two forms that adds
-            # numbers of one sign.
+            # The root in [0, 1] of a quadratic equation. Of its two forms, the one is
+            # used that adds numbers of the same sign.
             risen = place - low
             a = height * (mean_slope - first) + risen * bend
             b = height * first - risen * bend
             c = -mean_slope * risen
             square = b**2 - 4 * a * c
-            # Rounding may leave none, where the gradient of a root is infinite.
+            # Rounding may make it 0 or negative, where sqrt has no finite gradient.
             root = jnp.where(
                 square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0
             )
@@ -317,7 +327,7 @@ class SplineCoupling(_Coupling):
                 2 * c / jnp.where(rises, -b - root, 1.0),
                 (root - b) / (2 * jnp.where(rises, 1.0, a)),
             )
-            # Rounded out of it, a root would have another slope, or none.
+            # A root that is rounded out of [0, 1] would have a wrong slope, or none.
             fraction = jnp.clip(fraction, 0.0, 1.0)
             moved = left + fraction * width
         else:
@@ -341,7 +351,11 @@ class SplineCoupling(_Coupling):
 
 
 def _knots(raw: jax.Array) -> jax.Array:
-    """Increasing places from -5 to 5 of ``bins + 1`` knots, from ``[..., bins]``."""
+    """Returns knots that rise from -5 to 5, ``[..., bins + 1]``.
+
+    Args:
+        raw: logits of the widths of the bins, ``[..., bins]``.
+    """
     shares = jax.nn.softmax(raw, axis=-1)
     shares = _SMALLEST_BIN + (1 - _SMALLEST_BIN * _SPLINE_BINS) * shares
     inner = -_SPLINE_BOUND + 2 * _SPLINE_BOUND * jnp.cumsum(shares, axis=-1)[..., :-1]

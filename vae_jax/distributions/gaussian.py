@@ -1,4 +1,4 @@
-"""Gaussians, of which many are one value."""
+"""Gaussian distributions of latents; one value holds a batch of them."""
 
 from typing import NamedTuple
 
@@ -19,17 +19,17 @@ class DiagonalGaussian(NamedTuple):
     def from_outputs(
         cls, mean: jax.Array, raw_log_scale: jax.Array
     ) -> "DiagonalGaussian":
-        """The posterior of an encoder's two linear outputs, each ``[..., latent]``.
+        """Returns the posterior of an encoder's linear outputs, each ``[..., latent]``.
 
-        ``log_scale = 20 tanh(raw/20)``: within 2 % of raw up to |raw| = 4.9, and
-        bounded where ``exp(2 log_scale)`` would overflow float32. It maps 0 to 0, so a
-        zero-padded latent is exactly N(0, 1).
+        ``log_scale = 20 tanh(raw/20)``: it is within 2 % of raw up to |raw| = 4.9, and
+        so limited that ``exp(2 log_scale)`` does not overflow float32. It maps 0 to 0,
+        so a zero-padded latent is exactly N(0, 1).
         """
         bound = _LOG_SCALE_BOUND
         return cls(mean, bound * jnp.tanh(raw_log_scale / bound))
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """Reparameterized ``z = mean + scale * noise``, ``[samples, ..., latent]``.
+        """Returns ``z = mean + scale * noise``, ``[samples, ..., latent]``.
 
         Args:
             noise: standard normal, ``[samples, ..., latent]``.
@@ -37,10 +37,10 @@ class DiagonalGaussian(NamedTuple):
         return self.mean[None] + jnp.exp(self.log_scale)[None] * noise
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """log q(z|x) in nats, a density.
+        """Returns the log-density log q(z|x), in nats.
 
         Args:
-            z: ``[samples, ..., latent]``.
+            z: latents, ``[samples, ..., latent]``.
 
         Returns:
             ``[samples, ...]``.
@@ -53,21 +53,25 @@ class DiagonalGaussian(NamedTuple):
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See ``Posterior``."""
-        # Of the noise itself: the sample is rounded where the mean is far larger.
+        # Computed from the noise: the sample is rounded if the mean is far larger.
         per_latent: jax.Array = (
             -0.5 * (noise**2 + np.log(2 * np.pi)) - self.log_scale[None]
         )
         return self.sample(noise), per_latent.sum(-1)
 
     def expectation(self, noise: jax.Array) -> jax.Array:
-        """The mean, exactly."""
+        """Returns the mean, exactly."""
         del noise
         return self.mean
 
     def relative_to(self, mean: jax.Array, log_scale: jax.Array) -> "DiagonalGaussian":
-        """The distribution of (z - mean) / exp(log_scale), for ``[latent]`` of each.
+        """Returns the distribution of (z - mean) / exp(log_scale).
 
-        Its KL to N(0, I) is that of z to N(mean, diag(exp(2 log_scale))).
+        Its KL to N(0, I) is the KL of z to N(mean, diag(exp(2 log_scale))).
+
+        Args:
+            mean: ``[latent]``.
+            log_scale: ``[latent]``.
         """
         mean, log_scale = (
             jax.lax.broadcast_to_rank(parameter, self.mean.ndim)
@@ -78,10 +82,10 @@ class DiagonalGaussian(NamedTuple):
         )
 
     def kl_to_standard_normal(self) -> jax.Array:
-        """KL(q(z|x) || N(0, I)) in nats, ``[..., latent]`` (one value per latent).
+        """Returns KL(q(z|x) || N(0, I)) in nats, ``[..., latent]`` (one per latent).
 
-        Kingma & Welling 2014, appendix B. Through expm1, so that it is exactly zero and
-        never negative where q is the prior.
+        Kingma & Welling 2014, appendix B. It uses ``expm1``, so it is exactly zero if q
+        is the prior, and never negative near it.
         """
         variance_excess = jnp.expm1(2 * self.log_scale)
         return 0.5 * (self.mean**2 + variance_excess) - self.log_scale
@@ -96,21 +100,27 @@ class FullCovarianceGaussian(NamedTuple):
 
     @property
     def factor(self) -> jax.Array:
-        """L, ``[..., latent, latent]``."""
+        """The lower triangular factor L, ``[..., latent, latent]``."""
         size = self.mean.shape[-1]
         entries = jnp.zeros((*self.mean.shape, size))
         entries = entries.at[..., *np.diag_indices(size)].set(jnp.exp(self.log_scale))
         return entries.at[..., *np.tril_indices(size, -1)].set(self.lower)
 
     def sample(self, noise: jax.Array) -> jax.Array:
-        """Reparameterized ``z = mean + L noise``, ``[samples, ..., latent]``."""
+        """Returns ``z = mean + L noise``, ``[samples, ..., latent]``."""
         return self.mean[None] + jnp.einsum(
             "...ij,s...j->s...i", self.factor, noise, precision="highest"
         )
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """log q(z|x) in nats, a density: ``[samples, ..., latent]`` to
-        ``[samples, ...]``."""
+        """Returns the log-density log q(z|x), in nats.
+
+        Args:
+            z: latents, ``[samples, ..., latent]``.
+
+        Returns:
+            ``[samples, ...]``.
+        """
         centred = jnp.moveaxis(z - self.mean[None], 0, -1)  # [..., latent, samples]
         noise = jax.scipy.linalg.solve_triangular(self.factor, centred, lower=True)
         squares = jnp.moveaxis((noise**2).sum(-2), -1, 0)
@@ -120,20 +130,20 @@ class FullCovarianceGaussian(NamedTuple):
         return log_q - log_determinant[None]
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See ``Posterior``; no system of equations is solved."""
+        """See ``Posterior``; this solves no system of equations."""
         size = self.mean.shape[-1]
         squares = (noise**2).sum(-1) + size * np.log(2 * np.pi)
         return self.sample(noise), -0.5 * squares - self.log_scale.sum(-1)[None]
 
     def expectation(self, noise: jax.Array) -> jax.Array:
-        """The mean, exactly."""
+        """Returns the mean, exactly."""
         del noise
         return self.mean
 
     def relative_to(
         self, mean: jax.Array, log_scale: jax.Array
     ) -> "FullCovarianceGaussian":
-        """As ``DiagonalGaussian.relative_to``."""
+        """See ``DiagonalGaussian.relative_to``."""
         rows, _ = np.tril_indices(self.mean.shape[-1], -1)
         diagonal = DiagonalGaussian(self.mean, self.log_scale).relative_to(
             mean, log_scale
@@ -144,9 +154,10 @@ class FullCovarianceGaussian(NamedTuple):
         )
 
     def kl_to_standard_normal(self) -> jax.Array:
-        """KL(q(z|x) || N(0, I)) in nats, ``[..., 1]`` (one value for all latents).
+        """Returns KL(q(z|x) || N(0, I)) in nats, ``[..., 1]`` (one for all latents).
 
-        0.5 (tr(L L^T) + |mean|^2 - latent) - log det L; exactly zero at the prior.
+        The formula is 0.5 (tr(L L^T) + |mean|^2 - latent) - log det L; it is exactly
+        zero if q is the prior.
         """
         diagonal = DiagonalGaussian(self.mean, self.log_scale).kl_to_standard_normal()
         return (diagonal.sum(-1) + 0.5 * (self.lower**2).sum(-1))[..., None]

@@ -1,4 +1,4 @@
-"""Standard normal noise, which samples are functions of."""
+"""Standard normal noise; samples of latents are functions of it."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ def latent_noise(
 ) -> jax.Array:
     """Returns standard normal noise ``[num_samples, batch, latent_dim]``.
 
-    Drawn latent-major: with partitionable threefry the first rows of a wider draw are
-    the narrower draw, so a model's noise does not depend on how far its latent was
-    padded.
+    It is drawn with the latents as the first axis. With partitionable threefry, the
+    first rows of a wider draw are the narrower draw. So a model's noise does not depend
+    on how far its latents are padded.
     """
     noise = jax.random.normal(key, (latent_dim, num_samples, batch))
     return jnp.moveaxis(noise, 0, -1)

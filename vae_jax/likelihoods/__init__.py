@@ -4,10 +4,10 @@
 whose methods are pure functions of arrays: ``log_prob``, ``mean``, ``sample``,
 ``initial_outputs``. See ``interface.Likelihood`` for the contract.
 
-log_prob is a mass for the views 'binary' and 'levels' and a density for 'continuous'.
-The binary view is another random variable than the integers: its numbers are not
-comparable with the rest. Those of the other two views are, through bits per dimension
-of the integers (see ``continuous``).
+``log_prob`` is a mass for the views 'binary' and 'levels' and a density for
+'continuous'. The binary view is not the same random variable as the integers, so its
+numbers are not comparable with the others. The other two views can be compared by bits
+per dimension of the integers (see ``continuous``).
 """
 
 import functools
@@ -74,8 +74,8 @@ def make_likelihood(name: str, /, levels: int, **options: Any) -> Likelihood:
     Args:
         name: a key of ``LIKELIHOODS``.
         levels: number of values a pixel takes, at least 2.
-        **options: its own, such as ``components`` of 'logistic_mixture' or
-            ``fixed_scale`` of 'gaussian_fixed'.
+        **options: options of this likelihood, such as ``components`` of
+            'logistic_mixture' or ``fixed_scale`` of 'gaussian_fixed'.
 
     Raises:
         ValueError: the name or an option is unknown, or a value is not allowed.

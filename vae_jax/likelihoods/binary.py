@@ -13,8 +13,8 @@ from vae_jax.likelihoods.numerics import align, softplus, sum_pixels
 class Bernoulli(Likelihood):
     """Bernoulli: p(x) = sigmoid(l)^x sigmoid(-l)^(1 - x), a mass over {0, 1}.
 
-    One output per pixel, the logit l. Grey pixels are not in its domain, and give NaN:
-    they must be binarized first.
+    There is one output per pixel, the logit l. Grey pixels are outside its domain and
+    give NaN; they must be binarized first.
     Source: Kingma and Welling 2014, appendix C.1, in logits.
     """
 
@@ -25,10 +25,10 @@ class Bernoulli(Likelihood):
         return 1
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of binary images x [..., D] (float), in nats."""
+        """Returns the log-mass ``[...]`` of binary images ``[..., D]``, in nats."""
         logits, x = align(*self._channels(outputs), x)
-        # One softplus of the logit against x: x * l - softplus(l) would cancel when
-        # a confident logit is right.
+        # One softplus of the signed logit. The form x * l - softplus(l) subtracts two
+        # nearly equal numbers when a confident logit is right.
         log_mass = -softplus((1.0 - 2.0 * x) * logits)
         return sum_pixels(log_mass, (x == 0) | (x == 1))
 

@@ -1,8 +1,8 @@
 """Likelihoods of the continuous view: densities of x = (k + u) / levels in [0, 1].
 
-Minus D log(levels), such a log-density, averaged over the noise u, is a lower bound
-on the log-mass of the integers k (Theis, van den Oord and Bethge 2016, section 3.1),
-which puts all families here and in ``levels`` on one scale.
+Such a log-density, averaged over the noise u, minus D log(levels) is a lower bound on
+the log-mass of the integers k (Theis, van den Oord and Bethge 2016, section 3.1). This
+puts all families here and in ``levels`` on one scale.
 """
 
 import abc
@@ -35,12 +35,12 @@ GAUSSIAN_SCALES = ("shared", "pixel", "optimal")
 # unlikely at pixels that hardly vary in the data.
 MIN_INITIAL_STD = 0.05
 
-# Below, x^(alpha - 1) is a spike at 0; above, the distribution is narrower than one
-# of 256 levels.
+# Below the lower bound, x^(alpha - 1) is a spike at 0. Above the upper bound, the
+# distribution is narrower than one of 256 levels.
 CONCENTRATION_BOUNDS = (1e-3, 1e4)
 
-# log(sinh(t/2) / (t/2)) in powers of t^2, and its derivative over t. In |t| < 1 the
-# errors are below 3e-9.
+# The series of log(sinh(t/2) / (t/2)) in powers of t^2, and of its derivative divided
+# by t. For |t| < 1 the errors are below 3e-9.
 _LOG_SINHC = (0.0, 1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800)
 _LOG_SINHC_SLOPE = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160)
 
@@ -55,7 +55,7 @@ class _Gaussian(Likelihood):
     view: ClassVar[View] = "continuous"
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-density [...] of images x [..., D], in nats."""
+        """Returns the log-density ``[...]`` of images x ``[..., D]``, in nats."""
         loc, scale, x = align(*self._loc_scale(outputs), x)
         standardised = (x - loc) / scale
         log_density = -0.5 * standardised**2 - jnp.log(scale) - LOG_SQRT_2PI
@@ -70,12 +70,12 @@ class _Gaussian(Likelihood):
 
     @abc.abstractmethod
     def _loc_scale(self, outputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns loc and the scale, [..., D] each, of outputs [..., C, D]."""
+        """Returns loc and scale, each ``[..., D]``, of outputs ``[..., C, D]``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedGaussian(_Gaussian):
-    """Gaussian of a constant scale.
+    """Gaussian with a constant scale.
 
     Attributes:
         fixed_scale: the standard deviation, in units of x.
@@ -106,7 +106,7 @@ class Gaussian(_Gaussian):
       ``optimal_shared`` (optimal sigma-VAE; Rybkin, Daniilidis and Levine 2021). Within
       ``log_prob`` it is a parameter like any other, so p(x | z) stays a density.
 
-    Parameters are log-scales, taken through ``bounded_exp`` with bounds (1e-5, 1e5).
+    Parameters are log-scales; ``bounded_exp`` maps them to scales in (1e-5, 1e5).
 
     Attributes:
         scale: one of ``GAUSSIAN_SCALES``.
@@ -131,11 +131,11 @@ class Gaussian(_Gaussian):
         return jnp.stack([loc, bounded_log(jnp.maximum(std, MIN_INITIAL_STD))])
 
     def optimal_shared(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-scale [1] whose scale is the root mean square of x - loc.
+        """Returns the log-scale ``[1]`` whose scale is the RMS of x - loc.
 
         Args:
-            outputs: [..., C, D]; only loc is read.
-            x: [..., D] data; every axis is averaged over.
+            outputs: ``[..., C, D]``; only loc is read.
+            x: data, ``[..., D]``; the mean is over all axes.
         """
         if not self.fits_shared:
             return super().optimal_shared(outputs, x)
@@ -151,9 +151,9 @@ class Gaussian(_Gaussian):
 class Laplace(Likelihood):
     """Laplace: p(x) = exp(-|x - loc| / s) / (2 s), a density.
 
-    Two outputs per pixel: loc, and the log-scale, taken through ``bounded_exp`` with
-    bounds (1e-5, 1e5); both in units of x. Its mode is the median of the data, which
-    makes absolute error the natural distance.
+    There are two outputs per pixel: loc, and the log-scale, which ``bounded_exp`` maps
+    to a scale in (1e-5, 1e5). Both are in units of x. The best loc is the median of the
+    data, so the absolute error is the natural distance.
     """
 
     view: ClassVar[View] = "continuous"
@@ -163,7 +163,7 @@ class Laplace(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-density [...] of images x [..., D], in nats."""
+        """Returns the log-density ``[...]`` of images x ``[..., D]``, in nats."""
         loc, log_scale, x = align(*self._channels(outputs), x)
         scale = bounded_exp(log_scale)
         return -jnp.sum(magnitude(x - loc) / scale + jnp.log(2.0 * scale), axis=-1)
@@ -185,10 +185,10 @@ class Laplace(Likelihood):
 class ContinuousBernoulli(Likelihood):
     """Continuous Bernoulli: p(x) = eta e^(eta x) / (e^eta - 1), a density on [0, 1].
 
-    One output per pixel, the natural parameter eta = logit(lambda), where lambda is
-    the parameter of Loaiza-Ganem and Cunningham 2019. In eta the density is that of a
-    truncated exponential: uniform at eta = 0, a removable singularity. NaN for x
-    beyond [0, 1].
+    There is one output per pixel, the natural parameter eta = logit(lambda), where
+    lambda is the parameter of Loaiza-Ganem and Cunningham 2019. In eta the density is a
+    truncated exponential. At eta = 0, a removable singularity, it is uniform.
+    ``log_prob`` is NaN for x outside [0, 1].
     """
 
     view: ClassVar[View] = "continuous"
@@ -198,10 +198,10 @@ class ContinuousBernoulli(Likelihood):
         return 1
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-density [...] of images x [..., D], in nats."""
+        """Returns the log-density ``[...]`` of images x ``[..., D]``, in nats."""
         eta, x = align(*self._channels(outputs), x)
-        # The density is symmetric under (eta, x) -> (-eta, 1 - x); away from 0 it is
-        # written with the exponent that is never positive.
+        # The density is symmetric under (eta, x) -> (-eta, 1 - x). Away from eta = 0,
+        # this form has an exponent that is never positive.
         near_zero = jnp.abs(eta) < 1.0
         small = jnp.where(near_zero, eta, 0.0)
         large = jnp.where(near_zero, 1.0, jnp.abs(eta))
@@ -216,7 +216,7 @@ class ContinuousBernoulli(Likelihood):
 
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         (eta,) = self._channels(outputs)
-        # Inverse distribution function of the decreasing density, eta < 0.
+        # This is the inverse distribution function for eta < 0, a decreasing density.
         rate = jnp.maximum(jnp.abs(eta), 1e-6)
         u = jax.random.uniform(key, eta.shape)
         x = jnp.clip(-jnp.log1p(u * jnp.expm1(-rate)) / rate, 0.0, 1.0)
@@ -231,7 +231,7 @@ class ContinuousBernoulli(Likelihood):
 
 
 def _continuous_bernoulli_mean(eta: jax.Array) -> jax.Array:
-    """Returns 1 / (1 - e^-eta) - 1 / eta, elementwise."""
+    """Returns 1 / (1 - e^-eta) - 1 / eta, elementwise, for eta of any shape."""
     near_zero = jnp.abs(eta) < 1.0
     small = jnp.where(near_zero, eta, 0.0)
     large = jnp.where(near_zero, 1.0, eta)
@@ -248,21 +248,22 @@ class Beta(Likelihood):
 
     p(x) = (1 - eps) x'^(alpha - 1) (1 - x')^(beta - 1) / B(alpha, beta)
 
-    Two outputs per pixel: log(alpha) and log(beta), taken through ``bounded_exp`` with
-    bounds (1e-3, 1e4). Pixels of exactly 0 or 1 have density 0 or infinity under a
-    Beta; squeezing moves them inside. With eps = 1e-4, a fortieth of one of 256
-    levels, the data keep their shape while log x' stays above -10. The support is
-    wider than [0, 1] by eps / 2 on either side, where x never falls: log p is at
-    worst understated. ``sample`` is clipped to [0, 1].
+    There are two outputs per pixel: log(alpha) and log(beta). ``bounded_exp`` maps them
+    to concentrations in (1e-3, 1e4). Pixels of exactly 0 or 1 have density 0 or
+    infinity under a Beta; squeezing moves them inside. With eps = 1e-4, a fortieth of
+    one of 256 levels, the data keep their shape while log x' stays above -10. The
+    support is wider than [0, 1] by eps / 2 on each side. x never lies there, so log p
+    can only be too low. ``sample`` is clipped to [0, 1].
 
-    Computed as in Loader 2000 ("Fast and accurate computation of binomial
-    probabilities"), by the deviance of x' from the mean alpha / (alpha + beta) and
-    Stirling corrections, so that large concentrations do not cancel.
+    The method is that of Loader 2000 ("Fast and accurate computation of binomial
+    probabilities"): the deviance of x' from the mean alpha / (alpha + beta), and
+    Stirling corrections. It does not subtract large numbers if concentrations are
+    large.
     """
 
     view: ClassVar[View] = "continuous"
     eps: ClassVar[float] = 1e-4
-    # What falls within eps / 2 of 0 or 1 becomes a pixel of 0 or 1.
+    # Samples of x' within eps / 2 of 0 or 1 become pixels of exactly 0 or 1.
     samples_its_density: ClassVar[bool] = False
 
     @property
@@ -270,10 +271,10 @@ class Beta(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-density [...] of images x [..., D], in nats."""
+        """Returns the log-density ``[...]`` of images x ``[..., D]``, in nats."""
         alpha, beta, x = align(*concentrations(self._channels(outputs)), x)
         total = alpha + beta
-        # Both complements are formed from x, where 1 - x is exact near 1.
+        # Both are computed from x, because 1 - x is exact near 1.
         squeezed = 0.5 * self.eps + (1.0 - self.eps) * x
         complement = 0.5 * self.eps + (1.0 - self.eps) * (1.0 - x)
         excess = (squeezed * beta - complement * alpha) / total
@@ -309,17 +310,18 @@ class Beta(Likelihood):
 
 
 def concentrations(channels: Sequence[jax.Array]) -> list[jax.Array]:
-    """Returns the concentrations of a beta distribution, of decoder outputs."""
+    """Returns alpha and beta, each ``[..., D]``, of the decoder's two outputs."""
     return [bounded_exp(channel, CONCENTRATION_BOUNDS) for channel in channels]
 
 
 def initial_concentrations(mean: jax.Array, total: jax.Array) -> jax.Array:
-    """Returns log(alpha), log(beta) [2, D] of a Beta with the given mean.
+    """Returns the outputs log(alpha), log(beta) ``[2, D]`` of a Beta with a given mean.
 
     Args:
-        mean: [D], inside (0, 1).
-        total: [D], the wanted alpha + beta, which is moved to where neither of the
-            two is so small that the density is all spikes, nor the start too narrow.
+        mean: ``[D]``, inside (0, 1).
+        total: ``[D]``, the wanted alpha + beta. It is raised if alpha or beta would be
+            so small that the density is only spikes, and lowered if the density would
+            be too narrow for a start.
     """
     total = jnp.clip(total, 0.1 / jnp.minimum(mean, 1.0 - mean), 1e3)
     initial = jnp.stack([mean * total, (1.0 - mean) * total])

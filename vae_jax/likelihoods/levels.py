@@ -1,9 +1,9 @@
 """Likelihoods of the levels view: masses of the integers x = k in {0..levels-1}.
 
 The discretized families integrate a continuous density over the dequantisation bin
-[k, k + 1) / levels, the first and last bins extended to infinity. Location and scale
-are therefore in the units of the continuous view, and the log-mass is never below
-the average log-density (minus log(levels)) of the same distribution there.
+[k, k + 1) / levels; the first and the last bin extend to infinity. So location and
+scale are in the units of the continuous view. The log-mass is never below the mean
+log-density of the same distribution in the bin, minus log(levels).
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from vae_jax.likelihoods.numerics import (
     sum_pixels,
 )
 
-_LOGISTIC_STD = math.pi / math.sqrt(3.0)  # Of the logistic with scale 1.
+_LOGISTIC_STD = math.pi / math.sqrt(3.0)  # of the logistic with scale 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ class DiscretizedLogistic(Likelihood):
     """Logistic integrated over each bin: P(k) = F((k+1)/levels) - F(k/levels), a mass.
 
     F(t) = sigmoid((t - loc) / s), with F = 0 below the first bin and 1 above the last.
-    Two outputs per pixel: loc, and log s, taken through ``bounded_exp`` with bounds
-    (1e-5, 1e5); both in units of the [0, 1] intensity. Sources: Kingma et al. 2016
-    (inverse autoregressive flow); Salimans et al. 2017 (PixelCNN++), equation 2 and
-    below it, for the edge bins.
+    There are two outputs per pixel: loc, and log s, which ``bounded_exp`` maps to s in
+    (1e-5, 1e5). Both are in units of the [0, 1] intensity. Sources: Kingma et al. 2016
+    (inverse autoregressive flow); for the edge bins, Salimans et al. 2017 (PixelCNN++),
+    equation 2 and the text below it.
     """
 
     view: ClassVar[View] = "levels"
@@ -56,9 +56,9 @@ class DiscretizedLogistic(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats.
+        """Returns the log-mass ``[...]`` of integer images x ``[..., D]``, in nats.
 
-        NaN where a pixel is none of 0, ..., levels - 1.
+        It is NaN for an image with a pixel that is none of 0, ..., levels - 1.
         """
         loc, log_scale, k = align(*self._channels(outputs), _as_float(x))
         log_mass = log_logistic_mass(k, self.levels, loc, bounded_exp(log_scale))
@@ -88,8 +88,8 @@ class DiscretizedGaussian(Likelihood):
     """Gaussian integrated over each bin: P(k) = F((k+1)/levels) - F(k/levels), a mass.
 
     F(t) = Phi((t - loc) / s), with F = 0 below the first bin and 1 above the last.
-    Two outputs per pixel: loc, and log s, taken through ``bounded_exp`` with bounds
-    (1e-5, 1e5); both in units of the [0, 1] intensity. Source for the edge bins:
+    There are two outputs per pixel: loc, and log s, which ``bounded_exp`` maps to s in
+    (1e-5, 1e5). Both are in units of the [0, 1] intensity. Source for the edge bins:
     Ho, Jain and Abbeel 2020 (denoising diffusion), equation 13.
     """
 
@@ -100,9 +100,9 @@ class DiscretizedGaussian(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats.
+        """Returns the log-mass ``[...]`` of integer images x ``[..., D]``, in nats.
 
-        NaN where a pixel is none of 0, ..., levels - 1.
+        It is NaN for an image with a pixel that is none of 0, ..., levels - 1.
         """
         loc, log_scale, k = align(*self._channels(outputs), _as_float(x))
         log_mass = log_normal_mass(k, self.levels, loc, bounded_exp(log_scale))
@@ -131,12 +131,13 @@ class DiscretizedGaussian(Likelihood):
 class LogisticMixture(Likelihood):
     """Mixture of discretized logistics: P(k) = sum_j w_j P_j(k), a mass.
 
-    P_j as in ``DiscretizedLogistic``, w = softmax(logits). With K components, 3 K
-    outputs per pixel: K logits, K locations and K log-scales, in this order, in the
-    units used there. Source: Salimans et al. 2017 (PixelCNN++), equations 1 and 2.
+    Each P_j is a ``DiscretizedLogistic``, and w = softmax(logits). With K components
+    there are 3 K outputs per pixel: K logits, K locations and K log-scales, in this
+    order; units as in ``DiscretizedLogistic``. Source: Salimans et al. 2017
+    (PixelCNN++), equations 1 and 2.
 
     Attributes:
-        components: number K of logistics mixed at each pixel.
+        components: K, the number of logistics that are mixed at each pixel.
     """
 
     view: ClassVar[View] = "levels"
@@ -147,9 +148,9 @@ class LogisticMixture(Likelihood):
         return 3 * self.components
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats.
+        """Returns the log-mass ``[...]`` of integer images x ``[..., D]``, in nats.
 
-        NaN where a pixel is none of 0, ..., levels - 1.
+        It is NaN for an image with a pixel that is none of 0, ..., levels - 1.
         """
         logits, loc, scale = self._mixture(outputs)  # [..., K, D] each
         logits, loc, scale, k = align(logits, loc, scale, _as_float(x)[..., None, :])
@@ -176,8 +177,9 @@ class LogisticMixture(Likelihood):
         return _bin_of(loc + scale * noise, self.levels)
 
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
-        # Components are spread over one standard deviation to either side, or they
-        # would all start with the same gradient; their widths make up the rest.
+        # Components are spread over one standard deviation to each side. Otherwise they
+        # would all start with the same gradient. Their widths give the rest of the
+        # data's spread.
         mean, std = self._continuous_moments(pixel_mean, pixel_std)
         std = jnp.maximum(std, MIN_INITIAL_STD)
         count = self.components
@@ -205,8 +207,8 @@ class LogisticMixture(Likelihood):
 class Categorical(Likelihood):
     """Categorical: P(k) = softmax(logits)_k, a mass without an order of levels.
 
-    ``levels`` outputs per pixel, the logits. Source: van den Oord, Kalchbrenner and
-    Kavukcuoglu 2016 (PixelRNN).
+    There are ``levels`` outputs per pixel, the logits. Source: van den Oord,
+    Kalchbrenner and Kavukcuoglu 2016 (PixelRNN).
     """
 
     view: ClassVar[View] = "levels"
@@ -216,14 +218,14 @@ class Categorical(Likelihood):
         return self.levels
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats.
+        """Returns the log-mass ``[...]`` of integer images x ``[..., D]``, in nats.
 
-        NaN where a pixel is none of 0, ..., levels - 1.
+        It is NaN for an image with a pixel that is none of 0, ..., levels - 1.
         """
         self._check(outputs)
         logits, k = align(outputs, x[..., None, :])
         level = self._column(logits.ndim)
-        # A masked sum, not a gather: its gradient needs no scatter.
+        # The gradient of a masked sum needs no scatter; that of a gather does.
         log_masses = jax.nn.log_softmax(logits, axis=-2)
         log_mass = jnp.sum(jnp.where(k == level, log_masses, 0.0), axis=-2)
         return _sum_levels(log_mass, x, self.levels)
@@ -238,14 +240,14 @@ class Categorical(Likelihood):
         return jax.random.categorical(key, outputs, axis=-2).astype(jnp.int32)
 
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
-        # The log-masses of the discretized logistic that is started at these moments.
+        # These are the log-masses of a discretized logistic with the same moments.
         start = DiscretizedLogistic(self.levels).initial_outputs(pixel_mean, pixel_std)
         loc, log_scale = start[:, None]  # [1, D] each
         k = self._column(2).astype(loc.dtype)
         return log_logistic_mass(k, self.levels, loc, bounded_exp(log_scale))
 
     def _column(self, rank: int) -> jax.Array:
-        """Returns the levels on axis -2 of an array of the given rank."""
+        """Returns the levels along axis -2 of an array of the given rank."""
         return jnp.arange(self.levels).reshape((1,) * (rank - 2) + (-1, 1))
 
 
@@ -253,13 +255,13 @@ class Categorical(Likelihood):
 class BetaBinomial(Likelihood):
     """Beta-binomial: P(k) = C(n, k) B(k + a, n - k + b) / B(a, b), n = levels - 1.
 
-    A mass: the number of successes in n draws whose probability is Beta(a, b). Two
-    outputs per pixel, log a and log b, taken through ``bounded_exp`` with bounds
-    (1e-3, 1e4). Sources: Skellam 1948; for pixels, Townsend, Bird and Barber 2019
+    A mass: of the number of successes in n draws with a probability ~ Beta(a, b).
+    There are two outputs per pixel, log a and log b; ``bounded_exp`` maps them to a and
+    b in (1e-3, 1e4). Sources: Skellam 1948; for pixels, Townsend, Bird and Barber 2019
     (bits back with asymmetric numeral systems).
 
-    The beta functions are expanded in ``stirling_correction``, and their large parts
-    combined so that none is bigger than n, whatever a and b are:
+    The beta functions are written with ``stirling_correction``. Their large terms are
+    combined so that no term is bigger than n, for all values of a and b:
 
         a log1p(k / a) + b log1p((n - k) / b) - (a + b) log1p(n / (a + b))
         + k log((k + a) / (n + a + b)) + (n - k) log((n - k + b) / (n + a + b)) + ...
@@ -272,9 +274,9 @@ class BetaBinomial(Likelihood):
         return 2
 
     def log_prob(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
-        """Returns the log-mass [...] of integer images x [..., D], in nats.
+        """Returns the log-mass ``[...]`` of integer images x ``[..., D]``, in nats.
 
-        NaN where a pixel is none of 0, ..., levels - 1.
+        It is NaN for an image with a pixel that is none of 0, ..., levels - 1.
         """
         _require_integers(x, self.levels)
         n = self.levels - 1
@@ -283,8 +285,8 @@ class BetaBinomial(Likelihood):
         rest = n - k
         prior, posterior = a + b, n + a + b
         mean, rest_mean = (k + a) / posterior, (rest + b) / posterior
-        # Relative to the binomial at its mode, whose constants are exact: what is left
-        # of the factors k log and (n - k) log vanishes where the mass is largest.
+        # Relative to the binomial at its mode, whose constants are exact: the rest of
+        # the terms k log and (n - k) log is then zero where the mass is largest.
         excess = (rest * a - k * b) / posterior
         log_mass = (
             jnp.take(jnp.asarray(_log_binomial_modes(n)), x, mode="clip")
@@ -322,7 +324,7 @@ class BetaBinomial(Likelihood):
 
 @functools.lru_cache
 def _log_binomial_modes(n: int) -> np.ndarray:
-    """Returns log(C(n, k) q^k (1 - q)^(n - k)) at q = k / n, for k in 0..n."""
+    """Returns log(C(n, k) q^k (1 - q)^(n - k)) at q = k / n for k = 0..n."""
 
     def entropy_term(count: int) -> float:
         return count * math.log(count / n) if count else 0.0
@@ -339,13 +341,22 @@ def _log_binomial_modes(n: int) -> np.ndarray:
 
 
 def _sum_levels(log_mass: jax.Array, x: jax.Array, levels: int) -> jax.Array:
-    """Returns log-masses [..., D] of x [..., D] in sum; NaN where x is no level."""
+    """Returns the sum of log-masses over pixels; NaN if a pixel of x is no level.
+
+    Args:
+        log_mass: log-masses, ``[..., D]``, nats.
+        x: integers, ``[..., D]``.
+        levels: number of levels.
+
+    Returns:
+        ``[...]``.
+    """
     _require_integers(x, levels)
     return sum_pixels(log_mass, (x >= 0) & (x <= levels - 1))
 
 
 def _require_integers(x: jax.Array, levels: int) -> None:
-    """Raises ValueError unless x is of integers: levels are no intensities."""
+    """Raises ValueError unless x has an integer type: levels are no intensities."""
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(
             f"x is {x.dtype}, but a likelihood of levels is one of integers in [0, "
@@ -355,7 +366,7 @@ def _require_integers(x: jax.Array, levels: int) -> None:
 
 
 def _as_float(x: jax.Array) -> jax.Array:
-    """Returns integer levels as the float32 that formulas need."""
+    """Returns integer levels as float32, which the formulas need."""
     return x.astype(jnp.float32)
 
 
@@ -370,7 +381,8 @@ def _mean_from_survival(
     """Returns E[k] = sum_{j=1}^{levels-1} P(k >= j), without an axis for the levels.
 
     Args:
-        survival: maps the lower edge j / levels of a bin to P(k >= j), shaped as loc.
+        survival: maps the lower edge j / levels of a bin to P(k >= j), which has the
+            shape of loc.
         levels: number of bins.
         loc: any array with the shape and dtype of the result.
     """
@@ -385,15 +397,15 @@ def _mean_from_survival(
 def _shift_to_mean(
     likelihood: Likelihood, outputs: jax.Array, locs: slice, pixel_mean: jax.Array
 ) -> jax.Array:
-    """Returns outputs [C, D] with locations shifted to give the mean of the data.
+    """Returns outputs ``[C, D]`` with locations shifted to give the mean of the data.
 
-    The edge bins absorb the tails, so that loc and mean of k part near 0 and 1.
+    The edge bins absorb the tails, so loc and the mean of k differ near 0 and 1.
 
     Args:
-        likelihood: the likelihood that outputs belong to.
-        outputs: [C, D], whose locations are roughly right.
+        likelihood: the likelihood that the outputs belong to.
+        outputs: ``[C, D]``, with locations that are roughly right.
         locs: the channels that are locations.
-        pixel_mean: [D], wanted mean of k / (levels - 1).
+        pixel_mean: wanted mean of k / (levels - 1), ``[D]``.
     """
 
     def shifted(shift: jax.Array) -> jax.Array:

@@ -1,11 +1,11 @@
-"""Elementary functions that stay accurate, and differentiable, in float32.
+"""Elementary functions that are accurate and differentiable in float32.
 
-Each function here exists because the textbook expression fails somewhere a decoder
-can reach: it overflows, it subtracts two nearly equal numbers, or its gradient is
-0 * inf in the branch of a ``where`` that was not chosen. Logarithms of products are
-taken once, after multiplying factors of moderate size: the absolute error of the
-result is then a few units of 1e-7, which is what a log-likelihood needs, and one
-logarithm is cheaper than several.
+Each function here exists because the textbook expression fails for values that a
+decoder can reach: it overflows, it subtracts two nearly equal numbers, or its gradient
+is 0 * inf in the branch of a ``where`` that was not chosen. Factors of moderate size
+are multiplied first, and one logarithm is taken of the product. The absolute error is
+then a few units of 1e-7, which is enough for a log-likelihood, and one logarithm is
+cheaper than several.
 """
 
 import functools
@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# Scales are in units of the [0, 1] intensity: the narrowest is far below one of 256
-# levels (4e-3), the widest far above the whole range.
+# Scales are in units of the [0, 1] intensity: the smallest is far below one of 256
+# levels (4e-3), and the largest is far above the whole range.
 SCALE_BOUNDS = (1e-5, 1e5)
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -41,16 +41,19 @@ _TAIL_COEFFICIENTS = (
 )
 
 # B_2j / (2j (2j - 1)), the coefficients of z^(1 - 2j) in Stirling's series. Five terms
-# leave an error of 1e-8 at z = 3, from where the recurrence leads down to 0.
+# have an error of 1e-8 at z = 3; for smaller z, a recurrence is used.
 _STIRLING_COEFFICIENTS = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188)
 _STIRLING_SHIFT = 3
 
 
 def align(*arrays: jax.Array) -> list[jax.Array]:
-    """Returns the arrays with leading axes of length one, so that all ranks agree.
+    """Returns the arrays with leading axes of length one added, so that ranks agree.
+
+    Args:
+        *arrays: each ``[..., D]``.
 
     Raises:
-        ValueError: if their last axes, the pixels, differ and would be repeated.
+        ValueError: the last axes, the pixels, have different lengths.
     """
     if len({array.shape[-1] for array in arrays}) > 1:
         shapes = " and ".join(str(list(array.shape)) for array in arrays)
@@ -63,13 +66,16 @@ def align(*arrays: jax.Array) -> list[jax.Array]:
 
 
 def sum_pixels(log_prob: jax.Array, in_support: jax.Array) -> jax.Array:
-    """Returns log p(x_i) [..., D] in sum; NaN for images that are not in the support.
+    """Returns the sum of log p(x_i) over pixels; NaN for images outside the support.
 
-    Formulas give plausible numbers beyond what they are normalised over.
+    Outside the support, the formulas would give plausible but wrong numbers.
 
     Args:
-        log_prob: [..., D], of each pixel.
-        in_support: [..., D], whether the pixel of x is in the support.
+        log_prob: log p(x_i) of each pixel, ``[..., D]``, nats.
+        in_support: whether the pixel of x is in the support, ``[..., D]``.
+
+    Returns:
+        ``[...]``.
     """
     inside = jax.lax.broadcast_to_rank(in_support.all(axis=-1), log_prob.ndim - 1)
     return jnp.where(inside, log_prob.sum(axis=-1), jnp.nan)
@@ -84,15 +90,15 @@ def polynomial(x: jax.Array, coefficients: tuple[float, ...]) -> jax.Array:
 
 
 def magnitude(x: jax.Array) -> jax.Array:
-    """Returns |x|, whose gradient at 0 is 0; that of ``jnp.abs`` may be 1 there."""
+    """Returns |x| with gradient 0 at 0; the gradient of ``jnp.abs`` may be 1 there."""
     return jnp.maximum(x, -x)
 
 
 def softplus(x: jax.Array) -> jax.Array:
     """Returns log(1 + e^x), elementwise.
 
-    With its gradient this takes half the time of ``jax.nn.softplus`` on a CPU, which
-    goes through ``logaddexp`` and its handling of infinities.
+    On a CPU, this and its gradient take half the time of ``jax.nn.softplus``, which
+    calls ``logaddexp`` and its treatment of infinities.
     """
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-magnitude(x)))
 
@@ -100,21 +106,21 @@ def softplus(x: jax.Array) -> jax.Array:
 def bounded_exp(
     log_value: jax.Array, bounds: tuple[float, float] = SCALE_BOUNDS
 ) -> jax.Array:
-    """Returns e^log_value, bent smoothly to stay between two positive bounds.
+    """Returns e^log_value, smoothly limited to stay between two positive bounds.
 
-    low + 1 / (1 / high + e^-log_value): the exponential of what softplus gives when
-    it bounds log_value by log(high) from above and then by log(low) from below, at
-    the cost of one exponential. The relative distance from e^log_value is
-    low / e^log_value + e^log_value / high, below 1 % where e^log_value is a factor
-    of 200 inside both bounds.
+    The formula is low + 1 / (1 / high + e^-log_value). It equals e^y, where y is
+    log_value after a softplus bounds it by log(high) from above and then by log(low)
+    from below; it costs one exponential. The relative difference from e^log_value is
+    low / e^log_value + e^log_value / high. It is below 1 % if e^log_value is inside
+    both bounds by a factor of 200.
 
     Args:
         log_value: any shape, any finite value.
         bounds: (low, high), where 0 < low << high.
     """
     low, high = bounds
-    # Where the bend rounds to ``high`` the exponential may stop growing. The sigmoid
-    # of log_value - log(high) would be the same, less the digits the subtraction costs.
+    # The exponential may stop growing where the result rounds to ``high``. The sigmoid
+    # of log_value - log(high) is the same function, but the subtraction loses digits.
     value = jnp.exp(jnp.minimum(log_value, math.log(high) + 17.0))
     return low + value / (1.0 + value / high)
 
@@ -122,7 +128,7 @@ def bounded_exp(
 def bounded_log(
     value: jax.Array, bounds: tuple[float, float] = SCALE_BOUNDS
 ) -> jax.Array:
-    """Returns the inverse of ``bounded_exp``, of values clipped to inside the bounds.
+    """Returns the inverse of ``bounded_exp``; values are clipped to inside the bounds.
 
     Args:
         value: any shape, positive.
@@ -136,12 +142,13 @@ def bounded_log(
 def log_ratio(value: jax.Array, reference: jax.Array, excess: jax.Array) -> jax.Array:
     """Returns log(value / reference), given excess = value - reference.
 
-    The excess is asked for because its caller can often form it without cancelling.
+    The excess is an argument because the caller can often compute it without
+    subtracting nearly equal numbers.
 
     Args:
-        value: any shape, positive.
-        reference: same shape, positive.
-        excess: same shape.
+        value: positive, of any shape.
+        reference: positive, of the same shape.
+        excess: value - reference, of the same shape.
     """
     relative = excess / reference
     near = jnp.abs(relative) < 0.5
@@ -162,21 +169,24 @@ def log_logistic_mass(
 
         sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)),
 
-    a product in which nothing cancels, however narrow the bin or far the tail; at the
-    first bin only the first factor remains, at the last bin only the second.
+    a product in which nothing cancels, even in a narrow bin or far in a tail. In the
+    first bin only the first factor remains, in the last bin only the second.
 
     Args:
         k: bin index as a float, broadcast with loc.
         levels: number of bins.
         loc: centre of the distribution, in units of the [0, 1] intensity.
         scale: its scale, in the same units, positive.
+
+    Returns:
+        Log-masses, in nats, of the broadcast shape of the arguments.
     """
     inverse_scale = 1.0 / scale
     a = (k / levels - loc) * inverse_scale
     b = ((k + 1.0) / levels - loc) * inverse_scale
     above_first = k > 0
     below_last = k < levels - 1
-    # sigmoid(x) = e^min(x, 0) / (1 + e^-|x|): the numerators leave the logarithm.
+    # sigmoid(x) = e^min(x, 0) / (1 + e^-|x|): the exponents need no logarithm.
     exponent = jnp.where(below_last, jnp.minimum(b, 0.0), 0.0) + jnp.where(
         above_first, jnp.minimum(-a, 0.0), 0.0
     )
@@ -192,13 +202,13 @@ def log_logistic_mass(
 def with_forward_partials(
     function: Callable[..., jax.Array],
 ) -> Callable[..., jax.Array]:
-    """Returns the same elementwise function, differentiated as it is evaluated.
+    """Returns the same elementwise function, with derivatives by forward mode.
 
-    A long formula stores all its intermediate arrays for the backward pass, which then
-    is bound by memory. As every element depends on few numbers, its partial
-    derivatives are better taken by forward mode, within the loop that computes the
-    value; the backward pass only multiplies. For ``log_normal_mass`` on a CPU, value
-    and gradient together are ten times faster.
+    A long formula stores all its intermediate arrays for the backward pass, whose speed
+    is then limited by memory. Each element depends on few numbers only. So forward mode
+    computes its partial derivatives in the same loop as the value, and the backward
+    pass only multiplies. For ``log_normal_mass`` on a CPU, value and gradient together
+    are ten times faster.
 
     Args:
         function: elementwise in arrays that broadcast against each other.
@@ -228,22 +238,25 @@ def log_normal_mass(
 ) -> jax.Array:
     """Returns the log-probability that a normal variable falls into bin k.
 
-    The bins are those of ``log_logistic_mass``. Each is mirrored, if need be, into the
-    upper tail, as [low, high] with low >= 0 or low <= 0 <= high. With Q the upper tail
-    probability the mass is then
+    The bins are those of ``log_logistic_mass``. A bin in the lower tail is mirrored
+    into the upper tail. It is then [low, high] with low >= 0 or low <= 0 <= high. If Q
+    is the upper tail probability, the mass is
 
     - Q(low) (1 - Q(high) / Q(low)) if low >= 0, and
-    - 1 - Q(-low) (1 + Q(high) / Q(-low)) otherwise,
+    - 1 - Q(-low) (1 + Q(high) / Q(-low)) otherwise.
 
-    where the ratio of two tails needs one exponential and no logarithm. Both forms
-    cancel in a narrow bin, where the integral of the density's Taylor series about
-    the middle of the bin (Hermite polynomials) is accurate instead.
+    The ratio of two tails needs one exponential and no logarithm. In a narrow bin both
+    forms subtract nearly equal numbers. There the mass is the integral of the density's
+    Taylor series about the middle of the bin (Hermite polynomials).
 
     Args:
         k: bin index as a float, broadcast with loc.
         levels: number of bins.
         loc: mean of the distribution, in units of the [0, 1] intensity.
         scale: its standard deviation, in the same units, positive.
+
+    Returns:
+        Log-masses, in nats, of the broadcast shape of the arguments.
     """
     mass = with_forward_partials(functools.partial(_log_normal_mass, levels))
     return mass(k, loc, scale)
@@ -252,7 +265,7 @@ def log_normal_mass(
 def _log_normal_mass(
     levels: int, k: jax.Array, loc: jax.Array, scale: jax.Array
 ) -> jax.Array:
-    """Returns what ``log_normal_mass`` describes."""
+    """Returns the result of ``log_normal_mass``, without its rule for derivatives."""
     inverse_scale = 1.0 / scale
     a = (k / levels - loc) * inverse_scale
     b = ((k + 1.0) / levels - loc) * inverse_scale
@@ -265,7 +278,8 @@ def _log_normal_mass(
     low = jnp.where(mirrored, -b, a)
     high = jnp.where(mirrored, -a, b)
     in_tail = low >= 0
-    # One-sided, as a magnitude is not: bins do begin exactly at the mean.
+    # ``where`` has a one-sided derivative at 0, unlike ``magnitude``: a bin can begin
+    # exactly at the mean.
     near = jnp.where(in_tail, low, -low)
     distance = jnp.where(middle < 0, -middle, middle)
     narrow = (width * jnp.maximum(distance, 1.0) < 0.5) & ~edge
@@ -281,7 +295,7 @@ def _log_normal_mass(
         * jnp.exp(far_exponent - near_exponent - width * distance),
     )
 
-    # Zero where unused: the powers below would overflow in wide bins.
+    # Zero in wide bins, where the series is not used and its powers would overflow.
     half = jnp.where(narrow, 0.5 * width, 0.0)
     q = half * half
     u = jnp.square(jnp.where(narrow, middle, 0.0)) * q
@@ -314,9 +328,9 @@ def _normal_tail(t: jax.Array) -> tuple[jax.Array, jax.Array]:
 def stirling_correction(z: jax.Array) -> jax.Array:
     """Returns lgamma(z) - [(z - 1/2) log z - z + log(2 pi) / 2] for z > 0.
 
-    Beta functions written with it need no difference of large lgammas. The series
-    is taken at z + 3, the steps in between by
-    c(z) - c(z + 1) = (z + 1/2) log(1 + 1/z) - 1.
+    Beta functions that are written with it need no difference of large lgammas. The
+    series is evaluated at z + 3. The recurrence
+    c(z) - c(z + 1) = (z + 1/2) log(1 + 1/z) - 1 leads from there to z.
 
     Args:
         z: any shape, positive.
@@ -338,9 +352,9 @@ def solve_increasing(
     """Returns t with function(t) = target, elementwise, by bisection on [low, high].
 
     Args:
-        function: increasing, maps an array to one of the same shape.
-        target: the value wanted of each element.
-        low: left end of the bracket.
+        function: increasing; maps an array to one of the same shape.
+        target: the wanted value of each element, of any shape.
+        low: left end of the bracket, the same for all elements.
         high: right end of the bracket.
     """
 

@@ -1,7 +1,7 @@
 """Approximate posteriors q(z|x), one file per kind.
 
-A family is a frozen description; with the encoder's outputs for a batch it gives a
-posterior, a value that is sampled and has a density.
+A family is a frozen description. From the encoder's outputs for a batch it makes a
+posterior: a value with samples and a density.
 """
 
 import functools
@@ -35,16 +35,17 @@ POSTERIORS |= {
 def make_posterior(
     name: str, /, layer_dims: tuple[int, ...], **options: Any
 ) -> PosteriorFamily:
-    """Returns the family of a name.
+    """Returns the posterior family of the given name.
 
     Args:
         name: a name in ``POSTERIORS``.
-        layer_dims: number of latents of each stochastic layer, the images' first.
-        **options: the family's own.
+        layer_dims: number of latents of each stochastic layer; the first is the one
+            next to the images.
+        **options: options of this family.
 
     Raises:
-        ValueError: an unknown name or option, a value that is refused, or a name for
-            another number of layers.
+        ValueError: the name or an option is unknown, a value is not allowed, or the
+            family does not support this number of layers.
     """
     POSTERIORS.require_name(name)
     for_layers = is_hierarchical(name)

@@ -13,7 +13,7 @@ from vae_jax.networks import Heads, Params, hidden_layers
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlowPosterior:
-    """q(z|x): a diagonal Gaussian, mapped by a flow that also sees the image.
+    """q(z|x): a diagonal Gaussian, mapped by a flow that depends on the image.
 
     Rezende & Mohamed 2015, "Variational inference with normalizing flows".
     """
@@ -28,18 +28,18 @@ class FlowPosterior:
         return self.sample_and_log_prob(noise)[0]
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """See ``Posterior``; as exact as float32 tells z apart (see ``Flow``)."""
+        """See ``Posterior``; the rounding of z limits its accuracy (see ``flows``)."""
         u, log_det = self.flow.inverse(self.params, z, self.context[None])
         return self.base.log_prob(u) - log_det
 
     def sample_and_log_prob(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """See ``Posterior``; no inverse is needed."""
+        """See ``Posterior``; this needs no inverse."""
         u, log_q = self.base.sample_and_log_prob(noise)
         z, log_det = self.flow.forward(self.params, u, self.context[None])
         return z, log_q - log_det
 
     def expectation(self, noise: jax.Array) -> jax.Array:
-        """The mean over samples of the noise and of its negative."""
+        """Returns the mean of the samples from the noise and from its negative."""
         return self.sample(jnp.concatenate([noise, -noise])).mean(0)
 
 
@@ -56,10 +56,10 @@ class FlowFamily:
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self.flow()  # Refuses what cannot be, before anything is computed.
+        self.flow()  # Refuses wrong options before anything is computed.
 
     def flow(self) -> Flow:
-        """The map, given context."""
+        """Returns the map, which takes a context."""
         return Flow(
             self.kind,
             self.latent_dim,

@@ -11,7 +11,7 @@ from vae_jax.networks import Heads, Params
 
 @dataclasses.dataclass(frozen=True)
 class DiagonalGaussianFamily:
-    """q(z|x) = N(mean(x), diag(scale(x)^2)): the mean field."""
+    """q(z|x) = N(mean(x), diag(scale(x)^2)), the mean-field posterior."""
 
     latent_dim: int
     has_closed_form_kl: ClassVar[bool] = True
@@ -23,7 +23,7 @@ class DiagonalGaussianFamily:
         return (("mean", self.latent_dim), ("log_scale", self.latent_dim))
 
     def init(self, key: jax.Array) -> Params:
-        """No parameters beyond the encoder's."""
+        """Returns no parameters: those of the encoder are all."""
         del key
         return {}
 
@@ -35,7 +35,7 @@ class DiagonalGaussianFamily:
 
 @dataclasses.dataclass(frozen=True)
 class FullCovarianceFamily:
-    """q(z|x) = N(mean(x), L(x) L(x)^T): all correlations between latents."""
+    """q(z|x) = N(mean(x), L(x) L(x)^T), with all correlations between latents."""
 
     latent_dim: int
     has_closed_form_kl: ClassVar[bool] = True
@@ -45,11 +45,11 @@ class FullCovarianceFamily:
         """See ``PosteriorFamily``."""
         num_lower = self.latent_dim * (self.latent_dim - 1) // 2
         diagonal = DiagonalGaussianFamily(self.latent_dim).heads
-        # A linear layer has at least one output.
+        # A linear layer needs at least one output.
         return (*diagonal, ("lower", num_lower)) if num_lower else diagonal
 
     def init(self, key: jax.Array) -> Params:
-        """No parameters beyond the encoder's."""
+        """Returns no parameters: those of the encoder are all."""
         del key
         return {}
 

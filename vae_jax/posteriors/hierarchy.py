@@ -1,7 +1,7 @@
 """Posteriors over several stochastic layers.
 
-z holds the latents of one layer after the other, the images' layer z_1 first. The
-generative model is p(z_L) p(z_{L-1}|z_L) ... p(z_1|z_2) p(x|z_1); see
+z holds the latents of one layer after another. The first is z_1, the layer next to the
+images. The generative model is p(z_L) p(z_{L-1}|z_L) ... p(z_1|z_2) p(x|z_1); see
 ``priors.hierarchy``.
 """
 
@@ -28,8 +28,8 @@ class ChainPosterior:
     """q(z|x) whose layers are drawn one after another, each given the one before.
 
     Attributes:
-        values: what the layers are made of, a tree of arrays.
-        family: says in which order they are drawn, and each one's Gaussian.
+        values: a tree of arrays, from which the family makes each layer's Gaussian.
+        family: gives the order of the layers, and the Gaussian of each.
     """
 
     values: Any
@@ -45,10 +45,11 @@ class ChainPosterior:
         return z, log_q
 
     def expectation(self, noise: jax.Array) -> jax.Array:
-        """Means of each layer given the samples of the one before, averaged.
+        """Returns the average over samples of each layer's conditional mean.
 
-        With the noise come its negatives, and no noise of a layer's own: a layer that
-        does not move with the one before has its mean exactly.
+        The condition is a sample of the layer before, drawn from the noise and from its
+        negative. A layer adds no noise to its own mean, so the mean of a layer that
+        does not depend on the layer before is exact.
         """
         _, _, means = self._walk(jnp.concatenate([noise, -noise]))
         return means.mean(0)
@@ -64,7 +65,11 @@ class ChainPosterior:
         return total
 
     def _walk(self, noise: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """z, log q(z|x) and the mean of each layer given the one drawn before it."""
+        """Returns z, log q(z|x), and the mean of each layer given the one before it.
+
+        The shapes are ``[samples, batch, latent]``, ``[samples, batch]`` (nats) and
+        ``[samples, batch, latent]``.
+        """
         noises = split_layers(noise, self.family.layer_dims)
         latents, means = list(noises), list(noises)
         total = jnp.zeros(noise.shape[:-1])
@@ -85,24 +90,24 @@ class ChainPosterior:
 
 
 class ChainFamily(Protocol):
-    """What a chain needs of its family."""
+    """The properties of a family that ``ChainPosterior`` uses."""
 
     @property
     def layer_dims(self) -> tuple[int, ...]:
-        """Latents of each layer, the images' first."""
+        """Number of latents of each layer; the first is the one next to the images."""
 
     @property
     def order(self) -> Sequence[int]:
-        """Indices of the layers, in the order they are drawn."""
+        """Indices of the layers, in the order in which they are drawn."""
 
     def layer(self, values: Any, i: int, before: jax.Array | None) -> DiagonalGaussian:
-        """A layer's Gaussian.
+        """Returns a layer's Gaussian.
 
         Args:
-            values: what the layers are made of.
-            i: the layer.
+            values: as in ``ChainPosterior``.
+            i: index of the layer.
             before: latents ``[samples, batch, dims]`` of the layer drawn before it;
-                None for the first, whose Gaussian may lack the axis of samples.
+                None for the first, whose Gaussian may have no axis of samples.
         """
 
 
@@ -118,7 +123,7 @@ class BottomUpFamily(GaussianLayers):
         return (("mean", self.layer_dims[0]), ("log_scale", self.layer_dims[0]))
 
     def init(self, key: jax.Array) -> Params:
-        """Parameters of q(z_i|z_{i-1}) for each upper layer, by its index."""
+        """Returns parameters of q(z_i|z_{i-1}) for each upper layer, by its index."""
         return {
             str(i): self.conditional(i).init(
                 jax.random.fold_in(key, i), self.layer_dims[i - 1]
@@ -149,9 +154,9 @@ class BottomUpFamily(GaussianLayers):
 class LadderFamily(GaussianLayers):
     """Top-down inference that shares the generative path (Sonderby et al. 2016).
 
-    A deterministic pass upwards gives each layer a Gaussian of x; the top layer has it
-    as posterior, and a lower one its product with the generative p(z_i|z_{i+1}), whose
-    precisions add up.
+    A deterministic pass upwards gives each layer a Gaussian that depends on x. For the
+    top layer this is the posterior. For a lower layer, the posterior is the product of
+    this Gaussian and the generative p(z_i|z_{i+1}); their precisions add up.
     """
 
     is_hierarchical: ClassVar[bool] = True
@@ -180,7 +185,7 @@ class LadderFamily(GaussianLayers):
         return MLPEncoder(self.network, self._heads(i))
 
     def init(self, key: jax.Array) -> Params:
-        """Parameters of the pass upwards, for each upper layer by its index."""
+        """Returns parameters of the pass upwards for each upper layer, by its index."""
         features = jnp.zeros((1, self.layer_widths[-1]))
         return {
             str(i): self._upwards(i).init(jax.random.fold_in(key, i), features)[
@@ -217,9 +222,9 @@ class LadderFamily(GaussianLayers):
 
 
 def _product(one: DiagonalGaussian, other: DiagonalGaussian) -> DiagonalGaussian:
-    """The normalised product of two Gaussian densities."""
+    """Returns the normalised product of two Gaussian densities."""
     one = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, other.mean.shape), one)
-    # Of the two precisions, in a form that does not overflow.
+    # The log-ratio of the two precisions, with opposite sign; this does not overflow.
     log_ratio = 2 * (one.log_scale - other.log_scale)
     weight = jax.nn.sigmoid(-log_ratio)
     return DiagonalGaussian(

@@ -1,7 +1,7 @@
 """Priors p(z), one file per kind.
 
-A family is a frozen description; with the model's parameters it gives a prior, a value
-that is sampled and has a density.
+A family is a frozen description. From the model's parameters it makes a prior: a value
+with samples and a density.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ PRIORS |= {
     "flow": FlowPriorFamily,
 }
 
-# By the name of the top layer's prior, below which each layer is given the one above.
+# By the name of the top layer's prior; each lower layer depends on the one above.
 HIERARCHICAL_PRIORS: Registry[PriorFamily] = Registry("prior", num_bound=1)
 HIERARCHICAL_PRIORS |= {"standard_normal": TopDown}
 
@@ -44,16 +44,18 @@ HIERARCHICAL_PRIORS |= {"standard_normal": TopDown}
 def make_prior(
     name: str, /, layer_dims: tuple[int, ...], **options: Any
 ) -> PriorFamily:
-    """Returns the family of a name.
+    """Returns the prior family of the given name.
 
     Args:
-        name: a name in ``PRIORS``; of the top layer where there are several.
-        layer_dims: number of latents of each stochastic layer, the images' first.
-        **options: the family's own: ``priors_of(name, layer_dims).options(name)``.
+        name: a name in ``PRIORS``; with several layers, the prior of the top layer.
+        layer_dims: number of latents of each stochastic layer; the first is the one
+            next to the images.
+        **options: options of this family, as listed by
+            ``priors_of(name, layer_dims).options(name)``.
 
     Raises:
-        ValueError: an unknown name or option, a value that is refused, or a name for a
-            single layer where there are more.
+        ValueError: the name or an option is unknown, a value is not allowed, or the
+            family supports only one layer and there are more.
     """
     size = layer_dims if len(layer_dims) > 1 else layer_dims[0]
     return priors_of(name, layer_dims).make(name, size, **options)
@@ -62,8 +64,13 @@ def make_prior(
 def priors_of(name: str, layer_dims: tuple[int, ...]) -> Registry[PriorFamily]:
     """Returns the registry of the priors for a number of stochastic layers.
 
+    Args:
+        name: a name in ``PRIORS``.
+        layer_dims: number of latents of each stochastic layer.
+
     Raises:
-        ValueError: an unknown name, or one for a single layer where there are more.
+        ValueError: the name is unknown, or the family supports only one layer and there
+            are more.
     """
     PRIORS.require_name(name)
     if len(layer_dims) == 1:

@@ -1,4 +1,4 @@
-"""A prior of N(0, I) mapped by a flow."""
+"""A prior: N(0, I), mapped by a flow."""
 
 import dataclasses
 from typing import ClassVar
@@ -19,12 +19,12 @@ class FlowPrior:
     params: Params
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+        """Returns log p(z) in nats, a log-density: ``[..., latent] -> [...]``."""
         u, log_det = self.flow.inverse(self.params, z)
         return StandardNormal(self.flow.latent_dim).log_prob(u) - log_det
 
     def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
-        """z, ``[num_samples, latent]``."""
+        """Returns samples z, ``[num_samples, latent]``."""
         u = StandardNormal(self.flow.latent_dim).sample(key, num_samples)
         return self.flow.forward(self.params, u)[0]
 
@@ -33,8 +33,8 @@ class FlowPrior:
 class FlowPriorFamily:
     """N(0, I) mapped by affine couplings, which start at the identity.
 
-    They are as cheap to invert, for the density, as to apply, for samples; and unlike a
-    spline they move the whole space.
+    The inverse (for the density) is as cheap as the forward map (for samples). Unlike a
+    spline, these couplings move the whole space.
     """
 
     latent_dim: int
@@ -45,10 +45,10 @@ class FlowPriorFamily:
     has_closed_form_kl: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self.flow()  # Refuses what cannot be, before anything is computed.
+        self.flow()  # Refuses wrong options before anything is computed.
 
     def flow(self) -> Flow:
-        """The map of N(0, I)."""
+        """Returns the map of N(0, I)."""
         return Flow(
             "affine_coupling",
             self.latent_dim,

@@ -25,7 +25,7 @@ class TopDownPrior:
     params: Params  # of p(z_i|z_{i+1}), by i
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+        """Returns log p(z) in nats, a log-density: ``[..., latent] -> [...]``."""
         latents = split_layers(z, self.family.layer_dims)
         total = StandardNormal(self.family.layer_dims[-1]).log_prob(latents[-1])
         for i in range(len(latents) - 1):
@@ -36,7 +36,7 @@ class TopDownPrior:
         return total
 
     def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
-        """z, ``[num_samples, latent]``, drawn from the top downwards."""
+        """Returns samples z ``[num_samples, latent]``, drawn from the top downwards."""
         dims = self.family.layer_dims
         noises = split_layers(latent_noise(key, 1, num_samples, sum(dims))[0], dims)
         latents = [noises[-1]]
@@ -48,14 +48,14 @@ class TopDownPrior:
 
 @dataclasses.dataclass(frozen=True)
 class TopDown(GaussianLayers):
-    """Gaussian layers, each given the one above, below a standard normal.
+    """Gaussian layers, each given the layer above; the top layer is a standard normal.
 
     Sonderby et al. 2016, "Ladder variational autoencoders". z holds the latents of one
-    layer after the other, the images' layer first.
+    layer after another; the first is the layer next to the images.
     """
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
-        """Parameters of p(z_i|z_{i+1}), by i."""
+        """Returns parameters of p(z_i|z_{i+1}), by i."""
         del images, levels
         return {
             str(i): self.conditional(i).init(

@@ -13,7 +13,7 @@ from vae_jax.distributions import DiagonalGaussian, Posterior, latent_noise
 from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
 
-# Means of variance 3/4 and components of variance 1/4: moments of N(0, I) together.
+# Means have variance 3/4 and components variance 1/4: together 1, as for N(0, I).
 _INITIAL_MEAN_SCALE = math.sqrt(3) / 2
 _INITIAL_LOG_SCALE = math.log(1 / 2)
 
@@ -23,12 +23,12 @@ class Mixture:
     """p(z) = sum_k w_k p_k(z), whose components p_k are posteriors of any family."""
 
     latent_dim: int
-    log_weights: jax.Array  # log w_k, whose exponentials sum to 1, [components]
-    components: Posterior  # all of them, as a batch
-    pick: Callable[[jax.Array], Posterior]  # those of these numbers [n], as a batch
+    log_weights: jax.Array  # log w_k, [components]; the w_k sum to 1
+    components: Posterior  # all components, as a batch
+    pick: Callable[[jax.Array], Posterior]  # the components of given indices [n]
 
     def log_prob(self, z: jax.Array) -> jax.Array:
-        """log p(z) in nats, a density: ``[..., latent] -> [...]``."""
+        """Returns log p(z) in nats, a log-density: ``[..., latent] -> [...]``."""
         flat = z.reshape(-1, 1, z.shape[-1])
         each = jnp.broadcast_to(
             flat, (len(flat), self.log_weights.size, flat.shape[-1])
@@ -37,7 +37,7 @@ class Mixture:
         return jax.nn.logsumexp(joint, axis=-1).reshape(z.shape[:-1])
 
     def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
-        """z, ``[num_samples, latent]``."""
+        """Returns samples z, ``[num_samples, latent]``."""
         component_key, noise_key = jax.random.split(key)
         component = jax.random.categorical(
             component_key, self.log_weights, shape=(num_samples,)
@@ -50,8 +50,8 @@ class Mixture:
 class GaussianMixtureFamily:
     """A mixture of diagonal Gaussians with learned weights, means and scales.
 
-    It starts with equal weights and components that differ, drawn so that the whole
-    has the mean and variance of N(0, I) on average.
+    It starts with equal weights and different components. They are drawn so that the
+    mixture has the mean and variance of N(0, I) on average.
     """
 
     latent_dim: int
@@ -62,7 +62,7 @@ class GaussianMixtureFamily:
         require_fields(self)
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
-        """Logits of the weights, means and unbounded log-scales."""
+        """Returns logits of the weights, means, and unbounded log-scales."""
         del images, levels
         shape = (self.components, self.latent_dim)
         return {
@@ -72,7 +72,7 @@ class GaussianMixtureFamily:
         }
 
     def at(self, params: Params, encode: Encode) -> Mixture:
-        """See ``PriorFamily``; log-scales are bounded as a posterior's."""
+        """See ``PriorFamily``; log-scales are bounded like those of a posterior."""
         del encode
         own = params["prior"]
 

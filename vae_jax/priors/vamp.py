@@ -14,8 +14,8 @@ from vae_jax.networks import Params
 from vae_jax.priors.interface import Encode
 from vae_jax.priors.mixture import Mixture
 
-# Pseudo-inputs start this far inside (0, 1): at a margin of m the gradient with respect
-# to their logits is m (1 - m) of that with respect to the intensities.
+# Pseudo-inputs start at least this far from 0 and 1. At a margin of m, the gradient
+# with respect to the logits is m (1 - m) times that with respect to the intensities.
 _MARGIN = 0.05
 
 
@@ -24,13 +24,13 @@ class VampPriorFamily:
     """p(z) = 1/K sum_k q(z|u_k) over learned pseudo-inputs u_k, one image each.
 
     Tomczak & Welling 2018, "VAE with a VampPrior", eq. 9. It approximates the
-    aggregated posterior, the prior at which the ELBO is highest, and costs K runs of
-    the encoder per step.
+    aggregated posterior, the prior with the highest ELBO, and costs K runs of the
+    encoder per step.
 
-    Pseudo-inputs are intensities ``[D]`` in (0, 1), the sigmoid of what is learned:
-    clipped to [0, 1], one beyond the edge would have no gradient to return by. They
-    start at random training images, whose blacks and whites are moved inside, to where
-    the sigmoid has a slope.
+    Pseudo-inputs are intensities ``[D]`` in (0, 1), the sigmoid of learned logits. If
+    they were clipped to [0, 1] instead, a value outside would have no gradient and
+    could not return. They start at random training images; black and white pixels are
+    moved inside, where the sigmoid has a slope.
     """
 
     latent_dim: int
@@ -41,10 +41,10 @@ class VampPriorFamily:
         require_fields(self)
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
-        """Logits of the pseudo-inputs, at training images chosen without repetition.
+        """Returns logits of pseudo-inputs, at distinct random training images.
 
         Raises:
-            ValueError: fewer images than pseudo-inputs.
+            ValueError: there are fewer images than pseudo-inputs.
         """
         num_images = images.shape[0]
         if self.components > num_images:
