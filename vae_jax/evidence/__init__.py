@@ -1,8 +1,8 @@
 """log p(x) of a model, per image, in nats: exact, estimated, and split into parts.
 
-``importance`` and ``annealing`` estimate it for any model, ``linear_gaussian`` knows it
-exactly for one family, ``gap`` says where the bound loses the rest, and ``sandwich``
-asks all of them about each of some images.
+``importance`` and ``annealing`` estimate it for any model. ``linear_gaussian`` computes
+it exactly for one family. ``gap`` splits the difference between log p(x) and the ELBO.
+``sandwich`` applies the estimates and the split to each image of a set.
 """
 
 from vae_jax.evidence.annealing import (

@@ -3,18 +3,19 @@
 Annealed importance sampling (Neal 2001) carries chains from an initial density f_0(z)
 to p(x, z) along the geometric path f_b = f_0^(1-b) p(x, z)^b, with one Hamiltonian
 Monte Carlo transition (Neal 2011) at each temperature b strictly between 0 and 1. The
-weights' expectation is p(x), so that the log of their mean is a stochastic lower bound:
-it exceeds log p(x) + c with a probability of at most exp(-c). Chains run backwards
-from an exact posterior sample give weights of expectation 1/p(x), and an upper bound
-(bidirectional Monte Carlo; Grosse, Ghahramani & Adams 2015).
+expectation of the weights is p(x), so the log of their mean is a stochastic lower
+bound: it exceeds log p(x) + c with a probability of at most exp(-c). Chains that run
+backwards from an exact posterior sample have weights of expectation 1/p(x), and give an
+upper bound (bidirectional Monte Carlo; Grosse, Ghahramani & Adams 2015).
 
 The expectations are exact only if transitions do not depend on the chain's own past.
-Hence step sizes are adapted in a preliminary run with a key of its own and then frozen,
-one per temperature and image; the backward chains use the same ones in reverse.
+Therefore step sizes are adapted in a preliminary run with its own key and then frozen,
+one per temperature and image. The backward chains use the same ones in reverse.
 
-Any likelihood will do whose log_prob is differentiable in z. Latents follow the mask as
-in ``importance_estimate``: padded ones start at 0 and have no momentum, so they stay
-there and add the same constant to f_0 and p(x, z), which cancels.
+Any likelihood can be used whose ``log_prob`` is differentiable in z. The mask of
+latents works as in ``importance_estimate``: padded latents start at 0 and have no
+momentum, so they stay there and add the same constant to f_0 and p(x, z), which
+cancels.
 """
 
 import dataclasses
@@ -31,13 +32,15 @@ from vae_jax.products import float32_products
 
 INITIALS = ("prior", "posterior")
 
-# As Betancourt et al. 2014 advise ("Optimizing the integrator step size for Hamiltonian
-# Monte Carlo"). On linear-Gaussian models of 2 to 50 latents the bounds are closer than
-# at 0.65, the optimum in infinitely many dimensions, and than at 0.9.
+# The advice of Betancourt et al. 2014 ("Optimizing the integrator step size for
+# Hamiltonian Monte Carlo"). On linear-Gaussian models of 2 to 50 latents, the two
+# bounds are closer to each other at 0.8 than at 0.65, the optimum in infinitely many
+# dimensions, and than at 0.9.
 _TARGET_ACCEPTANCE = 0.8
 
-# The preliminary run: transitions at the first temperature, which find a step size of
-# any order of magnitude, and the change of log step size per unit of acceptance.
+# The preliminary run: the number of transitions at the first temperature, enough to
+# find a step size of any order of magnitude; the first step size; and the change of the
+# log step size per unit of acceptance.
 _WARM_UP = 50
 _FIRST_STEP_SIZE = 0.3
 _ADAPTATION_RATE = 0.5
@@ -47,7 +50,7 @@ def linear_schedule(num_steps: int) -> jax.Array:
     """Returns temperatures from 0 to 1 in equal steps, ``[num_steps + 1]``.
 
     Raises:
-        ValueError: no steps.
+        ValueError: ``num_steps`` is less than 1.
     """
     _refuse_no_steps(num_steps)
     return jnp.linspace(0.0, 1.0, num_steps + 1)
@@ -56,11 +59,11 @@ def linear_schedule(num_steps: int) -> jax.Array:
 def sigmoid_schedule(num_steps: int, sharpness: float = 4.0) -> jax.Array:
     """Returns temperatures from 0 to 1, closest at both ends, ``[num_steps + 1]``.
 
-    The logistic function between -sharpness and sharpness, rescaled to [0, 1]; Grosse
-    et al. 2015 use 4.
+    They are the logistic function between -sharpness and sharpness, rescaled to [0, 1].
+    Grosse et al. 2015 use a sharpness of 4.
 
     Raises:
-        ValueError: no steps.
+        ValueError: ``num_steps`` is less than 1.
     """
     _refuse_no_steps(num_steps)
     logistic = jax.nn.sigmoid(jnp.linspace(-sharpness, sharpness, num_steps + 1))
@@ -73,7 +76,7 @@ def _refuse_no_steps(num_steps: int) -> None:
 
 
 def _check_schedule(schedule: jax.Array) -> None:
-    """Refuses what would bound nothing, where values are known before compiling."""
+    """Refuses a schedule that gives no bound, if its values are known at tracing."""
     if isinstance(schedule, jax.core.Tracer):
         return
     temperatures = np.asarray(schedule)
@@ -86,11 +89,11 @@ def _check_schedule(schedule: jax.Array) -> None:
 
 
 class AnnealedEstimate(NamedTuple):
-    """The estimate of several chains for one image (or for each of several)."""
+    """The estimate from several chains for one image (or for each of several)."""
 
     log_px: jax.Array  # a stochastic bound on log p(x), nats
-    log_weights: jax.Array  # each an estimate of log p(x) by one chain, nats, [chains]
-    acceptance: jax.Array  # its mean probability over all transitions; NaN without any
+    log_weights: jax.Array  # estimates of log p(x), one per chain, nats, [chains]
+    acceptance: jax.Array  # mean probability of acceptance; NaN without transitions
     effective_sample_size: jax.Array  # (sum w)^2 / sum w^2, between 1 and chains
 
 
@@ -99,11 +102,11 @@ class BidirectionalEstimate(NamedTuple):
 
     x: jax.Array  # the image, in the likelihood's view, [D]
     lower: AnnealedEstimate
-    upper: AnnealedEstimate  # its effective sample size is that of the inverse weights
+    upper: AnnealedEstimate  # effective sample size of the inverse weights
 
     @property
     def gap(self) -> jax.Array:
-        """Upper minus lower bound, nats: on average a bound on the error of either."""
+        """Upper minus lower bound, nats; on average it bounds the error of each."""
         return self.upper.log_px - self.lower.log_px
 
 
@@ -122,9 +125,9 @@ def annealed_estimate(
 ) -> AnnealedEstimate:
     """Returns a stochastic lower bound on one image's log p(x), in constant memory.
 
-    Costs ``(2 (T - 1) + 50) (num_leapfrog + 1)`` gradients of the decoder per chain for
-    T > 1 steps of the schedule, those of ``T - 1 + 50`` transitions for the step sizes.
-    With T = 1 it is importance sampling from the initial density.
+    For T > 1 steps of the schedule, it costs ``(2 (T - 1) + 50) (num_leapfrog + 1)``
+    gradients of the decoder per chain; ``T - 1 + 50`` of the transitions adapt the step
+    sizes. For T = 1 it is importance sampling from the initial density.
 
     Args:
         model: the VAE.
@@ -132,18 +135,18 @@ def annealed_estimate(
         key: the image's key.
         x: one image in the likelihood's view, ``[D]``.
         schedule: temperatures from 0 to 1, ``[T + 1]``.
-        num_chains: chains run together; the expectation of exp(log_px) is p(x) for
-            any number.
+        num_chains: number of chains, which run together; the expectation of
+            exp(log_px) is p(x) for any number.
         num_leapfrog: leapfrog steps per transition.
         initial: f_0, 'prior' or the encoder's 'posterior'.
-        latent_mask: as in ``objectives.Batch``.
+        latent_mask: as in ``objectives.Batch``, ``[latent]``.
 
     Returns:
-        Scalars, and log-weights per chain; ``vmap`` over keys and images for more.
+        Scalars, and log-weights per chain. Use ``vmap`` over keys and images for more.
 
     Raises:
-        ValueError: unknown initial, or a schedule that does not rise from 0 to 1,
-            where its values are known before compiling.
+        ValueError: ``initial`` is unknown, or the schedule does not rise from 0 to 1
+            (if its values are known at tracing).
     """
     _check_schedule(schedule)
     bridge = _Bridge.of(model, params, x, initial, num_leapfrog, latent_mask)
@@ -164,16 +167,16 @@ def bidirectional_estimate(
 ) -> BidirectionalEstimate:
     """Generates an image from the model and bounds its log p(x) from both sides.
 
-    The pair (z, x) generated is as good as x drawn first and z drawn from the true
-    posterior, from where all backward chains start. Grosse et al. 2015, section 4. The
-    gap says how far ``annealed_estimate`` can be trusted with these settings on data
-    like the model's own (Wu et al. 2017).
+    Drawing z and then x gives the same joint distribution as drawing x and then z from
+    the true posterior. So z is an exact posterior sample, and all backward chains start
+    there (Grosse et al. 2015, section 4). The gap says how far ``annealed_estimate``
+    can be trusted with these settings on data like the model's own (Wu et al. 2017).
 
-    Args as ``annealed_estimate``.
+    The arguments are those of ``annealed_estimate``.
 
     Raises:
-        ValueError: as there; a likelihood whose samples are not of its density
-            (``samples_its_density``), for which neither bound would be one.
+        ValueError: as in ``annealed_estimate``; or the likelihood does not sample its
+            own density (``samples_its_density``), so that there would be no bounds.
     """
     _check_schedule(schedule)
     if not model.likelihood.samples_its_density:
@@ -206,13 +209,13 @@ def bidirectional_estimate(
 
 @dataclasses.dataclass(frozen=True)
 class _Bridge:
-    """The densities between f_0(z) and p(x, z) of one image, and moves within each."""
+    """The densities between f_0(z) and p(x, z) of one image, and their transitions."""
 
     model: VAE
     params: Params
     x: jax.Array  # [D]
     prior: Prior
-    # q(z|x) of a batch of one where that is f_0, None for the prior
+    # q(z|x) of a batch of one if f_0 is the posterior; None if it is the prior
     posterior: Posterior | None
     num_leapfrog: int
     latent_mask: jax.Array | None
@@ -231,20 +234,23 @@ class _Bridge:
             raise ValueError(
                 f"unknown initial {initial!r}: choose one of {', '.join(INITIALS)}."
             )
-        # Encoded here, once, rather than in each step of a trajectory.
+        # The image is encoded once, here, and not in each step of a trajectory.
         posterior = model.encode(params, x[None]) if initial == "posterior" else None
         prior = model.prior(params)
         return cls(model, params, x, prior, posterior, num_leapfrog, latent_mask)
 
     def start(self, key: jax.Array, num_chains: int) -> jax.Array:
-        """Independent samples of f_0, ``[chains, latent]``."""
+        """Returns independent samples of f_0, ``[chains, latent]``."""
         if self.posterior is None:
             return self._masked(self.prior.sample(key, num_chains))
         noise = self._masked(latent_noise(key, num_chains, 1, self.model.latent_dim))
         return self.posterior.sample(noise)[:, 0]
 
     def log_densities(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """log f_0(z) and log p(x, z) - log f_0(z), ``[]`` each, of z ``[latent]``."""
+        """Returns log f_0(z) and log p(x, z) - log f_0(z) of z ``[latent]``, in nats.
+
+        Both are scalars.
+        """
         z = z[None, None]
         log_prior = self.prior.log_prob(z)[0, 0]
         log_px_z = self.model.log_likelihood(self.params, self.x[None], z)[0, 0]
@@ -260,14 +266,20 @@ class _Bridge:
         temperature: jax.Array,
         step_size: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One transition of one chain that leaves the density at a temperature as is.
+        """Makes one transition of one chain; it preserves the density at a temperature.
 
-        Hamiltonian Monte Carlo with unit mass (Neal 2011, section 3.2). A trajectory
-        that diverges to infinity or NaN is rejected.
+        The transition is Hamiltonian Monte Carlo with unit mass (Neal 2011, section
+        3.2). A trajectory that diverges to infinity or NaN is rejected.
+
+        Args:
+            key: a typed key.
+            z: the state of the chain, ``[latent]``.
+            temperature: b, between 0 and 1, ``[]``.
+            step_size: of the leapfrog steps, in units of z, ``[]``.
 
         Returns:
             The next z ``[latent]``, the probability of acceptance, and
-            log p(x, z) - log f_0(z) at the z given.
+            log p(x, z) - log f_0(z) at the given z.
         """
         momentum_key, accept_key = jax.random.split(key)
         momentum = self._masked(jax.random.normal(momentum_key, z.shape))
@@ -306,7 +318,7 @@ class _Bridge:
         temperature: jax.Array,
         step_size: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """``move`` for chains ``[chains, latent]`` at one temperature and step."""
+        """Applies ``move`` to chains ``[chains, latent]`` at one temperature."""
         keys = jax.random.split(key, z.shape[0])
         return jax.vmap(self.move, in_axes=(0, 0, None, None))(
             keys, z, temperature, step_size
@@ -321,7 +333,7 @@ class _Bridge:
 def _forward(
     bridge: _Bridge, key: jax.Array, schedule: jax.Array, num_chains: int
 ) -> tuple[AnnealedEstimate, jax.Array]:
-    """The lower bound, and the step sizes it was computed with, ``[T - 1]``."""
+    """Returns the lower bound, and the step sizes that it used, ``[T - 1]``."""
     adapt_key, start_key, chain_key = (jax.random.fold_in(key, i) for i in range(3))
     step_sizes = _adapt_step_sizes(bridge, adapt_key, schedule, num_chains)
     z = bridge.start(start_key, num_chains)
@@ -331,10 +343,10 @@ def _forward(
 def _adapt_step_sizes(
     bridge: _Bridge, key: jax.Array, schedule: jax.Array, num_chains: int
 ) -> jax.Array:
-    """Step sizes of the target acceptance along the schedule, ``[T - 1]``.
+    """Returns step sizes with the target acceptance along the schedule, ``[T - 1]``.
 
-    From chains that are then discarded. All share one step size, raised where their
-    mean acceptance is above the target and lowered where it is below.
+    The chains of this run are then discarded. They share one step size. It rises when
+    their mean acceptance is above the target and falls when it is below.
     """
     if schedule.size == 2:  # No transitions.
         return jnp.zeros(0)
@@ -350,7 +362,7 @@ def _adapt_step_sizes(
         excess = acceptance.mean() - _TARGET_ACCEPTANCE
         return (z, log_step_size + _ADAPTATION_RATE * excess), step_size
 
-    # Folded with an index that no step of the run has.
+    # The key is folded with an index that no step of the run has.
     z = bridge.start(jax.random.fold_in(key, temperatures.size), num_chains)
     _, step_sizes = jax.lax.scan(
         step,
@@ -370,12 +382,12 @@ def _anneal(
 ) -> AnnealedEstimate:
     """Carries chains along a schedule and weighs them (Neal 2001, eqs. 9-11).
 
-    From 1 to 0, with the step sizes of the way up in reverse, it is the reverse of that
-    run, and the weights are those of 1/p(x).
+    A schedule from 1 to 0, with the step sizes of the forward run in reverse, gives the
+    reverse of the forward run. The expectation of the weights is then 1/p(x).
 
     Args:
         bridge: the densities.
-        key: folded with the step.
+        key: a typed key; each step folds its index into it.
         z: samples of the density at the first temperature, ``[chains, latent]``.
         schedule: temperatures, ``[T + 1]``.
         step_sizes: for all temperatures but the first and last, ``[T - 1]``.

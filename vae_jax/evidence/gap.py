@@ -1,4 +1,4 @@
-"""Where the ELBO loses log p(x): the encoder, or the family of its posteriors."""
+"""The two reasons why the ELBO is below log p(x): the encoder and the family of q."""
 
 from typing import Any, NamedTuple
 
@@ -12,18 +12,18 @@ from vae_jax.products import float32_products
 
 
 class InferenceGap(NamedTuple):
-    """log p(x) - ELBO of one image (or of each of several), in two parts, nats.
+    """log p(x) - ELBO of one image (or of each of several), in two parts, in nats.
 
-    Standard errors are those of the mean over the samples of the final measurement.
+    Standard errors are of the mean over the samples of the final measurement.
     """
 
     elbo: jax.Array  # of the encoder's q
-    best_elbo: jax.Array  # of q*, the best found for this image
+    best_elbo: jax.Array  # of q*, the best q that was found for this image
     best_elbo_error: jax.Array  # its standard error
-    amortization: jax.Array  # best_elbo - elbo: what the encoder loses
+    amortization: jax.Array  # best_elbo - elbo: the loss by the encoder
     amortization_error: jax.Array  # its standard error
-    approximation: jax.Array  # log p(x) - best_elbo: what the family loses
-    last_rise: jax.Array  # of the ELBO in the last fifth of the steps
+    approximation: jax.Array  # log p(x) - best_elbo: the loss by the family
+    last_rise: jax.Array  # rise of the ELBO in the last fifth of the steps
     last_rise_error: jax.Array  # its standard error
     num_steps: jax.Array  # int32
 
@@ -43,23 +43,26 @@ def inference_gap(
     chunk: int,
     latent_mask: jax.Array | None = None,
 ) -> InferenceGap:
-    """Splits log p(x) - ELBO into amortization and approximation gap.
+    """Splits log p(x) - ELBO into amortization gap and approximation gap.
 
     Cremer et al. 2018, "Inference suboptimality in variational autoencoders", eqs. 3
-    and 4. q* starts at the encoder's q; Adam moves the posterior's own parameters, with
-    fresh samples in each step, at a constant rate that falls linearly to 0 in the last
-    fifth. The three ELBOs are then measured on the same fresh samples. q* is at most
-    as good as the true optimum, so the approximation gap errs upwards for the exact
-    log p(x), by as much as ``last_rise`` lets guess, since there the rate sums to a
-    ninth of all; an estimate that bounds log p(x) from below adds an error downwards.
+    and 4. q* starts at the encoder's q. Adam moves the posterior's own parameters, with
+    fresh samples in each step. The learning rate is constant, and falls linearly to 0
+    in the last fifth of the steps. Then three ELBOs (of q, of q* before the last fifth,
+    and of q*) are measured on the same fresh samples.
 
-    What is moved is all that the posterior is made of: for one with networks behind the
-    encoder, such as a flow, an image's own copy of their parameters too.
+    q* is at most as good as the true optimum. So with the exact log p(x), the
+    approximation gap is too large. ``last_rise`` indicates by how much, because the
+    learning rates of the last fifth sum to a ninth of all. An estimate that bounds
+    log p(x) from below makes the gap smaller.
 
-    Uses nothing of the posterior but its samples, their density and its being a pytree
-    of arrays. The gradient holds q fixed in its log-density and flows through z alone
-    (Roeder et al. 2017, "Sticking the landing"): it is as unbiased, has no variance
-    where q is the true posterior, and is exactly 0 for padded latents.
+    Adam moves all parameters of the posterior. If the posterior has networks of its
+    own, such as a flow, each image has its own copy of their parameters.
+
+    The posterior needs only samples, their density, and to be a pytree of arrays. The
+    gradient holds q fixed in its log-density and flows through z alone (Roeder et al.
+    2017, "Sticking the landing"). It is unbiased too, has no variance where q is the
+    true posterior, and is exactly 0 for padded latents.
 
     Args:
         model: the VAE.
@@ -67,18 +70,18 @@ def inference_gap(
         key: the image's key.
         x: one image in the likelihood's view, ``[D]``.
         log_px: an estimate of its log p(x), nats, ``[]``.
-        num_steps: steps of Adam, at least 5.
+        num_steps: number of steps of Adam, at least 5.
         learning_rate: of Adam, in units of the posterior's parameters.
-        num_samples: samples per step.
-        num_eval_samples: samples of the final measurement.
-        chunk: of those, samples decoded together.
-        latent_mask: as in ``objectives.Batch``.
+        num_samples: number of samples per step.
+        num_eval_samples: number of samples of the final measurement.
+        chunk: number of samples of the final measurement that are decoded together.
+        latent_mask: as in ``objectives.Batch``, ``[latent]``.
 
     Returns:
-        Scalars; ``vmap`` over keys and images for more.
+        Scalars. Use ``vmap`` over keys and images for more.
 
     Raises:
-        ValueError: fewer than 5 steps.
+        ValueError: there are fewer than 5 steps.
     """
     if num_steps < 5:
         raise ValueError(f"num_steps is {num_steps}: the last fifth needs at least 5.")
@@ -144,5 +147,5 @@ def inference_gap(
 
 
 def _mean_and_error(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean of samples ``[S]`` and the standard error of that mean."""
+    """Returns the mean of samples ``[S]`` and the standard error of that mean."""
     return samples.mean(), samples.std(ddof=1) / jnp.sqrt(samples.size)

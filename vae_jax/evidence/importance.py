@@ -14,15 +14,15 @@ from vae_jax.products import float32_products
 
 
 class ImportanceEstimate(NamedTuple):
-    """The estimate of k samples of q(z|x) for one image (or for each of several)."""
+    """The estimate from k samples of q(z|x) for one image (or for each of several)."""
 
     log_px: jax.Array  # log 1/k sum_i w_i; its expectation is L_k <= log p(x), nats
     reconstruction: jax.Array  # mean of log p(x|z_i), nats
-    kl: jax.Array  # KL(q(z|x) || p(z)), nats: in closed form where there is one
+    kl: jax.Array  # KL(q(z|x) || p(z)), nats; in closed form if there is one
     effective_sample_size: jax.Array  # (sum w)^2 / sum w^2, between 1 and k
     largest_weight: jax.Array  # largest normalised weight, between 1/k and 1
-    # Rise of log_px from half the samples to all, and from a quarter to half, nats, for
-    # ``importance_bias``; NaN of fewer than 4 samples.
+    # Rise of log_px from half of the samples to all, and from a quarter to half, nats,
+    # for ``importance_bias``; NaN for fewer than 4 samples.
     last_doubling: jax.Array
     doubling_before: jax.Array
 
@@ -45,10 +45,10 @@ def importance_estimate(
 ) -> ImportanceEstimate:
     """Estimates one image's log p(x) by importance weights (Burda et al. 2016, eq. 8).
 
-    Samples stream through a compiled loop in chunks and leave two numbers each, which
-    are averaged once all are there. Sample i has a key of its own, so the estimate
-    depends on the chunk only as far as the networks round in products of another size:
-    in float32 a few units of its last place (0.0005 nats of an estimate near -4500).
+    A compiled loop computes the samples in chunks. It keeps two numbers of each sample,
+    and averages them at the end. Each sample has its own key, so the estimate depends
+    on the chunk only because matrix products of different sizes round differently: in
+    float32 by a few units of the last digit (0.0005 nats for an estimate near -4500).
 
     Args:
         model: the VAE.
@@ -56,15 +56,15 @@ def importance_estimate(
         key: the image's key.
         x: one image in the likelihood's view, ``[D]``.
         num_samples: k, the number of importance samples.
-        chunk: samples decoded together; bounds the memory. What is left over in the
-            last is computed, and not used.
-        latent_mask: as in ``objectives.Batch``.
+        chunk: number of samples decoded together; bounds the memory. If k is not a
+            multiple of it, the last chunk has further samples that are not used.
+        latent_mask: as in ``objectives.Batch``, ``[latent]``.
 
     Returns:
-        Scalars; ``vmap`` over keys and images for more.
+        Scalars. Use ``vmap`` over keys and images for more.
 
     Raises:
-        ValueError: no samples, or chunks of none.
+        ValueError: ``num_samples`` or ``chunk`` is less than 1.
     """
     require_count("num_samples", num_samples)
     require_count("chunk", chunk)
@@ -105,23 +105,24 @@ def importance_estimate(
 def importance_bias(
     last_doubling: ArrayLike, doubling_before: ArrayLike
 ) -> tuple[float, float]:
-    """Returns the distance of the mean of ``log_px`` below the mean of log p(x).
+    """Returns how far the mean of ``log_px`` is below the mean of log p(x).
 
     A positive bias says that log p(x) is higher than the estimate. The gap falls as a
-    power of the number of samples, 1/k where the weights' variance is finite (Nowozin
-    2018, "Debiasing evidence approximations") and slower where q(z|x) is so much
-    narrower than p(z|x) that it is not. With r the share of a doubling's rise that the
-    next one still brings, the doublings to come bring r + r^2 + ... of the last one.
-    r is estimated from the last two, within [1/2, 4/5]: 1/k or slower, and no more than
-    four times the last rise. Where few weights count the truth may lie above that.
+    power of the number k of samples. It falls as 1/k if the variance of the weights is
+    finite (Nowozin 2018, "Debiasing evidence approximations"). It falls more slowly if
+    q(z|x) is so much narrower than p(z|x) that this variance is infinite. Let each
+    doubling of k raise the estimate by r times the rise of the doubling before. Then
+    all further doublings raise it by r + r^2 + ... times the last rise. r is estimated
+    from the last two doublings and clipped to [1/2, 4/5]: 1/k or slower, and at most
+    four times the last rise. If few weights dominate, the true bias may be larger.
 
     Args:
-        last_doubling: of an ``ImportanceEstimate``, ``[images]``.
-        doubling_before: of the same.
+        last_doubling: of an ``ImportanceEstimate``, nats, ``[images]``.
+        doubling_before: of the same, nats, ``[images]``.
 
     Returns:
-        The bias, nats, and its standard error over images (jackknife; NaN of one).
-        For fewer than 4 samples both are NaN.
+        The bias, nats, and its standard error over images (jackknife; NaN for a single
+        image). For fewer than 4 samples both are NaN.
     """
     rises = np.stack([last_doubling, doubling_before]).astype(np.float64)  # [2, N]
     num_images = rises.shape[1]
@@ -141,11 +142,14 @@ def importance_bias(
 
 
 def _rises(log_weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The last two doublings of the first 4n of k samples, n as large as possible."""
+    """Returns the rises of log_px by the last two doublings of the samples, in nats.
+
+    It uses the first 4n of the k log-weights ``[k]``, with n as large as possible.
+    """
     quarter = len(log_weight) // 4
     if not quarter:
         return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
-    # Relative to the largest, so that small rises keep their digits.
+    # Relative to the largest weight, so that small rises keep their digits.
     relative = log_weight[: 4 * quarter] - log_weight.max()
 
     def log_mean(values: jax.Array) -> jax.Array:
@@ -158,5 +162,5 @@ def _rises(log_weight: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _mean(values: jax.Array) -> jax.Array:
-    """Rounded as the distances between the values are, and not as their sum is."""
+    """Returns the mean, rounded relative to the spread of the values, not the sum."""
     return values[0] + (values - values[0]).mean()

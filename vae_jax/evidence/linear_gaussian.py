@@ -1,9 +1,9 @@
-"""Probabilistic PCA: the VAE whose every quantity has a closed form.
+"""Probabilistic PCA: a VAE for which every quantity has a closed form.
 
 p(z) = N(0, I), p(x|z) = N(W z + b, s^2 I), so p(x) = N(b, W W^T + s^2 I) and
 p(z|x) = N(M^-1 W^T (x - b), s^2 M^-1) with M = W^T W + s^2 I (Tipping & Bishop 1999,
-"Probabilistic principal component analysis", eqs. 4, 6-8). In float64 NumPy, as a
-reference for what is estimated elsewhere in float32.
+"Probabilistic principal component analysis", eqs. 4, 6-8). This module computes in
+float64 NumPy, as a reference for the float32 estimates of the other modules.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class PrincipalComponents(NamedTuple):
 
 
 def principal_components(x: ArrayLike) -> PrincipalComponents:
-    """Returns mean and eigendecomposition of the covariance of data ``[N, D]``."""
+    """Returns the mean of data ``[N, D]`` and the spectrum of its covariance."""
     x = np.asarray(x, np.float64)
     mean = x.mean(0)
     centred = x - mean
@@ -37,15 +37,15 @@ def principal_components(x: ArrayLike) -> PrincipalComponents:
 
 
 def num_surviving(eigenvalues: ArrayLike, variance: float) -> int:
-    """Returns how many latents a linear model keeps at a fixed variance of p(x|z).
+    """Returns the number of latents that a linear model uses, given var(x|z).
 
-    At the maximum of the likelihood a column of W has squared length eigenvalue -
-    variance, or 0 where that is negative: such a latent has collapsed, by no fault of
-    the bound (Lucas et al. 2019, "Don't blame the ELBO!").
+    At the maximum of the likelihood, a column of W has the squared length eigenvalue -
+    variance, or 0 if that is negative. Such a latent has collapsed, and the ELBO is not
+    the reason (Lucas et al. 2019, "Don't blame the ELBO!").
 
     Args:
-        eigenvalues: of the data's covariance.
-        variance: s^2, in the same units.
+        eigenvalues: of the data's covariance, ``[D]``.
+        variance: s^2, the fixed variance of p(x|z), in the same units.
     """
     return int(np.sum(np.asarray(eigenvalues) > variance))
 
@@ -59,14 +59,18 @@ class LinearGaussian(NamedTuple):
 
     @classmethod
     def fit(cls, x: ArrayLike, latent_dim: int) -> "LinearGaussian":
-        """The maximum-likelihood model of data ``[N, D]``.
+        """Returns the maximum-likelihood model of data.
 
-        Tipping & Bishop 1999, eqs. 7 and 8, with rotation R = I, at which the
-        columns of W are orthogonal.
+        Tipping & Bishop 1999, eqs. 7 and 8, with rotation R = I, for which the columns
+        of W are orthogonal.
+
+        Args:
+            x: data, ``[N, D]``.
+            latent_dim: L, the number of latents.
 
         Raises:
-            ValueError: latent_dim is not in {0, ..., D-1}, or so many latents explain
-                the data without any noise and the likelihood is unbounded.
+            ValueError: latent_dim is not in {0, ..., D-1}; or so many latents explain
+                the data without noise, so the likelihood is unbounded.
         """
         mean, eigenvalues, eigenvectors = principal_components(x)
         if not 0 <= latent_dim < mean.size:
@@ -79,7 +83,7 @@ class LinearGaussian(NamedTuple):
             raise ValueError(
                 f"{latent_dim} latents leave no variance for the noise: use fewer."
             )
-        # The mean of equal eigenvalues may be rounded above them.
+        # Rounding may put the mean of equal eigenvalues above them.
         lengths = np.sqrt(np.maximum(eigenvalues[:latent_dim] - variance, 0))
         return cls(eigenvectors[:, :latent_dim] * lengths, mean, variance)
 
@@ -95,9 +99,9 @@ class LinearGaussian(NamedTuple):
         return explained + np.eye(self.latent_dim)
 
     def log_prob(self, x: ArrayLike) -> np.ndarray:
-        """log p(x) in nats, a density: ``[N, D] -> [N]``.
+        """Returns log p(x) in nats, a log-density: ``[N, D] -> [N]``.
 
-        Through the L x L precision (Woodbury's identity), since D may be large.
+        It uses the L x L precision (Woodbury's identity), because D may be large.
         """
         residual = np.asarray(x, np.float64) - self.offset
         projected = residual @ self.weights / self.variance  # [N, L]
@@ -113,16 +117,17 @@ class LinearGaussian(NamedTuple):
         return log_px
 
     def posterior(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Mean ``[N, L]`` and covariance ``[L, L]`` of p(z|x) for x ``[N, D]``."""
+        """Returns mean ``[N, L]`` and covariance ``[L, L]`` of p(z|x), x ``[N, D]``."""
         covariance = np.linalg.inv(self.posterior_precision)
         residual = np.asarray(x, np.float64) - self.offset
         return residual @ self.weights @ covariance / self.variance, covariance
 
     def mean_field(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """The diagonal Gaussian q with the highest ELBO: its mean and log-scale.
+        """Returns mean and log-scale of the diagonal Gaussian q with the highest ELBO.
 
-        It minimises KL(q || p(z|x)): the posterior's mean, and per latent the inverse
-        of the posterior precision's diagonal as variance (Bishop 2006, section 10.1.2).
+        It minimises KL(q || p(z|x)). Its mean is that of the posterior. Its variance
+        per latent is the inverse of the diagonal of the posterior precision (Bishop
+        2006, section 10.1.2).
 
         Args:
             x: data, ``[N, D]``.
@@ -134,10 +139,11 @@ class LinearGaussian(NamedTuple):
         return mean, -0.5 * np.log(np.diag(self.posterior_precision))
 
     def mean_field_gap(self) -> float:
-        """log p(x) minus the ELBO of ``mean_field``, in nats, the same for every x.
+        """Returns log p(x) minus the ELBO of ``mean_field``, nats, equal for every x.
 
-        It is KL(q || p(z|x)): half of what the log-determinant of the posterior
-        precision lacks to that of its diagonal, so 0 where W's columns are orthogonal.
+        It is KL(q || p(z|x)): half of the log-determinant of the diagonal of the
+        posterior precision, minus half of the log-determinant of the precision. So it
+        is 0 if the columns of W are orthogonal.
         """
         precision = self.posterior_precision
         diagonal = np.log(np.diag(precision)).sum()
@@ -146,7 +152,7 @@ class LinearGaussian(NamedTuple):
     def elbo(
         self, x: ArrayLike, q_mean: ArrayLike, q_log_scale: ArrayLike
     ) -> np.ndarray:
-        """E_q[log p(x|z)] - KL(q || p(z)) in nats for a diagonal Gaussian q.
+        """Returns E_q[log p(x|z)] - KL(q || p(z)) in nats for a diagonal Gaussian q.
 
         Args:
             x: data, ``[N, D]``.
@@ -170,17 +176,18 @@ class LinearGaussian(NamedTuple):
     def to_vae(
         self, image_shape: tuple[int, int, int], levels: int
     ) -> tuple[VAE, Params]:
-        """The same model as a VAE with linear networks, and its parameters.
+        """Returns the same model as a VAE with linear networks, and its parameters.
 
-        The encoder is at ``mean_field``, the best it can be: the exact posterior where
-        W's columns are orthogonal, its mean anyway.
+        The encoder gives ``mean_field``, its optimum. Its mean is that of the exact
+        posterior; if the columns of W are orthogonal, it is the exact posterior.
 
         Args:
             image_shape: (height, width, channels), whose product is D.
-            levels: of the likelihood; the encoder sees intensity, which depends on it.
+            levels: number of intensity levels of the likelihood; the encoder's input,
+                intensity, depends on it.
 
         Raises:
-            ValueError: no latents, which a VAE cannot have.
+            ValueError: the model has no latents; a VAE needs at least one.
         """
         model = make_vae(
             make_likelihood(

@@ -1,8 +1,9 @@
-"""log p(x) between two bounds, and where the ELBO loses it: a closer look at a model.
+"""log p(x) between two bounds, and the reasons why the ELBO is below it.
 
-Of given images: the ELBO, that of the best q for each image, importance-weighted and
-annealed estimates of log p(x). Of images that the model itself generates: annealed
-bounds from both sides, whose gap says how far the annealed estimate can be trusted.
+For given images: the ELBO, the ELBO of the best q for each image, and
+importance-weighted and annealed estimates of log p(x). For images that the model itself
+generates: annealed bounds from both sides. Their gap says how far the annealed estimate
+can be trusted.
 """
 
 from typing import Any, NamedTuple
@@ -21,10 +22,11 @@ from vae_jax.evidence.importance import ImportanceEstimate, importance_estimate
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 
-# Images together; bounds the memory, not the result.
+# Numbers of images and of samples computed together. They bound the memory and do not
+# change the result.
 _BATCH = 8
 _CHUNK = 50
-# Of Adam on each image's own q, in units of its mean and log-scale.
+# Learning rate of Adam for each image's own q, in units of its mean and log-scale.
 _LEARNING_RATE = 0.01
 _SAMPLES_PER_STEP = 10
 _MEASURED_SAMPLES = 1000
@@ -36,7 +38,7 @@ class Sandwich(NamedTuple):
     importance: ImportanceEstimate
     annealed: AnnealedEstimate
     gap: InferenceGap
-    simulated: BidirectionalEstimate | None  # where the likelihood can be simulated
+    simulated: BidirectionalEstimate | None  # None if the likelihood is not simulated
 
 
 def measure_sandwich(
@@ -50,22 +52,22 @@ def measure_sandwich(
     num_chains: int,
     gap_steps: int,
 ) -> Sandwich:
-    """Measures a model on images x ``[N, D]``, in the likelihood's view.
+    """Measures a model on images: the estimates of log p(x) and the inference gap.
 
     Chains start from the encoder's posterior.
 
     Args:
         model: the VAE.
         params: its parameters, not padded.
-        key: from which each image's key is folded.
-        x: the images.
-        num_samples: importance samples of each image.
-        num_temperatures: of the annealing.
-        num_chains: of the annealing, for each image.
-        gap_steps: of the search for each image's best q, at least 5.
+        key: a typed key; each image's index is folded into it.
+        x: images in the likelihood's view, ``[N, D]``.
+        num_samples: number of importance samples of each image.
+        num_temperatures: number of steps of the annealing schedule.
+        num_chains: number of annealing chains for each image.
+        gap_steps: number of steps of the search for each image's best q, at least 5.
 
     Raises:
-        ValueError: fewer steps of that search.
+        ValueError: ``gap_steps`` is less than 5.
     """
     annealing: dict[str, Any] = {
         "schedule": sigmoid_schedule(num_temperatures),

@@ -1,13 +1,13 @@
 """Encoders and decoders: pure functions from array to array, in pairs by name.
 
-They never sample, compute a loss or hold state. This is the only room that imports
-flax.linen, so a change of framework touches no other.
+They never sample, compute a loss or hold state. Only this package imports
+``flax.linen``, so a change of framework touches no other.
 
-Parameters are float32. Networks compute in their ``precision`` and return float32
-again, so that nothing outside this room depends on it: densities, log-weights and the
-optimizer have the same types either way. With ``rematerialize`` an encoder or decoder
-keeps less for the backward pass, which computes it once more; on a CPU nothing comes
-of it, since XLA merges there what is computed twice.
+Parameters are float32. Networks compute in their ``precision`` and return float32, so
+nothing outside this package depends on it: densities, log-weights and the optimizer
+always have the same types. With ``rematerialize`` an encoder or decoder keeps fewer
+arrays for the backward pass, which computes them a second time. On a CPU this has no
+effect, because XLA merges equal computations there.
 """
 
 from vae_jax.networks.common import ACTIVATIONS, PRECISIONS, OutputBias

@@ -20,23 +20,23 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softplus": nn.softplus,
 }
 
-# What networks compute in, as Flax has it: None is the type of the parameters. bfloat16
-# has the exponents of float32, so that no gradient needs to be scaled to be seen. On
-# GPUs and TPUs, JAX's default products of float32 round what they multiply (to TF32 and
-# bfloat16); jax_default_matmul_precision, which environment.json records, sets another.
+# The types that networks compute in, as Flax names them: None is the type of the
+# parameters. bfloat16 has the exponents of float32, so gradients need no scaling. On
+# GPUs and TPUs, JAX's default products of float32 round their factors (to TF32 and
+# bfloat16); jax_default_matmul_precision, which environment.json records, changes this.
 PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
 class LayeredNetwork(Network):
-    """A network of layers, the decoder's the encoder's in reverse.
+    """A network of layers; the decoder has the encoder's layers in reverse order.
 
     Attributes:
         widths: hidden units or channels of each layer, from the image inwards; may be
             empty unless a network says otherwise.
-        precision: what the network computes in, a name in ``PRECISIONS``.
-        rematerialize: whether the backward pass computes what is inside each block (a
-            residual block, a convolution, a few dense layers) once more, to save
+        precision: the type that the network computes in, a name in ``PRECISIONS``.
+        rematerialize: whether the backward pass computes the arrays inside each block
+            (a residual block, a convolution, a few dense layers) a second time, to save
             memory.
     """
 
@@ -56,11 +56,11 @@ class LayeredNetwork(Network):
 
     @property
     def dtype(self) -> Any:
-        """The type that layers compute in, as Flax has it."""
+        """The type that layers compute in, as Flax names it."""
         return PRECISIONS[self.precision]
 
     def dense(self, features: int, **options: Any) -> nn.Dense:
-        """Returns a dense layer as all networks start it."""
+        """Returns a dense layer with the initialisation of all networks."""
         options = {"kernel_init": nn.initializers.glorot_uniform()} | options
         return nn.Dense(features, dtype=self.dtype, **options)
 
@@ -72,13 +72,16 @@ class ActivatedNetwork(LayeredNetwork):
     activation: Annotated[str, ACTIVATIONS] = "relu"
 
     def activate(self, h: jax.Array) -> jax.Array:
-        """Returns the activation of an array."""
+        """Returns the activation of h, of the same shape."""
         return ACTIVATIONS[self.activation](h)
 
 
 class LinearHeads(nn.Module):
-    """Linear layers, each with its output as the last axis, so that zeros appended to
-    a latent's axis are exactly the parameters of a wider model."""
+    """Linear layers, each with its outputs as the last axis.
+
+    So the parameters of a wider model are exactly these, with zeros appended along the
+    axis of the latents.
+    """
 
     network: LayeredNetwork
     heads: Heads
@@ -100,10 +103,10 @@ class LinearHeads(nn.Module):
 class OutputBias(nn.Module):
     """A bias per pixel and parameter, which starts at the statistics of the data.
 
-    It is added in float32: what networks that compute in bfloat16 round is then how far
-    an image's parameters are from the mean image's, and not the parameters themselves.
-    Their relative error of 2^-9 is no larger than what comes of rounding the factors of
-    the last product, so that keeping that in float32 would gain little.
+    It is added in float32. So a network in bfloat16 does not round the parameters of an
+    image themselves, but only their distance from those of the mean image. The relative
+    error of this distance, 2^-9, is no larger than the error from rounding the factors
+    of the last product, so keeping that product in float32 would gain little.
     """
 
     @nn.compact
@@ -113,22 +116,22 @@ class OutputBias(nn.Module):
 
 
 def at_least_float32(h: jax.Array) -> jax.Array:
-    """Returns an array as float32, or as the wider type that it has."""
+    """Returns an array as float32, or unchanged if its type is wider."""
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
 def apply_block(
     module: Any, block: Callable[[Any, jax.Array], jax.Array], h: jax.Array
 ) -> jax.Array:
-    """Returns ``block(module, h)``; with ``rematerialize``, h alone is kept of it.
+    """Returns ``block(module, h)``; with ``rematerialize``, only h is kept in memory.
 
-    The layers are the module's own and have the same names either way.
+    The layers belong to the module and have the same names in both cases.
     """
     return (nn.remat(block) if module.network.rematerialize else block)(module, h)
 
 
 def per_pixel(h: jax.Array, pixel_outputs: int) -> jax.Array:
-    """Returns feature maps as parameters.
+    """Returns feature maps as parameters of a likelihood.
 
     Args:
         h: ``[..., height, width, channels x outputs]``.

@@ -1,4 +1,4 @@
-"""Networks of 3x3 convolutions that halve an image, and double it again."""
+"""Networks of 3x3 convolutions that halve the size of an image, and double it again."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ _NORM_GROUP = 8
 
 @dataclasses.dataclass(frozen=True)
 class ConvolvingNetwork(ActivatedNetwork):
-    """A network with convolutions."""
+    """A network with convolutions, computed in one of ``FORMS``."""
 
     _: dataclasses.KW_ONLY
     convolutions: Annotated[str, FORMS] = "auto"
@@ -38,7 +38,7 @@ class ConvolvingNetwork(ActivatedNetwork):
         kind: type[nn.Conv] = nn.Conv,
         **options: Any,
     ) -> nn.Conv:
-        """Returns a convolution as all networks start it."""
+        """Returns a convolution with the initialisation of all networks."""
         return kind(
             features,
             window,
@@ -51,7 +51,7 @@ class ConvolvingNetwork(ActivatedNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class _Convolutional(ConvolvingNetwork):
-    """An encoder that halves the image once for each width, and its mirror image."""
+    """An encoder that halves the image once for each width, and a mirrored decoder."""
 
     residual: ClassVar[bool]
 
@@ -74,7 +74,7 @@ class _Convolutional(ConvolvingNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class Conv(_Convolutional):
-    """Convolutions of stride 2; widths are channels, of at least one layer."""
+    """Convolutions of stride 2; widths are their channels, for at least one layer."""
 
     residual: ClassVar[bool] = False
 
@@ -87,9 +87,9 @@ class ResNet(_Convolutional):
 
 
 class ConvEncoder(nn.Module):
-    """Image to named outputs: 3x3 convolutions that halve it, then linear layers.
+    """Maps images to named outputs by 3x3 convolutions and linear layers.
 
-    Or residual blocks in place of the convolutions.
+    Each convolution (or residual block in its place) halves height and width.
     """
 
     network: _Convolutional
@@ -113,11 +113,12 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latent to likelihood parameters ``[..., pixel_outputs, D]``: the mirror image.
+    """Maps latents to likelihood parameters ``[..., pixel_outputs, D]``.
 
-    A dense layer to the encoder's last feature map, then one transposed convolution
-    for each halving, or a residual block on the map doubled by repetition; what
-    rounding up added to odd sizes is cropped.
+    A dense layer gives a map of the size of the encoder's last feature map. Then one
+    transposed convolution for each halving doubles it; or the map is doubled by
+    repetition and a residual block follows. The encoder rounds odd sizes up, so the
+    additional rows and columns are cropped.
     """
 
     network: _Convolutional
@@ -148,12 +149,12 @@ class ConvDecoder(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a linear path, activated (He et al. 2016, "Deep
-    residual learning for image recognition", figure 2).
+    """Two 3x3 convolutions and a linear path beside them, summed and activated.
 
-    Normalised over groups of channels of one image (Wu & He 2018, "Group
-    normalization"), never over the batch: an image's outputs are its own. Means and
-    variances are float32 whatever the precision.
+    He et al. 2016, "Deep residual learning for image recognition", figure 2. The
+    normalisation is over groups of channels of one image (Wu & He 2018, "Group
+    normalization"), never over the batch, so the outputs of an image depend on no other
+    image. Means and variances are float32 for every precision.
     """
 
     network: ConvolvingNetwork
@@ -173,8 +174,10 @@ class _ResidualBlock(nn.Module):
 
 
 class ConvTranspose(nn.Conv):
-    """``nn.ConvTranspose`` of a 3x3 kernel and stride 2, with its parameters' names, as
-    the convolution of a dilated image that it is."""
+    """``nn.ConvTranspose`` of a 3x3 kernel and stride 2, as a dilated convolution.
+
+    Its parameters have the same names.
+    """
 
     input_dilation: tuple[int, int] = (2, 2)
     padding: Any = ((2, 1), (2, 1))

@@ -1,7 +1,7 @@
 """Convolutions as matrix products, which XLA compiles well on a CPU.
 
-There its own convolutions take 10 to 20 times as long, with their gradients and inside
-of a loop such as a compiled epoch (docs/benchmarks.md).
+On a CPU, XLA's own convolutions with their gradients take 10 to 20 times as long inside
+a loop such as a compiled epoch (docs/benchmarks.md).
 """
 
 import functools
@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# How convolutions are computed: 'auto', as matrix products on a CPU and as 'grouped'
-# elsewhere; or everywhere as XLA's own, those of members that are mapped together as
-# one convolution with the members' features in groups ('grouped', as ``vmap`` has it),
-# or one convolution for each member ('unrolled').
+# How convolutions are computed:
+# - 'grouped': as XLA's own; members that are mapped together share one convolution,
+#   with the features of each member as a group, as ``vmap`` does it;
+# - 'unrolled': as XLA's own, with one convolution for each member;
+# - 'auto': as matrix products on a CPU, and as 'grouped' on other platforms.
 FORMS = ("auto", "grouped", "unrolled")
 
 
@@ -31,30 +32,30 @@ def convolve(
     lhs_dilation: Sequence[int] = (1, 1),
     **options: Any,
 ) -> jax.Array:
-    """``jax.lax.conv_general_dilated`` of images; on a CPU, as matrix products.
+    """Returns ``jax.lax.conv_general_dilated``; on a CPU, by matrix products.
 
-    The platform is that for which a program is compiled. On a CPU, outputs are a sum
-    over the kernel's weights of the images, shifted, times a matrix. With dilation (a
-    transposed convolution) they fall into classes by row and column modulo the
-    dilation, each of which meets its own part of the kernel: no product with the zeros
-    in between is taken.
+    The platform is the one for which a program is compiled. On a CPU, the output is a
+    sum over the places of the kernel: the images, shifted, times a matrix. With
+    dilation (a transposed convolution), the outputs fall into classes by row and column
+    modulo the dilation. Each class uses its own part of the kernel, so no product with
+    the zeros between pixels is computed.
 
     Args:
         images: ``[batch, height, width, inputs]``.
         kernel: ``[rows, columns, inputs, outputs]``, no smaller than the dilation.
-        strides: of the outputs, vertical and horizontal.
-        padding: as there.
+        strides: of the outputs, vertical and horizontal, in pixels.
+        padding: as in ``jax.lax.conv_general_dilated``.
         form: one of ``FORMS``.
-        lhs_dilation: distances of the images' pixels; height and width of the outputs
-            are to be multiples of it.
-        **options: the others of ``jax.lax.conv_general_dilated``, which are to be what
-            Flax gives by default.
+        lhs_dilation: distances between the images' pixels; height and width of the
+            outputs must be multiples of it.
+        **options: the other options of ``jax.lax.conv_general_dilated``, which must
+            have the values that Flax gives by default.
 
     Returns:
         ``[batch, height, width, outputs]``.
 
     Raises:
-        ValueError: a dilated kernel, or features or batches in groups.
+        ValueError: the kernel is dilated, or features or batches are in groups.
     """
     for name in ("rhs_dilation", "feature_group_count", "batch_group_count"):
         if not np.all(np.equal(options.get(name) or 1, 1)):
@@ -83,10 +84,10 @@ def convolve(
 def _by_platform(
     cpu: Callable[..., jax.Array], default: Callable[..., jax.Array]
 ) -> Callable[..., jax.Array]:
-    """Returns a function in two forms, of which a program has the one of its platform.
+    """Returns a function with two forms; a program contains the one for its platform.
 
-    So have its gradients: differentiated as a whole, the choice would keep for the
-    backward pass all that either form needs there.
+    The gradient makes the same choice by a rule of its own. If JAX differentiated the
+    choice instead, both forms would store their arrays for the backward pass.
     """
 
     def choose(*arguments: jax.Array) -> jax.Array:
@@ -105,12 +106,12 @@ def _by_platform(
 
 
 def _unrolled(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Returns a convolution that is one for each member if kernels are mapped."""
+    """Returns a function with one convolution for each member if kernels are mapped."""
     return _with_gradient(_one_by_one(convolution), _one_by_one(_gradient(convolution)))
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that is called for each of many mapped second arguments."""
+    """Returns a function whose ``vmap`` over the second argument is a Python loop."""
     mapped = jax.custom_batching.custom_vmap(function)
 
     @mapped.def_vmap
@@ -137,7 +138,7 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
 def _gradient(
     function: Callable[..., jax.Array],
 ) -> Callable[..., tuple[jax.Array, ...]]:
-    """Returns the gradients of a function: of its arguments and then a cotangent."""
+    """Returns the gradients of a function, given its arguments and a cotangent."""
 
     def gradient(*arguments: jax.Array) -> tuple[jax.Array, ...]:
         *primals, cotangent = arguments
@@ -150,7 +151,7 @@ def _gradient(
 def _with_gradient(
     function: Callable[..., jax.Array], gradient: Callable[..., tuple[jax.Array, ...]]
 ) -> Callable[..., jax.Array]:
-    """Returns a function whose gradients are those of another, as in ``_gradient``."""
+    """Returns a function with the given gradients, in the form of ``_gradient``."""
 
     @jax.custom_vjp
     def apply(*arguments: jax.Array) -> jax.Array:
@@ -171,7 +172,7 @@ def _as_products(
     padding: str | Sequence[tuple[int, int]],
     dilation: Sequence[int],
 ) -> jax.Array:
-    """Returns what ``convolve`` does, as a sum of matrix products."""
+    """Returns the result of ``convolve``, as a sum of matrix products."""
     window = kernel.shape[:2]
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(images.shape[1:3], window, strides, padding)
@@ -179,8 +180,8 @@ def _as_products(
         _Axis, zip(images.shape[1:3], window, strides, padding, dilation, strict=True)
     )
     images = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    # Images are shifted, then multiplied; or if that leaves fewer numbers to shift,
-    # the products are.
+    # Images are shifted and then multiplied. If the products are fewer numbers than the
+    # images, they are multiplied first and then shifted.
     products = None
     if kernel.shape[3] < kernel.shape[2] and {*strides, *dilation} == {1}:
         products = _times(images, jnp.moveaxis(kernel, 2, 0))  # [..., *window, outputs]
@@ -223,7 +224,7 @@ class _Axis(NamedTuple):
         return self.outputs // self.dilation
 
     def weights(self, which: int) -> list[tuple[int, int]]:
-        """Those that a class of outputs meets: (index, first pixel of the images)."""
+        """Returns the weights that a class uses: (index, first pixel of the images)."""
         low = self.padding[0]
         return [
             (i, low + (which + i - low) // self.dilation)
@@ -235,14 +236,14 @@ class _Axis(NamedTuple):
 def _cut(
     images: jax.Array, rows: _Axis, top: int, columns: _Axis, left: int
 ) -> jax.Array:
-    """The pixels from (top, left) on that one weight meets."""
+    """Returns the pixels that one weight multiplies; the first is at (top, left)."""
     bottom = top + (rows.outputs_of_class - 1) * rows.stride + 1
     right = left + (columns.outputs_of_class - 1) * columns.stride + 1
     return images[:, top : bottom : rows.stride, left : right : columns.stride]
 
 
 def _times(images: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Products over channels, of images as one long matrix; summed in float32."""
+    """Returns products over channels, of images as one matrix; sums are in float32."""
     flat = images.reshape(-1, images.shape[-1])
     dtype = jnp.promote_types(images.dtype, jnp.float32)
     product = jnp.tensordot(flat, matrix, axes=1, preferred_element_type=dtype)

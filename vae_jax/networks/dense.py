@@ -39,7 +39,7 @@ class DenseNetwork(LayeredNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class MLP(DenseNetwork, ActivatedNetwork):
-    """Dense layers; linear maps if there are no widths."""
+    """Dense layers; encoder and decoder are linear if there are no widths."""
 
     def hidden(self, width: int, h: jax.Array) -> jax.Array:
         """Returns the activation of W h + b."""
@@ -49,10 +49,16 @@ class MLP(DenseNetwork, ActivatedNetwork):
 def hidden_layers(
     field: str, widths: tuple[int, ...], activation: str, precision: str
 ) -> MLP:
-    """Returns the layers whose widths are a field of another part.
+    """Returns the hidden layers of another part, which has their widths as a field.
+
+    Args:
+        field: the name of that field, for messages.
+        widths: hidden units of each layer.
+        activation: a name in ``ACTIVATIONS``.
+        precision: a name in ``PRECISIONS``.
 
     Raises:
-        ValueError: a value outside those allowed, by the name of the field.
+        ValueError: a value is not allowed; the message names the field.
     """
     try:
         return MLP(widths, activation, precision=precision)
@@ -73,7 +79,7 @@ class Gated(DenseNetwork):
 
 
 class MLPEncoder(nn.Module):
-    """Array to named linear outputs, by dense layers."""
+    """Maps an array ``[..., D]`` to named linear outputs, by dense layers."""
 
     network: DenseNetwork
     heads: Heads
@@ -87,10 +93,10 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Latent to likelihood parameters ``[..., pixel_outputs, D]``, by dense layers.
+    """Maps latents to parameters ``[..., pixel_outputs, D]``, by dense layers.
 
-    Widths are given from the image inwards, like the encoder's, so one setting
-    describes both; the decoder applies them in reverse.
+    Widths are in the order of the encoder, from the image inwards, so one setting
+    describes both. The decoder applies them in reverse order.
     """
 
     network: DenseNetwork
@@ -100,7 +106,7 @@ class MLPDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:  # z [..., latent]
         num_pixels = math.prod(self.image_shape)
-        # One batch axis: with two, XLA transposes the gradient of every product.
+        # One batch axis. With two, XLA transposes the gradient of every product.
         h = z.reshape(-1, z.shape[-1])
         h = apply_dense(self, h, self.network.widths[::-1])
         size = self.pixel_outputs * num_pixels
@@ -110,12 +116,20 @@ class MLPDecoder(nn.Module):
 
 
 def apply_dense(module: Any, h: jax.Array, widths: tuple[int, ...]) -> jax.Array:
-    """Applies the hidden layers of a module's network.
+    """Applies the hidden layers of a module's network, in the order of ``widths``.
 
-    Rematerialized, n layers are cut into blocks of about sqrt(n): the inputs of all
-    blocks are kept, and within one of them at a time what is recomputed (Chen et al.
-    2016, "Training deep nets with sublinear memory cost"). Of a single layer nothing
-    would be saved: its product needs its input for the gradient anyway.
+    For ``rematerialize``, n layers are cut into blocks of about sqrt(n) layers. Memory
+    holds the inputs of all blocks and the recomputed arrays of one block at a time
+    (Chen et al. 2016, "Training deep nets with sublinear memory cost"). Blocks of a
+    single layer would save nothing: the gradient of a product needs its input anyway.
+
+    Args:
+        module: a module with a dense ``network``.
+        h: ``[..., inputs]``.
+        widths: hidden units of each layer.
+
+    Returns:
+        ``[..., widths[-1]]``; h itself if there are no widths.
     """
 
     def layers(module: Any, h: jax.Array, widths: tuple[int, ...]) -> jax.Array:

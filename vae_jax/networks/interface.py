@@ -1,14 +1,14 @@
-"""What every network offers to the rest of the library."""
+"""The interface of every network to the rest of the library."""
 
 import abc
 from typing import Any, ClassVar, Protocol
 
 import jax
 
-# Parameters of a network, or of what is made of networks: a tree of arrays.
+# Parameters of a network, or of a part that contains networks: a tree of arrays.
 Params = dict[str, Any]
 
-# Names and sizes of the linear outputs that are asked of an encoder.
+# Names and sizes of the linear outputs of an encoder.
 Heads = tuple[tuple[str, int], ...]
 
 # Height, width and channels of an image.
@@ -16,31 +16,32 @@ Shape = tuple[int, int, int]
 
 
 class Module(Protocol):
-    """One half of a network: Linen's pure ``init`` and ``apply``.
+    """One half of a network, with the pure ``init`` and ``apply`` of Linen.
 
-    Of one array; the decoder of an autoregressive network takes images as a second.
+    It takes one array. The decoder of an autoregressive network takes images as a
+    second one.
     """
 
     def init(self, key: jax.Array, /, *inputs: jax.Array) -> Any:
-        """Returns fresh variables, ``{'params': ...}``, for inputs like these."""
+        """Returns fresh variables, ``{'params': ...}``, for inputs of these shapes."""
 
     def apply(self, variables: Any, /, *inputs: jax.Array) -> Any:
-        """Returns the outputs."""
+        """Returns the outputs for the inputs."""
 
 
 class Network(abc.ABC):
     """An encoder and its decoder.
 
-    A frozen dataclass, whose fields are the network's options: hashable, so that it can
-    be static under ``jit``.
+    A network is a frozen dataclass whose fields are its options. It is hashable, so it
+    can be static under ``jit``.
 
     Attributes:
-        pads_exactly: whether the network stays the same function if a latent's
-            parameters are appended to it and are zero: an encoder then gives zeros for
-            this latent, and a decoder is not moved by it. Networks of different latent
-            sizes can then share a program.
-        is_autoregressive: whether the decoder takes images as a second input, and has
-            the outputs of a pixel depend on pixels before it, in raster order.
+        pads_exactly: whether the network stays the same function if parameters of a
+            further latent are appended and all are zero: the encoder then gives zeros
+            for this latent, and the decoder does not depend on it. Networks of
+            different latent sizes can then share a program.
+        is_autoregressive: whether the decoder takes images as a second input; the
+            outputs of a pixel then depend on the pixels before it, in raster order.
     """
 
     pads_exactly: ClassVar[bool] = False
@@ -67,7 +68,7 @@ class Network(abc.ABC):
             pixel_outputs: number of parameters for each pixel.
 
         Returns:
-            A map ``[..., latent]`` -> ``[..., pixel_outputs, D]``, with a parameter
-            ``['bias']['pixels']``, ``[pixel_outputs, D]``, that is added to the
-            outputs: the model starts it at the mean image.
+            A map ``[..., latent]`` -> ``[..., pixel_outputs, D]``. Its parameter
+            ``['bias']['pixels']``, ``[pixel_outputs, D]``, is added to the outputs; the
+            model starts it at the mean image.
         """

@@ -1,4 +1,4 @@
-"""Networks whose masked weights see only what comes before."""
+"""Networks with masked weights: an output depends only on earlier inputs."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ from vae_jax.networks.convolutional import ConvolvingNetwork
 from vae_jax.networks.dense import MLP, apply_dense
 from vae_jax.networks.interface import Module, Shape
 
-# Of the autoregressive decoder: few and near, so that it sees a neighbourhood of each
-# pixel and has to leave the image as a whole to z.
+# Features and masked layers of the autoregressive decoder. They are few, so that it
+# sees only a neighbourhood of each pixel and z must describe the image as a whole.
 _FEATURES = 32
 _MASKED_LAYERS = 3
 
@@ -31,14 +31,14 @@ class PixelCNN(MLP, ConvolvingNetwork):
 
 
 class AutoregressiveDecoder(nn.Module):
-    """Latent and image to likelihood parameters ``[..., pixel_outputs, D]``.
+    """Maps latents and images to likelihood parameters ``[..., pixel_outputs, D]``.
 
-    Those of a pixel depend on z and on the pixels above it and to its left in its row,
-    so p(x|z) = prod_i p(x_i | x_<i, z) in raster order; the channels of a pixel are
-    independent given these. A small PixelCNN (van den Oord et al. 2016, "Conditional
-    image generation with PixelCNN decoders", but for its gates) on a feature map of z,
-    as in Gulrajani et al. 2017, "PixelVAE". It sees a few rows only: what it cannot
-    model is left to z (Chen et al. 2017, "Variational lossy autoencoder").
+    The parameters of a pixel depend on z, on the pixels above it, and on those to its
+    left in its row. So p(x|z) = prod_i p(x_i | x_<i, z) in raster order; the channels
+    of a pixel are independent given these. It is a small PixelCNN (van den Oord et al.
+    2016, "Conditional image generation with PixelCNN decoders", without gates) on a
+    feature map of z, as in Gulrajani et al. 2017, "PixelVAE". It sees only a few rows,
+    so z must describe the rest (Chen et al. 2017, "Variational lossy autoencoder").
     """
 
     network: PixelCNN
@@ -69,7 +69,13 @@ class AutoregressiveDecoder(nn.Module):
 
 
 def _masked_conv(network: PixelCNN, channels: int, *, itself: bool) -> nn.Conv:
-    """Returns a 3x3 convolution of the pixels before one in raster order, or at it."""
+    """Returns a 3x3 convolution of the pixels before each pixel, in raster order.
+
+    Args:
+        network: the network, for its options.
+        channels: number of input channels.
+        itself: whether an output also depends on the input at its own pixel.
+    """
     mask = np.zeros((3, 3, channels, _FEATURES), np.float32)
     mask[0] = 1
     mask[1, : 2 if itself else 1] = 1
@@ -77,9 +83,10 @@ def _masked_conv(network: PixelCNN, channels: int, *, itself: bool) -> nn.Conv:
 
 
 class MaskedMLP(nn.Module):
-    """Outputs ``[..., latent, outputs]``: each latent's depend only on those before it.
+    """Maps latents to ``[..., latent, outputs]``, each from earlier latents only.
 
-    Dense layers with masked weights (Germain et al. 2015, "MADE"); context reaches all.
+    It has dense layers with masked weights (Germain et al. 2015, "MADE"). All outputs
+    depend on the context.
     """
 
     network: MLP
@@ -92,7 +99,7 @@ class MaskedMLP(nn.Module):
         h, degrees = z, np.arange(1, self.latent_dim + 1)
         for width in self.network.widths:
             own = np.arange(width) % self.latent_dim
-            if width < self.latent_dim:  # Over all latents, not the first ones alone.
+            if width < self.latent_dim:  # Spread over all latents, not the first only.
                 own = (np.arange(width) + 1) * self.latent_dim // width - 1
             h = self._layer(h, degrees, own, context)
             h, degrees = self.network.activate(h), own
@@ -105,13 +112,13 @@ class MaskedMLP(nn.Module):
     ) -> jax.Array:
         mask = _pairs(degrees[:, None] <= own)
         masked = _MaskedDense(mask, self.network.dtype)(h)
-        # A layer cannot have no inputs at all.
+        # A layer needs at least one input.
         seen = context if context.shape[-1] else jnp.zeros((*context.shape[:-1], 1))
         return masked + self.network.dense(own.size)(seen)
 
 
 class _MaskedDense(nn.Module):
-    """A dense layer without bias whose weights are 0 where the mask is."""
+    """A dense layer without bias; its weights are 0 where the mask is False."""
 
     mask: tuple[tuple[bool, ...], ...]  # [inputs][outputs]
     dtype: Any = None
@@ -126,5 +133,5 @@ class _MaskedDense(nn.Module):
 
 
 def _pairs(mask: np.ndarray) -> tuple[tuple[bool, ...], ...]:
-    """Returns a mask as something hashable."""
+    """Returns a mask as nested tuples, which are hashable."""
     return tuple(map(tuple, mask.tolist()))
