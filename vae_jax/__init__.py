@@ -1,9 +1,9 @@
 """vae_jax: variational autoencoders as pure functions of arrays.
 
-``fit`` trains models on arrays, and the names below are what it takes and returns; the
-rooms of the package hold the rest (docs/api.md). Imports run one way: parts
-(likelihoods, posteriors, priors, networks) -> model -> objectives -> training ->
-population -> fit; nothing here reads flags or files.
+``fit`` trains models on arrays; the names below are its arguments and results. The
+subpackages hold the rest (docs/api.md). Imports run one way: parts (likelihoods,
+posteriors, priors, networks) -> model -> objectives -> training -> population -> fit.
+Nothing here reads flags or files.
 """
 
 from vae_jax.diagnostics import fit_constant, judge_collapse, measure_latent_use

@@ -1,11 +1,11 @@
-"""Refusals of values: one line that names the value and the remedy.
+"""Refusals of values, by a message of one line with the value and the remedy.
 
-The values that a field may have are declared once, with its type::
+The type of a field declares once which values are allowed::
 
     num_groups: Annotated[int, Range(at_least=1)] = 1
     schedule: Annotated[str, ("constant", "cosine")] = "constant"
 
-``require_fields`` refuses others, and docs/configuration.md is printed from the same
+``require_fields`` refuses all others. docs/configuration.md is printed from the same
 declarations.
 """
 
@@ -21,7 +21,7 @@ import jax
 
 
 def is_keys(values: Any) -> bool:
-    """Returns whether values are typed keys, one or an array of them."""
+    """Returns whether values are one typed key, or an array of them."""
     return isinstance(values, jax.Array) and jax.dtypes.issubdtype(
         values.dtype, jax.dtypes.prng_key
     )
@@ -29,9 +29,9 @@ def is_keys(values: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The finite numbers within bounds, and perhaps one number outside them.
+    """The finite numbers within bounds, and optionally one number outside them.
 
-    Its text is a piece of a sentence, such as 'at least 0 and below 1'.
+    Its text is a part of a sentence, such as 'at least 0 and below 1'.
     """
 
     at_least: float | None = None
@@ -66,31 +66,31 @@ _COMPARE = {
 }
 
 
-# More is a slip, and would end in a lack of memory.
+# A larger number is a mistake, and would need too much memory.
 Count = Annotated[int, Range(at_least=1, at_most=1_000_000)]
 CountOrZero = Annotated[int, Range(at_least=0, at_most=1_000_000)]
 
 
 def require_fields(owner: Any) -> None:
-    """Refuses a dataclass with a value that the type of its field does not declare.
+    """Refuses a dataclass with a value that the type of its field does not allow.
 
     Raises:
-        ValueError: naming the first one.
+        ValueError: a value is not allowed; the message names the first one.
     """
     for field in dataclasses.fields(owner):
         require_declared(field.name, getattr(owner, field.name), field.type)
 
 
 def require_declared(name: str, value: Any, hint: Any) -> None:
-    """Refuses a value that a type does not declare.
+    """Refuses a value that a type does not allow.
 
     Args:
-        name: of the value, for messages.
+        name: the name of the value, for messages.
         value: the value.
-        hint: ``Annotated`` with a ``Range`` or with names; any other allows all.
+        hint: ``Annotated`` with a ``Range`` or with names; other types allow all.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: the value is not allowed.
     """
     for allowed in getattr(hint, "__metadata__", ()):
         if isinstance(allowed, Range):
@@ -107,10 +107,10 @@ def require_declared(name: str, value: Any, hint: Any) -> None:
 
 
 def require_known(field: str, name: object, known: Collection[str]) -> None:
-    """Refuses a name that is not among the known ones.
+    """Refuses a name that is not among the known names.
 
     Raises:
-        ValueError: naming the nearest of them.
+        ValueError: the name is unknown; the message gives the nearest known name.
     """
     if name not in known:
         raise ValueError(
@@ -121,16 +121,16 @@ def require_known(field: str, name: object, known: Collection[str]) -> None:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Returns ' (did you mean ...?)' for the known name nearest to a name, or ''."""
-    # Comparing a long text, which is no name, would take minutes.
+    # The comparison of a long text, which is no name, would take minutes.
     close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def require_count(name: str, value: Any, smallest: int = 1) -> None:
-    """Refuses a value that is not a whole number, or too small.
+    """Refuses a value that is not a whole number, or is too small.
 
     Raises:
-        ValueError: naming it.
+        ValueError: the value is not allowed.
     """
     require_declared(name, value, Annotated[int, Range(at_least=smallest)])
 
@@ -139,12 +139,12 @@ def require_counts(name: str, values: Any, length: int = -1) -> tuple[int, ...]:
     """Returns whole numbers as a tuple; refuses other values or another length.
 
     Args:
-        name: of the values, for messages.
-        values: a sequence of numbers of at least 1.
-        length: how many there must be; -1: any number.
+        name: the name of the values, for messages.
+        values: a sequence of whole numbers of at least 1.
+        length: the required number of values; -1 allows any.
 
     Raises:
-        ValueError: naming them.
+        ValueError: the values are not allowed.
     """
     if not isinstance(values, Sequence) or length not in (-1, len(values)):
         example = ", ".join(map(str, range(8, 8 + abs(length))))
@@ -161,7 +161,7 @@ def require_key(name: str, value: Any) -> None:
     """Refuses a value that is not one typed key.
 
     Raises:
-        ValueError: naming it.
+        ValueError: the value is not one.
     """
     if not is_keys(value) or value.shape:
         raise ValueError(
@@ -174,7 +174,7 @@ def require_type(name: str, value: Any, kind: Any, example: str) -> None:
     """Refuses a value that is not of a type.
 
     Raises:
-        ValueError: naming it, and an example of one.
+        ValueError: the value is of another type; the message gives the example.
     """
     if not isinstance(value, kind):
         raise ValueError(

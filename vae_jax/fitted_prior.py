@@ -1,4 +1,4 @@
-"""A prior fitted to the aggregated posterior once the model is trained."""
+"""Fits a prior to the aggregated posterior of a trained model."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from vae_jax.model import VAE, Params
 from vae_jax.posteriors import LadderFamily, PosteriorFamily
 from vae_jax.priors import PRIORS, PriorFamily, VampPriorFamily
 
-# Names of the priors that are densities with parameters of their own.
+# Names of the priors whose parameters are their own and can be fitted.
 FITTABLE = tuple(name for name in PRIORS if name not in ("standard_normal", "vamp"))
 
 
@@ -30,27 +30,27 @@ def fit_prior(
 ) -> tuple[VAE, Params]:
     """Returns the model with another prior, fitted to the aggregated posterior.
 
-    The ELBO averaged over images has the prior only in -KL(q(z) || p(z)), with q(z) the
-    mean of q(z|x) over them (Hoffman & Johnson 2016, "ELBO surgery"): maximum
-    likelihood on samples of q(z) raises it, by as many nats as the KL falls. Encoder
-    and decoder keep every bit.
+    The average ELBO over images depends on the prior only through -KL(q(z) || p(z)),
+    where q(z) is the mean of q(z|x) over the images (Hoffman & Johnson 2016, "ELBO
+    surgery"). Maximum likelihood on samples of q(z) raises the ELBO by as many nats as
+    it lowers this KL. The parameters of encoder and decoder do not change.
 
     Args:
         model: the VAE.
         params: its parameters, not padded.
-        family: of the new prior, over all the model's latents.
+        family: the family of the new prior, over all latents of the model.
         key: a typed key.
         x: training images in the likelihood's view, ``[N, D]``.
-        num_steps: steps of Adam, on fresh samples each.
-        batch_size: samples per step, each of an image drawn with replacement.
-        learning_rate: of the first step; it falls to 0 as a cosine does.
+        num_steps: number of steps of Adam, each with fresh samples.
+        batch_size: samples per step, each for an image that is drawn with replacement.
+        learning_rate: of the first step; it falls to 0 along a cosine.
 
     Returns:
-        The model, and parameters that differ in 'prior' alone.
+        The model, and parameters that differ only in 'prior'.
 
     Raises:
-        ValueError: a VampPrior, which is the encoder's own, or a ladder, whose
-            posterior is made of its prior.
+        ValueError: the new prior is a VampPrior, which is made of the encoder; or the
+            posterior is a ladder, which is made of its prior.
     """
     require_own_prior(model.posterior_family)
     if isinstance(family, VampPriorFamily):
@@ -64,7 +64,11 @@ def fit_prior(
 
 
 def require_own_prior(posterior: PosteriorFamily) -> None:
-    """Refuses a posterior that depends on the prior."""
+    """Refuses a posterior that depends on the prior.
+
+    Raises:
+        ValueError: the posterior is a ladder.
+    """
     if isinstance(posterior, LadderFamily):
         raise ValueError(
             "the prior of a 'ladder' cannot be replaced: its posterior is made of it. "
@@ -82,7 +86,7 @@ def _fit(
     key: jax.Array,
     x: jax.Array,
 ) -> Params:
-    """The fitted parameters of the model's prior."""
+    """Returns the fitted parameters of the model's prior."""
     init_key, step_key = (jax.random.fold_in(key, i) for i in range(2))
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 

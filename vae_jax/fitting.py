@@ -28,12 +28,12 @@ from vae_jax.training import OFFENDERS, EpochMetrics, TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """Members after an epoch; valid until the next one begins.
+    """The members after an epoch; valid until the next epoch begins.
 
     Attributes:
         population: the members.
-        snapshot: their stacked state, and what the epoch reported.
-        keeps_best: whether the best parameters are kept, by validation.
+        snapshot: their stacked state, and the metrics of the epoch.
+        keeps_best: whether the parameters of the highest validation bound are kept.
     """
 
     population: Population
@@ -47,10 +47,10 @@ class Epoch:
         return means
 
     def trained(self) -> list[TrainedModel]:
-        """Returns the members, in the order they were given.
+        """Returns the members as trained models, in the order of the arguments.
 
-        With the parameters of the highest validation bound, or the last ones if there
-        is no validation.
+        They have the parameters of the highest validation bound, or the last ones if
+        there is no validation.
         """
         population, state = self.population, self.snapshot.state
         params = state.best_params if self.keeps_best else state.params
@@ -82,30 +82,32 @@ def fit(
     devices: Sequence[jax.Device] | None = None,
     execution: str = "auto",
 ) -> list[TrainedModel]:
-    """Returns trained models: members that are trained together as one program.
+    """Returns trained models; one program trains all members together.
 
-    ``seeds``, ``beta``, ``learning_rate`` and ``latent_dims`` each hold one value for
-    all members, or one for each.
+    ``seeds``, ``beta``, ``learning_rate`` and ``latent_dims`` each have one value for
+    all members, or one value for each member.
 
     Args:
         model: the VAE, as ``make_vae`` describes it.
         images: the training images: integers 0 ... levels - 1, ``[N, H, W]``,
             ``[N, H, W, C]`` or ``[N, D]``.
-        config: how all are trained; ``TrainingConfig()`` if None.
-        seeds: of initial parameters, order of images and noise; or typed keys.
+        config: the training configuration of all members; ``TrainingConfig()`` if None.
+        seeds: seeds of the initial parameters, the order of images and the noise; or
+            typed keys.
         beta: weight of the KL in training.
         learning_rate: Adam's peak learning rate.
-        latent_dims: numbers of latents; the model's own if None.
-        validation_images: the parameters of the highest bound on these are kept; the
-            last ones if None.
-        devices: that members are split over; all of them if None.
-        execution: 'map' trains members together, 'loop' one after another, 'auto'
-            whichever was measured to be faster.
+        latent_dims: numbers of latents; the number of ``model`` if None.
+        validation_images: images on which each member's bound is measured after every
+            epoch; the parameters of the highest bound are kept. If None, the last
+            parameters are kept.
+        devices: the devices that members are split over; all devices if None.
+        execution: 'map' trains members together, 'loop' one after another, and 'auto'
+            uses the one that was measured to be faster.
 
     Raises:
-        ValueError: images that are not the model's, members of different numbers, a
-            value of theirs that is not allowed, or a model that its objective is not
-            defined for.
+        ValueError: the images do not fit the model, arguments have different numbers of
+            members, a value is not allowed, or the objective is not defined for the
+            model.
     """
     all_epochs = epochs(
         model,
@@ -136,9 +138,9 @@ def epochs(
     devices: Sequence[jax.Device] | None = None,
     execution: str = "auto",
 ) -> Iterator[Epoch]:
-    """Yields the members after each epoch of ``fit``, which has the same arguments.
+    """Yields the members after each epoch; the arguments are those of ``fit``.
 
-    The first one is of epoch 0, before any training.
+    The first value is of epoch 0, before any training.
     """
     config = TrainingConfig() if config is None else config
     require_type("model", model, VAE, "what make_vae returns")
@@ -202,7 +204,7 @@ _ALLOWED: dict[str, tuple[str, str, float, float]] = {
 
 
 def _per_member(given: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """The number of members, and each argument with one value for each of them."""
+    """Returns the number of members, and each argument with one value per member."""
     values = {name: _row(name, value) for name, value in given.items()}
     count = max(1, *map(len, values.values()))
     for name, value in values.items():
@@ -216,7 +218,7 @@ def _per_member(given: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
 
 
 def _row(name: str, values: Any) -> Any:
-    """The values of an argument, which may be a single one, as an array."""
+    """Returns the value or values of an argument as an array ``[values]``."""
     if is_keys(values):
         return values if values.ndim else values[None]
     words, kinds, least, most = _ALLOWED[name]

@@ -7,11 +7,11 @@ import jax
 
 @jax.custom_jvp
 def scale_gradient(values: Any, scale: jax.Array) -> Any:
-    """Returns ``values``, with derivatives multiplied by ``scale``.
+    """Returns ``values``, with their derivatives multiplied by ``scale``.
 
     Args:
         values: a tree of arrays, each of shape ``[..., *rest]``.
-        scale: ``[...]``, the leading axes; is held constant.
+        scale: a factor for the leading axes, ``[...]``; it has no derivative itself.
     """
     del scale
     return values
@@ -31,7 +31,10 @@ def _scale_gradient_jvp(
 
 @jax.custom_jvp
 def with_gradient_of(surrogate: jax.Array, value: jax.Array) -> jax.Array:
-    """Returns ``value``, to the bit, with the derivatives of ``surrogate``."""
+    """Returns ``value``, bit by bit, with the derivatives of ``surrogate``.
+
+    Both have the same shape.
+    """
     del surrogate
     return value
 

@@ -1,4 +1,4 @@
-"""A trained model on images: numbers of each image, and arrays of the pictures.
+"""Measures a trained model: numbers for each image, and pictures as arrays.
 
 ``evaluate`` scores every image of a test set. ``draw`` computes a few images of the
 model. Both decode the mean of q(z|x).
@@ -16,7 +16,7 @@ from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
 
-# For E_q[z|x] where it has no closed form.
+# Number of samples for E_q[z|x] if it has no closed form.
 _MEAN_SAMPLES = 100
 
 
@@ -26,9 +26,13 @@ def posterior_mean(
 ) -> jax.Array:
     """Returns E_q[z|x] ``[batch, latent]`` of images x ``[batch, D]``.
 
-    Images are in the likelihood's view.
+    It is exact if it has a formula. Otherwise it is a mean over 100 samples.
 
-    Exact where it has a formula; else a mean over 100 samples, drawn with the key.
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: a typed key, for the samples.
+        x: images in the likelihood's view, ``[batch, D]``.
     """
     noise = latent_noise(key, _MEAN_SAMPLES, len(x), model.latent_dim)
     return model.encode(params, x).expectation(noise)
@@ -43,11 +47,12 @@ def expected_intensity(
 
 
 class Evaluation(NamedTuple):
-    """Numbers of each image, ``[N]`` and in nats unless a field says otherwise."""
+    """Numbers for each image, ``[N]`` and in nats unless a field says otherwise."""
 
     estimate: ImportanceEstimate
-    # mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, intensity^2;
-    # of an autoregressive decoder with E[x_i | x_<i, z] at one draw, which adds to it
+    # Mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, in units of
+    # intensity^2. For an autoregressive decoder, E[x_i | x_<i, z] at one draw replaces
+    # E[x|z]; the variance of the draw increases the error.
     squared_error: jax.Array
     posterior_mean: jax.Array  # E_q[z|x], [N, latent]
 
@@ -65,23 +70,23 @@ def evaluate(
     chunk: int,
     batch_size: int,
 ) -> Evaluation:
-    """Evaluates a model on every image, also on those that fill no batch.
+    """Evaluates a model on every image; the last batch may be smaller.
 
-    Memory is that of decoding ``batch_size * chunk`` images. Results depend on neither,
-    but for how the networks round in products of another size: in float32 a few units
-    of an estimate's last place (0.0005 nats near -4500).
+    The memory is that for decoding ``batch_size * chunk`` images. The results depend on
+    these two numbers only because matrix products of different sizes round differently:
+    in float32 by a few units of an estimate's last digit (0.0005 nats near -4500).
 
     Args:
         model: the VAE.
         params: its parameters.
-        key: from which each image's key is folded.
+        key: a typed key; each image's index is folded into it.
         x: images in the likelihood's view, ``[N, D]``.
-        images: the integers they were drawn from, ``[N, D]``: squared errors are
-            against their intensity, one common reference for all views.
-        latent_mask: as in ``objectives.Batch``.
-        num_samples: importance samples per image.
-        chunk: importance samples decoded together.
-        batch_size: images evaluated together.
+        images: the integers that x was drawn from, ``[N, D]``. Squared errors are
+            relative to their intensity, a common reference for all views.
+        latent_mask: as in ``objectives.Batch``, ``[latent]``.
+        num_samples: number of importance samples per image.
+        chunk: number of importance samples decoded together.
+        batch_size: number of images evaluated together.
     """
 
     def one_image(key: jax.Array, x: jax.Array, image: jax.Array) -> Evaluation:
@@ -94,7 +99,8 @@ def evaluate(
             chunk=chunk,
             latent_mask=latent_mask,
         )
-        # Beside the keys of the samples, which are the children 0 to num_samples - 1.
+        # The samples use the children 0 to num_samples - 1 of the key; these are the
+        # next.
         mean_key, pixel_key = (jax.random.fold_in(key, num_samples + i) for i in (0, 1))
         mean = posterior_mean(model, params, mean_key, x[None])  # [1, L]
         shown = expected_intensity(model, params, pixel_key, mean)[0]
@@ -108,9 +114,9 @@ class Pictures(NamedTuple):
     """Intensities, ``[images, D]``."""
 
     reconstructions: jax.Array  # E[x|z] at the posterior mean of the first images
-    prior_means: jax.Array  # E[x|z] at z ~ p(z), as many
+    prior_means: jax.Array  # E[x|z] at z ~ p(z), the same number of images
     samples: jax.Array  # x ~ p(x|z) at the same z
-    manifold: jax.Array  # E[x|z] over a grid of the first two latents, the others 0
+    manifold: jax.Array  # E[x|z] on a grid of the first two latents; the others are 0
 
 
 @float32_products
@@ -125,16 +131,17 @@ def draw(
 ) -> Pictures:
     """Computes all pictures of a model as arrays.
 
-    The manifold's grid lies at equally likely values under N(0, I): the inverse
-    Gaussian CDF of equally spaced quantiles (Kingma & Welling 2014, figure 4).
+    The values on the manifold's grid are equally likely under N(0, I): they are the
+    inverse Gaussian CDF of equally spaced quantiles (Kingma & Welling 2014, figure 4).
 
     Args:
         model: the VAE.
         params: its parameters.
         key: a typed key.
         x: images in the likelihood's view, ``[N, D]``.
-        num_images: how many are reconstructed, the first ones, and how many drawn.
-        manifold_side: values of each of the manifold's two latents.
+        num_images: number of images that are reconstructed (the first ones of x), and
+            number of images that are drawn.
+        manifold_side: number of values of each of the manifold's two latents.
     """
     mean_key, generate_key, reconstruct_key, manifold_key = (
         jax.random.fold_in(key, i) for i in range(4)

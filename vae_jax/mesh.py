@@ -1,9 +1,9 @@
-"""The devices that members, and each member's batch, are split over.
+"""The devices that members, and the batches of each member, are split over.
 
-A mesh has two axes. Along 'members' every device has members of its own, and nothing
-passes between them. Along 'batch' devices hold the same members and share the images
-of each batch; the compiler sums their gradients. A program that is traced within a
-mesh finds it there, so the code of one device serves many.
+A mesh has two axes. Along 'members' every device has its own members, and devices
+exchange no data. Along 'batch' devices hold the same members and share the images of
+each batch; the compiler sums their gradients. A program that is traced within a mesh
+can read it, so the same code serves one device and many.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,20 @@ MEMBERS, BATCH = "members", "batch"
 
 
 def make_mesh(devices: Sequence[jax.Device], batch: int = 1) -> Mesh:
-    """Returns devices along 'members', ``batch`` neighbours each along 'batch'."""
+    """Returns a mesh of devices; groups of ``batch`` neighbours share each batch.
+
+    Args:
+        devices: the devices; their number must be a multiple of ``batch``.
+        batch: length of the axis 'batch'.
+    """
     return Mesh(np.array(devices).reshape(-1, batch), (MEMBERS, BATCH))
 
 
 def split_batch(tree: Any) -> Any:
-    """Splits arrays ``[batch, ...]`` along the 'batch' axis of the mesh traced within.
+    """Splits arrays ``[batch, ...]`` over the 'batch' axis of the current mesh.
 
-    Unchanged without such a mesh, or if the axis does not divide them.
+    An array is unchanged without such a mesh, or if its batch is not divisible by the
+    length of the axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
     size = mesh.shape.get(BATCH, 1)

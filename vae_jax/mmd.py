@@ -1,23 +1,26 @@
-"""The squared maximum mean discrepancy of two sets of samples, from their kernel."""
+"""The squared maximum mean discrepancy between two sets of samples."""
 
 import jax
 import jax.numpy as jnp
 
 
 def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
-    """Returns squared MMD ``[labellings]`` of several ways to label the pooled samples.
+    """Returns the squared MMD for each labelling of the pooled samples.
 
-    Unbiased: the U-statistic of Gretton et al. 2012, Lemma 6.
+    It is unbiased: the U-statistic of Gretton et al. 2012, Lemma 6.
 
     Args:
-        kernel: between pooled samples, ``[m + n, m + n]``.
-        in_x: 1 for a sample that is labelled x and 0 for y, ``[labellings, m + n]``.
-        num_x: m.
+        kernel: kernel values between the pooled samples, ``[m + n, m + n]``.
+        in_x: 1 for a sample with label x and 0 for label y, ``[labellings, m + n]``.
+        num_x: m, the number of samples with label x.
+
+    Returns:
+        ``[labellings]``, in units of the kernel.
     """
     num = len(kernel)
     num_y = num - num_x
-    # A constant in every pair cancels from the statistic; without it the sums are small
-    # and keep their digits.
+    # A constant that is added to every pair cancels in the statistic. Without the mean,
+    # the sums are small and keep their digits.
     kernel = jnp.where(
         jnp.eye(num, dtype=bool), 0.0, kernel - jnp.mean(off_diagonal(kernel))
     )
@@ -34,9 +37,9 @@ def squared_mmd(kernel: jax.Array, in_x: jax.Array, num_x: int) -> jax.Array:
 
 
 def off_diagonal(square: jax.Array) -> jax.Array:
-    """Returns the entries of ``[n, n]`` off the diagonal, ``[n - 1, n]``.
+    """Returns the entries off the diagonal of a matrix ``[n, n]``, ``[n - 1, n]``.
 
-    After its first entry the diagonal recurs at every (n + 1)-th.
+    In the flat array, every (n + 1)-th entry is on the diagonal.
     """
     num = len(square)
     return square.reshape(-1)[1:].reshape(num - 1, num + 1)[:, :-1]

@@ -6,8 +6,8 @@ a plain dictionary::
     {'encoder': ..., 'decoder': ..., 'shared': [shared_outputs],
      'posterior': ..., 'prior': ...}
 
-where 'shared' holds the likelihood's parameters that all pixels have in common, and the
-last two are empty for a diagonal Gaussian posterior and a standard normal prior.
+'shared' holds the likelihood's parameters that all pixels have in common. 'posterior'
+and 'prior' are empty for a diagonal Gaussian posterior and a standard normal prior.
 """
 
 import dataclasses
@@ -39,27 +39,27 @@ class VAE:
     likelihood: Likelihood
     posterior_family: PosteriorFamily
     prior_family: PriorFamily
-    layer_dims: tuple[int, ...]  # latents of each stochastic layer, the images' first
+    layer_dims: tuple[int, ...]  # latents per stochastic layer; next to images first
     ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
 
     @property
     def encoder(self) -> Module:
-        """From intensities ``[..., D]`` to what the posterior is made of."""
+        """The map from intensities ``[..., D]`` to the posterior family's inputs."""
         return self.network.encoder(self.image_shape, self.posterior_family.heads)
 
     @property
     def decoder(self) -> Module:
-        """From latents to the likelihood's parameters for each pixel."""
+        """The map from latents to the likelihood's parameters for each pixel."""
         return self.network.decoder(self.image_shape, self.likelihood.pixel_outputs)
 
     @property
     def latent_dim(self) -> int:
-        """Number of latents, of all stochastic layers."""
+        """The number of latents of all stochastic layers together."""
         return sum(self.layer_dims)
 
     @property
     def num_pixels(self) -> int:
-        """Number of values of an image, of all channels."""
+        """D, the number of values of an image, over all channels."""
         return math.prod(self.image_shape)
 
     @property
@@ -70,14 +70,15 @@ class VAE:
 
     @property
     def is_autoregressive(self) -> bool:
-        """Whether p(x|z) has a pixel depend on those before it."""
+        """Whether a pixel depends on the pixels before it, given z."""
         return self.network.is_autoregressive
 
     @property
     def can_be_padded(self) -> bool:
-        """Whether zero-padded to more latents it remains the same model.
+        """Whether the model stays the same if it is zero-padded to more latents.
 
-        So it is if network, posterior and prior declare that each can be.
+        This is so for one stochastic layer, if network, posterior and prior all declare
+        ``pads_exactly``.
         """
         return len(self.layer_dims) == 1 and not self.parts_not_padded
 
@@ -94,7 +95,7 @@ class VAE:
         """Returns the same model with another number of latents.
 
         Raises:
-            ValueError: it has several stochastic layers.
+            ValueError: the model has several stochastic layers.
         """
         if self.layer_dims == (latent_dim,):
             return self
@@ -121,16 +122,16 @@ class VAE:
         pixel_std: jax.Array,
         images: jax.Array | None = None,
     ) -> Params:
-        """Fresh parameters, whose decoder starts at the data's mean image.
+        """Returns fresh parameters; the decoder starts at the mean image of the data.
 
         Args:
             key: a typed key.
             pixel_mean: mean intensity of the training images, in [0, 1], ``[D]``.
-            pixel_std: standard deviation of the same, ``[D]``.
+            pixel_std: standard deviation of the intensity, ``[D]``.
             images: the training images, integers, ``[N, D]``, for a prior that starts
                 at some of them.
         """
-        # Further children than the two below, which are those of 0 and 1.
+        # The next two children of the key; the split below gives children 0 and 1.
         posterior_key, prior_key = (jax.random.fold_in(key, i) for i in (2, 3))
         encoder_key, decoder_key = jax.random.split(key)
         encoder = self.encoder.init(encoder_key, jnp.zeros((1, *pixel_mean.shape)))
@@ -154,15 +155,15 @@ class VAE:
     def encode(
         self, params: Params, x: jax.Array, latent_mask: jax.Array | None = None
     ) -> Posterior:
-        """q(z|x) of images x ``[batch, D]`` given in the likelihood's view.
+        """Returns q(z|x) of images.
 
         Args:
-            params: the model's parameters, possibly zero-padded to a wider latent.
-            x: the images.
-            latent_mask: 1 for a latent in use, 0 for padding, ``[latent]``: q is the
-                prior there, and no gradient reaches the padding's parameters. Where no
-                gradient is taken, zero-padded parameters give the same without it.
-                All 1 for a model that cannot be padded.
+            params: the model's parameters, possibly zero-padded to more latents.
+            x: images in the likelihood's view, ``[batch, D]``.
+            latent_mask: 1 for a latent in use and 0 for padding, ``[latent]``. For
+                padding, q is the prior, and no gradient reaches its parameters. Without
+                gradients, zero-padded parameters give the same result without a mask.
+                It must be all 1 for a model that cannot be padded.
         """
         likelihood = self.likelihood
         intensity = views.to_intensity(likelihood.view, x, likelihood.levels)
@@ -179,16 +180,19 @@ class VAE:
         return self.posterior_family.at(params, outputs)
 
     def prior(self, params: Params) -> Prior:
-        """p(z)."""
+        """Returns p(z)."""
         return self.prior_family.at(
             params, lambda intensity: self._encode_intensity(params, intensity)
         )
 
     def closed_form_kl(self, params: Params, posterior: Posterior) -> jax.Array:
-        """KL(q(z|x) || p(z)) in nats, ``[batch, terms]``; diagonal, a term per latent.
+        """Returns KL(q(z|x) || p(z)) in nats, ``[batch, terms]``.
+
+        There is one term per latent for a diagonal posterior, and one for all latents
+        for a full covariance.
 
         Raises:
-            ValueError: there is no formula.
+            ValueError: the KL has no closed form.
         """
         if not self.has_closed_form_kl:
             raise ValueError(
@@ -203,20 +207,20 @@ class VAE:
     def decode(
         self, params: Params, z: jax.Array, x: jax.Array | None = None
     ) -> jax.Array:
-        """Parameters of p(x|z), ``[..., outputs, D]``, of latents z ``[..., latent]``.
+        """Returns parameters of p(x|z), ``[..., outputs, D]``.
 
-        The likelihood's shared parameters are repeated over pixels behind the
-        decoder's, so one density serves shared and per-pixel parameters alike.
+        The outputs of the decoder come first. The likelihood's shared parameters
+        follow, repeated over pixels, so the density treats both in the same way.
 
         Args:
             params: the model's parameters.
-            z: latents.
-            x: images in the likelihood's view, ``[..., D]`` with leading axes that
-                broadcast against z's, for an autoregressive decoder: the parameters of
-                a pixel are those of p(x_i | x_<i, z). Others do not look at it.
+            z: latents, ``[..., latent]``.
+            x: images in the likelihood's view, ``[..., D]``, with leading axes that
+                broadcast against those of z. Only an autoregressive decoder uses them:
+                the parameters of a pixel are then those of p(x_i | x_<i, z).
 
         Raises:
-            ValueError: an autoregressive decoder without x.
+            ValueError: the decoder is autoregressive and x is None.
         """
         inputs = [z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z]
         if self.is_autoregressive:
@@ -239,7 +243,7 @@ class VAE:
         return jnp.concatenate([outputs, shared], axis=-2)
 
     def log_likelihood(self, params: Params, x: jax.Array, z: jax.Array) -> jax.Array:
-        """log p(x|z) in nats, summed over pixels, ``[samples, batch]``.
+        """Returns log p(x|z) in nats, summed over pixels, ``[samples, batch]``.
 
         Args:
             params: the model's parameters.
@@ -251,7 +255,7 @@ class VAE:
     def sample_images(
         self, params: Params, key: jax.Array, z: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Images of given latents.
+        """Returns images of given latents.
 
         Args:
             params: the model's parameters.
@@ -260,8 +264,8 @@ class VAE:
 
         Returns:
             The mean of each pixel and a draw x ~ p(x|z), each ``[images, D]`` in the
-            likelihood's view. The mean is E[x|z]; of an autoregressive decoder it is
-            E[x_i | x_<i, z] at the x drawn, whose expectation that is.
+            likelihood's view. The mean is E[x|z]. For an autoregressive decoder it is
+            E[x_i | x_<i, z] at the drawn x; its expectation is E[x|z].
         """
         if self.is_autoregressive:
             x = self._sample_pixel_by_pixel(params, key, z)
@@ -288,17 +292,18 @@ class VAE:
     def generate(
         self, params: Params, key: jax.Array, num_samples: int
     ) -> tuple[jax.Array, jax.Array]:
-        """Ancestral samples: z ~ p(z), then p(x|z).
+        """Returns ancestral samples: z ~ p(z), then x ~ p(x|z).
 
         Returns:
-            What ``sample_images`` does, each ``[num_samples, D]``.
+            The mean of each pixel and a draw, each ``[num_samples, D]``, as in
+            ``sample_images``.
         """
         latent_key, pixel_key = jax.random.split(key)
         z = self.prior(params).sample(latent_key, num_samples)
         return self.sample_images(params, pixel_key, z)
 
     def num_parameters(self, params: Params) -> int:
-        """Number of scalars in ``params``."""
+        """Returns the number of scalars in ``params``."""
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -317,27 +322,28 @@ def make_vae(
     prior_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> VAE:
-    """Returns a VAE; its parts are given by name.
+    """Returns a VAE from the names of its parts.
 
     Args:
         likelihood: p(x|z), from ``vae_jax.likelihoods``.
         image_shape: (height, width, channels).
         latent_dim: number of latents that the decoder sees, at least 1.
-        network: a name in ``networks.NETWORKS``, or a network, which is taken as it is.
+        network: a name in ``networks.NETWORKS``, or a network, which is used unchanged.
         posterior: a name in ``posteriors.POSTERIORS``.
-        prior: a name in ``priors.PRIORS``; of the top layer where there are several.
-        upper_layers: latents of further stochastic layers, from the images' upwards,
-            for a hierarchical posterior.
+        prior: a name in ``priors.PRIORS``; with several layers, the prior of the top
+            layer.
+        upper_layers: numbers of latents of further stochastic layers, upwards from the
+            layer next to the images, for a hierarchical posterior.
         ignore_x: whether the posterior is one q(z) for all images. The ELBO remains a
-            bound, and is highest where the decoder ignores z: the model collapses.
-        network_options: for the network alone.
-        posterior_options: for the posterior alone.
-        prior_options: for the prior alone.
-        **options: for every one of the three that has such an option, such as
+            bound. It is highest if the decoder ignores z, so the model collapses.
+        network_options: options of the network only.
+        posterior_options: options of the posterior only.
+        prior_options: options of the prior only.
+        **options: options of every one of the three parts that takes them, such as
             ``widths``, ``activation`` and ``precision``.
 
     Raises:
-        ValueError: a value outside those allowed, or an option that no part has.
+        ValueError: a value is not allowed, or no part takes an option.
     """
     require_type(
         "likelihood",

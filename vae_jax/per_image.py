@@ -1,4 +1,4 @@
-"""Functions of one image, over all images of a set."""
+"""Maps functions of one image over all images of a set."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,21 +20,21 @@ def map_images(
 ) -> _Result:
     """Maps ``function(image_key, *rows)`` over images, in batches.
 
-    Every image is visited, the remainder of the batches included, and has a key of its
-    own: what is computed of an image does not depend on how images are batched, but for
-    how products of another size are rounded.
+    It maps over every image; the last batch may be smaller. Each image has its own key.
+    So the result for an image depends on the batches only because matrix products of
+    different sizes round differently.
 
     Args:
         function: takes a typed key and one row of each array.
-        key: folded with the image's index.
-        *arrays: ``[images, ...]`` each.
-        batch_size: images computed together.
+        key: a typed key; each image's index is folded into it.
+        *arrays: each ``[images, ...]``.
+        batch_size: number of images computed together.
 
     Returns:
         The function's results with a leading axis ``[images]``.
 
     Raises:
-        ValueError: no images, or batches of none.
+        ValueError: there are no images, or ``batch_size`` is less than 1.
     """
     require_count("batch_size", batch_size)
     num_images = arrays[0].shape[0]

@@ -1,6 +1,6 @@
 """Parts of a model by name: one registry class, and one policy for their options.
 
-Likelihoods, posteriors, priors, networks and objectives are all made the same way:
+Likelihoods, posteriors, priors, networks and objectives are all made in the same way:
 ``REGISTRY.make(name, *bound, **options)``. The arguments of the library (the number
 of levels, the latent sizes) come first; every other parameter of the part is an option.
 An option that the part does not take is refused by name.
@@ -19,12 +19,12 @@ _Part = TypeVar("_Part")
 class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
     """The parts of one kind, by name.
 
-    An entry is whatever makes a part when it is called: most often a frozen dataclass,
-    or ``functools.partial`` of one, whose keywords are then no options any more. To add
-    a part of your own: ``LIKELIHOODS["name"] = MyLikelihood``.
+    An entry is a callable that returns a part: usually a frozen dataclass, or a
+    ``functools.partial`` of one, whose keywords are then not options. To add your own
+    part: ``LIKELIHOODS["name"] = MyLikelihood``.
 
     Args:
-        kind: what the parts are, for messages: 'likelihood', 'network', ...
+        kind: the kind of the parts, for messages: 'likelihood', 'network', ...
         num_bound: number of leading parameters that are not options.
     """
 
@@ -36,12 +36,12 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         """Registers a part.
 
         Raises:
-            ValueError: it makes no part, or has options without a name.
+            ValueError: the entry makes no part, or takes options by position only.
         """
         shown = " ".join(repr(part).split())
         try:
             options = _options(part, self._num_bound)
-        except (TypeError, ValueError):  # Not callable, or without a signature.
+        except (TypeError, ValueError):  # It is not callable, or has no signature.
             raise ValueError(
                 f"{self.kind} {name!r} is {shown}: it makes no part when it is called. "
                 "Register a class, or functools.partial(CLASS, OPTION=VALUE)."
@@ -55,17 +55,17 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         super().__setitem__(name, part)
 
     def make(self, name: str, /, *bound: Any, **options: Any) -> _Part:
-        """Returns the part of a name.
+        """Returns the part of the given name.
 
         Args:
             name: a key of this registry.
             *bound: the arguments that the library gives to every part of this kind.
-            **options: the part's own; a list is taken as a tuple, as a part is
-                hashable.
+            **options: options of the part; a list becomes a tuple, because a part must
+                be hashable.
 
         Raises:
-            ValueError: the name is unknown, the part has no such option, needs one
-                that is left out, or refuses a value.
+            ValueError: the name is unknown, the part does not take an option, an option
+                without a default is missing, or a value is not allowed.
         """
         self.require_name(name)
         known = self.options(name)
@@ -85,7 +85,7 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         return self[name](*bound, **hashable)
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
-        """Returns the parameters of a part that are options, by their names.
+        """Returns the options of a part: its parameters, by their names.
 
         Raises:
             ValueError: the name is unknown.
@@ -101,7 +101,7 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         """Refuses a name that is not registered.
 
         Raises:
-            ValueError: naming the nearest known one.
+            ValueError: the name is unknown; the message gives the nearest known name.
         """
         require_known(self.kind, name, self)
 
@@ -114,17 +114,18 @@ def refuse_option(
     field: str = "",
     neutral: str = "Leave it out",
 ) -> NoReturn:
-    """Refuses an option that none of some parts takes.
+    """Refuses an option that none of the given parts takes.
 
     Args:
-        option: its name.
+        option: the name of the option.
         value: its value.
-        parts: the registry and the name of each.
-        field: the name for the message, if it is not that of the option.
-        neutral: how to go on without it, for the message.
+        parts: the registry and the name of each part.
+        field: the name for the message, if it differs from that of the option.
+        neutral: the remedy for the message: how to go on without the option.
 
     Raises:
-        ValueError: naming the parts, and those that take the option.
+        ValueError: always; the message names these parts, and parts that take the
+            option.
     """
     names = ", ".join(f"{registry.kind} {name!r}" for registry, name in parts)
     registries = {registry.kind: registry for registry, _ in parts}

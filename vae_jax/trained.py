@@ -1,4 +1,4 @@
-"""A trained model: a VAE with its parameters, for images of any usual shape."""
+"""A trained model: a VAE with its parameters, for arrays of images."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
 from vae_jax.training import MemberKeys
 
-# Images, and importance samples, computed together; they bound the memory.
+# Numbers of images and of importance samples computed together; they bound the memory.
 _BATCH, _CHUNK = 100, 50
 
 
@@ -24,21 +24,23 @@ _BATCH, _CHUNK = 100, 50
 class TrainedModel:
     """A VAE with its parameters.
 
-    Images go in as integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]`` or, of one
-    channel, ``[N, H, W]``. They come out as ``[N, H, W, C]``, or ``[N, H, W]`` if they
-    have one channel: mean images as floats in the same units, samples as integers.
+    Methods take images as integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]`` or,
+    with one channel, ``[N, H, W]``. They return images as ``[N, H, W, C]``, or as
+    ``[N, H, W]`` with one channel: mean images as floats in the same units, and samples
+    as integers.
 
     Log-probabilities are nats per image in the likelihood's view: log-masses, or
-    log-densities of dequantised images (``views.log_mass_bound`` compares them). The
-    view of an image is drawn from a key that all models share, and latents from the
-    model's own: the same images in the same order give the same numbers.
+    log-densities of dequantised images (``views.log_mass_bound`` makes them
+    comparable). The view of an image is drawn with a key that all models share, and
+    latents with the model's own key. So the same images in the same order give the same
+    numbers.
 
     Attributes:
         model: the VAE.
-        params: its parameters, at its own latent size.
+        params: its parameters, without padding.
         key: the key that it was trained with.
-        failure: where training met a value that is not finite; '' if it did not. A
-            model that failed computes nothing.
+        failure: the place of the first value in training that was not finite; '' if all
+            were finite. The methods of a model that failed raise an error.
     """
 
     model: VAE
@@ -52,12 +54,13 @@ class TrainedModel:
         return np.asarray(_encode(self.model, self.params, key, self._x(images)))
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """Returns the mean image of each z ``[N, latent]``.
+        """Returns the mean image E[x|z] of each z ``[N, latent]``.
 
-        E[x|z]; an autoregressive decoder's at one draw of the pixels before.
+        For an autoregressive decoder, the mean of a pixel is conditioned on one draw of
+        the pixels before it.
 
         Raises:
-            ValueError: another number of latents, or what are no numbers.
+            ValueError: z has another number of latents, or is not an array of numbers.
         """
         latent_dim = self.model.latent_dim
         remedy = f"Give an array [N, {latent_dim}], with N at least 1."
@@ -75,14 +78,14 @@ class TrainedModel:
         return self._shaped(np.asarray(mean) * np.float32(white))
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Returns the mean image at each image's posterior mean, of the same shape."""
+        """Returns the mean image at the posterior mean of each image, in its shape."""
         return self.decode(self.encode(images)).reshape(np.shape(images))
 
     def sample(self, num_images: int, key: jax.Array) -> np.ndarray:
-        """Returns images x ~ p(x|z) of z ~ p(z), as integers.
+        """Returns images x ~ p(x|z) with z ~ p(z), as integers.
 
         Raises:
-            ValueError: no images, or what is not one typed key.
+            ValueError: ``num_images`` is less than 1, or ``key`` is not one typed key.
         """
         require_count("num_images", num_images)
         require_key("key", key)
@@ -96,13 +99,13 @@ class TrainedModel:
         return self._shaped(x.astype(np.uint8))
 
     def elbo(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
-        """Returns the ELBO of each image, the mean over samples of q, ``[N]``, nats."""
+        """Returns the ELBO of each image, a mean over samples of q, ``[N]``, nats."""
         return np.asarray(self._estimate(images, num_samples).elbo)
 
     def log_prob(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
-        """Returns log p(x) of each image, importance-weighted, ``[N]``, nats.
+        """Returns the importance-weighted log p(x) of each image, ``[N]``, in nats.
 
-        A lower bound on average, which more samples of q tighten.
+        It is a lower bound on average; more samples of q make it tighter.
         """
         return np.asarray(self._estimate(images, num_samples).log_px)
 
@@ -115,7 +118,11 @@ class TrainedModel:
         return found
 
     def _keys(self) -> MemberKeys:
-        """The children of the model's key; refuses a model that failed."""
+        """Returns the children of the model's key.
+
+        Raises:
+            FloatingPointError: training of the model failed.
+        """
         if self.failure:
             raise FloatingPointError(
                 f"this model failed: training met a value that is not finite in "
@@ -125,7 +132,7 @@ class TrainedModel:
         return MemberKeys.of(self.key)
 
     def _x(self, images: np.ndarray) -> jax.Array:
-        """The view of images that the likelihood is defined on, ``[N, D]``."""
+        """Returns the view of images that the likelihood is defined on, ``[N, D]``."""
         likelihood = self.model.likelihood
         rows = views.as_rows(images, self.model.image_shape, likelihood.levels)
         return views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)

@@ -1,7 +1,8 @@
-"""The three views of an image of integers: the random variable a likelihood models.
+"""The three views of an image of integers; a likelihood models one of them.
 
-A data set is integers ``k`` in ``{0, ..., levels-1}`` per pixel. A likelihood is
-defined on one view of them, drawn inside the compiled step from an explicit key:
+A data set has an integer ``k`` in ``{0, ..., levels-1}`` for each pixel. A likelihood
+is defined on one view of these integers. The compiled step draws it from an explicit
+key:
 
 ==========  =====================================  ===============================
 view        x                                      log p(x) is
@@ -15,8 +16,8 @@ continuous  ``(k + u)/levels``, u uniform [0, 1)   density; minus D log(levels) 
                                                    generative models", eq. 5)
 ==========  =====================================  ===============================
 
-Hence ``levels`` and ``continuous`` are compared on one scale, bits per dimension of
-the same integers, while ``binary`` is another random variable with its own table.
+So ``levels`` and ``continuous`` are compared on one scale, bits per dimension of the
+same integers. ``binary`` is another random variable and has its own table.
 """
 
 import math
@@ -27,7 +28,7 @@ import numpy as np
 
 VIEWS = ("binary", "levels", "continuous")
 
-# The draws that all models share: images are binarized or dequantised once, so that
+# Names of the draws that all models share. Images are binarized or dequantised once, so
 # every model is scored on the same x.
 VALIDATION, TEST, TRAIN = 0, 1, 2
 
@@ -37,7 +38,7 @@ def observe(view: str, key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
 
     Args:
         view: one of ``VIEWS``.
-        key: a typed key, not to be used again even if the view draws nothing.
+        key: a typed key; do not use it again, even if the view draws nothing.
         k: integers in ``{0, ..., levels-1}``, ``[..., D]``.
         levels: number of intensity levels, at most 256.
 
@@ -46,15 +47,15 @@ def observe(view: str, key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
         (continuous).
 
     Raises:
-        ValueError: unknown view.
+        ValueError: the view is unknown.
     """
     if view == "levels":
         return k.astype(jnp.int32)
     if view == "binary":
         return k.astype(jnp.float32) if levels == 2 else _binarize(key, k, levels)
     if view == "continuous":
-        # With 16 random bits k + u is exact in float32 for k < 256, so x never rounds
-        # into the bin above.
+        # With 16 random bits, k + u is exact in float32 for k < 256. So x is never
+        # rounded into the bin above.
         u = _random_16_bits(key, k.shape).astype(jnp.float32) / 65536
         return (k.astype(jnp.float32) + u) / levels
     raise ValueError(f"unknown view {view!r}: choose one of {', '.join(VIEWS)}.")
@@ -79,7 +80,7 @@ def shared_draw(
 def pixel_statistics(images: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and standard deviation of each pixel's intensity, over images.
 
-    Summed as integers, so exactly.
+    The sums are of integers, so they are exact.
 
     Args:
         images: integers in ``{0, ..., levels-1}``, ``[N, D]``.
@@ -106,16 +107,17 @@ def as_rows(
     levels: int,
     name: str = "images",
 ) -> np.ndarray:
-    """Returns images of any usual shape as rows of integers, uint8 ``[N, D]``.
+    """Returns images of any allowed shape as rows of integers, uint8 ``[N, D]``.
 
     Args:
-        images: integers, ``[N, H, W, C]``, ``[N, D]``, or ``[N, H, W]`` of one channel.
+        images: integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]``, or
+            ``[N, H, W]`` with one channel.
         shape: height, width and channels of an image.
         levels: number of intensity levels, at most 256.
-        name: of the images, for messages.
+        name: the name of the images, for messages.
 
     Raises:
-        ValueError: no images, or others than these.
+        ValueError: there are no images, or their shape, type or values are not allowed.
     """
     try:
         images = np.asarray(images)
@@ -151,18 +153,19 @@ def as_rows(
     return images.reshape(len(images), num_pixels).astype(np.uint8)
 
 
-# One program, where every operation of it would be compiled by itself.
+# Compiled as one program; otherwise each operation would be compiled separately.
 _observe = jax.jit(observe, static_argnums=(0, 3))
 
 
 def _binarize(key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
-    """One Bernoulli draw per pixel with mean exactly ``k/(levels-1)``.
+    """Returns one Bernoulli draw per pixel with mean exactly ``k/(levels-1)``.
 
-    Compares 16 random bits r, half the cost of a float32 uniform, with the threshold
-    ``65536 k/(levels-1)``. Its fractional part matters only in a tie, once in 65536,
-    which a second draw v decides: P(x=1) = (floor + fraction)/65536, without rounding.
-    One v serves all pixels of an image, so pixels are independent given that no two of
-    them tie (for 784 pixels, but for a probability of 7e-5).
+    It compares 16 random bits r with the threshold ``65536 k/(levels-1)``; they cost
+    half as much as a float32 uniform. The fractional part of the threshold matters only
+    in a tie, once in 65536, and a second draw v decides it. So P(x=1) =
+    (floor + fraction)/65536, without rounding. All pixels of an image share one v, so
+    pixels are independent unless two of them tie (a probability of 7e-5 for 784
+    pixels).
     """
     bits_key, tie_key = jax.random.split(key)
     scaled = k.astype(jnp.uint32) * 65536
@@ -175,10 +178,10 @@ def _binarize(key: jax.Array, k: jax.Array, levels: int) -> jax.Array:
 
 
 def _random_16_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform integers below 65536 as uint32.
+    """Returns uniform integers below 65536 as uint32.
 
-    Two from each 32-bit word: ``jax.random.bits`` spends a whole block of threefry on
-    a number, however narrow it is.
+    Each 32-bit word gives two of them. ``jax.random.bits`` would use as much of
+    threefry for a narrow number as for a wide one.
     """
     *leading, size = shape
     words = jax.random.bits(key, (*leading, -(-size // 2)), jnp.uint32)
@@ -188,8 +191,8 @@ def _random_16_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:
     """Maps a view's units to intensity, the scale on which images are shown.
 
-    Intensity is ``k/(levels-1)``: 0 is black, 1 white. A continuous x is the centre of
-    its bin displaced by noise of mean 0, so ``E[to_intensity(x)]`` is the integer's
+    Intensity is ``k/(levels-1)``: 0 is black, 1 is white. A continuous x is the centre
+    of its bin plus noise of mean 0, so ``E[to_intensity(x)]`` is the integer's
     intensity in every view.
 
     Args:
@@ -210,7 +213,7 @@ def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:
 def log_mass_bound(
     view: str, log_prob: np.ndarray, num_pixels: int, levels: int
 ) -> np.ndarray:
-    """Returns nats of log p(x) on the view's comparable scale.
+    """Returns the log-mass of an image in nats, or a lower bound on it.
 
     Args:
         view: one of ``VIEWS``.
@@ -228,6 +231,11 @@ def log_mass_bound(
 
 
 def bits_per_dim(log_mass: np.ndarray, num_pixels: int) -> np.ndarray:
-    """Returns bits per pixel value of a log-mass in nats; smaller is better."""
+    """Returns the bits per dimension of a log-mass in nats; smaller is better.
+
+    Args:
+        log_mass: nats per image, of any shape.
+        num_pixels: D, the number of values per image.
+    """
     bits: np.ndarray = -log_mass / (num_pixels * np.log(2))
     return bits
