@@ -3,7 +3,8 @@
     python -m pytest -m faults
     python -m pytest tests/faults -m faults --fault-table=docs/reliability.md
 
-The second puts the table into a page, between its two `<!-- fault table -->` lines.
+The second command puts the table into a page, between its two ``<!-- fault table -->``
+lines.
 """
 
 import collections
@@ -21,14 +22,14 @@ _MARK = "<!-- fault table -->"
 
 
 class Faults:
-    """Counts faults of one test."""
+    """Counts the faults of one test."""
 
     def __init__(self) -> None:
         self.counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
 
     @contextlib.contextmanager
     def injected(self, case: str) -> Iterator[None]:
-        """One fault of a case; survived if the body raises nothing."""
+        """Counts one fault of a case; it is survived if the body does not raise."""
         self.counts[case][0] += 1
         yield
         self.counts[case][1] += 1
@@ -36,7 +37,7 @@ class Faults:
 
 @pytest.fixture
 def faults(record_property):
-    """Where a test says what it injects."""
+    """Returns the counter in which a test records its faults."""
     counted = Faults()
     yield counted
     record_property("faults", dict(counted.counts))
@@ -44,20 +45,20 @@ def faults(record_property):
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory, worker_id):
-    """A folder that all workers of this session share."""
+    """Returns a folder that all workers of this session share."""
     own = tmp_path_factory.getbasetemp()
     return own if worker_id == "master" else own.parent
 
 
 @pytest.fixture(scope="session")
 def cache(common):
-    """Compiled programs and decoded images, shared by all commands."""
+    """Returns the cache of programs and decoded images, which all commands share."""
     return common / "cache"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(common, cache):
-    """The folder of a sweep that ran from start to end."""
+    """Returns the folder of a sweep that ran from start to end."""
     folder = common / "undisturbed"
     with filelock.FileLock(common / "undisturbed.lock"):
         if not (folder / "report.html").exists():
@@ -73,7 +74,7 @@ def pytest_collection_modifyitems(config, items):
     for item in own:
         item.add_marker(pytest.mark.faults)
     chosen = set(own[:: config.getoption("--every-fault", 1)])
-    # A table of examples, each of which is of a kind of its own.
+    # A table of examples; each is a kind of its own.
     chosen |= {item for item in own if item.path.stem == "test_hostile"}
     left_out = [item for item in own if item not in chosen]
     if left_out:

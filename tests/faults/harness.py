@@ -1,4 +1,4 @@
-"""Real commands in real processes, to be disturbed; and what must survive of a run."""
+"""Runs real commands that tests disturb; compares the results that must survive."""
 
 import contextlib
 import csv
@@ -48,7 +48,7 @@ NUM_EPOCHS = 30
 def command(
     module: str, *arguments: str, program: Sequence[str] = ("-m",)
 ) -> list[str]:
-    """The command line of a module of ``experiments``."""
+    """Returns the command line of a module of ``experiments``."""
     return [sys.executable, *program, f"experiments.{module}", *arguments]
 
 
@@ -82,7 +82,7 @@ class Outcome:
         try:
             self.stdout, self.stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()  # Else it would outlive the tests.
+            process.kill()  # Otherwise it would outlive the tests.
             raise
         self.status = process.returncode
 
@@ -112,7 +112,7 @@ def is_guarded(process: "subprocess.Popen[str]") -> bool:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The metric rows of all runs, those of a run in the order they stand there."""
+    """Returns the metric rows of all runs, in their order in each file."""
     return [
         json.loads(row)
         for path in sorted(folder.glob("members/*/metrics.jsonl"))
@@ -121,13 +121,13 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that are complete, oldest first."""
+    """Returns the complete checkpoints, oldest first."""
     found = folder.glob("checkpoints/*/[0-9]*.safetensors")
     return sorted(found, key=lambda path: (path.parent, int(path.stem)))
 
 
 def outcome_of(folder: Path) -> Mapping[str, Any]:
-    """All that must be equal in a run that was disturbed and one that was not."""
+    """Returns the results that a disturbed and an undisturbed sweep must share."""
     results = {}
     for path in sorted(folder.glob("members/*/result.json")):
         result = json.loads(path.read_text())
@@ -148,11 +148,11 @@ def outcome_of(folder: Path) -> Mapping[str, Any]:
 def reference(
     folder: Path, arguments: Sequence[str], cache: Path, **environment: str
 ) -> Path:
-    """The folder of a sweep that ran from start to end, once for all workers."""
+    """Returns the folder of a sweep that ran to its end, once for all workers."""
     with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "report.html").exists():
             sweep = command("sweep", *arguments, f"--workdir={folder}")
-            # Nothing is compiled yet, which takes long where others compile too.
+            # Nothing is compiled yet, and compiling takes long if others compile too.
             outcome = Outcome(start(sweep, cache, **environment), timeout=600)
             assert outcome.status == 0, outcome.stderr
     return folder
@@ -164,7 +164,7 @@ def freeze_while(
     """Makes a process stand still (until SIGCONT) while a condition holds.
 
     Raises:
-        AssertionError: the process ended before there was such a moment.
+        AssertionError: the process ended before the condition held.
     """
     while wait_for(condition, process):
         assert process.returncode is None, f"ended with {process.returncode}"
@@ -186,7 +186,7 @@ def send_while(
 
 
 def begun(folder: Path) -> Callable[[], bool]:
-    """Says whether a group was begun or resumed since, with its rows put in place."""
+    """Returns a condition: a group began or resumed since, with its rows in place."""
 
     def notes() -> set[tuple[int, int]]:
         found = set()
@@ -206,7 +206,7 @@ def begun(folder: Path) -> Callable[[], bool]:
 
 
 def checkpointed(folder: Path, count: int = 1) -> Callable[[], bool]:
-    """Says whether so many checkpoints were completed since."""
+    """Returns a condition: so many checkpoints were completed since."""
     before, since = set(checkpoints(folder)), set()
 
     def enough() -> bool:
@@ -217,7 +217,7 @@ def checkpointed(folder: Path, count: int = 1) -> Callable[[], bool]:
 
 
 def results(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """When the result of every finished run was written, and what it is."""
+    """Returns the result of every finished run, and the time of its writing."""
     return {
         path.parent.name: (path.stat().st_mtime_ns, path.read_bytes())
         for path in folder.glob("members/*/result.json")
@@ -225,7 +225,7 @@ def results(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
-    """All is equal to what another folder holds, and nothing else was left behind."""
+    """Asserts that a folder equals another one, and that no other files are left."""
     got, expected = outcome_of(folder), outcome_of(undisturbed)
     assert got == expected
     for run in expected["results"]:
@@ -241,7 +241,7 @@ def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
 
 
 def events(folder: Path) -> list[tuple[str, int, float]]:
-    """Tags, steps and values of all TensorBoard events of a run."""
+    """Returns tags, steps and values of all TensorBoard events of a run."""
     found = []
     for path in folder.glob("events.*"):
         content, at = path.read_bytes(), 0

@@ -1,13 +1,13 @@
-"""A command of ``experiments``, with values injected that are not finite.
+"""Runs a command of ``experiments`` with injected values that are not finite.
 
     python tests/faults/injecting.py sweep '[{"seed": 0, ...}]' --config=...
 
 Each injection is a dictionary: ``seed`` of the member (and ``attempt``, if not the
 first), ``step``, ``place`` (a name in ``PLACES``) and ``value`` (``nan``, ``inf`` or
-``-inf``). Which member and which step a traced call belongs to is seen by its key, so
-that a replay, which has the same key, meets the same injection.
+``-inf``). The key of a traced call identifies its member and step, so a replay, which
+has the same key, meets the same injection.
 
-Checkpoints are kept beside the run folder, for a test to look into all of them.
+Checkpoints are kept beside the run folder, so that a test can read all of them.
 """
 
 import json
@@ -29,7 +29,7 @@ VALIDATION_IMAGE = 3
 
 
 def member_key(seed, attempt=0):
-    """The key of a member, as experiments.runner.task gives it."""
+    """Returns the key of a member, as experiments.runner.task makes it."""
     key = jax.random.fold_in(jax.random.key(0), np.uint32(seed))
     if attempt:
         key = jax.random.fold_in(key, len(MemberKeys._fields) + attempt)
@@ -37,13 +37,13 @@ def member_key(seed, attempt=0):
 
 
 def step_key(injection):
-    """The key of the step that an injection is meant for."""
+    """Returns the key of the step of an injection."""
     keys = MemberKeys.of(member_key(injection["seed"], injection.get("attempt", 0)))
     return jax.random.fold_in(keys.step, injection["step"])
 
 
 def _key_at(injection):
-    """The key that the place of an injection is called with."""
+    """Returns the key in the call at the place of an injection."""
     if injection["place"] == "validation":
         keys = MemberKeys.of(member_key(injection["seed"]))
         return jax.random.fold_in(keys.evaluate, VALIDATION_IMAGE)
@@ -62,7 +62,7 @@ class Injections:
             self._at[injection["place"]].append((data, float(injection["value"])))
 
     def at(self, place, key, value):
-        """The value with its first entry replaced, where the key is an injection's."""
+        """Returns the value; replaces its first entry if the key is an injection's."""
         for data, wrong in self._at[place]:
             hit = (jax.random.key_data(key) == data).all()
             flat = value.ravel()

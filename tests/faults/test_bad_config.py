@@ -1,4 +1,4 @@
-"""Configurations and command lines that cannot be used: one line, and nothing done.
+"""Tests of invalid configurations and command lines: one line, and no other effect.
 
 Every case is a process of its own, as a shell starts it.
 """
@@ -27,7 +27,7 @@ REPLAY = "command line: replay of a run that is not there"
 
 
 class Case(NamedTuple):
-    """A command that is to be refused, and words of the line that refuses it."""
+    """A command that must be refused, and words of the line that refuses it."""
 
     kind: str
     arguments: str  # separated by spaces; {npz} and {empty} are files
@@ -149,7 +149,7 @@ REFUSED = [
     Case(RANGE, "--config.data.split_seed=-1", ("split_seed is -1", "at least 0")),
     Case(RANGE, "--config.data.path={npz}", ("no meaning for 'digits'", "'npz'")),
     Case(RANGE, "--config.data.name=npz", ("needs data.path",)),
-    # --- numbers that are none ---
+    # --- values that are not numbers ---
     Case(NOT_FINITE, "--config.training.learning_rate=nan", ("is nan", "finite")),
     Case(NOT_FINITE, "--config.training.beta=inf", ("beta is inf", "finite")),
     Case(NOT_FINITE, "--config.training.clip_norm=1e400", ("is inf", "finite")),
@@ -228,7 +228,7 @@ REFUSED = [
 
 
 def contents(folder):
-    """Every file below a folder, and its content."""
+    """Returns every file below a folder, with its content."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         if path.is_file()
@@ -238,7 +238,7 @@ def contents(folder):
 
 
 def assert_refused(outcome, words, own_cache):
-    """The command was refused in one line, before it compiled anything."""
+    """Asserts that the command was refused in one line, before it compiled anything."""
     assert outcome.status == 2, outcome.stderr
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ")
@@ -306,7 +306,7 @@ RUN = "likelihood=bernoulli,latent_dim=2,seed=0"
 
 
 def sweep(place, *more):
-    """The command that trains two runs in a place, on the images that lie there."""
+    """Returns the command that trains two runs in a place, on the images there."""
     own = ("--config.data.name=npz", f"--config.data.path={place / 'images.npz'}")
     return harness.command(
         "sweep", *own, *CONTINUED, *more, f"--workdir={place / 'run'}"
@@ -321,7 +321,7 @@ def images(**changed):
 
 @pytest.fixture(scope="session")
 def states(common, cache):
-    """Two places, not to be changed: one run is finished, the other was killed."""
+    """Returns two places, which stay unchanged: one run is finished, one was killed."""
     around = common / "continued"
     with filelock.FileLock(common / "continued.lock"):
         if not around.exists():
@@ -453,7 +453,7 @@ NO_NUMBER_DEPENDS_ON = {
     "data.stream_megabytes": 1.5,
     "parallel.memory_gib": 3.5,
 }
-# Results are equal apart from rounding, and a change of these is printed.
+# Results are equal up to rounding, and a change of these fields is printed.
 ROUNDING_DEPENDS_ON = {
     "data.stream",
     *(f"parallel.{name}" for name in ("batch", "member_execution", "members")),
@@ -498,7 +498,7 @@ def test_another_configuration_is_refused(others, state, copy, faults, tmp_path)
 def test_control_fields_that_change_no_number_may_differ(
     fields, states, copy, cache, faults
 ):
-    """A run that was killed is continued with other values, to the same bits."""
+    """A killed run continues with other values, to the same bits."""
     place = copy("half-finished")
     more = [
         f"--config.{name}={value}".format(place=place)

@@ -1,6 +1,6 @@
-"""Images that cannot be used: refused in one line, before anything is computed.
+"""Tests of invalid images: they are refused in one line, before any computation.
 
-Every case is a file or folder that is really damaged, and a process that is given it.
+Every case is a file or folder with real damage, and a process that reads it.
 """
 
 import shutil
@@ -28,13 +28,13 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (150, 4, 4)).astype(np.uint8)
 
 
 def train(workdir, name, path, *more):
-    """The command that trains on the user's own images."""
+    """Returns the command that trains on the user's own images."""
     own = (f"--config.data.name={name}", f"--config.data.path={path}")
     return harness.command("train", *TRAIN, *own, f"--workdir={workdir}", *more)
 
 
 def assert_refused(outcome, words, tmp_path):
-    """The command was refused in one line, before it compiled or wrote anything."""
+    """Asserts a refusal in one line, before the command compiled or wrote anything."""
     assert outcome.status == 2, outcome.stderr
     assert outcome.stdout == ""
     assert outcome.stderr.startswith("error: ")
@@ -50,7 +50,7 @@ def assert_refused(outcome, words, tmp_path):
 
 
 class Payload:
-    """Creates a file wherever its pickle is read."""
+    """Creates a file when its pickle is read."""
 
     def __init__(self, victim):
         self._victim = victim
@@ -60,7 +60,7 @@ class Payload:
 
 
 def payload(path):
-    """An array that creates the file ``victim`` beside a path when unpickled."""
+    """Returns an array that creates the file ``victim`` when it is unpickled."""
     return np.array([Payload(path.parent / "victim"), None], dtype=object)
 
 
@@ -141,7 +141,7 @@ def png_chunk(kind, data):
 
 
 def bomb():
-    """A PNG file of 100 bytes that unfolds to an image of ten thousand megapixels."""
+    """Returns a PNG file of 100 bytes that decodes to ten thousand megapixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -236,7 +236,7 @@ def test_control_good_images_are_accepted(name, cache, tmp_path):
 
 @pytest.fixture(scope="session")
 def prepared(common):
-    """A folder with a small MNIST, prepared as the real one is; not to be changed."""
+    """Returns a folder with a small prepared MNIST, which stays unchanged."""
     pytest.importorskip("tensorflow_datasets")
     pytest.importorskip("array_record")
     folder = common / "prepared"
@@ -345,7 +345,7 @@ def train_digits(workdir):
 
 @pytest.fixture(scope="session")
 def trained(common, cache):
-    """A run on the digits, and the cache entry that it left; not to be changed."""
+    """Returns a run on the digits, and its cache entry; both stay unchanged."""
     folder = common / "trained"
     with filelock.FileLock(common / "trained.lock"):
         if not (folder / "report.html").exists():
@@ -359,7 +359,7 @@ def trained(common, cache):
 
 @pytest.mark.parametrize("case", CACHE)
 def test_damaged_cache_entries_are_rebuilt(case, trained, cache, faults, tmp_path):
-    """With a warning, and without any other effect on the run."""
+    """This gives a warning, and has no other effect on the run."""
     folder, decoded = trained
     mine = shutil.copytree(decoded, tmp_path / "decoded")
     (entry,) = mine.glob("digits-*")

@@ -1,4 +1,4 @@
-"""Damaged files: nothing wrong is ever loaded, and what was before is used."""
+"""Tests of damaged files: they are never loaded, and earlier ones are used."""
 
 import contextlib
 import shutil
@@ -23,7 +23,7 @@ OWNER = Owner("group", "0123456789abcdef")
 
 
 def arrays_of(epoch):
-    """Arrays of all kinds that a checkpoint may hold, others for every epoch."""
+    """Returns arrays of all kinds that a checkpoint may hold, different by epoch."""
     rng = np.random.default_rng(epoch)
     return {
         "epoch": np.int32(epoch),
@@ -40,7 +40,7 @@ def arrays_of(epoch):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
-    """A folder of checkpoints, of which the first of four is not kept."""
+    """Returns a folder of four checkpoints, of which the first is not kept."""
     folder = tmp_path_factory.mktemp("kept") / "group"
     checkpoints = Checkpoints(folder, KEEP, OWNER)
     for epoch in (10, *EPOCHS):
@@ -51,7 +51,7 @@ def kept(tmp_path_factory):
 
 @pytest.fixture
 def copy_of(tmp_path):
-    """Returns a function that copies a folder, to be damaged."""
+    """Returns a function that copies a folder, so that a test can damage the copy."""
 
     def copy(folder):
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
@@ -61,7 +61,7 @@ def copy_of(tmp_path):
 
 
 def assert_same(arrays, expected):
-    """The very arrays, bit for bit."""
+    """Asserts that the arrays are equal, bit for bit."""
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
         assert arrays[name].dtype == array.dtype, name
@@ -70,17 +70,17 @@ def assert_same(arrays, expected):
 
 
 def latest(folder):
-    """The latest good checkpoint and what was reported on the way to it."""
+    """Returns the latest good checkpoint, and the warnings before it was found."""
     reports = []
     with contextlib.closing(Checkpoints(folder, KEEP, OWNER)) as checkpoints:
         return checkpoints.latest(reports.append), reports
 
 
 def assert_survives(folder):
-    """Whatever happened to epoch 40, what is loaded is right, and training goes on.
+    """Asserts that the loaded epoch is right after any damage, and training goes on.
 
     Returns:
-        The epoch that is loaded.
+        The loaded epoch.
     """
     (epoch, arrays), reports = latest(folder)
     assert_same(arrays, arrays_of(epoch))
@@ -109,7 +109,7 @@ def assert_survives(folder):
 
 
 def flip(position):
-    """A damage: flips one bit of the byte at a fraction of a file's length."""
+    """Returns a damage: one flipped bit at a fraction of a file's length."""
     bit = 1 << int(RNG.integers(8))
 
     def damage(path):
@@ -150,7 +150,7 @@ DAMAGES = {
 
 
 def test_checkpoints_without_damage_come_back(kept, copy_of):
-    """The control: nothing is reported, and it is the newest that is loaded."""
+    """This is the control: there is no warning, and the newest one is loaded."""
     folder = copy_of(kept)
     assert sorted(int(path.stem) for path in folder.iterdir()) == list(EPOCHS)
     assert assert_survives(folder) == 40
@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint(kept, copy_of, faults, kind):
 
 
 def test_every_part_of_a_checkpoint_is_covered(kept, copy_of, faults):
-    """A bit flipped anywhere, in the header as in the arrays, is noticed."""
+    """A flipped bit is detected anywhere, in the header and in the arrays."""
     size = (kept / "40.safetensors").stat().st_size
     for position in np.linspace(0, 1, 60):
         folder = copy_of(kept)
@@ -194,7 +194,7 @@ def test_a_whole_checkpoint_deleted(kept, copy_of, faults):
 
 
 def test_another_epochs_file(kept, copy_of, faults):
-    """Whole and readable, but not what was saved for this epoch."""
+    """The file is whole and readable, but was not saved for this epoch."""
     for other in (20, 30):
         folder = copy_of(kept)
         shutil.copy(folder / f"{other}.safetensors", folder / "40.safetensors")
@@ -263,17 +263,17 @@ def test_a_folder_in_the_place_of_a_checkpoint(kept, copy_of, faults):
         assert assert_survives(folder) == 30
 
 
-# --- files that finished or failed runs leave -----------------------------------------
+# --- files of finished or failed runs -------------------------------------------------
 
 
 def owners_of(folder):
-    """The fingerprints that the results of a folder carry, by run."""
+    """Returns the fingerprints in the results of a folder, by run."""
     results = map(read_record, folder.glob("members/*/result.json"))
     return {result["run"]: result["fingerprint"] for result in results}
 
 
 def assert_not_loaded(load, *arguments, path):
-    """It is refused in one line that names the file."""
+    """Asserts a refusal in one line that names the file."""
     with pytest.raises(FolderError) as caught:
         load(*arguments)
     assert "\n" not in str(caught.value)
@@ -303,7 +303,7 @@ def test_damaged_arrays_of_members_and_failures(undisturbed, tmp_path, faults, k
 
 
 def assert_refused(outcome, *words):
-    """One line, status 2."""
+    """Asserts a refusal: one line, status 2."""
     assert outcome.status == 2, outcome.stderr
     assert outcome.stderr.startswith("error: ")
     assert outcome.stderr.count("\n") == 1, outcome.stderr
@@ -331,7 +331,7 @@ def test_damaged_parameters_are_refused(undisturbed, copy_of, cache, faults, kin
 def test_damaged_failures_are_refused(undisturbed, copy_of, cache, faults, kind):
     folder = copy_of(undisturbed)
     run = "likelihood=bernoulli,latent_dim=2,seed=1"
-    facts = {"offender": "KL"}  # Not all there is to a failure.
+    facts = {"offender": "KL"}  # Some fields of a failure are missing.
     Failures(folder, owners_of(folder)).save(run, 0, facts, arrays_of(40))
     path = folder / "failures" / run / "0.safetensors"
     if kind != "facts":
@@ -352,8 +352,7 @@ def sweep(folder, cache):
 
 @pytest.fixture(scope="session")
 def killed(common, cache):
-    """A sweep killed once the first of its two groups was finished and the second had
-    a few checkpoints."""
+    """Returns a sweep that was killed in the second of its two groups."""
     folder = common / "killed"
     with filelock.FileLock(common / "killed.lock"):
         if not (common / "killed.done").exists():
@@ -373,7 +372,7 @@ def killed(common, cache):
 
 
 def assert_continues(folder, undisturbed, cache):
-    """The same command ends with the undisturbed outcome; returns what it printed."""
+    """Asserts that the same command ends as undisturbed; returns its output."""
     outcome = sweep(folder, cache)
     assert outcome.status == 0, outcome.stderr
     assert outcome.stderr == ""
@@ -428,7 +427,7 @@ def test_a_sweep_with_a_damaged_note_of_its_group(
 def test_a_sweep_with_damaged_metrics(
     killed, undisturbed, copy_of, cache, faults, rubbish
 ):
-    """Rows of runs that are not finished are in the checkpoint as well."""
+    """The checkpoint also holds the rows of unfinished runs."""
     folder = copy_of(killed)
     path = folder / "members" / UNFINISHED / "metrics.jsonl"
     rows = path.read_bytes().splitlines(keepends=True)
@@ -476,7 +475,7 @@ def test_a_sweep_with_a_damaged_description(
 
 @pytest.mark.parametrize("content", ["", '{"run": "likelihood', "[" * 9999, "{}"])
 def test_a_sweep_with_a_damaged_result(killed, copy_of, cache, faults, content):
-    """The others are trained, tabled and shown; this one is named and left alone."""
+    """The others are trained and reported; this one is named and not changed."""
     folder = copy_of(killed)
     path = sorted(folder.glob("members/*/result.json"))[0]
     path.write_text(content)
@@ -499,7 +498,7 @@ def test_a_sweep_with_a_damaged_result(killed, copy_of, cache, faults, content):
 
 
 def test_damaged_programs_are_compiled_anew(faults, tmp_path):
-    """A second start finds programs, of which every one has a bit flipped."""
+    """A second start finds programs that all have a flipped bit."""
     arguments = (
         *("--config.data.num_train=200", "--config.model.widths=(6,)"),
         *("--config.training.num_epochs=4", "--config.training.validate_every=2"),

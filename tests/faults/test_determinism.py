@@ -1,8 +1,8 @@
-"""The same configuration and seed give the same bits; and how far others are apart.
+"""Tests that the same configuration and seed give the same bits or numbers.
 
-The same bits are promised for the same versions, machine and devices. Where members are
-split over other devices, or trained in other company, the compiler sums in another
-order: results then agree to the tolerance below, which is measured with a wide margin.
+The same bits are promised for the same versions, machine and devices. On other devices,
+or with other members, the compiler sums in another order. Results then agree to the
+tolerance below, which is the measured difference with a wide margin.
 """
 
 import json
@@ -43,7 +43,7 @@ def sweep(folder, *more):
 
 
 def devices(count):
-    """Environment in which one process has so many devices."""
+    """Returns an environment in which one process has so many devices."""
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
 
 
@@ -85,7 +85,7 @@ def run_two(folder, cache):
 
 
 def once(common, name, train):
-    """The folder that ``train`` fills, shared by all workers; not to be changed."""
+    """Returns a folder filled by ``train``, shared by all workers; stays unchanged."""
     folder = common / name
     with filelock.FileLock(common / f"{name}.lock"):
         if not (folder / "report.html").exists():
@@ -108,9 +108,9 @@ def two_devices(common, cache):
 
 
 def differences(folder, other, runs=None):
-    """Largest difference of parameters, relative to their array's largest, and score.
+    """Returns largest differences: parameters, relative to their array's, and scores.
 
-    Of the runs named; of all if none is, and both folders then hold the same runs.
+    They are over the named runs, or over all; both folders then hold the same runs.
     """
     mine, theirs = (harness.outcome_of(path)["results"] for path in (folder, other))
     if not runs:
@@ -179,7 +179,7 @@ def test_two_processes_give_the_bits_of_two_devices(
     with faults.injected("determinism: two processes"):
         first, second = run_two(tmp_path / "run", cache)
         assert (first.stderr, second.stderr) == ("", "")
-        # The second says nothing but that Gloo has connected it.
+        # The second prints only that Gloo has connected it.
         assert all(row.startswith("[Gloo]") for row in second.stdout.splitlines())
         expected = harness.outcome_of(two_devices)
         assert harness.outcome_of(tmp_path / "run") == expected
@@ -203,7 +203,7 @@ def test_a_moved_folder_continues_to_the_same_bits(one_device, cache, faults, tm
 
 @pytest.mark.parametrize("execution", ["map", "loop"])
 def test_a_run_alone_is_that_in_company(execution, cache, faults, tmp_path):
-    """To the tolerance; its parameters to the bit where members run one by one.
+    """They agree to the tolerance, and parameters to the bit if members run one by one.
 
     The last bits of its evaluation depend on the number of members even then.
     """

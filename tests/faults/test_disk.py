@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone: one line, nothing lost, and then it goes on.
+"""Tests of full, read-only and missing disks: one line, no loss, and it continues.
 
 Every case runs a sweep on a small file system of its own, disturbs that, repairs it and
 gives the same command again.
@@ -18,7 +18,7 @@ ROOMY = "size=64m,nr_inodes=100k"
 
 
 class Disk:
-    """A file system in memory, and what can happen to it."""
+    """A file system in memory, with its faults."""
 
     def __init__(self, path):
         self.path = path
@@ -37,7 +37,7 @@ class Disk:
         subprocess.run(["mount", "-o", f"remount,{options}", self.path], check=True)
 
     def fill(self):
-        """Leaves no byte."""
+        """Leaves no free byte."""
         with contextlib.suppress(OSError), self._stuffing.open("wb", 0) as file:
             while True:
                 file.write(bytes(4096))
@@ -56,7 +56,7 @@ class Disk:
         self.remount(ROOMY)
 
     def cover(self, folder):
-        """Makes a folder read-only for whoever opens a file there from now on.
+        """Makes a folder read-only for every file that is opened there later.
 
         A file system cannot be made read-only itself while a file is being written.
         """
@@ -73,7 +73,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk that is not mounted yet."""
+    """Returns a disk that is not mounted yet."""
     path = tmp_path / "disk"
     path.mkdir()
     disk = Disk(path)
@@ -100,7 +100,7 @@ def assert_told_in_one_line(process):
 
 
 def assert_ends_as(undisturbed, folder, cache):
-    """The same command ends with the undisturbed outcome."""
+    """Asserts that the same command ends with the undisturbed outcome."""
     outcome = harness.Outcome(sweep(folder, cache))
     assert outcome.status == 0, outcome.stderr
     assert outcome.stderr == ""
@@ -110,7 +110,7 @@ def assert_ends_as(undisturbed, folder, cache):
 
 @contextlib.contextmanager
 def stopped(process, condition):
-    """Holds a process once a condition is met."""
+    """Stops a process when a condition holds."""
     assert harness.wait_for(condition, process), process.communicate()
     process.send_signal(signal.SIGSTOP)
     assert process.poll() is None
@@ -121,7 +121,7 @@ def stopped(process, condition):
 
 
 def latest_epochs(folder):
-    """The epoch of the latest good checkpoint of each group that has any."""
+    """Returns the epoch of the latest good checkpoint of each group that has one."""
     epochs = {}
     for path in harness.checkpoints(folder):
         load_arrays(path, {})
@@ -180,7 +180,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path, undisturbed, cache, faults, n
 
 @pytest.mark.parametrize("size", ["32k", "128k", "900k"])
 def test_disks_too_small(disk, undisturbed, cache, faults, size):
-    """Each is full at another moment."""
+    """Each becomes full at another moment."""
     disk.mount(f"size={size}")
     folder = disk.path / "run"
     with faults.injected("disk full in mid-run"):
@@ -250,7 +250,7 @@ def test_gone_in_mid_run(tmp_path, undisturbed, cache, faults, name):
 
 
 def test_checkpoints_gone_in_mid_run(tmp_path, undisturbed, cache, faults):
-    """Where one is just being written, it may be that the folder is made again."""
+    """If one is being written, the folder may be made again."""
     folder = tmp_path / "run"
     process = sweep(folder, cache)
     with faults.injected("folder gone in mid-run"):

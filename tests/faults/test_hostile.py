@@ -1,8 +1,8 @@
-"""Run folders that come from somewhere else: one row each, what must happen.
+"""Tests of run folders from strangers: each row has a change and its outcome.
 
 Every row changes a copy of a finished sweep, or of one that was killed, as a stranger,
-a careless hand or a program with a fault would, and gives a command. What is outside
-the folder stays as it was, no command waits for ever, and none ends in a traceback.
+a careless user or a faulty program would, and runs a command. Files outside the folder
+stay as they were, no command waits forever, and none ends in a traceback.
 """
 
 import json
@@ -30,12 +30,10 @@ SECRET = "precious"
 
 
 class Row(NamedTuple):
-    """A change, and what must follow."""
+    """A change, and the outcome that must follow."""
 
     name: str
-    change: Callable[
-        [Path, Path], None
-    ]  # of the folder; beside it lies what is not its
+    change: Callable[[Path, Path], None]  # of the folder; other files lie beside it
     command: str  # sweep, launched (a sweep by jobs) or evaluate
     status: int
     words: tuple[str, ...]  # of what is printed
@@ -49,7 +47,7 @@ def member(folder: Path, name: str, run: str = RUN) -> Path:
 
 
 def copied(name, source, target):
-    """A part of one run in the place of another's."""
+    """Copies a part of one run over another's."""
 
     def change(folder, outside):
         del outside
@@ -59,7 +57,7 @@ def copied(name, source, target):
 
 
 def rewritten(path, edit):
-    """A JSON file, edited."""
+    """Edits a JSON file."""
 
     def change(folder, outside):
         del outside
@@ -72,7 +70,7 @@ def rewritten(path, edit):
 
 
 def resealed(edit, run=RUN):
-    """A result that was edited by someone who knows how it is sealed."""
+    """Edits a result and gives it a valid seal."""
 
     def change(folder, outside):
         del outside
@@ -85,7 +83,7 @@ def resealed(edit, run=RUN):
 
 
 def filled(path, content):
-    """Other content in a file."""
+    """Fills a file with other content."""
 
     def change(folder, outside):
         del outside
@@ -95,7 +93,7 @@ def filled(path, content):
 
 
 def appended(content):
-    """Something behind the metric rows of a run."""
+    """Appends to the metric rows of a run."""
 
     def change(folder, outside):
         del outside
@@ -106,7 +104,7 @@ def appended(content):
 
 
 def recoded(encoding, before=b""):
-    """The metric rows of a run in another encoding."""
+    """Writes the metric rows of a run in another encoding."""
 
     def change(folder, outside):
         del outside
@@ -117,7 +115,7 @@ def recoded(encoding, before=b""):
 
 
 def special(path, make):
-    """Something else than a regular file."""
+    """Puts something else in the place of a regular file."""
 
     def change(folder, outside):
         place = folder / path.format(run=RUN)
@@ -141,7 +139,7 @@ def device(path, outside):
 
 
 def huge(path, outside):
-    """Ten gigabytes, of which none is on the disk."""
+    """Makes a file of ten gigabytes, of which none is on the disk."""
     del outside
     with path.open("wb") as file:
         file.truncate(10 * 2**30)
@@ -184,7 +182,7 @@ def link_loop(path, outside):
 
 
 def params(edit, owner=lambda facts: facts):
-    """Parameters that were edited, and sealed again as those of their run."""
+    """Edits parameters, and seals them again as those of their run."""
 
     def change(folder, outside):
         del outside
@@ -219,7 +217,7 @@ def without_one(arrays):
 
 
 def unsealed(folder, outside):
-    """Parameters that another program wrote, without a seal."""
+    """Writes parameters as another program does, without a seal."""
     del outside
     path = member(folder, "params.safetensors")
     safetensors.numpy.save_file(load_arrays(path, {})[0], path)
@@ -288,7 +286,7 @@ def note_of(edit, *, sealed):
 
 
 def sealed_note(file, **facts):
-    """A note on a group, beside those of its own."""
+    """Adds a note on a group to the folder's own notes."""
 
     def change(folder, outside):
         del outside
@@ -298,7 +296,7 @@ def sealed_note(file, **facts):
 
 
 def job_note(name, runs):
-    """A note on a job, with something to train for it to be read."""
+    """Adds a note on a job, and an unfinished run, so that the note is read."""
 
     def change(folder, outside):
         del outside
@@ -322,7 +320,7 @@ def two_likelihoods(note):
 
 
 def checkpoint_of(facts):
-    """The newest checkpoint, sealed again as that of something else."""
+    """Seals the newest checkpoint again, as that of something else."""
 
     def change(folder, outside):
         del outside
@@ -677,7 +675,7 @@ FINISHED = [
 ]
 
 FINISHED += [
-    # Numbers that are too large for what is done with them.
+    # Numbers that are too large for their use.
     Row(
         "a score of 1e308",
         resealed(set_in("score", 1e308)),
@@ -835,7 +833,7 @@ def test_a_finished_folder(row, undisturbed, tmp_path, cache, faults):
     with faults.injected(f"hostile: {_kind(row)}"):
         assert_as_stated(row, folder, tmp_path / "outside", cache)
         if row.command == "sweep" and row.status in (0, LEFT_OUT):
-            # All that can be read is there.
+            # All readable runs are there.
             table = (folder / "results.csv").read_text()
             for path in undisturbed.glob("members/*/result.json"):
                 if path.parent.name != RUN:

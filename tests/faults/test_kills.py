@@ -1,4 +1,4 @@
-"""Sweeps that SIGKILL ends again and again, in every part of their work."""
+"""Tests of sweeps that SIGKILL ends repeatedly, in every part of their work."""
 
 import json
 import random
@@ -31,11 +31,11 @@ KILLED = -signal.SIGKILL
 
 @pytest.fixture(scope="session")
 def group(common, cache):
-    """The folder of the group, trained undisturbed."""
+    """Returns the folder of the group, trained undisturbed."""
     return harness.reference(common / "group", GROUP, cache)
 
 
-# --- moments, each a condition on a folder that holds some time from now on -----------
+# --- moments, each a condition on a folder that holds at some later time --------------
 
 
 def at_any_time(folder, rng):
@@ -84,7 +84,7 @@ def start_sweep(folder, cache, arguments=GROUP):
 
 
 def assert_continued(outcome, epoch):
-    """The process began after the last checkpoint, or anew where there was none."""
+    """Asserts that the process began after the last checkpoint, or from the start."""
     found = re.findall(r"continues after epoch (\d+) of", outcome.stdout)
     assert found == ([str(epoch)] if epoch else [])
 
@@ -94,7 +94,7 @@ def latest_epoch(folder):
 
 
 def epochs_on_disk(folder):
-    """Epochs of the rows of each run, but for half a row that a kill left."""
+    """Returns the epochs of each run's rows, without a half row that a kill left."""
     epochs = {}
     for path in folder.glob("members/*/metrics.jsonl"):
         for row in path.read_text().splitlines(keepends=True):
@@ -119,7 +119,7 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
             assert outcome.status == KILLED
             assert_continued(outcome, saved)
             if moment is not as_it_begins:
-                # Rows until the checkpoint are there again, and none of them twice.
+                # Rows up to the checkpoint are there again, and none of them twice.
                 for epochs in epochs_on_disk(tmp_path).values():
                     assert epochs == VALIDATED[: len(epochs)]
                     assert {e for e in VALIDATED if e <= saved} <= set(epochs)
@@ -137,7 +137,7 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
 @pytest.mark.parametrize(
     "function",
     [
-        "experiments.runs.folder:write_atomically",  # Nothing but a lock is there.
+        "experiments.runs.folder:write_atomically",  # There is only a lock.
         "experiments.runs.environment:record",
         "experiments.runs.metrics:Metrics.log",
         "experiments.runs.notes:GroupNotes.end",  # All results are there.
@@ -178,12 +178,12 @@ NUM_GROUP_RUNS = 8
 
 @pytest.fixture(scope="session")
 def groups(common, cache):
-    """The folder of four groups, trained undisturbed."""
+    """Returns the folder of four groups, trained undisturbed."""
     return harness.reference(common / "groups", GROUPS, cache)
 
 
 def after_results(folder, count, delay):
-    """A moment after so many results, in a process that trains."""
+    """Returns a moment after so many results, in a process that trains."""
     begun, since = harness.begun(folder), []
 
     def condition():
@@ -196,7 +196,7 @@ def after_results(folder, count, delay):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_member_is_trained_once(groups, cache, faults, tmp_path, seed):
-    """Five kills over a sweep of four groups of two runs."""
+    """Five kills hit a sweep of four groups of two runs."""
     rng = random.Random(100 + seed)
     finished = {}
     for count in sorted(rng.sample(range(NUM_GROUP_RUNS), 5)):

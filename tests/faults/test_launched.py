@@ -1,4 +1,4 @@
-"""Sweeps that are launched as jobs, whose processes are killed and stopped."""
+"""Tests of sweeps as jobs, whose processes are killed and stopped."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def local(folder, cache, count=1):
 
 
 def commands_of(folder):
-    """The processes that run the jobs of a sweep."""
+    """Returns the processes that run the jobs of a sweep."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -37,12 +37,12 @@ def commands_of(folder):
 
 
 def epochs(folder):
-    """The epochs of all checkpoints that there are now."""
+    """Returns the epochs of all present checkpoints."""
     return [int(path.stem) for path in harness.checkpoints(folder)]
 
 
 def freeze_a_job(folder, process, after=0):
-    """Makes the process of a job stand still, amid training and beyond an epoch."""
+    """Stops the process of a job, during training and after an epoch."""
     for _ in range(100):
         assert harness.wait_for(
             lambda: any(after < n < harness.NUM_EPOCHS for n in epochs(folder)), process
@@ -67,7 +67,7 @@ def assert_done(process, folder, undisturbed):
 def test_a_job_that_is_killed_ends_with_the_same_bits(
     undisturbed, cache, faults, tmp_path
 ):
-    """Both jobs at once, one of them killed twice."""
+    """Both jobs run at once, and one of them is killed twice."""
     with faults.injected("SIGKILL to a job"):
         process = local(tmp_path, cache, 2)
         for epoch in (0, 9):
@@ -98,7 +98,7 @@ def test_the_launching_command_is_killed(undisturbed, cache, faults, tmp_path, c
         time.sleep(1)
         os.kill(orphan, signal.SIGCONT)
         outcome = assert_done(again, tmp_path, undisturbed)
-        if not count:  # Else it may be a job that has all its results.
+        if not count:  # Otherwise it may be a job that has all its results.
             assert "waits for another command" in outcome.stdout
         assert "ended too early" not in outcome.stdout
         assert finished.items() <= harness.results(tmp_path).items()
@@ -113,7 +113,7 @@ def test_two_launching_commands_share_the_jobs(undisturbed, cache, faults, tmp_p
 
 
 def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
-    """What was begun in one process continues in jobs, which stop when asked to."""
+    """A sweep begun in one process continues in jobs, which stop on request."""
     with faults.injected("SIGTERM to the command that launches"):
         alone = start(tmp_path, cache)
         harness.send_while(harness.checkpointed(tmp_path), alone, signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
         process = local(tmp_path, cache)
         job = freeze_a_job(tmp_path, process, epoch)
         process.terminate()
-        time.sleep(1)  # The request is handed on.
+        time.sleep(1)  # The command passes the request on.
         os.kill(job, signal.SIGCONT)
         outcome = harness.Outcome(process)
         assert outcome.status == STOPPED, outcome.stderr

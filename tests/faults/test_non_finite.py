@@ -1,4 +1,4 @@
-"""Values that are not finite: the member stops there, is named, and can be replayed."""
+"""Tests of non-finite values: the member stops, is named, and can be replayed."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ from vae_jax.model import make_vae
 from vae_jax.training import Trainer, TrainingConfig
 
 NUM_IMAGES, BATCH_SIZE, STEPS_PER_EPOCH = 400, 100, 4
-# Of any model: it says in what order images come.
+# For any model: it decides the order of the images.
 TRAINER = Trainer(
     make_vae(make_likelihood("bernoulli", 17), image_shape=(8, 8, 1), latent_dim=2),
     TrainingConfig(batch_size=BATCH_SIZE),
@@ -67,7 +67,7 @@ REPLAYED = {
 
 
 def injections_for(execution):
-    """Another value at each place in mapped than in looped execution."""
+    """Returns injections whose values differ between mapped and looped execution."""
     shift = ("map", "loop").index(execution)
     return [
         {
@@ -81,7 +81,7 @@ def injections_for(execution):
 
 
 def injected(command, injections, *arguments):
-    """The command line of a command with injections."""
+    """Returns the command line of a command with injections."""
     driver = str(Path(injecting.__file__))
     return [sys.executable, driver, command, json.dumps(injections), *arguments]
 
@@ -105,7 +105,7 @@ def results_by_run(folder):
 
 
 def assert_checkpoints_are_finite(folder, count):
-    """All that were ever written: nothing but the best bound may be infinite."""
+    """Asserts that all written checkpoints are finite, except for the best bound."""
     groups = list(folder.iterdir())
     checked = 0
     for group in groups:
@@ -119,7 +119,7 @@ def assert_checkpoints_are_finite(folder, count):
 
 
 def assert_recorded(folder, run, injection):
-    """The failure names step, key and images, as they follow from the seed alone."""
+    """Asserts that the failure names step, key and images, as the seed determines."""
     facts = json.loads((folder / "failures" / run / "0.json").read_text())
     place, step = injection["place"], injection["step"]
     epoch, batch = divmod(step, STEPS_PER_EPOCH)
@@ -171,7 +171,7 @@ def test_injections(tmp_path, cache, faults, likelihood, execution):
             row, result, _, metrics = found[run]
             assert row["status"] == result["status"] == "diverged"
             assert row["score"] == ""
-            # Until then, it was what it would have been.
+            # Up to this point, it is the undisturbed run.
             validations = injection["step"] // STEPS_PER_EPOCH // VALIDATE_EVERY
             if injection["place"] == "validation":
                 validations -= 1
@@ -185,7 +185,7 @@ def test_injections(tmp_path, cache, faults, likelihood, execution):
 
 
 def assert_replays(folder, run, injection, cache):
-    """The command it names sees the injection again, and nothing without it."""
+    """Asserts that the named command meets the injection again, and only with it."""
     facts = json.loads((folder / "failures" / run / "0.json").read_text())
     python, *arguments = shlex.split(facts["replay"])
     assert (python, arguments[:2]) == ("python", ["-m", "experiments.replay"])
@@ -199,7 +199,7 @@ def assert_replays(folder, run, injection, cache):
 
 
 def test_natural_ones(tmp_path, cache, faults):
-    """Settings that no one should choose: each run diverges, or is finite."""
+    """The settings are extreme: each run diverges, or is finite."""
     folder = tmp_path / "run"
     sweep = harness.command(
         "sweep",
@@ -270,7 +270,7 @@ def test_steps_are_skipped(tmp_path, cache, faults):
 
 
 def test_runs_are_begun_anew(tmp_path, cache, faults):
-    """With another key, and the same result however often it is killed on the way."""
+    """They have another key, and the same result after any number of kills."""
     injections = [
         {"seed": 1, "step": 13, "place": "gradient", "value": "nan"},
         {"seed": 2, "step": 2, "place": "bound", "value": "inf"},

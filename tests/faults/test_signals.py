@@ -1,4 +1,4 @@
-"""Sweeps that are asked to stop, by SIGTERM or SIGINT, alone and in two processes."""
+"""Tests of sweeps that SIGTERM or SIGINT stops, in one process and in two."""
 
 import random
 import re
@@ -45,13 +45,13 @@ TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 @pytest.fixture(scope="session")
 def group(common, cache):
-    """The folder of the group, trained undisturbed."""
+    """Returns the folder of the group, trained undisturbed."""
     return harness.reference(common / "long-group", GROUP, cache)
 
 
 @pytest.fixture(scope="session")
 def on_two_devices(common, cache):
-    """The folder of the group, trained undisturbed by one process on two devices."""
+    """Returns the folder of the group, trained by one process on two devices."""
     folder = common / "two-devices"
     return harness.reference(folder, FEWER_EPOCHS, cache, **TWO_DEVICES)
 
@@ -69,7 +69,7 @@ def assert_finishes_undisturbed(folder, cache, undisturbed, arguments=GROUP):
 
 
 def epoch_of_stop(outcome):
-    """The epoch that a process names that stopped within training."""
+    """Returns the epoch that a process names when it stops during training."""
     assert outcome.status == STOPPED, outcome.stderr
     (epoch,) = re.findall(
         r"^stopped after epoch (\d+) of bernoulli-\w+: the same command continues\.$",
@@ -212,7 +212,7 @@ def start_two(folder, cache):
 
 
 def test_two_processes_stop_together(on_two_devices, cache, faults, tmp_path):
-    """Asked through one of them or both; and they get the numbers of one process."""
+    """One or both get the request; their results are those of one process."""
     stopped = 0
     for number, receivers in ((signal.SIGTERM, [1]), (signal.SIGINT, [0, 1])):
         with faults.injected(f"{number.name} to one or both of two processes"):
@@ -240,7 +240,7 @@ def test_a_second_signal_ends_two_processes_at_once(
         processes = start_two(tmp_path, cache)
         assert harness.wait_for((tmp_path / "config.json").exists, processes[0])
         for number in (signal.SIGTERM, signal.SIGINT):
-            # The coordinator last: without it, the other one fails of itself.
+            # The coordinator ends last: without it, the other one fails by itself.
             processes[1].send_signal(number)
             processes[0].send_signal(number)
             time.sleep(0.3)

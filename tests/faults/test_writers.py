@@ -1,4 +1,4 @@
-"""Commands that meet in one folder."""
+"""Tests of several commands in one folder."""
 
 import csv
 import re
@@ -18,7 +18,7 @@ def start_sweep(folder, cache):
 
 
 def test_undisturbed_alone(undisturbed, cache, tmp_path):
-    """The control of this page: without a second command, all is the same."""
+    """This is the control: without a second command, all is the same."""
     outcome = harness.Outcome(start_sweep(tmp_path, cache))
     assert outcome.status == 0, outcome.stderr
     harness.assert_undisturbed(tmp_path, undisturbed)
@@ -28,7 +28,7 @@ def test_undisturbed_alone(undisturbed, cache, tmp_path):
 def test_a_second_command_trains_what_is_left(
     undisturbed, cache, faults, tmp_path, moment
 ):
-    """While the first stands still, the second does not wait for its groups."""
+    """While the first is stopped, the second does not wait for its groups."""
     first = start_sweep(tmp_path, cache)
     begun = harness.begun(tmp_path)
     if moment == "compiles":
@@ -60,7 +60,7 @@ def test_runs_that_no_command_holds_are_trained(undisturbed, cache, faults, tmp_
         first.send_signal(signal.SIGCONT)
         outcome = harness.Outcome(first)
         assert (outcome.status, outcome.stderr) == (0, "")
-        # Company changes no bit of members that are mapped, beyond rounding.
+        # Other members change a mapped member only by rounding.
         found, expected = (
             harness.outcome_of(folder)["results"] for folder in (tmp_path, undisturbed)
         )
@@ -70,7 +70,7 @@ def test_runs_that_no_command_holds_are_trained(undisturbed, cache, faults, tmp_
 
 
 def trained(outcome):
-    """How many models a command says that it has trained."""
+    """Returns the number of models that a command reports as trained."""
     line = re.compile(r"^\[\d+/\d+\] \w+: (\d+) model", re.MULTILINE)
     return sum(map(int, line.findall(outcome.stdout)))
 

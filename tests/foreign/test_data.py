@@ -1,8 +1,8 @@
-"""Images as strangers write them: read as they are meant, or refused with a remedy.
+"""Tests of images as strangers write them: read as intended, or refused.
 
-Each row of a table is one way to write images. Where a row is refused, the remedy in
-the message is followed to the letter (settings are set, code and commands are run), and
-the images are then compared with those that the owner meant.
+Each row of a table is one way to write images. If a row is refused, the test follows
+the remedy in the message literally (it sets settings, and runs code and commands), and
+then compares the images with those that the owner intended.
 """
 
 import ast
@@ -83,15 +83,15 @@ def with_opacity(colour, opacity):
 
 
 def classes(*names):
-    """Returns names of files in classes, by turns."""
+    """Returns names of files, in the classes in turn."""
     return [f"{names[i % len(names)]}/{i:02}" for i in range(12)]
 
 
 def turned(suffix):
     """Writes photographs of a camera held in every way, and upright pictures of them.
 
-    The way is noted as in the EXIF standard, by what the file's first row and column
-    are of the picture.
+    The orientation is as in the EXIF standard: the sides of the picture that the file's
+    first row and column show.
     """
     turns = {
         1: lambda x: x,
@@ -217,7 +217,7 @@ def code_in(message):
 
 
 def follow(message, settings, tmp_path):
-    """Does what the message says, and returns the settings that it says."""
+    """Follows the remedy of a message, and returns the settings that it names."""
     path = Path(settings.path)
     if command := re.search("`(.*)`", message):
         line = command[1].replace("python", sys.executable, 1)
@@ -249,7 +249,7 @@ def follow(message, settings, tmp_path):
         name = name[1] if name[1] in arrays else name[2]
         given = dict.fromkeys(("images", "labels", "class_names"), arrays[name])
         given["np"] = np
-        given |= {"mean": 0.4, "std": 0.3}  # Of what was normalised, in 0..1.
+        given |= {"mean": 0.4, "std": 0.3}  # These are normalised images, in 0..1.
         arrays[name] = eval(code, given)
         np.savez(path, **arrays)
         return settings
@@ -261,7 +261,7 @@ def follow(message, settings, tmp_path):
 
 
 def assert_read(settings, images, labels=None, names=(), levels=256):
-    """The images are those that were meant, in the splits that were meant."""
+    """Asserts that the images and splits are those that the owner intended."""
     source = data_images._read(settings)
     expected = images if isinstance(images, dict) else {"train": images}
     assert source.splits.keys() == expected.keys()
@@ -284,13 +284,13 @@ def assert_equal_after_a_second_start(source, settings):
             np.testing.assert_array_equal(x, y)
 
 
-# --- read as it is meant --------------------------------------------------------------
+# --- read as intended -----------------------------------------------------------------
 
 THIRDS = {"train": GREY[:4], "validation": GREY[4:8], "test": GREY[8:]}
 HALVES = {"train": GREY[:4], "test": GREY[4:8]}
 IN_CLASSES = np.concatenate([np.arange(i, 12, 3) for i in range(3)])
 ABC = {"labels": np.sort(LABELS), "names": ("a", "b", "c")}
-# A row: how it is written, the images that are meant, and what else is.
+# A row: the way of writing, the intended images, and further facts.
 READ = {
     "colours that are opaque": (folder(COLOUR, mode="RGBA"), COLOUR, {}),
     "greys that are opaque": (folder(GREY, mode="LA"), GREY, {}),
@@ -420,7 +420,7 @@ def test_what_has_one_meaning_is_read(name, tmp_path):
 
 
 def test_a_photograph_with_its_preview_is_the_photograph(tmp_path):
-    """JPEG changes pixels a little; those of the preview are others altogether."""
+    """JPEG changes pixels a little; those of the preview are completely different."""
     read = data_images._read(photograph_with_preview(tmp_path)).splits["train"].images
     assert np.abs(read.astype(int) - GREY).max() <= 3
 
@@ -445,7 +445,7 @@ def clear_palette(tmp_path):
     return settings
 
 
-# A row: how it is written, words of the message, the images that are meant, and more.
+# A row: the way of writing, words of the message, the intended images, and more.
 REFUSED = {
     "16 bits, PNG": (folder(GREY * np.uint16(257)), ["16 bits"], GREY, {}),
     "16 bits of which one value is clear": (
@@ -788,8 +788,8 @@ def test_a_range_that_is_stated_is_a_range(tmp_path):
         load_data(beyond)
 
 
-# A row: the names of files, words of the message, what the owner renames to obey it,
-# and the splits and classes there are then.
+# A row: the names of files, words of the message, the owner's renaming that follows it,
+# and the splits and classes afterwards.
 UNCLEAR = {
     "train and Training": (
         ["train/0", "Training/1"],
@@ -905,7 +905,7 @@ def test_folders_whose_subfolders_are_unclear_are_refused(name, tmp_path):
 
 
 def test_a_split_without_images_is_refused(tmp_path):
-    """Test images drawn from those of training would stand in for it."""
+    """Otherwise training images would replace its images."""
     settings = with_folder(in_splits("train", "val")(tmp_path), "Test")
     with pytest.raises(DataError, match=r"Test is named like a split.* remove it"):
         load_data(settings)
@@ -967,7 +967,7 @@ def test_a_folder_around_the_classes_is_told_from_a_class(tmp_path):
     ],
 )
 def test_a_data_set_has_one_name(name, right):
-    """Its splits and its place in the cache go by it."""
+    """Its splits and its place in the cache depend on the name."""
     with pytest.raises(DataError, match=f"did you mean '{right}'"):
         DataSettings(name)
     if right in data_names.PREPARABLE:
@@ -1005,7 +1005,7 @@ def test_grey_beside_colour_is_brought_to_colour_as_the_message_says(tmp_path):
     assert_read(settings, expected)
 
 
-# --- read, and a person is told -------------------------------------------------------
+# --- read, with a warning -------------------------------------------------------------
 
 
 def beside(settings, **files):
@@ -1043,7 +1043,7 @@ def with_deep_colours(tmp_path):
     return settings
 
 
-# A row: how it is written, and what is said.
+# A row: the way of writing, and the warning.
 NOTED = {
     "test images among those of training": (
         npz(images=GREY, test_images=GREY[3:5]),

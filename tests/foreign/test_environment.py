@@ -1,7 +1,7 @@
-"""Environments that people report in public: one row each, what must happen.
+"""Tests of environments that people report in public: a row has one outcome.
 
-A command either computes what it computes without them, to the last bit, or is refused
-in one line that names the remedy; which is then followed.
+A command either gives the same results as without them, to the last bit, or is refused
+in one line that names the remedy; the test then follows the remedy.
 """
 
 import os
@@ -34,21 +34,21 @@ TRAIN = (
     "--config.diagnostics.probes=false",
 )
 LIST = ("sweep", "--list")
-UNSET = None  # A variable that is not there.
+UNSET = None  # A missing variable.
 
 
 class Row(NamedTuple):
-    """An environment, and what must follow of a command in it."""
+    """An environment, and the outcome of a command in it."""
 
     name: str
     variables: dict[str, str | None]
     command: tuple[str, ...] = LIST
     status: int = 0
-    words: tuple[str, ...] = ()  # of what is told beside the output; none: nothing is
+    words: tuple[str, ...] = ()  # words of the warnings; none: no warnings
 
 
 def jax_option(name: str, value: str, command: tuple[str, ...] = LIST) -> Row:
-    """An option of JAX that a configuration has no say in."""
+    """Returns a row for an option of JAX that configurations do not set."""
     words = (f"warning: {name}={value!r} has no effect",)
     return Row(f"{name}={value}", {name: value}, command, words=words)
 
@@ -145,7 +145,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(cache, tmp_path_factory):
-    """What each command gives in an environment like any other."""
+    """Returns the result of each command in a plain environment."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     trained = run((*TRAIN, f"--workdir={folder}"), cache, {})
     assert (trained.returncode, trained.stderr) == (0, "")
@@ -156,7 +156,7 @@ def params_of(folder):
     return (folder / "members" / "model" / "params.safetensors").read_bytes()
 
 
-# What hinders no training hinders none together, in one process instead of several.
+# These do not disturb training, so one process tests them together.
 HARMLESS = [row for row in ROWS if row.command is TRAIN and not row.status]
 TOGETHER = Row(
     "all that hinders no training",
@@ -164,7 +164,7 @@ TOGETHER = Row(
     TRAIN,
     words=tuple(word for row in HARMLESS for word in row.words),
 )
-# And further examples of what the others show: a process takes seconds.
+# Further examples of the same kinds; a process takes seconds.
 ALIKE = {
     *(row.name for row in HARMLESS),
     *(
@@ -193,7 +193,7 @@ def test_every_environment_is_worked_in_or_refused(row, cache, undisturbed, tmp_
     outcome = run((*row.command, *arguments), cache, row.variables)
     assert outcome.returncode == row.status, outcome.stderr
     assert all(word in outcome.stderr for word in row.words), outcome.stderr
-    # One line refuses; else each is a line of its own.
+    # A refusal is one line; otherwise each text has its own line.
     assert outcome.stderr.count("\n") == (1 if row.status else len(row.words))
     if row.status:
         assert not folder.exists()
@@ -205,7 +205,7 @@ def test_every_environment_is_worked_in_or_refused(row, cache, undisturbed, tmp_
 
 
 def test_without_a_home_the_remedy_is_the_variable(monkeypatch, tmp_path):
-    """In a container that runs as a number, nobody's home is known."""
+    """A container that runs as a user number knows no home folder."""
 
     def unknown(path):
         raise RuntimeError("Could not determine home directory.")
@@ -225,7 +225,7 @@ def test_a_warning_of_a_package_ends_no_command(cache, undisturbed):
     assert outcome.stdout == undisturbed[LIST]
 
 
-# --- addresses in the place of paths --------------------------------------------------
+# --- addresses in place of paths ------------------------------------------------------
 
 ADDRESSES = [
     "gs://bucket/run",

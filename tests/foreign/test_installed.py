@@ -1,6 +1,6 @@
-"""Tests of an installation that is no checkout: a wheel in an environment of its own.
+"""Tests of an installed wheel, outside a checkout, in its own environment.
 
-The packages that it needs are those of the environment that runs the tests.
+It uses the packages of the environment that runs the tests.
 """
 
 import os
@@ -32,9 +32,9 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """The folder of the installed programs, ``python`` among them."""
+    """Returns the folder of the installed programs, with ``python``."""
     folder = tmp_path_factory.mktemp("installed")
-    source = folder / "source"  # Building leaves files beside what is built.
+    source = folder / "source"  # A build leaves files beside its sources.
     source.mkdir()
     for part in PARTS:
         shutil.copy(ROOT / part, source)
@@ -78,7 +78,7 @@ def run(programs, tmp_path, tmp_path_factory):
 
 
 def occupy(folder, *, package):
-    """Puts a folder of somebody else's experiments where the user stands."""
+    """Puts another project's folder ``experiments`` into the current folder."""
     for name in ("experiments", "configs"):
         (folder / name).mkdir()
         if package:

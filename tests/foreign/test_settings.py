@@ -1,4 +1,4 @@
-"""Settings as people give them: the fields that are read, or the line of a refusal.
+"""Tests of settings as people write them: the fields read, or the refusal's line.
 
 A row is a command line, in a folder with the files below, and its expected outcome.
 """
@@ -44,7 +44,7 @@ def nested(depth):
 
 
 def a_stored(section=None, **fields):
-    """The configuration of a run folder, with some fields as given."""
+    """Returns the configuration of a run folder, with some given fields."""
     config = digits.get_config("tiny").to_dict()
     if section:
         config[section] |= fields
@@ -159,7 +159,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder that holds all of these."""
+    """Returns a folder that holds all of these."""
     folder = tmp_path_factory.mktemp("place")
     for name, text in FILES.items():
         (folder / name).write_text(text)
@@ -171,7 +171,7 @@ def place(tmp_path_factory):
 
 
 def read(arguments, place):
-    """The configuration that a command line gives; files are those of the place."""
+    """Returns the configuration that a command line gives, with the place's files."""
     before = list(sys.path)
     names = "|".join(map(re.escape, [*FILES, "pipe.json", "empty.json", "run"]))
     given = [
@@ -332,7 +332,7 @@ def test_command_lines_are_read_as_meant(row, place):
         assert found == value
         assert type(found) is type(value)
     json.dumps(fields)
-    if row.name != "quotes around a comment's sign":  # The images are not there.
+    if row.name != "quotes around a comment's sign":  # The images are missing.
         assert grid.expand(fields)
 
 
@@ -759,7 +759,7 @@ def test_stored_fields_that_are_not_used_are_shown_with_their_flags(
 
 
 def test_where_other_images_are_named_theirs_are_no_matter(place):
-    """With the path, which was advised, the digits are refused."""
+    """With the advised path, the digits would be refused."""
     found = read(["--config=images.json", "--config.data.name=digits"], place)
     assert grid.expand(found.fields)
     assert found.not_obeyed == ""
@@ -777,7 +777,7 @@ def test_their_images_are_named_by_who_trains(place, tmp_path):
 
 
 def test_a_stored_configuration_is_the_one_it_was_stored_from(place):
-    """Also for the fingerprints, so that its runs are those that were trained."""
+    """Its fingerprints are equal, too, so its runs are those that were trained."""
     first, second = (
         grid.expand(read([f"--config={file}"], place).fields)
         for file in (TINY, "mine.json")
