@@ -34,7 +34,7 @@ def test_latents_that_know_nothing_are_at_chance():
 
 def test_known_error_rate_of_two_gaussians():
     """Best rule: Phi(1) = 0.841 for means 2 apart. Within 4.5 binomial errors, and
-    0.01 below it for what fitting costs."""
+    0.01 below it for the cost of fitting."""
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 10_000)
     means = rng.normal(2.0 * labels)[:, None]

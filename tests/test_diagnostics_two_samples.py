@@ -76,7 +76,7 @@ def test_p_values_are_uniform_where_the_distributions_are_equal(key):
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.8, 1.0), (0.0, 0.4)])
 def test_p_values_are_the_least_possible_where_they_differ(key, shift, scale):
-    """At 100 samples each, both differences lie far outside what permuting gives."""
+    """At 100 samples each, both differences are far larger than any permuted one."""
     result = repeat(key, 3, 100, 100, shift, scale, num_permutations=199)
     np.testing.assert_allclose(result.p_value, 1 / 200, rtol=1e-6)
 

@@ -206,7 +206,7 @@ def test_the_bias_of_uneven_weights_is_seen_in_them(key, num_samples):
 
 
 def test_a_model_that_fits_shows_no_bias(key):
-    """0.003 nats, within 4.5 standard errors of both what is seen and what is true."""
+    """It is 0.003 nats, within 4.5 standard errors of estimate and truth."""
     model, params, x, log_px = linear_model(0.05, 0.0)
     result = estimate(model, params, key, x, num_samples=100, chunk=100)
     lacking = log_px - result.log_px

@@ -1,4 +1,4 @@
-"""Tests of sweeps as jobs, with a fake engine that writes what training would."""
+"""Tests of sweeps as jobs, with a fake engine that writes the files of training."""
 
 import json
 import os

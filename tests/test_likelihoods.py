@@ -34,7 +34,7 @@ def sixty_digits():
 
 
 def exact(value):
-    """Returns the very number that a float32 stores, as an mpmath number."""
+    """Returns the exact number that a float32 stores, as an mpmath number."""
     return mpf(float(np.float32(value)))
 
 

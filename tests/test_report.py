@@ -78,7 +78,7 @@ def sweep():
 
 
 def write_run(path, rows, pictures=True, config=None, **extra):
-    """A folder with what a sweep leaves; the rows that its members give."""
+    """Returns a folder with a sweep's files, and the rows of its members."""
     owners = owners_of(*(row["run"] for row in rows))
     config = config or {"data": {"name": "<script>"}, "sweep": {"latent_dim": [2, 4]}}
     folder = opened(path, config, owners, **extra)
@@ -110,7 +110,7 @@ def write_run(path, rows, pictures=True, config=None, **extra):
 
 
 def write_report(folder, expected=()):
-    """The page of a folder; whatever is left out is named as expected."""
+    """Returns the page of a folder; asserts that it names the expected omissions."""
     left_out = []
     rows = folder.members.results(list(folder.owners), left_out.append)
     page = Page(report.write_report(folder, rows, left_out))
@@ -123,7 +123,7 @@ def write_report(folder, expected=()):
 
 
 class Page(html.parser.HTMLParser):
-    """Collects what a page consists of.
+    """Collects the contents of a page.
 
     Attributes:
         path: the file.
@@ -193,7 +193,7 @@ def test_a_reader_finds_the_way_by_links_headings_and_landmarks(page):
 
 
 def test_best_and_worst_model_of_each_group_stand_side_by_side(page):
-    """Those that failed or diverged are no worst models."""
+    """Failed or diverged models do not count as worst models."""
     for heading, score in (
         ("Best model: 20.60 nats Bernoulli with 4 latents, seed 0", 20.6),
         ("Worst model: 20.80 nats Bernoulli with 2 latents, seed 1", 20.8),
@@ -231,7 +231,7 @@ def test_best_and_worst_model_are_of_the_lowest_and_the_highest_mean():
 
 
 def test_pictures_are_enlarged_by_whole_factors_and_keep_their_shape(page):
-    """The images of the sweep have 8 x 8 pixels; each is shown with 64 x 64."""
+    """The sweep's images have 8 x 8 pixels; the page shows each with 64 x 64."""
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     grids = [image for image in images if image["class"] == "pixels"]
     # Three of each model, one of each plane, and two of each best and worst model.
@@ -264,7 +264,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path):
-    """Also with long names, paths and digests, which have no place to break."""
+    """This includes long names, paths and digests, which have no place to break."""
     long = "x" * 300
     rows = [row | {"dataset": long} for row in sweep()]
     config = {"data": {"path": f"/{long}" * 4, "digests": [long]}, long: {long: long}}
@@ -296,7 +296,7 @@ def test_best_member_of_each_group_comes_first(page):
         "Integer images: lowest mean score of 8 models where no seed is left out 2.601"
         in page.text
     )
-    # Of Laplace with 4 latents, whose mean is lower, a seed has diverged.
+    # Laplace with 4 latents has a lower mean, but one of its seeds diverged.
     next_one = "The next likelihood is Laplace with 2 latents, at 3.801 ± 0.001 bits"
     assert f"{next_one}/dim; whether they differ is not known" in page.text
     assert "cannot be compared" in page.text
@@ -381,7 +381,7 @@ def test_pictures_are_left_out_where_they_are_many(
     assert page.text.count("Not shown here: seed") == notes
     assert ("figures/laplace-4-0/" in page.text) == (most < 8)
     assert "seeds 0, 1. Pictures" in page.text or most > 2
-    assert "No pictures." in page.text  # Of the one that diverged.
+    assert "No pictures." in page.text  # The one that diverged.
     assert len(list(tmp_path.glob("figures/*/samples.png"))) == 11  # All are drawn.
 
 
@@ -471,12 +471,12 @@ def test_last_of_repeated_epochs_counts():
     np.testing.assert_array_equal(bounds["validation"], [[1, -8]])
 
 
-# --- what cannot be read is left out and named ----------------------------------------
+# --- unreadable parts are left out and named ------------------------------------------
 
 
 @pytest.fixture
 def three(tmp_path):
-    """A folder of three runs."""
+    """Returns a folder of three runs."""
     return write_run(
         tmp_path, [member("categorical", 4, seed, 2.5 + seed / 10) for seed in range(3)]
     )

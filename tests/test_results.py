@@ -180,7 +180,7 @@ def test_a_status_says_what_ended_the_training_and_no_more(data, evaluation):
 
 
 def described(evaluation, log_px):
-    """The evaluation of a model that gives the test images these log p(x), nats."""
+    """Returns the evaluation of a model with these log p(x) of test images, nats."""
     log_px = np.asarray(log_px, np.float32)
     return evaluation._replace(estimate=evaluation.estimate._replace(log_px=log_px))
 
@@ -205,7 +205,7 @@ NOISE = (NOISE - NOISE.mean()) / NOISE.std(ddof=1) * np.sqrt(NUM_IMAGES)
 def test_a_model_worse_than_one_that_learned_nothing_failed(
     likelihood, guess, excess, status, data, evaluation
 ):
-    """By more than two standard errors, which are paired over images."""
+    """It is worse by more than two standard errors, which are paired over images."""
     if guess == "uniform":
         values = {"binary": 2, "levels": LEVELS, "continuous": 1}[VIEWS[likelihood]]
         reached, floor = np.full(NUM_IMAGES, NUM_PIXELS * np.log(values)), UNKNOWN
@@ -214,7 +214,7 @@ def test_a_model_worse_than_one_that_learned_nothing_failed(
     found = described(evaluation, -(reached + NOISE + excess))
     row = row_of(likelihood, data, found, floor=floor, epochs=None)
     assert row["status"] == status
-    # What is worse than nothing learned says so, whatever ended its training.
+    # A model worse than one that learned nothing says so, for any end of its training.
     stopped = row_of(likelihood, data, found, floor=floor, epochs=7)
     assert (stopped["status"] == "failed") == (status == "failed")
 
@@ -232,7 +232,7 @@ def test_a_model_worse_than_one_that_learned_nothing_failed(
 def test_a_model_that_equals_its_constant_output_collapsed_and_did_not_fail(
     floor, excess, status, data, evaluation
 ):
-    """Within a bit, which the verdict on collapse resolves, however small the error."""
+    """It is equal within one bit, the resolution of the verdict, at any error."""
     floor = np.linspace(floor, floor + 10, NUM_IMAGES).astype(np.float32)
     found = described(evaluation, -(floor + NOISE / 1000 + excess))
     assert row_of("categorical", data, found, floor=floor)["status"] == status
@@ -245,7 +245,7 @@ def test_a_model_that_equals_its_constant_output_collapsed_and_did_not_fail(
 def test_one_image_that_makes_the_standard_error_hides_no_failure(
     likelihood, times, status, data, evaluation
 ):
-    """Its excess is both the mean and, in all but name, the error."""
+    """Its excess is the mean, and nearly the whole error."""
     values = {"binary": 2, "levels": LEVELS, "continuous": 1}[VIEWS[likelihood]]
     guess = NUM_PIXELS * np.log(LEVELS if VIEWS[likelihood] != "binary" else 2)
     reached = np.full(NUM_IMAGES, NUM_PIXELS * np.log(values))
@@ -265,7 +265,7 @@ def test_a_failure_is_not_told_from_one_test_image(data, evaluation):
 
 
 def test_a_run_without_parameters_has_no_active_units(data, evaluation):
-    """None, and not 0, which a mean over seeds would take for collapsed."""
+    """They are None and not 0, which a mean over seeds would count as collapsed."""
     lost = evaluation._replace(
         posterior_mean=np.full_like(evaluation.posterior_mean, np.nan)
     )
@@ -299,7 +299,7 @@ def lines_with(text, *words):
 
 
 def table_rows(**axes):
-    """Rows of three likelihoods, two latent sizes and two seeds."""
+    """Returns rows of three likelihoods, two latent sizes and two seeds."""
     best = {"bernoulli": 20.0, "laplace": 3.0, "beta": 2.0}
     axes = {"likelihood": tuple(best), "latent_dim": (2, 10), **axes, "seed": (0, 1)}
 
@@ -400,7 +400,7 @@ def test_what_was_not_trained_or_diverged_is_shown_as_such():
 
 
 def told(rows):
-    """What is printed about a group of which these rows were obtained."""
+    """Returns the output about a group with these rows."""
     run = grid.expand(digits.get_config("tiny").to_dict())[0]
     groups = grid.group([run])
     with progress.CONSOLE.capture() as capture, progress.Progress(groups) as shown:
@@ -457,7 +457,7 @@ def test_a_warm_up_longer_than_the_training_is_told_in_one_line(data, changes, w
 
 
 def photographs(side):
-    """Noise of the mean intensity of a photograph."""
+    """Returns noise with the mean intensity of a photograph."""
     images = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)
     split = Split(images, None)
     return ImageData("noise", 256, split, split, split, "dynamic")

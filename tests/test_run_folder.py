@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Has no command wait for another one to begin."""
+    """Makes no command wait for another one to begin."""
     monkeypatch.setattr(claims, "_SECONDS_TO_BEGIN", 0.1)
 
 
@@ -143,7 +143,7 @@ def test_other_images_are_refused(folder):
 
 @pytest.mark.parametrize("number", [None, 3])
 def test_images_that_were_read_otherwise_are_told_from_others(folder, number):
-    """Where reading them changed nothing, a folder of before goes on."""
+    """If the reading gives the same images, an earlier folder continues."""
     path = folder.path / "environment.json"
     found = json.loads(path.read_text())
     assert found.pop("images_format") == cache.FORMAT
@@ -160,7 +160,7 @@ def test_images_that_were_read_otherwise_are_told_from_others(folder, number):
 
 
 def test_as_many_files_may_be_open_as_are_permitted(tmp_path):
-    """Each member of a group has one: more than the 1,024 that are usual."""
+    """Each member of a group has one: more than the usual 1,024."""
     before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
     try:
@@ -235,7 +235,7 @@ def test_a_damaged_environment_is_refused(folder, text, word):
 
 
 def test_a_folder_of_locks_alone_is_taken(tmp_path):
-    """All but what is hidden was removed of one that was evaluated."""
+    """A user evaluated in it, and removed all but the hidden files."""
     folder = create(tmp_path)
     with folder.writing():
         pass
@@ -249,7 +249,7 @@ def test_a_folder_of_locks_alone_is_taken(tmp_path):
 
 
 def in_format(folder, number):
-    """Has a folder be of another format; None: of the one that did not say so."""
+    """Gives a folder another format; None: the first one, which was not recorded."""
     path = folder.path / "environment.json"
     found = json.loads(path.read_text())
     del found["format"]
@@ -282,7 +282,7 @@ def test_a_folder_that_was_killed_before_its_environment_continues(folder):
 
 
 def sweep(*names):
-    """A configuration and its owners, of runs of these names."""
+    """Returns a configuration and its owners, for runs of these names."""
     return {**CONFIG, "sweep": {"seed": names}}, owners_of(*names)
 
 
@@ -343,7 +343,7 @@ def test_a_sweep_does_not_grow_while_another_command_trains(tmp_path, impatient)
     create(path, *sweep("a", "b"))
 
 
-# --- what the bits depend on ----------------------------------------------------------
+# --- the environment of the bits ------------------------------------------------------
 
 
 def test_another_environment_is_told_and_recorded(folder):
@@ -376,7 +376,7 @@ def test_settings_that_decide_how_numbers_round_are_recorded_and_told(
     path = tmp_path / "run" / "environment.json"
     settings = json.loads(path.read_text())["bits_depend_on"]["settings"]
     assert settings == {"members": 0, "batch": 1, "stream": False}
-    create(tmp_path / "run", FULL, report=pytest.fail)  # Nothing to tell of.
+    create(tmp_path / "run", FULL, report=pytest.fail)  # There is nothing to report.
     lines = []
     moved = {**FULL, section: {**FULL[section], **changes}}
     create(tmp_path / "run", moved, report=lines.append)
@@ -416,7 +416,7 @@ def test_what_bits_depend_on_is_told_by_the_first_who_computes(tmp_path):
 
 def test_several_commands_may_train_in_a_folder(tmp_path):
     first, second = opened(tmp_path / "run"), opened(tmp_path / "run")
-    RunFolder.open(tmp_path / "run")  # Reading is free.
+    RunFolder.open(tmp_path / "run")  # Reading needs no lock.
     first.close()
     third = opened(tmp_path / "run")
     second.close()
@@ -459,7 +459,7 @@ def test_who_comes_while_a_folder_is_begun_waits(tmp_path):
 def test_who_has_begun_a_folder_waits_for_one_that_begins_behind_it(
     tmp_path, monkeypatch
 ):
-    """Between having it alone and sharing it, another may take it alone."""
+    """Between exclusive and shared use, another command may take exclusive use."""
     take, lock, timers = locks.take, tmp_path / "run" / ".lock", []
 
     def late(path, *, shared=False, wait=False):
@@ -481,12 +481,12 @@ def test_a_refused_command_leaves_no_lock(folder):
     create(folder.path, computes=False)
 
 
-# --- who trains what ------------------------------------------------------------------
+# --- claims on runs -------------------------------------------------------------------
 
 
 @pytest.fixture
 def two(tmp_path):
-    """Two commands in one folder: a lock is of an open file, whose ever it is."""
+    """Returns two commands in one folder: a lock belongs to an open file."""
     folders = [opened(tmp_path / "run") for _ in range(2)]
     yield folders
     for folder in folders:
@@ -632,7 +632,7 @@ def test_a_folder_that_is_not_there_has_no_links(tmp_path):
 
 @pytest.mark.parametrize("name", [".lock", ".tables.lock", ".x.1.unfinished"])
 def test_a_folder_that_is_not_begun_is_refused_for_its_links(tmp_path, name):
-    """What is opened to be locked would otherwise be a file outside."""
+    """Otherwise the lock would open a file outside the folder."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "precious")

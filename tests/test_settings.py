@@ -43,7 +43,7 @@ FIELDS = [("", "seed", int)] + [
 FLOATS = [(section, name) for section, name, hint in FIELDS if hint is float]
 
 
-# Objectives that take a field, where that of the configuration does not.
+# Objectives that take a field which the configuration's objective does not take.
 OWNERS = {
     "num_groups": {"objective": "miwae", "num_samples": 4},
     "partitions": {"objective": "thermodynamic", "num_samples": 4},

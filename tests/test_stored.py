@@ -12,7 +12,7 @@ from experiments.settings.stored import PLACES
 
 
 def config(**changes):
-    """A configuration with fields changed, as in ``data__path="x"``."""
+    """Returns a configuration with changed fields, as in ``data__path="x"``."""
     whole = digits.get_config().to_dict()
     for name, value in changes.items():
         section, _, field = name.partition("__")

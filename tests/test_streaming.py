@@ -56,7 +56,7 @@ def stream(sharding=None, epochs=range(4), pieces=PIECES, key_data=KEY_DATA):
 
 
 def in_order(epoch):
-    """An epoch's images as training on the device sees them."""
+    """Returns an epoch's images in the order of training on the device."""
     orders = [
         trainer(1).batches(jax.random.wrap_key_data(key), epoch) for key in KEY_DATA
     ]
@@ -208,7 +208,7 @@ def test_without_grain_it_is_said_what_to_install(monkeypatch):
 
 
 def compiled(execution, *, stream):
-    """A group of two models, compiled; an epoch has pieces of 3, 3 and 1."""
+    """Returns a compiled group of two models; an epoch has pieces of 3, 3 and 1."""
     config = small_config(batch_size=40, num_epochs=4, validate_every=3)
     config["data"] |= {"stream": stream, "stream_megabytes": 0.07}
     config["diagnostics"] |= {"latents": False, "probes": False}
@@ -231,7 +231,7 @@ def run(path, programs):
     return outcome(path)
 
 
-@pytest.mark.slow  # Bits hold of programs as users compile them: see the Makefile.
+@pytest.mark.slow  # Bits need programs compiled as for users: see the Makefile.
 def test_one_after_another_members_keep_every_bit(streamed, tmp_path):
     on_device = run(tmp_path / "device", compiled("loop", stream=False))
     assert run(tmp_path / "streamed", streamed) == on_device
@@ -296,7 +296,7 @@ HELD = "all has held"
 
 
 def check_in_two(port, process_id):
-    """What each of the two processes runs; prints a line once all has held."""
+    """Runs the checks in each of the two processes; prints a line if all hold."""
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process_id)
     gathered, take = [], np.take
 

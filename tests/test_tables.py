@@ -23,7 +23,7 @@ IDENTITY = ("run", "steps")
 
 
 def test_tables_have_the_fields_of_all_rows(path):
-    """A folder that an older version has begun holds results with fewer."""
+    """A folder from an older version holds results with fewer fields."""
     rows = [{"run": "a", "score": 1.5}, {"run": "b", "added": 2, "score": 3}]
     write_table(path, rows)
     assert path.read_text() == "run,score,added\na,1.5,\nb,3,2\n"
@@ -51,7 +51,7 @@ def test_rows_replace_those_that_measured_the_same(path):
 def test_a_row_of_another_run_of_the_same_name_is_refused(path):
     add_to_table(path, [row("a"), row("b")], IDENTITY)
     before = path.read_bytes()
-    # Also if it measured something else, or is one of several.
+    # This also holds if it measured something else, or is one of several.
     for rows in (
         [row("a", fingerprint="g")],
         [row("a", 50, fingerprint="g")],
@@ -67,7 +67,7 @@ def test_a_row_of_another_run_of_the_same_name_is_refused(path):
 
 
 def test_a_table_of_rows_without_a_fingerprint_is_not_mixed_in(path):
-    """As versions before wrote them."""
+    """Earlier versions wrote such rows."""
     path.write_text("run,steps\na,5\n")
     assert "another run" in refusal(add_to_table, path, [row("a", 50)], IDENTITY)
 
@@ -116,7 +116,7 @@ def test_what_is_no_table_is_refused(path):
 
 
 def test_rows_that_several_add_at_once_are_all_kept(tmp_path):
-    """Each through a folder of its own, as processes that evaluate are."""
+    """Each one opens the folder itself, as evaluating processes do."""
     folder = create(tmp_path / "run")
     path = folder.path / "table.csv"
 

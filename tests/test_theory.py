@@ -1,4 +1,4 @@
-"""The page of the theory, and that all of its claims hold."""
+"""Tests of the theory's page, and of all of its claims."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""The pieces of the theory's programs whose answers are known exactly."""
+"""Tests of the parts of the theory's programs with exactly known answers."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def test_gradient_ascent_ends_at_the_share_of_heads():
 
 
 def test_error_of_the_root_mean_square_error_of_a_binomial():
-    """Of 4,000 experiments with 200 repetitions each; known to 1.1 %, so 4 errors."""
+    """4,000 experiments with 200 repetitions give it to 1.1 %; 4 errors are allowed."""
     heads = np.random.default_rng(0).binomial(30, 0.1, (4_000, 200))
     rms = np.sqrt(((heads / 30 - 0.1) ** 2).mean(1))
     expected = coin.relative_error_of_rms(0.1, 30, 200)
@@ -156,7 +156,7 @@ def test_the_exact_gradient_is_the_slope_of_the_elbo():
 
 
 def test_the_variance_of_the_score_function_by_quadrature():
-    """Against Gauss-Hermite, exact for the polynomial that the product is."""
+    """The reference is Gauss-Hermite, which is exact for this polynomial."""
     precision, distance = np.array([4.0, 9.0]), np.array([0.3, -0.2])
     scale, bound = np.array([0.6, 0.4]), 7.0
     rule = identity.hermite(10)

@@ -1,4 +1,4 @@
-"""The pieces of the theory's programs about latents."""
+"""Tests of the parts of the theory's programs about latents."""
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def test_conditional_variance_is_that_of_the_distribution():
 
 @pytest.mark.parametrize("name", ["bernoulli", "laplace", "categorical"])
 def test_what_is_generated_is_an_image_of_its_view(name, key):
-    """Its mean is one of the continuous view alone, and at a mode of a Laplace."""
+    """Its mean is an image only in the continuous view; for Laplace it is the mode."""
     model = make_vae(
         make_likelihood(name, 5), image_shape=(2, 2, 1), latent_dim=2, widths=(3,)
     )
@@ -137,7 +137,7 @@ def test_what_is_generated_is_an_image_of_its_view(name, key):
 
 
 def test_evidence_of_what_was_generated_is_sandwiched(key):
-    """Of a linear Gaussian model, whose log p(x) is known, with its exact posterior."""
+    """The model is linear Gaussian: log p(x) and the exact posterior are known."""
     exact = evidence.LinearGaussian(np.array([[0.5], [0.2]]), np.zeros(2), 0.04)
     model, params = exact.to_vae((1, 2, 1), 2)
     latent_key, pixel_key, bound_key = jax.random.split(key, 3)

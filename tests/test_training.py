@@ -45,13 +45,13 @@ def start(trainer, own, images):
 
 
 class Reports(NamedTuple):
-    """What an epoch that ended in a validation reported."""
+    """The report of an epoch that ended in a validation."""
 
     epoch: training.EpochMetrics
     validation: training.Validation
 
 
-# Tests of the same trainer share what was compiled.
+# Tests of the same trainer share its compiled programs.
 STEP, EPOCH, VALIDATE = (
     jax.jit(function, static_argnums=0)
     for function in (Trainer.step, Trainer.epoch, Trainer.validate)
@@ -59,12 +59,12 @@ STEP, EPOCH, VALIDATE = (
 
 
 def compile_anew(function):
-    """A method of a trainer, compiled as it is patched now."""
+    """Compiles a method of a trainer, with its present patches."""
     return jax.jit(lambda *arguments: function(*arguments), static_argnums=0)
 
 
 def train(model, config, own, images, validations, train_epoch=EPOCH):
-    """The state after so many validations, and what was reported at each."""
+    """Returns the state after so many validations, and the report of each."""
     likelihood = model.likelihood
     validation_x = views.observe(
         likelihood.view, jax.random.key(9), jnp.asarray(images[:30]), 17
@@ -140,7 +140,7 @@ def test_jit_equals_eager_for_one_step(images):
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "gaussian_shared"])
 def test_a_step_is_adam_on_the_batchs_mean_bound(images, likelihood):
-    """The update recomputed with optax's own Adam from the objective's gradient."""
+    """The reference is optax's own Adam on the objective's gradient."""
     model, own = build(likelihood), member()
     trainer = Trainer(model, CONFIG, 80)
     state = start(trainer, own, images)
@@ -223,9 +223,9 @@ def test_patience_ends_training_when_the_bound_no_longer_rises(images):
 
 
 def break_a_step(monkeypatch, step, value, *, gradient=False):
-    """Makes one step's reconstruction, or gradient alone, not finite."""
+    """Makes one step's reconstruction, or only its gradient, not finite."""
     original = Trainer.gradient
-    # A step is told by its warm-up, which rises with every step.
+    # The warm-up, which rises with every step, identifies a step.
     config = dataclasses.replace(CONFIG, kl_warmup_epochs=100)
     factor = float(config.warmup(4)(step))
 
@@ -253,7 +253,7 @@ def test_a_member_stops_before_a_step_that_is_not_finite(
     assert offender == ("gradient" if gradient else "reconstruction")
     assert (int(state.epoch), int(state.failure.batch)) == (1, 2)
     assert not bool(state.active)
-    # It holds what six good steps gave.
+    # It holds the results of six good steps.
     one_epoch = dataclasses.replace(config, validate_every=1)
     good, _ = train(build(), one_epoch, member(), images, 1)
     params, opt_state = good.params, good.opt_state
@@ -286,7 +286,7 @@ def test_a_step_that_is_not_finite_can_be_left_out(images, monkeypatch):
     assert int(state.epoch) == 4
     assert int(state.failure.offender) == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
-    # Neither does it count in the epoch's means.
+    # It does not count in the epoch's means either.
     steps = len(images) // config.batch_size
     assert sum(float(each.epoch.steps) for each in history) == len(history) * steps - 1
     assert all(np.isfinite(jax.tree.leaves(each.epoch)).all() for each in history)
@@ -381,7 +381,7 @@ def test_the_optimal_variance_converges_to_the_mean_squared_residual(images):
 
 @pytest.mark.parametrize("execution", population.EXECUTIONS)
 def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
-    """Also of members that fail amid a piece; to the bit one after another."""
+    """Members may fail in a piece; sequential members agree to the bit."""
     config = break_a_step(monkeypatch, 6, jnp.nan)
     trainer = Trainer(build(), config, len(images))
     train_images = jnp.asarray(images)
@@ -394,7 +394,8 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
     whole, piece = (
         jax.jit(
             population.over_members(f, num_shared=1, execution=execution),
-            # Bits hold of programs as users compile them (see the Makefile).
+            # Equal bits need programs that are compiled as for users (see the
+            # Makefile).
             compiler_options={"xla_backend_extra_options": ""},
         )
         for f in (trainer.epoch, trainer.piece)
@@ -403,7 +404,7 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
         lambda one, epoch: trainer.batches(one.key, epoch), in_axes=(0, None)
     )
     state = expected
-    # What is left of an epoch before has no effect.
+    # The sums of an earlier epoch have no effect.
     sums = jax.tree.map(lambda _: jnp.full(2, jnp.nan), training.EpochMetrics.empty())
     for epoch in range(2):
         expected, means = whole(expected, members, train_images)
@@ -501,7 +502,7 @@ def test_tripling_stages_of_short_runs_start_at_one_and_end_at_a_tenth(num_epoch
 
 
 def test_tripling_stages_are_those_of_the_paper():
-    """3^i epochs at 10^(-i/7) of the rate, i = 0 ... 7: 3280 in all."""
+    """Stage i = 0 ... 7 has 3^i epochs at 10^(-i/7) of the rate: 3280 in all."""
     config = dataclasses.replace(
         CONFIG, schedule="tripling_stages", num_epochs=3280, validate_every=40
     )
@@ -519,7 +520,7 @@ def test_tripling_stages_are_those_of_the_paper():
 
 
 def compile_gradient(config, model, batch):
-    """The gradient of a batch, as a function of parameters, key and images."""
+    """Compiles a batch's gradient as a function of parameters, key and images."""
     trainer = Trainer(model, config, 8000)
 
     def gradient(params, key, x):

@@ -38,7 +38,7 @@ FILES = {
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with these files, which is the current one."""
+    """Makes a folder with these files the current one."""
     for name, text in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def test_a_module_is_imported_by_its_name_or_file(place, name, module):
         ("lacks", ", line 3: ModuleNotFoundError: No module named 'no_such_module'"),
         ("calls.py", ", called_by_parts.py line 2: NameError: name 'undefined' is not"),
         ("raises.py", ", line 1: alpha is 3: too many."),
-        ("two_lines.py", ", line 1: RuntimeError: no\nluck"),  # Joined where printed.
+        ("two_lines.py", ", line 1: RuntimeError: no\nluck"),  # Joined when printed.
         ("exits", ", line 2: SystemExit: bye"),
         ("broken_package", ", line 2: ZeroDivisionError"),
         ("broken_package.inner", ", line 2: ZeroDivisionError"),

@@ -113,7 +113,7 @@ class MIWAE(_Grouped, WeightedBound):
 
 @dataclasses.dataclass(frozen=True)
 class CIWAE(WeightedBound):
-    """``mixing`` times ELBO plus ``1 - mixing`` times ``IWAE``, on the same samples.
+    """``mixing`` times the ELBO plus ``1 - mixing`` times ``IWAE``, of equal samples.
 
     Rainforth et al. 2018; ``mixing`` in [0, 1].
     """
@@ -127,7 +127,7 @@ class CIWAE(WeightedBound):
 
 @dataclasses.dataclass(frozen=True)
 class PIWAE(_Grouped):
-    """``IWAE`` with the gradient of ``MIWAE`` for q, on the same samples.
+    """``IWAE`` with the gradient of ``MIWAE`` for q, of the same samples.
 
     The value is the tighter bound, ``IWAE``, and the decoder and the prior have its
     gradient. Rainforth et al. 2018.
