@@ -75,9 +75,12 @@ class History:
                 for name, value in values.items()
             },
         }
+        new = {name: np.asarray(value)[None] for name, value in added.items()}
         arrays = {
-            name: np.stack([*self.arrays.get(name, ()), value])
-            for name, value in added.items()
+            name: np.concatenate([self.arrays[name], value])
+            if name in self.arrays
+            else value
+            for name, value in new.items()
         }
         return History(self.runs, arrays)
 
