@@ -53,17 +53,13 @@ class Jobs:
         self._launch = launch
         self._engine = launch.engine
         self._index = {run.name: index for index, run in enumerate(runs)}
-        unfinished = {run.name for run in chosen} - folder.members.finished()
-        self._running = self._find_running(unfinished)
+        self._running = self._find_running(planning.unfinished(chosen, folder))
         self._waiting = self._plan(chosen)
         self._failed: list[str] = []
         self._num_jobs = len(self._running) + len(self._waiting)
         self._num_done = 0
-        CONSOLE.print(
-            f"{counted(len(chosen), 'run')}, {len(chosen) - len(unfinished)} finished "
-            f"before; {len(unfinished)} to train in {counted(self._num_jobs, 'job')} "
-            f"({self._engine.name}) -> {folder.path}"
-        )
+        work = f"{counted(self._num_jobs, 'job')} ({self._engine.name})"
+        planning.announce(chosen, folder, work)
 
     # --- which jobs there are ---
 
@@ -161,7 +157,7 @@ class Jobs:
         return bool(job.handle) and self._engine.is_running(job.handle)
 
     def _is_held(self, job: Job) -> bool:
-        """Returns whether a process trains runs of a job, whoever started it."""
+        """Returns whether a process trains runs of a job: any command may."""
         return len(self._folder.claims.free(job.runs)) < len(job.runs)
 
     def _steps(self, job: Job) -> frozenset[str]:

@@ -37,27 +37,20 @@ def train(
     """
     waiting = planning.next_groups(chosen, folder)
     if folder:
-        count = _unfinished(chosen, folder)
-        CONSOLE.print(
-            f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
-            f"{count} to train in {counted(len(waiting), 'program')} on "
-            f"{jax.device_count()} x {jax.devices()[0].device_kind} -> {folder.path}"
-        )
+        devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        work = f"{counted(len(waiting), 'program')} on {devices}"
+        planning.announce(chosen, folder, work)
     images = Images(data)
     while waiting:
         with Progress(waiting, shown=folder is not None) as progress:
             run_groups(waiting, images, folder, progress, interruption)
         # Some runs start again with other keys, and another command may have ended.
         waiting = planning.next_groups(planning.free(chosen, folder), folder)
-    if folder and (count := _unfinished(chosen, folder)):
+    if folder and (left := planning.unfinished(chosen, folder)):
         CONSOLE.print(
-            f"{counted(count, 'run')} left to another command, which trains in "
+            f"{counted(len(left), 'run')} left to another command, which trains in "
             f"{folder.path} too and reports on all when it ends"
         )
-
-
-def _unfinished(chosen: Sequence[Run], folder: RunFolder) -> int:
-    return len({run.name for run in chosen} - folder.members.finished())
 
 
 def run_groups(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from experiments.data.images import ImageData
-from experiments.messages.console import warn
+from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import SettingsError
 from experiments.messages.wording import counted
 from experiments.runner import processes
@@ -157,6 +157,24 @@ def free(chosen: Sequence[Run], folder: RunFolder | None) -> list[Run]:
 
     Finished ones too: an unfinished member of their group continues beside them.
     """
+    names = None
+    if folder:
+        waiting = unfinished(chosen, folder)
+        held = waiting.difference(folder.claims.free(waiting))
+        names = [run.name for run in chosen if run.name not in held]
     by_name = {run.name: run for run in chosen}
-    names = processes.from_primary(folder.claims.free(by_name) if folder else None)
-    return [by_name[name] for name in names]
+    return [by_name[name] for name in processes.from_primary(names)]
+
+
+def unfinished(chosen: Sequence[Run], folder: RunFolder) -> set[str]:
+    """Returns the names of those of some runs that are not finished."""
+    return {run.name for run in chosen} - folder.members.finished()
+
+
+def announce(chosen: Sequence[Run], folder: RunFolder, work: str) -> None:
+    """Prints how many runs there are to train, and in which programs or jobs."""
+    count = len(unfinished(chosen, folder))
+    CONSOLE.print(
+        f"{counted(len(chosen), 'run')}, {len(chosen) - count} finished before; "
+        f"{count} to train in {work} -> {folder.path}"
+    )

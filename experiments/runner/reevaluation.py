@@ -279,8 +279,7 @@ def check_fit(runs: Iterable[Run]) -> None:
         SettingsError: naming the first one.
     """
     for run in runs:
-        model = run.settings.model.build(image_shape=(8, 8, 1), levels=2)
         try:
-            require_own_prior(model.posterior_family)
+            require_own_prior(run.settings.model.example.posterior_family)
         except ValueError as error:
             raise SettingsError(f"--fit_prior: {run.name}: {error}") from error
