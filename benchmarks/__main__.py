@@ -67,7 +67,7 @@ _THREADS = flags.DEFINE_list(
 )
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed rounds.", lower_bound=1)
 _STARTS = flags.DEFINE_integer(
-    "starts", 2, "Repetitions of what starts processes anew.", lower_bound=1
+    "starts", 2, "Repetitions of the parts that start processes.", lower_bound=1
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 4, "Epochs of the sweep.", lower_bound=1)
 _IMAGES = flags.DEFINE_integer(

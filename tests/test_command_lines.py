@@ -492,7 +492,7 @@ def test_evaluation_with_more_samples(command, own):
     assert after == before
 
 
-def test_a_run_begun_anew_is_evaluated_with_the_keys_of_its_attempt(command, own):
+def test_a_run_begun_again_is_evaluated_with_the_keys_of_its_attempt(command, own):
     folder = bound(own)
     result = folder.members.result(RUNS[0])
     save_again(folder, RUNS[0], attempt=1)

@@ -358,7 +358,7 @@ def test_a_sealed_note_that_says_what_no_group_is_is_dropped(runs, folder, how, 
     assert "grouped again" in told
 
 
-def test_runs_that_failed_are_begun_anew_if_asked_for(runs, folder):
+def test_runs_that_failed_are_begun_again_if_asked_for(runs, folder):
     folder.failures.save(runs[1].name, 0, {}, {})
     assert [group.attempt for group in planning.plan(runs[:3], folder)] == [0]
     training = dataclasses.replace(runs[0].settings.training, on_non_finite="reseed")

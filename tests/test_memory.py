@@ -188,7 +188,7 @@ def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, no
     assert planned(group, folder) == {part.runs for part in slices}
 
 
-def test_runs_are_started_anew_after_the_last_slice(whole, tmp_path):
+def test_runs_are_started_again_after_the_last_slice(whole, tmp_path):
     """There they are the same runs, whether or not the command was interrupted."""
     _, images, _ = whole
     config = small_config()

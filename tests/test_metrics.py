@@ -61,7 +61,7 @@ def test_a_run_without_rows_has_none(folder):
     assert folder.metrics.read("c", pytest.fail) == []
 
 
-def test_metrics_of_runs_trained_anew_are_dropped_and_no_others(folder):
+def test_metrics_of_runs_trained_again_are_dropped_and_no_others(folder):
     folder.metrics.log([row("a", 1), row("b", 1)])
     folder.metrics.log([row("a", 2)])
     path = folder.metrics.path("a")
@@ -100,7 +100,7 @@ def test_events_of_a_folder_with_a_colon_lie_in_it(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_run_trained_anew_replaces_its_events(folder, closed):
+def test_a_run_trained_again_replaces_its_events(folder, closed):
     for _ in range(2):
         folder.metrics.restore(["a"], [])
         folder.metrics.log([row("a", 1)])

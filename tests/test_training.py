@@ -58,7 +58,7 @@ STEP, EPOCH, VALIDATE = (
 )
 
 
-def compile_anew(function):
+def compile_again(function):
     """Compiles a method of a trainer, with its present patches."""
     return jax.jit(lambda *arguments: function(*arguments), static_argnums=0)
 
@@ -184,7 +184,7 @@ def test_every_image_is_visited_once_an_epoch():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", spy)
-        train(model, config, member(), images, 1, compile_anew(Trainer.epoch))
+        train(model, config, member(), images, 1, compile_again(Trainer.epoch))
     jax.effects_barrier()
     visited = np.concatenate(seen)
     assert len(seen) == 6
@@ -246,7 +246,7 @@ def test_a_member_stops_before_a_step_that_is_not_finite(
     images, monkeypatch, value, gradient
 ):
     config = break_a_step(monkeypatch, 6, value, gradient=gradient)
-    broken = compile_anew(Trainer.epoch)
+    broken = compile_again(Trainer.epoch)
     state, _ = train(build(), config, member(), images, 2, broken)
     monkeypatch.undo()
     offender = training.OFFENDERS[int(state.failure.offender)]
@@ -279,7 +279,7 @@ def test_a_member_stops_before_a_step_that_is_not_finite(
 def test_a_step_that_is_not_finite_can_be_left_out(images, monkeypatch):
     config = break_a_step(monkeypatch, 6, jnp.nan)
     config = dataclasses.replace(config, on_non_finite="skip")
-    broken = compile_anew(Trainer.epoch)
+    broken = compile_again(Trainer.epoch)
     state, history = train(build(), config, member(), images, 2, broken)
     assert int(state.skipped) == 1
     assert bool(state.active)

@@ -497,7 +497,7 @@ def test_a_sweep_with_a_damaged_result(killed, copy_of, cache, faults, content):
 # --- compiled programs ----------------------------------------------------------------
 
 
-def test_damaged_programs_are_compiled_anew(faults, tmp_path):
+def test_damaged_programs_are_compiled_again(faults, tmp_path):
     """A second start finds programs that all have a flipped bit."""
     arguments = (
         *("--config.data.num_train=200", "--config.model.widths=(6,)"),

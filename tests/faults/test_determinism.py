@@ -152,7 +152,7 @@ def kill_after_checkpoint(processes, folder):
 # --- the same bits --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("programs", ["kept", "compiled anew", "not kept at all"])
+@pytest.mark.parametrize("programs", ["kept", "compiled again", "not kept at all"])
 def test_fresh_processes_give_the_same_bits(
     programs, one_device, cache, faults, tmp_path
 ):

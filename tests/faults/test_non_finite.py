@@ -269,7 +269,7 @@ def test_steps_are_skipped(tmp_path, cache, faults):
     assert_checkpoints_are_finite(tmp_path / "run.kept", count=12)
 
 
-def test_runs_are_begun_anew(tmp_path, cache, faults):
+def test_runs_are_begun_again(tmp_path, cache, faults):
     """They have another key, and the same result after any number of kills."""
     injections = [
         {"seed": 1, "step": 13, "place": "gradient", "value": "nan"},
