@@ -251,7 +251,7 @@ def test_charts_have_words_that_name_their_axes():
         "On the dotted line, all latents are active.",
         "along β, whose values stand beside the first line. Runs that failed or",
         "Bars: ± standard deviation over up to 2 seeds. </figcaption>",
-        "One line for each model. The range",
+        "a model with a single validation is a point. The range",
     ):
         assert text in words, text
 

@@ -353,7 +353,10 @@ BAD_ARRAYS = {
         {"images": GOOD.astype(int) * 2},
         ["integers in 0..255", "data.white=1023"],
     ),
-    "above levels": ({"images": GOOD, "levels": 17}, ["in 0..16"]),
+    "above levels": (
+        {"images": GOOD, "levels": 17},
+        ["in 0..16", "Save levels=256"],
+    ),
     "one level": ({"images": GOOD, "levels": 1}, ["levels", "is 1", "2 to 256"]),
     "many levels": ({"images": GOOD, "levels": 257}, ["is 257", "2 to 256"]),
     "list of levels": ({"images": GOOD, "levels": [2, 3]}, ["must be one integer"]),

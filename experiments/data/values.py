@@ -60,10 +60,13 @@ def to_levels(
             if not found.is_of_levels(levels or MAX_LEVELS):
                 dtype = arrays[split].dtype
                 fractions = "" if together.is_whole else " with fractions"
+                remedy = range_remedy(together, dtype)
+                if levels and together.is_of_levels(MAX_LEVELS):
+                    remedy = f"Save levels={together.high + 1} or more in the file"
                 raise DataError(
                     f"{found.where} is {dtype}{fractions} in {together}: allowed are"
                     f" integers in 0..{(levels or MAX_LEVELS) - 1}."
-                    f" {range_remedy(together, dtype)}."
+                    f" {remedy}."
                 )
         if levels is None:
             _refuse_few_values(together)

@@ -273,6 +273,8 @@ class Group:
     @property
     def spread(self) -> str:
         """The meaning of the ± of scores; '' where there is none."""
+        if all(math.isnan(cell.spread) for cell in self.ranking):
+            return ""
         if self.num_seeds > 1:
             up_to = "up to " if self.has_gaps else ""
             return f"standard deviation over {up_to}{self.num_seeds} seeds"

@@ -24,6 +24,13 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 _MOST_VALUES = 1_000_000
 
+_EXAMPLES = {
+    int: "Give an integer, as in 8",
+    float: "Give a number, as in 0.5",
+    bool: "Give True or False",
+    str: "Give text in quotes, as in 'digits'",
+}
+
 _OWN_PARTS = (
     " If it is your own, name the module that registers it, as in --parts=my_parts.py."
 )
@@ -125,7 +132,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         value = float(value) if abs(value) <= LARGEST else math.inf
     if type(value) is not kind:
         why = f"it must be of type {kind.__name__}, not {type(value).__name__}"
-        raise SettingsError.of(name, value, why)
+        raise SettingsError.of(name, value, why, _EXAMPLES.get(kind, ""))
     if kind is float and not _TINY <= (abs(value) or 1) <= LARGEST:  # NaN included.
         why = (
             "it must be finite, and 0 or of a size that float32 holds, "

@@ -684,7 +684,10 @@ def test_widths_of_a_sweep_get_the_example_that_works(given, place):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ("latent_dim=2-4", "latent_dim is '2-4': it must be of type int, not str"),
+        (
+            "latent_dim=2-4",
+            "latent_dim is '2-4': it must be of type int, not str. Give",
+        ),
         ("latent_dim=2,4.0", "latent_dim is 4.0: it must be of type int, not float"),
         ("beta=0.5,inf", "beta is 'inf': it must be of type float, not str"),
         ("seed=1,−2", "seed is '−2': it must be of type int, not str"),
