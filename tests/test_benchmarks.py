@@ -90,6 +90,7 @@ def test_layers_are_those_of_this_projects_networks(work):
         assert sorted(kernels) == sorted(expected)
 
 
+@pytest.mark.slow
 def test_evaluation_keeps_a_few_numbers_of_a_sample_and_not_its_image(work):
     few, many = (evaluation.measure(work, count, 1) for count in (200, 2000))
     float_bytes, more = 4, 1800 * evaluation.BATCH_SIZE

@@ -98,6 +98,7 @@ def test_a_member_that_cannot_fit_is_refused(whole):
         memory.compile_fitting(group, images, 1.0)
 
 
+@pytest.mark.slow
 def test_slices_end_with_the_bits_of_the_whole(whole, tmp_path):
     *_, found = whole
     kept = {}

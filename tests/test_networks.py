@@ -296,6 +296,7 @@ def test_the_precision_is_that_of_networks_and_of_nothing_else(part, precision):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(results)} == {"float32"}
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_or_rematerialized_are_close(case):
     """Bounds in bfloat16 within 2^-8, its relative rounding; gradients within 6%."""
     x = jax.random.bernoulli(jax.random.key(2), 0.4, (5, NUM_PIXELS)).astype(float)

@@ -109,6 +109,7 @@ def check_metrics():
         assert last.metrics.terms.bound.shape == (13,)
 
 
+@pytest.mark.slow
 def test_every_device_initialises_and_holds_its_own_members():
     flags = f"--xla_force_host_platform_device_count={NUM_DEVICES}"
     subprocess.run(

@@ -379,6 +379,7 @@ def test_the_optimal_variance_converges_to_the_mean_squared_residual(images):
 # --- pieces ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("execution", population.EXECUTIONS)
 def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
     """Members may fail in a piece; sequential members agree to the bit."""
