@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -140,15 +141,20 @@ def test_jit_equals_eager_for_one_step(images):
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "gaussian_shared"])
 def test_a_step_is_adam_on_the_batchs_mean_bound(images, likelihood):
-    """The reference is optax's own Adam on the objective's gradient."""
+    """The reference is optax's own Adam on the objective's gradient.
+
+    The schedule is a cosine, whose rate differs from step to step; 20 of 32 steps were
+    taken.
+    """
     model, own = build(likelihood), member()
-    trainer = Trainer(model, CONFIG, 80)
+    config = dataclasses.replace(CONFIG, schedule="cosine")
+    trainer, taken = Trainer(model, config, 80), 20
     state = start(trainer, own, images)
     batch = jnp.asarray(images[:20])
     (params, _), report = STEP(
-        trainer, state.params, state.opt_state, own, batch, jnp.int32(0)
+        trainer, state.params, state.opt_state, own, batch, jnp.int32(taken)
     )
-    step_key = jax.random.fold_in(MemberKeys.of(own.key).step, 0)
+    step_key = jax.random.fold_in(MemberKeys.of(own.key).step, taken)
     view_key, latent_key, _ = jax.random.split(step_key, 3)
     x = views.observe(model.likelihood.view, view_key, batch, 17)
 
@@ -157,7 +163,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images, likelihood):
         return -terms.bound.mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
-    adam = optax.adam(3e-3)
+    adam = optax.adam(3e-3 * (1 + math.cos(math.pi * taken / 32)) / 2)
     updates, _ = adam.update(gradient, adam.init(state.params), state.params)
     expected = optax.apply_updates(state.params, updates)
     assert report.terms.bound == pytest.approx(-float(value), rel=1e-5)
@@ -166,7 +172,7 @@ def test_a_step_is_adam_on_the_batchs_mean_bound(images, likelihood):
         float(optax.tree.norm(gradient)), rel=1e-4
     )
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 def test_every_image_is_visited_once_an_epoch():

@@ -39,6 +39,19 @@ def test_binary_draws_are_fresh_for_each_key_and_identical_for_the_same(key):
     assert np.any(x != views.observe("binary", second, k, 17))
 
 
+def test_a_shared_draw_is_the_same_each_time_and_another_for_each_split():
+    gray = np.full((20, 16), 128)
+    validation, test, train = (
+        views.shared_draw("binary", which, gray, 256)
+        for which in (views.VALIDATION, views.TEST, views.TRAIN)
+    )
+    np.testing.assert_array_equal(
+        views.shared_draw("binary", views.TEST, gray, 256), test
+    )
+    for one, other in ((validation, test), (validation, train), (test, train)):
+        assert np.any(one != other)
+
+
 def test_binary_view_of_binary_data_is_the_data(key):
     k = jnp.array([[0, 1, 1, 0]], jnp.uint8)
     np.testing.assert_array_equal(views.observe("binary", key, k, 2), k)
