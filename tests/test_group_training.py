@@ -29,7 +29,7 @@ from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
 from tests.folders import save_member
 from vae_jax.objectives import Terms
-from vae_jax.training import Member
+from vae_jax.training import Member, Trainer
 
 
 class StopAfter:
@@ -377,6 +377,29 @@ def test_each_attempt_has_keys_of_its_own(data):
     tasks = [GroupTask(grid.Group(runs, n), images) for n in range(3)]
     keys = [jax.random.key_data(task.population.keys) for task in tasks]
     assert len({key.tobytes() for key in map(np.asarray, keys)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("attempt", "stored"), [(grid.MOST_ATTEMPTS - 2, []), (grid.MOST_ATTEMPTS - 1, [3])]
+)
+def test_a_failed_run_has_a_result_after_its_last_attempt(
+    data, tmp_path, monkeypatch, attempt, stored
+):
+    config = small_config(num_epochs=2, on_non_finite="reseed")
+    config["sweep"] = {"latent_dim": (2,)}
+    group = grid.Group(grid.expand(config), attempt)
+    whole = Trainer.gradient
+
+    def broken(*args):
+        gradients, terms = whole(*args)
+        return jax.tree.map(lambda leaf: leaf * np.nan, gradients), terms
+
+    monkeypatch.setattr(Trainer, "gradient", broken)
+    with opened(tmp_path, config) as folder:
+        train(GroupTask(group, Images(data)).compile(), folder)
+        rows = folder.members.results([run.name for run in group.runs], pytest.fail)
+    assert [row["attempt"] for row in rows] == stored
+    assert {row["status"] for row in rows} <= {"diverged"}
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "laplace"])
