@@ -98,6 +98,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "batch": 1,
             "memory_gib": 0.0,
             "compile_ahead": True,
+            "lanes": 0,
         }
     )
     config.diagnostics = ml_collections.ConfigDict(

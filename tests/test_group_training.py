@@ -19,7 +19,7 @@ from experiments.runner import planning
 from experiments.runner.images import Images
 from experiments.runner.interruption import Stopped
 from experiments.runner.leaves import named_leaves
-from experiments.runner.progress import Progress
+from experiments.runner.progress import GroupProgress, Progress
 from experiments.runner.task import GroupTask
 from experiments.runner.training import train_group
 from experiments.runs.checkpoints import Checkpoints
@@ -95,7 +95,9 @@ def train(compiled, folder, epochs=0):
 
 
 def run(compiled, folder, interruption, background):
-    with Progress([compiled.task.group]) as progress:
+    group = compiled.task.group
+    with Progress([group]) as whole:
+        progress = GroupProgress(whole, group)
         train_group(compiled, folder, progress, interruption, background)
 
 

@@ -161,7 +161,7 @@ def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypat
     group, images, found = whole
     slices = memory.cut(group, 2)
     first = dataclasses.replace(found.compiled, task=GroupTask(slices[0], images))
-    fitting = memory.Fitting(first, slices[1:])
+    fitting = memory.Fitting(first, 0, slices[1:])
     monkeypatch.setattr(memory, "compile_fitting", lambda *_: fitting)
     monkeypatch.setattr(loop, "train_group", killed)
     folder = opened(tmp_path, small_config(), images.data)

@@ -403,10 +403,10 @@ def told(rows):
     """Returns the output about a group with these rows."""
     run = grid.expand(digits.get_config("tiny").to_dict())[0]
     groups = grid.group([run])
-    with progress.CONSOLE.capture() as capture, progress.Progress(groups) as shown:
-        shown.start_group(groups[0])
+    with progress.CONSOLE.capture() as capture, progress.Progress(groups) as whole:
+        shown = progress.GroupProgress(whole, groups[0])
         shown.advance(5, np.array([-3.0, -np.inf]))
-        shown.finish_group(rows, 1.25)
+        shown.finish(rows, 1.25)
     return capture.get()
 
 

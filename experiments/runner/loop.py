@@ -1,8 +1,15 @@
 """Trains and evaluates the groups of a sweep; a single model is a sweep of one run."""
 
 import collections
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 
 import jax
 
@@ -11,8 +18,8 @@ from experiments.messages.console import CONSOLE
 from experiments.messages.wording import counted
 from experiments.runner import memory, planning
 from experiments.runner.images import Images
-from experiments.runner.interruption import Interruption
-from experiments.runner.progress import Progress
+from experiments.runner.interruption import Interruption, Stopped
+from experiments.runner.progress import GroupProgress, Progress
 from experiments.runner.training import train_group
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Group, Run
@@ -62,10 +69,9 @@ def run_groups(
 ) -> None:
     """Trains, evaluates and stores every group that no other command trains.
 
-    While a group trains, a thread compiles the next one (``parallel.compile_ahead``)
-    and then computes the group's constant-output baseline: this takes one core, and the
-    steps of small networks need hardly more than one. A group that does not fit into
-    memory is cut into slices.
+    Each lane is a thread that takes one group after another. No bit depends on the
+    number of lanes: groups are cut by the memory that one has alone, and a group that
+    does not fit beside those that train waits.
 
     Args:
         groups: the groups.
@@ -77,35 +83,107 @@ def run_groups(
     Raises:
         Stopped: on request, after everything was saved.
     """
+    num_lanes = planning.num_lanes(groups)
+    if num_lanes > 1:  # A long group that comes last would train alone.
+        groups = planning.longest_first(groups, images.data)
     limit = memory.available(groups[0].widest.parallel.memory_gib)
-    waiting = collections.deque(groups)
-    background = ThreadPoolExecutor(max_workers=1)
+    room = memory.Room(limit)
+    background, threads = ThreadPoolExecutor(num_lanes), ThreadPoolExecutor(num_lanes)
 
-    def compile_next() -> Future[memory.Fitting] | None:
-        while waiting:
-            group = waiting.popleft()
-            if planning.claim(group, folder):
-                return background.submit(memory.compile_fitting, group, images, limit)
-            progress.drop(group)
-        return None
+    def compile_group(group: Group) -> Future[memory.Fitting]:
+        return background.submit(memory.compile_fitting, group, images, limit)
 
-    try:
-        ahead = compile_next()
-        while ahead:
-            compiled, rest = ahead.result()
-            task = compiled.task
-            if folder and rest:
-                planning.note_slices([task.group, *rest], folder)
-            progress.add(rest)
-            waiting.extendleft(reversed(rest))
-            compiles_ahead = task.settings.parallel.compile_ahead
-            if compiles_ahead:
-                ahead = compile_next()
-            train_group(compiled, folder, progress, interruption, background)
+    supply = _Supply(groups, folder, progress, compile_group, num_lanes)
+
+    def lane() -> None:
+        while not interruption.is_asked() and (found := supply.next()):
+            task = found.compiled.task
+            with room.taken(found.needed):
+                shown = GroupProgress(progress, task.group)
+                train_group(found.compiled, folder, shown, interruption, background)
             if folder:
                 folder.claims.release(task.names)
-            if not compiles_ahead:
-                ahead = compile_next()
+
+    try:
+        _wait([threads.submit(lane) for _ in range(num_lanes)], interruption)
     finally:
-        # A request to stop does not wait for the next group's programs.
+        # A request to stop does not wait for programs that are being compiled.
+        threads.shutdown(wait=False)
         background.shutdown(wait=False, cancel_futures=True)
+
+
+class _Supply:
+    """Gives compiled groups to the lanes; while they train, the next ones compile.
+
+    The next ones are as many as there are lanes (``parallel.compile_ahead``): a thread
+    compiles on one core, and the steps of small networks need hardly more than one.
+
+    Args:
+        groups: the groups, in the order in which they are compiled.
+        folder: the run folder; None in a process that does not write.
+        progress: counts the groups.
+        compile_group: begins to compile a group.
+        num_lanes: number of lanes.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        folder: RunFolder | None,
+        progress: Progress,
+        compile_group: Callable[[Group], Future[memory.Fitting]],
+        num_lanes: int,
+    ):
+        self._waiting = collections.deque(groups)
+        self._folder, self._progress = folder, progress
+        self._compile_group, self._num_lanes = compile_group, num_lanes
+        self._ahead: list[Future[memory.Fitting]] = []
+        self._lock = threading.Lock()
+
+    def next(self) -> memory.Fitting | None:
+        """Returns a group when it is compiled; None if there are no more.
+
+        A group that does not fit into memory is cut into slices.
+        """
+        with self._lock:
+            self._compile()
+            if not self._ahead:
+                return None
+            done, _ = wait(self._ahead, return_when=FIRST_COMPLETED)
+            future = next(future for future in self._ahead if future in done)
+            self._ahead.remove(future)
+            found = future.result()
+            group, rest = found.compiled.task.group, found.rest
+            if self._folder and rest:
+                planning.note_slices([group, *rest], self._folder)
+            self._progress.add(rest)
+            self._waiting.extendleft(reversed(rest))
+            if group.widest.parallel.compile_ahead:
+                self._compile()
+            return found
+
+    def _compile(self) -> None:
+        """Begins to compile the next groups that no other command trains."""
+        while self._waiting and len(self._ahead) < self._num_lanes:
+            group = self._waiting.popleft()
+            if planning.claim(group, self._folder):
+                self._ahead.append(self._compile_group(group))
+            else:
+                self._progress.drop(group)
+
+
+def _wait(lanes: Sequence[Future[None]], interruption: Interruption) -> None:
+    """Waits for all lanes; if one fails, the others save their work and end.
+
+    Raises:
+        Exception: that of a lane that failed, or else of one that was stopped.
+    """
+    wait(lanes, return_when=FIRST_EXCEPTION)
+    if any(lane.done() and lane.exception() for lane in lanes):
+        interruption.ask()
+        interruption.wait_until_saved()
+    errors = [error for lane in lanes if lane.done() and (error := lane.exception())]
+    for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+        if not isinstance(error, Stopped):
+            wait(lanes)  # They use the folder, which is closed now.
+        raise error

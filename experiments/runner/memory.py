@@ -1,7 +1,9 @@
 """Memory: a group that does not fit is cut into slices before it is trained."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,10 +22,38 @@ _SHARE = 0.8
 
 
 class Fitting(NamedTuple):
-    """A compiled group that fits, and the other slices of the whole group."""
+    """A compiled group that fits, its bytes, and the other slices of the whole."""
 
     compiled: CompiledGroup
+    needed: int
     rest: Sequence[Group]
+
+
+class Room:
+    """The memory of a device that groups share while they train at the same time.
+
+    Args:
+        limit: bytes that programs may take on each device.
+    """
+
+    def __init__(self, limit: float):
+        self._limit, self._taken = limit, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, needed: int) -> Iterator[None]:
+        """Waits until so many bytes are free, or all are, and takes them."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._taken or self._taken + needed <= self._limit
+            )
+            self._taken += needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= needed
+                self._changed.notify_all()
 
 
 def available(memory_gib: float) -> float:
@@ -61,7 +91,7 @@ def compile_fitting(group: Group, images: Images, limit: float) -> Fitting:
     compiled = GroupTask(group, images).compile()
     needed, shared = compiled.bytes_needed()
     if needed <= limit:
-        return Fitting(compiled, ())
+        return Fitting(compiled, needed, ())
     layout = compiled.task.placement.layout
     per_member = (needed - shared) / layout.per_column
     fitting = int((limit - shared) // per_member) * layout.num_columns

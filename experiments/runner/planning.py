@@ -1,5 +1,6 @@
 """Plans a sweep: refuses it before any compute, and says which groups come next."""
 
+import os
 from collections.abc import Sequence
 
 import jax
@@ -15,6 +16,7 @@ from experiments.runner.task import build_model, layout, split_epoch
 from experiments.runs.folder import RunFolder
 from experiments.runs.notes import Note
 from experiments.settings.grid import Group, Run, group
+from vae_jax.population import param_shapes
 
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
@@ -61,6 +63,12 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
     if batch > num_devices:
         why, remedy = f"JAX finds {devices}", f"Choose at most {num_devices}"
         raise SettingsError.of("parallel.batch", batch, why, remedy)
+    if parallel.lanes > (cores := num_cores()):
+        why, remedy = (
+            f"this process may use {counted(cores, 'core')}",
+            f"Choose at most {cores}",
+        )
+        raise SettingsError.of("parallel.lanes", parallel.lanes, why, remedy)
     num_columns = num_devices // batch
     if parallel.members > num_columns:
         # Not refused: a run may be continued on a smaller machine.
@@ -72,6 +80,37 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
         settings = members.widest
         per_column = layout(settings, len(members.runs)).per_column
         split_epoch(settings, data, per_column)
+
+
+def num_lanes(groups: Sequence[Group]) -> int:
+    """Returns how many of some groups train at the same time.
+
+    More than one only on a CPU: the programs of small networks keep one core busy. An
+    accelerator computes one program after another. If nothing is compiled ahead,
+    nothing trains while a program compiles.
+    """
+    parallel, devices = groups[0].widest.parallel, jax.devices()
+    if len(devices) > 1 or devices[0].platform != "cpu" or not parallel.compile_ahead:
+        return 1
+    return min(parallel.lanes or num_cores(), len(groups))
+
+
+def num_cores() -> int:
+    """Returns the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; others have no affinity.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def longest_first(groups: Sequence[Group], data: ImageData) -> list[Group]:
+    """Returns groups in the order of their work, by a rough measure: parameters."""
+
+    def work(group: Group) -> int:
+        model = build_model(group.widest, data)
+        num_parameters = model.num_parameters(param_shapes(model))
+        return num_parameters * len(group.runs) * group.widest.training.num_epochs
+
+    return sorted(groups, key=work, reverse=True)
 
 
 def plan(chosen: Sequence[Run], folder: RunFolder) -> list[Group]:

@@ -1,6 +1,7 @@
 """The terminal while a sweep runs: its start, a progress bar, a line per group."""
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,8 +106,9 @@ class Progress:
             transient=True,
             disable=not shown,
         )
-        self._num_groups = self._num_epochs = self._finished = self._epoch = 0
-        self._settings = groups[0].widest  # Of the group that trains.
+        self._num_groups = self._num_epochs = self._finished = 0
+        self._present: dict[str, str] = {}  # Names of groups: their present work.
+        self._lock = threading.Lock()
         self._task = self._bar.add_task("compiling", total=0, bound="")
         self.add(groups)
 
@@ -126,29 +128,56 @@ class Progress:
         self._count([group], -1)
 
     def _count(self, groups: Sequence[Group], sign: int) -> None:
-        self._num_groups += sign * len(groups)
-        self._num_epochs += sign * sum(g.widest.training.num_epochs for g in groups)
-        self._bar.update(self._task, total=self._num_epochs)
+        with self._lock:
+            self._num_groups += sign * len(groups)
+            self._num_epochs += sign * sum(g.widest.training.num_epochs for g in groups)
+            self._bar.update(self._task, total=self._num_epochs)
 
-    def start_group(self, group: Group) -> None:
-        """Begins to show a group."""
-        self._epoch, self._settings = 0, group.widest
-        self._bar.update(self._task, bound="")
+    def show(self, group: Group, doing: str) -> None:
+        """Shows the present work on a group, as in 'training'."""
+        likelihood = group.widest.model.likelihood
+        with self._lock:
+            self._present[group.name] = f"{likelihood}: {doing}"
+            number = f"{self._finished + len(self._present)}/{self._num_groups}"
+            present = ", ".join(self._present.values())
+            self._bar.update(self._task, description=f"{number} {present}")
+
+    def advance(self, num_epochs: int, bound: str = "") -> None:
+        """Counts epochs as done, and shows a bound."""
+        self._bar.update(self._task, advance=num_epochs, bound=bound)
+
+    def finish(self, group: Group, line: str) -> None:
+        """Prints a line on a group that has ended."""
+        with self._lock:
+            self._finished += 1
+            self._present.pop(group.name, None)
+            CONSOLE.print(f"[{self._finished}/{self._num_groups}] {line}")
+
+
+class GroupProgress:
+    """Shows the progress of one group.
+
+    Args:
+        whole: the progress of all groups.
+        group: the group.
+    """
+
+    def __init__(self, whole: Progress, group: Group):
+        self._whole, self._group = whole, group
+        self._settings, self._epoch = group.widest, 0
 
     def show(self, doing: str) -> None:
         """Shows the present work on the group, as in 'training'."""
-        likelihood = self._settings.model.likelihood
-        name = f"{self._finished + 1}/{self._num_groups} {likelihood}"
-        self._bar.update(self._task, description=f"{name}: {doing}")
+        self._whole.show(self._group, doing)
 
     def advance(self, epoch: int, best_bounds: Any) -> None:
         """Shows the epochs finished and the highest best bound of a member, nats."""
-        text = f"best bound {np.max(best_bounds):.2f} nats"
-        self._bar.update(self._task, advance=epoch - self._epoch, bound=text)
+        bound = f"best bound {np.max(best_bounds):.2f} nats"
+        self._whole.advance(epoch - self._epoch, bound)
         self._epoch = epoch
 
-    def finish_group(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Prints a line on a finished group; epochs that it did not need count as done.
+    def finish(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """Prints a line on the group; epochs that it did not need count as done.
 
         Args:
             rows: results of the models that finished; none if all failed and start
@@ -156,8 +185,7 @@ class Progress:
             seconds: duration of the group.
         """
         training, model = self._settings.training, self._settings.model
-        self._bar.update(self._task, advance=training.num_epochs - self._epoch)
-        self._finished += 1
+        self._whole.advance(training.num_epochs - self._epoch)
         trained = "no model finished"
         words = ["all failed, and start again with other keys"]
         if rows:
@@ -170,7 +198,5 @@ class Progress:
             best = min(sound, key=lambda row: row["score"])
             score = f"{best['score']:.3f} {best['unit']}"
             words.append(f"lowest score {score} ({best['run']})")
-        CONSOLE.print(
-            f"[{self._finished}/{self._num_groups}] {model.likelihood}: {trained}, "
-            f"{seconds:.1f} s; {', '.join(words)}"
-        )
+        line = f"{model.likelihood}: {trained}, {seconds:.1f} s; {', '.join(words)}"
+        self._whole.finish(self._group, line)

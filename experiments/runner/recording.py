@@ -75,7 +75,7 @@ class Recording:
             The rows of the results.
         """
         task, folder = self._task, self._folder
-        folder.metrics.close()
+        folder.metrics.end(task.names)
         rows: list[dict[str, Any]] = []
         reseeds = task.trainer.config.on_non_finite == "reseed"
         starts_again = reseeds and task.group.attempt + 1 < MOST_ATTEMPTS

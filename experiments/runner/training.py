@@ -11,7 +11,7 @@ from experiments.runner import processes
 from experiments.runner.interruption import Interruption, Stopped
 from experiments.runner.measuring import constant_output_baseline
 from experiments.runner.position import Position, Saver
-from experiments.runner.progress import Progress
+from experiments.runner.progress import GroupProgress
 from experiments.runner.recording import Recording
 from experiments.runner.task import CompiledGroup
 from experiments.runs.checkpoints import Checkpoints
@@ -23,7 +23,7 @@ from experiments.settings.grid import Group
 def train_group(
     compiled: CompiledGroup,
     folder: RunFolder | None,
-    progress: Progress,
+    progress: GroupProgress,
     interruption: Interruption,
     background: Executor,
 ) -> None:
@@ -44,7 +44,6 @@ def train_group(
     """
     task = compiled.task
     group, population = task.group, task.population
-    progress.start_group(group)
 
     @functools.cache
     def baseline() -> Future[np.ndarray]:
@@ -88,7 +87,7 @@ def train_group(
     if recording:
         progress.show("constant-output baseline")
         rows = recording.finish(position, state, measured, baseline().result())
-        progress.finish_group(rows, position.seconds)
+        progress.finish(rows, position.seconds)
 
 
 def _checkpoints(
@@ -103,7 +102,7 @@ def _checkpoints(
 
 
 def _start(
-    compiled: CompiledGroup, checkpoints: Checkpoints | None, progress: Progress
+    compiled: CompiledGroup, checkpoints: Checkpoints | None, progress: GroupProgress
 ) -> Position:
     """Returns the position of the last good checkpoint, or that before training."""
     task, found = compiled.task, checkpoints and checkpoints.latest(warn)

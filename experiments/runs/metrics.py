@@ -55,7 +55,7 @@ class Metrics:
             runs: names of the runs.
             rows: what was logged of them up to the epoch where they now continue.
         """
-        self._end(runs)
+        self.end(runs)
         for run in runs:
             write_atomically(self.path(run), "")
             for stale in (self._folder / "tensorboard" / run).glob("events.*"):
@@ -127,10 +127,11 @@ class Metrics:
         self._events[run].flush()
 
     def close(self) -> None:
-        """Ends the TensorBoard files written so far."""
-        self._end(list(self._events))
+        """Ends the TensorBoard files of all runs."""
+        self.end(list(self._events))
 
-    def _end(self, runs: Iterable[str]) -> None:
+    def end(self, runs: Iterable[str]) -> None:
+        """Ends the TensorBoard files of some runs."""
         for run in runs:
             if writer := self._events.pop(run, None):
                 # An error was already raised when the row was logged.

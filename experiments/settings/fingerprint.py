@@ -83,7 +83,8 @@ def machine_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields that decide how results are rounded, and nothing else."""
     stream = config.get("data", {}).get("stream", False)
     found = {**config.get("parallel", {}), "stream": stream}
-    found.pop("compile_ahead", None)  # It decides when programs compile, not which.
+    for field in ("compile_ahead", "lanes"):  # They decide when programs run.
+        found.pop(field, None)
     return found
 
 

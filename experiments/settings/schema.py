@@ -226,6 +226,8 @@ class ParallelSettings:
             the memory of the device.
         compile_ahead: whether the next program compiles while one trains. False where
             that slows training, as where compilation measures programs on the same GPU.
+        lanes: groups of models that train at the same time on a CPU; 0: as many as it
+            has cores. It changes no number.
     """
 
     member_execution: Annotated[str, ("auto", *population.EXECUTIONS)]
@@ -233,6 +235,7 @@ class ParallelSettings:
     batch: Count
     memory_gib: Annotated[float, Range(at_least=0)]
     compile_ahead: bool = True
+    lanes: CountOrZero = 0
 
 
 @dataclasses.dataclass(frozen=True)
