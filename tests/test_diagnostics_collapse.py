@@ -244,8 +244,30 @@ def test_the_floor_is_the_best_factorised_model(name, images):
     np.testing.assert_allclose(floor.mean(), exact.mean(), atol=0.05)
 
 
+@pytest.mark.parametrize("name", ["categorical", "discretized_logistic"])
+def test_a_floor_from_counts_is_that_from_images(name, images):
+    """The second has a scale that all pixels share."""
+    likelihood = make_likelihood(name, 17)
+    x = jnp.asarray(images)
+    mean, std = jnp.float32(images.mean(0) / 16), jnp.float32(images.std(0) / 16)
+    floor = jax.jit(functools.partial(likelihood_floor, likelihood))(mean, std, x, x)
+    initial = likelihood.initial_outputs(mean, std)
+    own, shared = jnp.split(initial, [likelihood.pixel_outputs])
+
+    def log_prob(outputs, x):
+        own, shared = outputs
+        return likelihood.log_prob(
+            jnp.concatenate([own, jnp.broadcast_to(shared, (len(shared), 16))]), x
+        )
+
+    result = fit(log_prob, (own, shared.mean(1, keepdims=True)), x, x)
+    assert result.settled
+    # Each search ends within 5e-4 nats of the optimum.
+    np.testing.assert_allclose(floor.mean(), result.negative_log_prob.mean(), atol=2e-3)
+
+
 def test_a_floor_that_was_not_found_is_none(images, monkeypatch):
-    def fit_constant(log_prob, initial, train_x, x, *, chunk):
+    def fit_constant(log_prob, initial, train_x, x, **_):
         score = jnp.ones(len(x))
         return ConstantFit(score, initial, jnp.bool_(False), jnp.float32(1.0))
 

@@ -4,6 +4,7 @@ Its negative log-likelihood is the level at which a VAE's bound ends up when its
 collapse. It needs no decoder: only the best output, fitted to the training images.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -79,17 +80,33 @@ def likelihood_floor(
     if likelihood.view == "binary":
         return bernoulli_floor(train_x, test_x)
     outputs = likelihood.initial_outputs(pixel_mean, pixel_std)
-    num_pixels = outputs.shape[1]
-
-    def log_prob(outputs: Any, x: jax.Array) -> jax.Array:
-        own, shared = outputs
-        repeated = jnp.broadcast_to(shared[:, None], (shared.size, num_pixels))
-        return likelihood.log_prob(jnp.concatenate([own, repeated]), x)
-
     own = outputs[: likelihood.pixel_outputs]
     shared = outputs[likelihood.pixel_outputs :].mean(axis=1)
-    fit = fit_constant(log_prob, (own, shared), train_x, test_x, chunk=_CHUNK)
+
+    def log_probs(outputs: Any, x: jax.Array) -> jax.Array:
+        own, shared = outputs
+
+        def of_pixel(own: jax.Array, value: jax.Array) -> jax.Array:
+            output = jnp.concatenate([own, shared])
+            return likelihood.log_prob(output[:, None], value[None])
+
+        return jax.vmap(of_pixel, in_axes=(1, 0))(own, x)
+
+    counts = None
+    if likelihood.view == "levels":  # Many images have the same value at a pixel.
+        train_x, counts = _count(train_x, likelihood.levels)
+    fit = fit_constant(
+        log_probs, (own, shared), train_x, test_x, chunk=_CHUNK, weights=counts
+    )
     return jnp.where(fit.settled, fit.negative_log_prob, jnp.nan)
+
+
+def _count(x: jax.Array, levels: int) -> tuple[jax.Array, jax.Array]:
+    """Returns all values, and how often each pixel has them, ``[levels, D]`` each."""
+    count = functools.partial(jnp.bincount, length=levels)
+    counts = jax.vmap(count, in_axes=1, out_axes=1)(x)
+    values = jnp.arange(levels, dtype=x.dtype)[:, None]
+    return jnp.broadcast_to(values, counts.shape), counts.astype(jnp.float32)
 
 
 @float32_products
@@ -100,6 +117,7 @@ def fit_constant(
     x: jax.Array,
     *,
     chunk: int,
+    weights: jax.Array | None = None,
     max_rounds: int = 200,
 ) -> ConstantFit:
     """Fits the same output to all training images, and scores others with it.
@@ -117,33 +135,42 @@ def fit_constant(
     family would be richer.
 
     Args:
-        log_prob: log p(x) of one image x ``[D]``, in nats, ``[]``, given the outputs: a
-            likelihood's ``log_prob``, or a function around it.
+        log_prob: log p(x) of one image x ``[D]``, in nats, given the outputs: a
+            likelihood's ``log_prob``, or a function around it. Either ``[]`` or that of
+            each pixel, ``[D]``.
         initial: outputs ``[C, D]`` to start at, or a tree; for instance a likelihood's
             ``initial_outputs``.
         train_x: images in the likelihood's view, ``[N, D]``.
         x: images to score, in the same view, ``[M, D]``.
         chunk: images computed together; bounds the memory, and changes the result
             within the accuracy of the search.
+        weights: how often each pixel of each training image counts, ``[N, D]``, with
+            the same sum for every pixel, if ``log_prob`` returns ``[D]``; by default
+            once.
         max_rounds: largest number of rounds, of 50 steps each; the search ends earlier
             if it has converged.
     """
-    num_train = len(train_x)
-    num_together = min(chunk, num_train)
-    whole_chunks = train_x[: num_train // num_together * num_together].reshape(
-        -1, num_together, train_x.shape[1]
+    if weights is None:
+        weights = jnp.ones((len(train_x), 1))
+    num_train = weights[:, 0].sum()
+    num_together = min(chunk, len(train_x))
+    num_whole = len(train_x) // num_together * num_together
+    whole_chunks = jax.tree.map(
+        lambda rows: rows[:num_whole].reshape(-1, num_together, *rows.shape[1:]),
+        (train_x, weights),
     )
     optimizer = optax.lbfgs()
 
     def negative_log_prob(outputs: Any, x: jax.Array) -> Any:
         # Recomputed for the gradient, which then needs the memory of only one chunk.
-        one_image = jax.checkpoint(lambda x: -log_prob(outputs, x))
+        one_image = jax.checkpoint(lambda x: -log_prob(outputs, x).reshape(-1))
         return jax.lax.map(one_image, x, batch_size=min(chunk, len(x)))
 
     def loss(outputs: Any) -> Any:
         distance = optax.tree.norm(optax.tree.sub(outputs, initial), squared=True)
         penalty = 0.5 * _PENALTY * distance
-        return negative_log_prob(outputs, train_x).mean() + penalty / num_train
+        total = (weights * negative_log_prob(outputs, train_x)).sum()
+        return (total + penalty) / num_train
 
     def units(outputs: Any) -> Any:
         """Returns 1 / sqrt(curvature) of the loss, by output, from squared gradients.
@@ -153,8 +180,14 @@ def fit_constant(
         after the last whole chunk are left out.
         """
 
-        def add_chunk(total: Any, x: jax.Array) -> tuple[Any, None]:
-            gradients = jax.vmap(jax.grad(log_prob), in_axes=(None, 0))(outputs, x)
+        def weighted(outputs: Any, x: jax.Array, weight: jax.Array) -> jax.Array:
+            # Pixels have outputs of their own: this weighs their squares.
+            return jnp.sum(jnp.sqrt(weight) * log_prob(outputs, x))
+
+        def add_chunk(total: Any, chunk: Any) -> tuple[Any, None]:
+            gradients = jax.vmap(jax.grad(weighted), in_axes=(None, 0, 0))(
+                outputs, *chunk
+            )
             squares = jax.tree.map(lambda gradient: (gradient**2).sum(0), gradients)
             return optax.tree.add(total, squares), None
 
@@ -200,4 +233,5 @@ def fit_constant(
         (initial, jnp.float32(jnp.inf), jnp.int32(0), jnp.int32(0)),
     )
     settled = (num_steps == 1) & (largest <= _SMALL_GRADIENT)
-    return ConstantFit(negative_log_prob(outputs, x), outputs, settled, largest)
+    scores = negative_log_prob(outputs, x).sum(axis=1)
+    return ConstantFit(scores, outputs, settled, largest)
