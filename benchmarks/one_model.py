@@ -18,6 +18,7 @@ PEERS = (
     Contender("torch, tuned: one tensor, foreach Adam", "torch_loops", "tuned foreach"),
     Contender("torch, tuned, torch.compile", "torch_loops", "compiled fused"),
     Contender("torch, DataLoader", "torch_loops", "loader"),
+    Contender("plain JAX: the Flax step in one scan per epoch", "plain_scan"),
     Contender("Flax, a jitted step per batch", "flax_steps"),
     Contender("pythae's trainer", "pythae_trainer"),
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import os
 
 import numpy as np
@@ -51,9 +52,14 @@ def test_contenders_train_alike_and_a_missing_one_is_said_to_be_missing(work):
     assert [bar.peer for bar in measured.bars("MLP", "1 thread")] == ["Flax"]
 
 
-@pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(
-    "contender", ["ours", "flax_steps", "torch_loops tuned", "pythae_trainer"]
+    ("name", "contender"),
+    [
+        *itertools.product(
+            SMALL, ["ours", "flax_steps", "torch_loops tuned", "pythae_trainer"]
+        ),
+        ("mlp", "plain_scan"),
+    ],
 )
 def test_contenders_start_at_the_same_bound(work, name, contender):
     """With a learning rate of 0, every network stays as it starts."""

@@ -74,6 +74,15 @@ def _parameters(work: Work, weights: dict[str, np.ndarray]) -> dict[str, Any]:
     return params
 
 
+def initial_state(work: Work, pixel_mean: np.ndarray) -> TrainState:
+    """Returns the network with its initial weights and Adam."""
+    return TrainState.create(
+        apply_fn=Network(work).apply,
+        params=_parameters(work, initial_weights(work, pixel_mean)),
+        tx=optax.adam(work.learning_rate),
+    )
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def train_step(
     state: TrainState, images: jax.Array, key: jax.Array
@@ -91,11 +100,7 @@ def train_step(
 def make(work: Work, variant: str) -> Callable[[], float]:
     del variant
     images = work.images().astype(np.float32) / 255
-    state = TrainState.create(
-        apply_fn=Network(work).apply,
-        params=_parameters(work, initial_weights(work, images.mean(0))),
-        tx=optax.adam(work.learning_rate),
-    )
+    state = initial_state(work, images.mean(0))
     generator = np.random.default_rng(0)
 
     def epoch() -> float:
