@@ -119,6 +119,7 @@ class Finished(NamedTuple):
     """A command that ran to its end."""
 
     seconds: float
+    cpu_seconds: float  # of all cores
     peak_bytes: int  # resident set; never less than this process's own
     output: str
 
@@ -160,7 +161,12 @@ def run(
         errors.seek(0)
         if process.returncode:
             raise RuntimeError(f"{arguments} failed: {errors.read()[-500:]}")
-        return Finished(seconds, usage.ru_maxrss * _RSS_UNIT, output.read())
+        return Finished(
+            seconds,
+            usage.ru_utime + usage.ru_stime,
+            usage.ru_maxrss * _RSS_UNIT,
+            output.read(),
+        )
 
 
 def default_platform() -> str:

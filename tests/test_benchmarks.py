@@ -16,11 +16,17 @@ from benchmarks import (
     one_model,
     roofline,
     scaling,
+    stages_process,
     start_up,
+    sweeps,
     tables,
 )
 from benchmarks.race import Contender
 from benchmarks.work import PIXELS, Work, initial_weights, made_images, write_images
+from configs import digits
+from experiments.data.images import load_data
+from experiments.runner.images import Images
+from experiments.settings import grid
 
 SMALL = {
     "mlp": {"widths": (8,), "latent_dim": 2},
@@ -251,3 +257,13 @@ def test_a_sweep_of_many_members_is_taken_apart():
     assert members == 4  # the next multiple
     assert sum(phases) == pytest.approx(total, abs=2)
     assert int(row[7]) > 6 * members  # Some files of each, and those of the sweep.
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_group_take_time():
+    runs = grid.expand(digits.get_config("tiny").to_dict())
+    images = Images(load_data(runs[0].settings.data))
+    taken = stages_process.stages(grid.group(runs)[-1], images)
+    assert all(seconds > 0 for seconds in taken.values())
+    rows = sweeps._stages({"laplace": taken, "beta": taken}).splitlines()
+    assert rows[-1].count("**") == 2 * (1 + len(taken))
