@@ -13,6 +13,9 @@ SIDE = 28
 PIXELS = SIDE * SIDE
 LEVELS = 256
 
+# How an accelerator multiplies: 'bfloat16' is also the type of the networks.
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
 # Of every convolution but the last; each halves or doubles an image.
 KERNEL = 3
 
@@ -62,6 +65,7 @@ class Work:
         latent_dim: number of latents.
         batch_size: images per step; an incomplete batch at an epoch's end is dropped.
         learning_rate: of Adam.
+        precision: of matrix products, in ``PRECISIONS``; a CPU knows no TF32.
     """
 
     images_path: str
@@ -74,6 +78,7 @@ class Work:
     latent_dim: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
+    precision: str = "float32"
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

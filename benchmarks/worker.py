@@ -25,6 +25,12 @@ def main(module: str, variant: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     work = Work.from_json(sys.stdin.readline())
+    if work.platform != "cpu":
+        # By default, JAX multiplies in TF32 and torch does not.
+        exact = work.precision == "float32"
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = (
+            "float32" if exact else "tensorfloat32"
+        )
     started = time.perf_counter()
     epoch = importlib.import_module(f"benchmarks.contenders.{module}").make(
         work, variant

@@ -22,6 +22,11 @@ class Network(nn.Module):
 
     work: Work
 
+    @property
+    def dtype(self) -> Any:
+        """The type that layers compute in; None: that of the parameters."""
+        return jnp.bfloat16 if self.work.precision == "bfloat16" else None
+
     @nn.compact
     def __call__(self, x: jax.Array, key: jax.Array) -> jax.Array:
         h = x
@@ -29,11 +34,12 @@ class Network(nn.Module):
             h = h.reshape(-1, SIDE, SIDE, 1)
         h = self._activated("encoder", h)
         h = h.reshape(len(h), -1)
-        mean = nn.Dense(self.work.latent_dim, name="mean")(h)
-        log_scale = nn.Dense(self.work.latent_dim, name="log_scale")(h)
+        dense = functools.partial(nn.Dense, self.work.latent_dim, dtype=self.dtype)
+        mean = dense(name="mean")(h).astype(jnp.float32)
+        log_scale = dense(name="log_scale")(h).astype(jnp.float32)
         z = mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
         h = self._activated("decoder", z)
-        output = _linen(self.work.layers()[-1])(h).reshape(x.shape)
+        output = _linen(self.work.layers()[-1], self.dtype)(h).reshape(x.shape)
         bias = self.param("pixels", nn.initializers.zeros, x.shape[1:])
         logits = output + bias[None]
         reconstruction = -optax.sigmoid_binary_cross_entropy(logits, x).sum(-1)
@@ -47,13 +53,13 @@ class Network(nn.Module):
                 continue
             if layer.kind == "transposed" and h.ndim == 2:
                 h = h.reshape(-1, side, side, layer.inputs)
-            h = _ACTIVATIONS[self.work.activation](_linen(layer)(h))
+            h = _ACTIVATIONS[self.work.activation](_linen(layer, self.dtype)(h))
         return h
 
 
-def _linen(layer: Layer) -> nn.Module:
+def _linen(layer: Layer, dtype: Any) -> nn.Module:
     last = layer.name == "output"  # Its bias is one for each pixel.
-    options: dict[str, Any] = {"use_bias": not last, "name": layer.name}
+    options = {"use_bias": not last, "name": layer.name, "dtype": dtype}
     if layer.kind == "dense":
         return nn.Dense(layer.outputs, **options)
     if layer.kind == "transposed":

@@ -11,7 +11,7 @@ from benchmarks.work import LEVELS, SIDE, Work
 from vae_jax import views
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, make_vae
-from vae_jax.population import Population, member_keys
+from vae_jax.population import Layout, Population, member_keys
 from vae_jax.training import EpochMetrics, TrainingConfig, TrainState
 
 
@@ -31,6 +31,7 @@ def compile_members(
     betas: Sequence[float],
     learning_rate: float,
     execution: str,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Program:
     """Compiles ``config.num_epochs`` epochs of members that share a program.
 
@@ -41,6 +42,7 @@ def compile_members(
         betas: one per member.
         learning_rate: of all members.
         execution: 'map' or 'loop'.
+        devices: that members are split over; all devices if None.
     """
     population = Population(
         models,
@@ -49,6 +51,7 @@ def compile_members(
         keys=member_keys(np.arange(len(models), dtype=np.uint32)),
         beta=betas,
         learning_rate=[learning_rate] * len(models),
+        layout=Layout.of(len(models), devices),
         execution=execution,
     )
     statistics = views.pixel_statistics(images, models[0].likelihood.levels)
@@ -76,10 +79,16 @@ def vae(work: Work, latent_dim: int) -> VAE:
         network=work.network,
         widths=work.widths,
         activation=work.activation,
+        precision="bfloat16" if work.precision == "bfloat16" else "float32",
     )
 
 
-def compile_one(work: Work, images: np.ndarray, members: int = 1) -> Program:
+def compile_one(
+    work: Work,
+    images: np.ndarray,
+    members: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Program:
     """Compiles an epoch of one model, or of several that differ in their keys."""
     return compile_members(
         [vae(work, work.latent_dim)] * members,
@@ -88,6 +97,7 @@ def compile_one(work: Work, images: np.ndarray, members: int = 1) -> Program:
         betas=[1.0] * members,
         learning_rate=work.learning_rate,
         execution="loop" if members == 1 else "map",
+        devices=devices,
     )
 
 

@@ -98,10 +98,17 @@ def make(work: Work, variant: str) -> Callable[[], float]:
     options = {adam: True} if adam else {}
     optimizer = torch.optim.Adam(network.parameters(), lr=work.learning_rate, **options)
     forward = torch.compile(network) if name == "compiled" else network
+    torch.set_float32_matmul_precision(
+        "high" if work.precision == "tf32" else "highest"
+    )
+    bfloat16 = torch.autocast(
+        device(work).type, torch.bfloat16, enabled=work.precision == "bfloat16"
+    )
 
     def step(x: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        elbo = forward(torch.bernoulli(x))
+        with bfloat16:
+            elbo = forward(torch.bernoulli(x))
         (-elbo).backward()
         optimizer.step()
         return elbo.detach()
