@@ -30,7 +30,12 @@ from experiments.settings import grid
 
 SMALL = {
     "mlp": {"widths": (8,), "latent_dim": 2},
-    "iwae": {"widths": (8, 8), "latent_dim": 2, "activation": "tanh"},
+    "iwae": {
+        "widths": (8, 8),
+        "latent_dim": 2,
+        "activation": "tanh",
+        "precision": "bfloat16",
+    },
     "conv": {"widths": (2, 3), "latent_dim": 2, "network": "conv"},
 }
 
