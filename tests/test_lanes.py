@@ -44,9 +44,8 @@ def config_of(lanes):
     return config
 
 
-def train(path, lanes, interruption=None):
+def train(path, config, interruption=None):
     """Trains without a report."""
-    config = config_of(lanes)
     runs = grid.expand(config)
     data = load_data(runs[0].settings.data)
     owners = fingerprints(runs, data.fingerprint)
@@ -69,7 +68,7 @@ def kept(path):
 
 def test_no_bit_depends_on_the_number_of_lanes(cores, tmp_path):
     for lanes in (1, 2, 4):
-        train(tmp_path / str(lanes), lanes)
+        train(tmp_path / str(lanes), config_of(lanes))
     one, two, four = (kept(tmp_path / str(lanes)) for lanes in (1, 2, 4))
     assert len(one) == 6 * 3
     assert one == two == four
@@ -96,10 +95,10 @@ def checkpoints(path):
 def test_a_request_stops_every_lane_after_a_checkpoint(cores, tmp_path):
     path = tmp_path / "run"
     with pytest.raises(Stopped, match="stopped after epoch 1 of"):
-        train(path, 2, AskedByTwo())
+        train(path, config_of(2), AskedByTwo())
     assert checkpoints(path) == ["1", "1"]
-    train(path, 2)
-    train(tmp_path / "whole", 1)
+    train(path, config_of(2))
+    train(tmp_path / "whole", config_of(1))
     assert kept(path) == kept(tmp_path / "whole")
 
 
@@ -117,7 +116,7 @@ def test_lanes_save_their_work_if_one_fails(cores, monkeypatch, tmp_path):
 
     monkeypatch.setattr(loop, "train_group", failing)
     with pytest.raises(FolderError, match="full"):
-        train(tmp_path, 3)
+        train(tmp_path, config_of(3))
     assert set(checkpoints(tmp_path)) == {"1"}
 
 
@@ -129,6 +128,32 @@ def test_long_groups_come_first():
     groups = planning.longest_first(grid.group(runs), data)
     names = [group.widest.model.likelihood for group in groups]
     assert names == ["categorical", "laplace", "bernoulli"]
+
+
+def large_config():
+    config = config_of(2)
+    config["sweep"] = {"seed": tuple(range(17))}
+    return config
+
+
+def test_large_groups_train_in_parts_on_a_cpu(cores):
+    (group,) = grid.group(grid.expand(large_config()))
+    parts = planning.parts(group)
+    assert [len(part.runs) for part in parts] == [9, 8]
+    assert tuple(run for part in parts for run in part.runs) == group.runs
+    assert planning.num_lanes([group]) == 2
+
+
+@pytest.mark.slow
+def test_parts_of_a_large_group_are_continued(cores, tmp_path):
+    whole, path = tmp_path / "whole", tmp_path / "stopped"
+    train(whole, large_config())
+    with pytest.raises(Stopped):
+        train(path, large_config(), AskedByTwo())
+    assert checkpoints(path) == ["1", "1"]
+    train(path, large_config())
+    assert kept(path) == kept(whole)
+    assert len(kept(path)) == 17 * 3
 
 
 def test_a_group_waits_until_its_memory_is_free():

@@ -60,7 +60,7 @@ def needed(fitting):
 )
 def test_slices_are_few_and_even(whole, most, sizes):
     group, *_ = whole
-    slices = memory.cut(group, most)
+    slices = planning.cut(group, most)
     assert [len(part.runs) for part in slices] == sizes
     assert tuple(run for part in slices for run in part.runs) == group.runs
 
@@ -73,7 +73,7 @@ def test_what_fits_is_left_whole(whole):
 
 def test_what_a_program_takes_grows_with_its_members(whole):
     group, images, found = whole
-    (alone, *_) = memory.cut(group, 1)
+    (alone, *_) = planning.cut(group, 1)
     one = memory.compile_fitting(alone, images, 1e15)
     gained = needed(found) - needed(one)
     task = found.compiled.task
@@ -159,7 +159,7 @@ def planned(group, folder):
 
 def test_all_slices_are_noted_before_the_first_trains(whole, tmp_path, monkeypatch):
     group, images, found = whole
-    slices = memory.cut(group, 2)
+    slices = planning.cut(group, 2)
     first = dataclasses.replace(found.compiled, task=GroupTask(slices[0], images))
     fitting = memory.Fitting(first, 0, slices[1:])
     monkeypatch.setattr(memory, "compile_fitting", lambda *_: fitting)
@@ -176,7 +176,7 @@ def test_a_kill_amid_the_notes_leaves_the_whole(whole, tmp_path, monkeypatch, no
     """Otherwise the slices without a note would be cut again, among themselves."""
     group, images, _ = whole
     folder = opened(tmp_path, small_config(), images.data)
-    slices = memory.cut(group, 2)
+    slices = planning.cut(group, 2)
     parts = iter([folder.groups.begin] * noted + [killed])
     with monkeypatch.context() as patch:
         patch.setattr(folder.groups, "begin", lambda *note: next(parts)(*note))
@@ -196,7 +196,7 @@ def test_runs_are_started_again_after_the_last_slice(whole, tmp_path):
     config["training"]["on_non_finite"] = "reseed"
     runs = grid.expand(config)
     folder = opened(tmp_path, config, images.data)
-    first, *rest = memory.cut(grid.Group(runs), 2)
+    first, *rest = planning.cut(grid.Group(runs), 2)
     planning.note_slices([first, *rest], folder)
     folder.failures.save(runs[0].name, 0, {}, {})
     save_member(folder, runs[1].name)

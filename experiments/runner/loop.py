@@ -70,8 +70,8 @@ def run_groups(
     """Trains, evaluates and stores every group that no other command trains.
 
     Each lane is a thread that takes one group after another. No bit depends on the
-    number of lanes: groups are cut by the memory that one has alone, and a group that
-    does not fit beside those that train waits.
+    number of lanes: it does not decide how groups are cut, and a group that does not
+    fit into memory beside those that train waits.
 
     Args:
         groups: the groups.
@@ -153,11 +153,8 @@ class _Supply:
             future = next(future for future in self._ahead if future in done)
             self._ahead.remove(future)
             found = future.result()
-            group, rest = found.compiled.task.group, found.rest
-            if self._folder and rest:
-                planning.note_slices([group, *rest], self._folder)
-            self._progress.add(rest)
-            self._waiting.extendleft(reversed(rest))
+            group = found.compiled.task.group
+            self._come_next(group, found.rest)
             if group.widest.parallel.compile_ahead:
                 self._compile()
             return found
@@ -167,9 +164,18 @@ class _Supply:
         while self._waiting and len(self._ahead) < self._num_lanes:
             group = self._waiting.popleft()
             if planning.claim(group, self._folder):
-                self._ahead.append(self._compile_group(group))
+                first, *rest = planning.parts(group)
+                self._come_next(first, rest)
+                self._ahead.append(self._compile_group(first))
             else:
                 self._progress.drop(group)
+
+    def _come_next(self, first: Group, rest: Sequence[Group]) -> None:
+        """Puts the other slices of a group in front of the groups that wait."""
+        if self._folder and rest:
+            planning.note_slices([first, *rest], self._folder)
+        self._progress.add(rest)
+        self._waiting.extendleft(reversed(rest))
 
 
 def _wait(lanes: Sequence[Future[None]], interruption: Interruption) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from experiments.messages.errors import SettingsError
-from experiments.runner import processes
+from experiments.runner import planning, processes
 from experiments.runner.images import Images
 from experiments.runner.task import CompiledGroup, GroupTask
 from experiments.settings.grid import Group
@@ -101,18 +101,6 @@ def compile_fitting(group: Group, images: Images, limit: float) -> Fitting:
             f"device, where {limit / _GIB:.3g} may be used. Lower training.batch_size, "
             "evaluation.batch_size or evaluation.chunk, or raise parallel.memory_gib."
         )
-    first, *rest = cut(group, fitting)
+    first, *rest = planning.cut(group, fitting)
     found = compile_fitting(first, images, limit)
     return found._replace(rest=[*found.rest, *rest])
-
-
-def cut(group: Group, most: int) -> list[Group]:
-    """Returns as few slices of a group as possible, of nearly equal size.
-
-    Args:
-        group: the group.
-        most: the most runs of a slice.
-    """
-    size = -(-len(group.runs) // -(-len(group.runs) // most))
-    starts = range(0, len(group.runs), size)
-    return [Group(group.runs[i : i + size], group.attempt) for i in starts]

@@ -18,6 +18,8 @@ from experiments.runs.notes import Note
 from experiments.settings.grid import Group, Run, group
 from vae_jax.population import param_shapes
 
+_MOST_ON_CPU = 16  # models in a program
+
 
 def check(runs: Sequence[Run], data: ImageData) -> None:
     """Refuses runs that do not fit the data, before any compute.
@@ -82,17 +84,43 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
         split_epoch(settings, data, per_column)
 
 
+def parts(group: Group) -> list[Group]:
+    """Returns the parts of a group that train one by one, of nearly equal size.
+
+    On a CPU a program trains at most 16 models: it keeps one core busy, and the states
+    of more models leave the cache. Devices that share the models compute them together.
+    """
+    return cut(group, _MOST_ON_CPU if _is_one_cpu() else len(group.runs))
+
+
+def cut(group: Group, most: int) -> list[Group]:
+    """Returns as few slices of a group as possible, of nearly equal size.
+
+    Args:
+        group: the group.
+        most: the most runs of a slice.
+    """
+    size = -(-len(group.runs) // -(-len(group.runs) // most))
+    starts = range(0, len(group.runs), size)
+    return [Group(group.runs[i : i + size], group.attempt) for i in starts]
+
+
 def num_lanes(groups: Sequence[Group]) -> int:
-    """Returns how many of some groups train at the same time.
+    """Returns how many parts of some groups train at the same time.
 
     More than one only on a CPU: the programs of small networks keep one core busy. An
     accelerator computes one program after another. If nothing is compiled ahead,
     nothing trains while a program compiles.
     """
-    parallel, devices = groups[0].widest.parallel, jax.devices()
-    if len(devices) > 1 or devices[0].platform != "cpu" or not parallel.compile_ahead:
+    parallel = groups[0].widest.parallel
+    if not (_is_one_cpu() and parallel.compile_ahead):
         return 1
-    return min(parallel.lanes or num_cores(), len(groups))
+    return min(parallel.lanes or num_cores(), sum(len(parts(each)) for each in groups))
+
+
+def _is_one_cpu() -> bool:
+    devices = jax.devices()
+    return len(devices) == 1 and devices[0].platform == "cpu"
 
 
 def num_cores() -> int:
