@@ -1,29 +1,35 @@
-"""The flags, refusals and exit statuses that all commands share."""
+"""The flags, refusals and exit statuses that all commands share.
+
+``--help`` ends a command within half a second: it needs neither JAX nor the modules
+that import it. So this module, and those of the commands, import these within the
+functions that use them, after ``--help`` has ended.
+"""
 
 import functools
+import gc
+import itertools
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import jax
 from absl import app, flags
 from absl import logging as absl_logging
 
 from experiments import guard
-from experiments.data import cache
-from experiments.files.paths import expand_user
+from experiments.files.paths import ROOT, expand_user
 from experiments.guard import REFUSED
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import CommandError, DataError, SettingsError
 from experiments.messages.wording import printable
-from experiments.runner import processes
-from experiments.runner.interruption import Stopped
-from experiments.settings import configuration, stored, user_code
+from experiments.settings import stored
 from experiments.settings.arguments import Argument, expanded
+
+if TYPE_CHECKING:
+    from experiments.settings.configuration import Configuration
 
 LEFT_OUT = 3  # exit status of a command that left something out, and names it
 
@@ -41,7 +47,7 @@ def define_flags(workdir: str, config: str | None = None) -> None:
         # The absolute path: the current folder may belong to another project.
         flags.DEFINE_string(
             "config",
-            str(configuration.ROOT / config),
+            str(ROOT / config),
             "Configuration file, as in configs/mnist.py:fashion_mnist, or config.json "
             "of a run folder. Its fields are overridden as in "
             "--config.model.latent_dim=8; the last of several values counts.",
@@ -96,6 +102,8 @@ def join_processes() -> None:
     Raises:
         SettingsError: they cannot be found, or a flag for that has no effect.
     """
+    import jax
+
     names = ("coordinator", "num_processes", "process_id")
     refuse_idle(names, "distributed")
     if not flags.FLAGS.distributed:
@@ -138,13 +146,15 @@ def _check_coordinator(address: str) -> None:
         raise SettingsError.of("--coordinator", address, why, remedy)
 
 
-def given_config() -> configuration.Configuration:
+def given_config() -> "Configuration":
     """Returns the configuration, overrides applied."""
     return flags.FLAGS.config
 
 
 def show_what_is_not_obeyed() -> None:
     """Prints the fields of a stored configuration that are not used, in one process."""
+    from experiments.runner import processes
+
     if given_config().not_obeyed and processes.is_primary():
         CONSOLE.print(given_config().not_obeyed)
 
@@ -173,6 +183,13 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
     """
 
     def guarded(argv: list[str]) -> None:
+        import jax
+
+        from experiments.runner import programs
+        from experiments.runner.interruption import Stopped
+
+        gc.freeze()
+        gc.enable()  # ``guard`` disables it while modules are imported.
         # JAX logs notes on accelerators that the machine does not have.
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)
@@ -180,7 +197,7 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         try:
             try:
                 guard.listen_and_unwind()
-                keep_compiled_programs()
+                programs.keep()
                 main(*[argv[1:]] * positional)
             finally:
                 guard.listen()
@@ -213,6 +230,8 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
 
 def _refuse_missing_devices(error: Exception) -> None:
     """Ends the command if JAX finds none of the devices that variables ask for."""
+    import jax
+
     try:
         jax.devices()
         # The second time, JAX uses the devices that it found.
@@ -227,26 +246,6 @@ def _refuse_missing_devices(error: Exception) -> None:
             "use the devices that there are, or install JAX for it, as in pip install "
             "'jax[cuda13]'."
         )
-
-
-def keep_compiled_programs() -> None:
-    """Keeps compiled programs on disk, so that a second start need not compile them.
-
-    JAX_COMPILATION_CACHE_DIR names another folder. JAX_ENABLE_COMPILATION_CACHE=false
-    keeps nothing, and neither does a folder that cannot be written. The key of an entry
-    is everything that compilation depends on. Entries are compressed by zlib and carry
-    a checksum: damaged ones are compiled again.
-    """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        return
-    folder = cache.default_folder() / "programs"
-    places = (folder, *folder.absolute().parents)
-    nearest = next(place for place in places if os.path.lexists(place))
-    if not (os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)):
-        return  # The cache of images warns of it; JAX would for each program.
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # Programs that compile faster are not worth a file.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def leave_if_left_out(lines: Sequence[str]) -> None:
@@ -277,6 +276,10 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
         given = list(expanded(map(Argument, argv[1:])))
         # Recorded and given to jobs without files of options, which may change.
         sys.argv[1:] = [argument.text for argument in given]
+        _show_help(argv[0], given)
+        guard.import_jax()
+        from experiments.settings import configuration, user_code
+
         has_config = "config" in flags.FLAGS
         own, others = configuration.split(given) if has_config else ([], given)
         left = _parse(argv[0], others)
@@ -293,6 +296,13 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
         return left
     except (DataError, SettingsError) as error:
         _refuse(error)
+
+
+def _show_help(command: str, arguments: Sequence[Argument]) -> None:
+    """Ends the command if ``--help`` or the like is among its options."""
+    options = itertools.takewhile(lambda argument: argument.text != "--", arguments)
+    names = ("help", "helpfull", "helpshort", "helpxml")
+    _parse(command, [own for own in options if (own.option() or ("",))[0] in names])
 
 
 def _parse(command: str, arguments: Sequence[Argument]) -> list[str]:

@@ -32,13 +32,6 @@ from experiments.evaluation.columns import keys
 from experiments.files.tables import add_to_table, read_table
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import FolderError
-from experiments.report.terminal import print_results, print_sandwich
-from experiments.runner import reevaluation
-from experiments.runner.images import Images
-from experiments.runs import loading
-from experiments.runs.folder import RunFolder
-from experiments.settings import grid
-from vae_jax.fitted_prior import FITTABLE
 
 _NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", 5000, "Importance samples per test image.", lower_bound=1
@@ -56,8 +49,8 @@ _CHAINS = flags.DEFINE_integer("chains", 16, "Chains per image.", lower_bound=1)
 _GAP_STEPS = flags.DEFINE_integer(
     "gap_steps", 1000, "Steps of the search for each image's best q.", lower_bound=5
 )
-_FIT_PRIOR = flags.DEFINE_enum(
-    "fit_prior", None, list(FITTABLE), "Prior to fit to each run's q(z)."
+_FIT_PRIOR = flags.DEFINE_string(
+    "fit_prior", None, "Prior to fit to each run's q(z), as in --fit_prior=mixture."
 )
 _FIT_STEPS = flags.DEFINE_integer(
     "fit_steps", 5000, "Steps of Adam that fit it.", lower_bound=1
@@ -67,6 +60,13 @@ _EVALUATION, _FITTED, _SANDWICH = "evaluation.csv", "fitted_prior.csv", "sandwic
 
 
 def main() -> None:
+    from experiments.report.terminal import print_results, print_sandwich
+    from experiments.runner import reevaluation
+    from experiments.runner.images import Images
+    from experiments.runs import loading
+    from experiments.runs.folder import RunFolder
+    from experiments.settings import grid
+
     command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
     command_line.refuse_idle(("fit_steps",), "fit_prior")
     prior, num_images = _FIT_PRIOR.value, _SANDWICH_IMAGES.value
@@ -76,8 +76,8 @@ def main() -> None:
     places = command_line.places()
     chosen = grid.choose(loading.stored_runs(folder, places), _ONLY.value)
     trained = reevaluation.find_trained(folder, chosen, _NUM_SAMPLES.value, left_out)
-    if prior:
-        reevaluation.check_fit(trained)
+    if prior is not None:
+        reevaluation.check_fit(prior, trained)
     images = Images(loading.stored_images(folder, chosen[0], places))
     asked = {_EVALUATION: True, _FITTED: prior, _SANDWICH: num_images}
     for table in filter(asked.get, asked):  # Refused before any compute.

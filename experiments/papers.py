@@ -18,7 +18,6 @@ from experiments import command_line
 from experiments.files.paths import expand_user
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
-from experiments.report.papers import write_page
 
 _RUNS = flags.DEFINE_string("runs", "runs/papers", "Folder of the run folders.")
 _RECORDS = flags.DEFINE_string("records", "docs/results", "Folder of the records.")
@@ -26,6 +25,8 @@ _PAGE = flags.DEFINE_string("page", "docs/results.md", "Page to write.")
 
 
 def main() -> None:
+    from experiments.report.papers import write_page
+
     runs, kept, page = (expand_user(flag.value) for flag in (_RUNS, _RECORDS, _PAGE))
     if _RUNS.present and not runs.is_dir():
         remedy = "Give the folder of the run folders, or leave the flag out"

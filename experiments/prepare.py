@@ -20,8 +20,6 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 from absl import flags
 
 from experiments import command_line
-from experiments.data.downloads import prepare
-from experiments.data.names import PREPARABLE
 from experiments.messages.errors import DataError
 
 _DATA_DIR = flags.DEFINE_string(
@@ -34,6 +32,9 @@ _SOURCE = flags.DEFINE_string(
 
 def main(names: list[str]) -> None:
     """Prepares the data set that the command line names."""
+    from experiments.data.downloads import prepare
+    from experiments.data.names import PREPARABLE
+
     if len(names) != 1:
         raise DataError(
             f"{' '.join(names) or 'no data set'} is named. Name one of"

@@ -20,14 +20,15 @@ from absl import flags
 from experiments import command_line
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import FolderError, SettingsError
-from experiments.runner import failures
-from experiments.runs import loading
-from experiments.runs.folder import RunFolder
 
 _RUN = flags.DEFINE_string("run", "", "Name of the run.")
 
 
 def main() -> None:
+    from experiments.runner import failures
+    from experiments.runs import loading
+    from experiments.runs.folder import RunFolder
+
     folder = RunFolder.open(command_line.workdir())
     replayable = folder.failures.runs()
     remedy = f"No run of {folder.path} met a value that is not finite"

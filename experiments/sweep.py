@@ -22,10 +22,9 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line
-from experiments.launch import engines, jobs, sweeps
-from experiments.launch.launching import Launch
+from experiments.launch import engines, jobs
+from experiments.launch.jobs import Launch
 from experiments.messages.errors import SettingsError
-from experiments.settings import grid
 
 _LIST = flags.DEFINE_bool("list", False, "List the runs of the sweep and end.")
 _ONLY = flags.DEFINE_string(
@@ -71,6 +70,8 @@ _OPTIONS = {
 
 
 def main() -> None:
+    from experiments.settings import grid
+
     config, overridden, _ = command_line.given_config()
     runs = grid.expand(config)
     _refuse_hidden(config["sweep"], overridden)
@@ -81,6 +82,8 @@ def main() -> None:
             if run.name in names:
                 print(f"{index:4d}  {run.name}")
         return
+    from experiments.launch import sweeps
+
     launch, workdir = _launch(), command_line.workdir()
     if not launch:
         command_line.join_processes()

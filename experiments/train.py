@@ -12,12 +12,13 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 # isort: split
 
 from experiments import command_line
-from experiments.launch import sweeps
 from experiments.messages.errors import SettingsError
-from experiments.settings import grid
 
 
 def main() -> None:
+    from experiments.launch import sweeps
+    from experiments.settings import grid
+
     given = command_line.given_config()
     for field in given.overridden:
         if field.startswith("sweep."):

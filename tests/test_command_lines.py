@@ -25,15 +25,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import command_line
 from experiments.evaluation.columns import TABLES
 from experiments.evaluation.status import LOST
 from experiments.files.writing import write_atomically
+from experiments.runner import programs
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = ("sweep", "train", "evaluate", "replay", "papers", "prepare", "theory")
 TINY = "--config=configs/digits.py:tiny"
 SMALL = """
 import runpy
@@ -63,8 +64,12 @@ RUNS = [
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "experiments.runner.loop",
         "experiments.command_line",
+        "experiments.launch.sweeps",
+        "experiments.report.page",
+        "experiments.report.terminal",
+        "experiments.runner.reevaluation",
+        "experiments.settings.configuration",
         "scipy.optimize",
         "scipy.stats",
     ]
@@ -659,6 +664,34 @@ def test_help_shows_every_option_and_commands_as_they_are_typed(command, name):
     assert " \\\n        --config." in shown
 
 
+def test_help_imports_no_jax_and_a_list_no_plotting():
+    """The first word of a command waits for no package that it does not need."""
+    commands = {
+        **{
+            (name, "--help"): {"jax", "vae_jax", "numpy", "matplotlib"}
+            for name in COMMANDS
+        },
+        ("sweep", "--list"): {"matplotlib", "sklearn", "tensorboardX", "torch"},
+    }
+    processes = {
+        (name, option): subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", f"experiments.{name}", option],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, option in commands
+    }
+    for command, process in processes.items():
+        shown, times = process.communicate(timeout=60)
+        imported = set(re.findall(r"\| +(\w+)(?:\.[.\w]+)?$", times, re.MULTILINE))
+        assert process.returncode == 0
+        assert shown
+        assert "experiments" in imported
+        assert not imported & commands[command], command
+
+
 # --- bad input ------------------------------------------------------------------------
 
 
@@ -1040,6 +1073,7 @@ def test_evaluate_refuses_what_it_cannot_do(command, own):
     workdir = f"--workdir={own}"
     assert_refused(command("evaluate", workdir, "--num_samples=0"), "num_samples", "0")
     assert_refused(command("evaluate", workdir, "--only=99"), "'99'")
+    assert_refused(command("evaluate", workdir, "--fit_prior=mixtur"), "'mixture'")
     params = own / "members" / RUNS[0] / "params.safetensors"
     params.write_bytes(params.read_bytes()[:-10])
     outcome = command("evaluate", workdir, "--num_samples=2", f"--only={RUNS[0]}")
@@ -1205,7 +1239,7 @@ def test_compiled_programs_are_kept_unless_told_where(told, kept, where, monkeyp
     monkeypatch.setenv("VAE_JAX_CACHE", kept)
     try:
         jax.config.update("jax_compilation_cache_dir", told or None)
-        command_line.keep_compiled_programs()
+        programs.keep()
         assert jax.config.jax_compilation_cache_dir == where
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -9,7 +9,7 @@ import pytest
 
 from configs import digits
 from experiments.launch import jobs
-from experiments.launch.launching import Jobs, Launch
+from experiments.launch.launching import Jobs
 from experiments.messages.errors import FolderError
 from experiments.runner.interruption import Stopped
 from experiments.runs.notes import Note
@@ -104,7 +104,7 @@ def folder(tmp_path):
 
 
 def launched(folder, engine, chosen=RUNS, retries=2, slice_size=0):
-    return Jobs(folder, RUNS, chosen, Launch(engine, retries, slice_size, ()))
+    return Jobs(folder, RUNS, chosen, jobs.Launch(engine, retries, slice_size, ()))
 
 
 def run_all(folder, engine, after=1000, **options):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from experiments.messages.errors import DataError
 
+ROOT = pathlib.Path(__file__).parents[2]  # where this package and its configs/ lie
+
 
 def expand_user(path: str) -> pathlib.Path:
     """Returns the path that a text stands for: ``~`` and ``file:///`` are resolved.

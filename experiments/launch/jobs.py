@@ -17,7 +17,18 @@ from pathlib import Path
 
 from experiments.files.reading import read_object
 from experiments.files.writing import remove, write_atomically
+from experiments.launch.engines import Launcher
 from experiments.messages.errors import FolderError
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How a sweep is launched."""
+
+    engine: Launcher
+    retries: int  # number of times in a row that a job may end without getting further
+    slice_size: int  # the most runs of a job; 0: whole groups
+    arguments: tuple[str, ...]  # of the command line that launches
 
 
 @dataclasses.dataclass

@@ -4,31 +4,20 @@ Nothing here needs to know how a job ended, only whether it got further: a resul
 checkpoint of its runs was written.
 """
 
-import dataclasses
 import glob
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.files.writing import remove
-from experiments.launch.engines import Command, Launcher
-from experiments.launch.jobs import Job, JobFiles, command, ranges
+from experiments.launch.engines import Command
+from experiments.launch.jobs import Job, JobFiles, Launch, command, ranges
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.wording import counted
 from experiments.runner import planning
 from experiments.runner.interruption import Interruption, Stopped
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Group, Run
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """How a sweep is launched."""
-
-    engine: Launcher
-    retries: int  # number of times in a row that a job may end without getting further
-    slice_size: int  # the most runs of a job; 0: whole groups
-    arguments: tuple[str, ...]  # of the command line that launches
 
 
 class Jobs:

@@ -10,12 +10,10 @@ import jax
 from experiments.data.images import load_data
 from experiments.evaluation.columns import in_order
 from experiments.files.tables import write_table
-from experiments.launch.jobs import refuse_earlier_jobs
-from experiments.launch.launching import Jobs, Launch
+from experiments.launch.jobs import Launch, refuse_earlier_jobs
+from experiments.launch.launching import Jobs
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import LaunchError
-from experiments.report.page import write_report
-from experiments.report.terminal import print_results
 from experiments.runner import processes
 from experiments.runner.interruption import Interruption
 from experiments.runner.loop import train
@@ -98,6 +96,10 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
     Returns:
         Lines on what was left out.
     """
+    # Within this function: a job draws nothing, so it needs no plotting.
+    from experiments.report.page import write_report
+    from experiments.report.terminal import print_results
+
     left_out: list[str] = []
     with folder.writing():
         rows = folder.members.results([run.name for run in runs], left_out.append)

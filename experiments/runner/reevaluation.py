@@ -23,9 +23,11 @@ from experiments.runner.task import GroupTask, build_model
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Run, group
 from experiments.settings.options import fitted_prior_options
+from experiments.settings.values import prefixed
 from vae_jax import views
+from vae_jax.checks import require_known
 from vae_jax.evidence import measure_sandwich
-from vae_jax.fitted_prior import fit_prior, require_own_prior
+from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior
 from vae_jax.measure import Evaluation
 from vae_jax.model import VAE, Params
 from vae_jax.population import member, pad, param_shapes
@@ -272,12 +274,18 @@ def _with_samples(run: Run, num_samples: int) -> Run:
     return dataclasses.replace(run, settings=settings)
 
 
-def check_fit(runs: Iterable[Run]) -> None:
-    """Refuses models whose prior cannot be replaced, before any is evaluated.
+def check_fit(prior: str, runs: Iterable[Run]) -> None:
+    """Refuses a prior that cannot be fitted, or a model whose own cannot be replaced.
+
+    Args:
+        prior: its name.
+        runs: the runs of these models.
 
     Raises:
-        SettingsError: naming the first one.
+        SettingsError: naming the prior, or the first run of such a model.
     """
+    with prefixed("--"):
+        require_known("fit_prior", prior, FITTABLE)
     for run in runs:
         try:
             require_own_prior(run.settings.model.example.posterior_family)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.files.paths import expand_user
+from experiments.files.paths import ROOT, expand_user
 from experiments.files.reading import read_object
 from experiments.messages.errors import SettingsError
 from experiments.settings import overrides, stored
@@ -22,8 +22,6 @@ from experiments.settings.arguments import Argument
 from experiments.settings.fingerprint import with_defaults
 from experiments.settings.user_code import CONFIG_ADVICE, run_config
 from experiments.settings.values import plain
-
-ROOT = Path(__file__).parents[2]  # where the configurations of this package lie
 
 
 class Configuration(NamedTuple):

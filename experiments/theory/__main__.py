@@ -17,6 +17,7 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 import importlib
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from absl import flags
 from rich.table import Table
@@ -25,16 +26,18 @@ from experiments import command_line
 from experiments.files.paths import expand_user
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
-from experiments.report.terminal import terminal_table
-from experiments.settings.values import prefixed
-from experiments.theory.claims import Story
-from experiments.theory.page import PROGRAMS, write_figures, write_page
-from vae_jax.checks import require_known
+
+if TYPE_CHECKING:
+    from experiments.theory.claims import Story
 
 _PAGE = flags.DEFINE_string("page", "", "Page to write, such as docs/theory.md.")
 
 
 def main(names: list[str]) -> None:
+    from experiments.settings.values import prefixed
+    from experiments.theory.page import PROGRAMS, write_figures, write_page
+    from vae_jax.checks import require_known
+
     with prefixed("the "):
         for name in names:
             require_known("program", name, PROGRAMS)
@@ -57,7 +60,9 @@ def main(names: list[str]) -> None:
         sys.exit(1)
 
 
-def _table(name: str, story: Story, seconds: float) -> Table:
+def _table(name: str, story: "Story", seconds: float) -> Table:
+    from experiments.report.terminal import terminal_table
+
     table = terminal_table(f"{name} ({seconds:.0f} s)")
     for header in ("claim", "predicted", "measured", "verdict"):
         table.add_column(header)
