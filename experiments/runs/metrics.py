@@ -10,14 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-
 from experiments.files.reading import cannot_read, parse_json, read_bytes
 from experiments.files.sealed import Owner, with_nan, without_nan
 from experiments.files.writing import refusing_to_write, remove, write_atomically
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import counted
+from experiments.runs.events import Event, EventsWriter
 
 # A file of rows has fewer lines, as its size is limited too.
 _MOST_LINES = 1_000_000

@@ -109,6 +109,12 @@ ROWS = [
         {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
         TRAIN,
     ),
+    # tensorboardX imports torch if it finds it; this one cannot be imported.
+    Row(
+        "an installed torch",
+        {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/foreign/packages'}"},
+        TRAIN,
+    ),
     Row("no home", {"HOME": UNSET, "VAE_JAX_CACHE": UNSET}),
     Row("no folder for temporary files", {"TMPDIR": "/nonexistent"}),
     Row("the C locale", {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}),
