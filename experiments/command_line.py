@@ -6,7 +6,6 @@ functions that use them, after ``--help`` has ended.
 """
 
 import functools
-import gc
 import itertools
 import logging
 import os
@@ -188,8 +187,6 @@ def run(main: Callable[..., None], *, positional: bool = False) -> None:
         from experiments.runner import programs
         from experiments.runner.interruption import Stopped
 
-        gc.freeze()
-        gc.enable()  # ``guard`` disables it while modules are imported.
         # JAX logs notes on accelerators that the machine does not have.
         if not flags.FLAGS["verbosity"].present:
             absl_logging.set_verbosity(absl_logging.WARNING)

@@ -218,7 +218,8 @@ def import_jax() -> None:
 if _program().startswith("experiments."):
     protect()
     _settle_environment()
-    # Modules that are imported leave no garbage. To look for it takes an eighth of the
-    # time of imports, and a fifth of a second when a command ends.
-    gc.disable()
+    # Imports and the tracing of programs make many objects that stay. To look through
+    # them for garbage as often as Python does takes a tenth of a start, and once more
+    # when a command ends a fifth of a second.
+    gc.set_threshold(100_000, 2, 2)
     atexit.register(gc.freeze)

@@ -20,6 +20,7 @@ So ``levels`` and ``continuous`` are compared on one scale, bits per dimension o
 same integers. ``binary`` is another random variable and has its own table.
 """
 
+import functools
 import math
 
 import jax
@@ -72,8 +73,7 @@ def shared_draw(
         images: integers, ``[N, D]``.
         levels: number of intensity levels.
     """
-    key = jax.random.fold_in(jax.random.key(0), which)
-    x: jax.Array = _observe(view, key, images, levels)
+    x: jax.Array = _shared_draw(view, np.uint32(which), images, levels)
     return x
 
 
@@ -153,8 +153,9 @@ def as_rows(
     return images.reshape(len(images), num_pixels).astype(np.uint8)
 
 
-# Compiled as one program; otherwise each operation would be compiled separately.
-_observe = jax.jit(observe, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 3))  # One program, with its key.
+def _shared_draw(view: str, which: jax.Array, k: jax.Array, levels: int) -> jax.Array:
+    return observe(view, jax.random.fold_in(jax.random.key(0), which), k, levels)
 
 
 def _binarize(key: jax.Array, k: jax.Array, levels: int) -> jax.Array:

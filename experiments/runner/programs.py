@@ -24,7 +24,7 @@ def keep() -> None:
     is everything that compilation depends on. Entries are compressed by zlib and carry
     a checksum: damaged ones are removed, compiled again and kept again.
     """
-    warnings.showwarning = _show
+    warnings.showwarning = _show  # type: ignore[assignment]
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = cache.default_folder() / "programs"

@@ -107,12 +107,9 @@ class Population:
         self.shapes = param_shapes(self.widest)
         self.placement = Placement(len(models), layout or Layout.of(len(models)))
         masks = [latent_mask(m.latent_dim, self.widest.latent_dim) for m in models]
-        self.members = Member(
-            keys,
-            jnp.asarray(beta, jnp.float32),
-            jnp.asarray(learning_rate, jnp.float32),
-            jnp.asarray(np.stack(masks)),
-        )
+        # NumPy converts them: each conversion by JAX would be a program to compile.
+        own = np.asarray(beta, np.float32), np.asarray(learning_rate, np.float32)
+        self.members = Member(keys, *jax.device_put((*own, np.stack(masks))))
         self.padded_members = self.placement.pad(self.members)
         self.execution = self._fastest() if execution == "auto" else execution
 
