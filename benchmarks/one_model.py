@@ -14,9 +14,13 @@ from benchmarks.work import Work
 OURS = Contender("vae_jax: one compiled program per epoch", "ours")
 PRODUCTS = Contender("(XLA's matrix products of an epoch alone)", "products")
 PEERS = (
+    Contender("vae_jax in bfloat16", "ours", precision="bfloat16"),
     Contender("torch, tuned: one tensor, fused Adam", "torch_loops", "tuned fused"),
     Contender("torch, tuned: one tensor, foreach Adam", "torch_loops", "tuned foreach"),
     Contender("torch, tuned, torch.compile", "torch_loops", "compiled fused"),
+    Contender(
+        "torch, tuned, autocast to bfloat16", "torch_loops", "tuned fused", "bfloat16"
+    ),
     Contender("torch, DataLoader", "torch_loops", "loader"),
     Contender("plain JAX: the Flax step in one scan per epoch", "plain_scan"),
     Contender("Flax, a jitted step per batch", "flax_steps"),

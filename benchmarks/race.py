@@ -21,6 +21,7 @@ class Contender:
     title: str
     module: str  # in benchmarks.contenders
     variant: str = ""
+    precision: str = ""  # of its products; "": the work's
 
 
 @dataclasses.dataclass
@@ -63,6 +64,8 @@ class _Process:
     """A worker process; ``setup`` waits until its contender is ready."""
 
     def __init__(self, contender: Contender, work: Work):
+        if contender.precision:
+            work = dataclasses.replace(work, precision=contender.precision)
         self._work = work
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = ["-m", "benchmarks.worker", contender.module, contender.variant]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from vae_jax.checks import require_fields
 from vae_jax.networks.interface import Heads, Network
+from vae_jax.networks.products import bfloat16_product
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": jnp.tanh,
@@ -21,9 +22,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 # The types that networks compute in, as Flax names them: None is the type of the
-# parameters. bfloat16 has the exponents of float32, so gradients need no scaling. On
-# GPUs and TPUs, JAX's default products of float32 round their factors (to TF32 and
-# bfloat16); jax_default_matmul_precision, which environment.json records, changes this.
+# parameters. Dense layers compute only the factors of their products in bfloat16,
+# convolutions everything. bfloat16 has the exponents of float32, so gradients need no
+# scaling. On GPUs and TPUs, JAX's default products of float32 round their factors (to
+# TF32 and bfloat16); jax_default_matmul_precision, which environment.json records,
+# changes this.
 PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
@@ -62,7 +65,9 @@ class LayeredNetwork(Network):
     def dense(self, features: int, **options: Any) -> nn.Dense:
         """Returns a dense layer with the initialisation of all networks."""
         options = {"kernel_init": nn.initializers.glorot_uniform()} | options
-        return nn.Dense(features, dtype=self.dtype, **options)
+        if self.dtype is not None:
+            options["dot_general"] = bfloat16_product
+        return nn.Dense(features, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +101,16 @@ class LinearHeads(nn.Module):
             )(h)
             for name, size in self.heads
         }
-        outputs = jax.tree.map(at_least_float32, outputs)
         return outputs
 
 
 class OutputBias(nn.Module):
     """A bias per pixel and parameter, which starts at the statistics of the data.
 
-    It is added in float32. So a network in bfloat16 does not round the parameters of an
-    image themselves, but only their distance from those of the mean image. The relative
-    error of this distance, 2^-9, is no larger than the error from rounding the factors
-    of the last product, so keeping that product in float32 would gain little.
+    It is added in float32. So convolutions in bfloat16 do not round the parameters of
+    an image themselves, but only their distance from those of the mean image. The
+    relative error of this distance, 2^-9, is no larger than the error from rounding the
+    factors of the last product.
     """
 
     @nn.compact

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vae_jax.networks.common import OutputBias, apply_block, at_least_float32, per_pixel
+from vae_jax.networks.common import OutputBias, apply_block, per_pixel
 from vae_jax.networks.convolutional import ConvolvingNetwork
 from vae_jax.networks.dense import MLP, apply_dense
 from vae_jax.networks.interface import Module, Shape
+from vae_jax.networks.products import bfloat16_product
 
 # Features and masked layers of the autoregressive decoder. They are few, so that it
 # sees only a neighbourhood of each pixel and z must describe the image as a whole.
@@ -105,7 +106,7 @@ class MaskedMLP(nn.Module):
             h, degrees = self.network.activate(h), own
         own = np.repeat(np.arange(self.latent_dim), self.outputs)
         h = self._layer(h, degrees, own, context)
-        return at_least_float32(h).reshape(*z.shape, self.outputs)
+        return h.reshape(*z.shape, self.outputs)
 
     def _layer(
         self, h: jax.Array, degrees: np.ndarray, own: np.ndarray, context: jax.Array
@@ -127,8 +128,8 @@ class _MaskedDense(nn.Module):
     def __call__(self, h: jax.Array) -> jax.Array:
         mask = np.array(self.mask, np.float32)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), mask.shape)
-        h, kernel = nn.dtypes.promote_dtype(h, kernel * mask, dtype=self.dtype)
-        outputs: jax.Array = h @ kernel
+        product = jnp.matmul if self.dtype is None else bfloat16_product
+        outputs: jax.Array = product(h, kernel * mask)
         return outputs
 
 
