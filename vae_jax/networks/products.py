@@ -11,9 +11,9 @@ def bfloat16_product(
 ) -> jax.Array:
     """Returns h times a matrix: factors are rounded to bfloat16, sums are float32.
 
-    So are the two products of its gradient: the cotangent is rounded as well, but no
-    result is. Units with a type for such products are 2 to 8 times faster than with
-    float32.
+    The two products of its gradient are of the same kind: the cotangent is rounded as
+    well, but no result is. Processors that have such products compute them at least
+    twice as fast as those of float32.
 
     Args:
         h: ``[..., inputs]``.
