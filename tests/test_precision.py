@@ -11,6 +11,8 @@ import pytest
 from configs import digits
 from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
+from experiments.messages.console import CONSOLE
+from experiments.runner import planning
 from experiments.runner.precision import doubt_of_precision, processor_features
 from experiments.settings import grid
 from vae_jax import views
@@ -142,3 +144,14 @@ def test_one_warning_where_float32_is_faster():
         (some, "cpu", set()),
     ):
         assert doubt_of_precision(*quiet) == ""
+
+
+def test_the_warning_comes_before_training(monkeypatch):
+    config = digits.get_config("tiny").to_dict()
+    config["model"]["precision"] = "bfloat16"
+    runs = grid.expand(config)
+    data = load_data(runs[0].settings.data)
+    monkeypatch.setattr(planning, "processor_features", lambda: {"avx2"})
+    with CONSOLE.capture() as capture:
+        planning.check_devices(runs, data)
+    assert capture.get().count("warning: model.precision is 'bfloat16'") == 1

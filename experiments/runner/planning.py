@@ -11,6 +11,7 @@ from experiments.messages.errors import SettingsError
 from experiments.messages.wording import counted
 from experiments.runner import processes
 from experiments.runner.images import training_sample
+from experiments.runner.precision import doubt_of_precision, processor_features
 from experiments.runner.streaming import import_grain
 from experiments.runner.task import build_model, layout, split_epoch
 from experiments.runs.folder import RunFolder
@@ -54,6 +55,8 @@ def check(runs: Sequence[Run], data: ImageData) -> None:
 def check_devices(runs: Sequence[Run], data: ImageData) -> None:
     """Refuses runs that the devices of this process cannot train, before any compute.
 
+    It warns where another setting would be faster.
+
     Raises:
         SettingsError: there are fewer devices than asked for, or too little memory for
             streaming.
@@ -78,6 +81,9 @@ def check_devices(runs: Sequence[Run], data: ImageData) -> None:
             f"parallel.members is {parallel.members}: JAX finds {devices},"
             f" {batch} for each batch. Members are split over {num_columns}."
         )
+    platform = jax.devices()[0].platform
+    if doubt := doubt_of_precision(runs, platform, processor_features()):
+        warn(doubt)
     for members in group(runs):
         settings = members.widest
         per_column = layout(settings, len(members.runs)).per_column
