@@ -357,9 +357,11 @@ def killed(common, cache):
     folder = common / "killed"
     with filelock.FileLock(common / "killed.lock"):
         if not (common / "killed.done").exists():
-            process = harness.start(
-                harness.command("sweep", *harness.SWEEP, f"--workdir={folder}"), cache
+            one_by_one = "--config.parallel.lanes=1"
+            command = harness.command(
+                "sweep", *harness.SWEEP, one_by_one, f"--workdir={folder}"
             )
+            process = harness.start(command, cache)
             assert harness.wait_for(
                 lambda: len([*folder.glob("checkpoints/gaussian*/[0-9]*")]) >= KEEP,
                 process,
