@@ -113,10 +113,11 @@ def run_groups(
 
 
 class _Supply:
-    """Gives compiled groups to the lanes; while they train, the next ones compile.
+    """Gives compiled groups to the lanes; while they train, the next ones may compile.
 
-    The next ones are as many as there are lanes (``parallel.compile_ahead``): a thread
-    compiles on one core, and the steps of small networks need hardly more than one.
+    A program compiles on one core, and the steps of small networks need hardly more
+    than one. So a single lane has the next group compiled ahead
+    (``parallel.compile_ahead``), and several lanes only on cores that they leave free.
 
     Args:
         groups: the groups, in the order in which they are compiled.
@@ -136,9 +137,13 @@ class _Supply:
     ):
         self._waiting = collections.deque(groups)
         self._folder, self._progress = folder, progress
-        self._compile_group, self._num_lanes = compile_group, num_lanes
-        self._ahead: list[Future[memory.Fitting]] = []
-        self._lock = threading.Lock()
+        self._compile_group = compile_group
+        free = planning.num_cores() - num_lanes if num_lanes > 1 else 1
+        compiles_ahead = groups[0].widest.parallel.compile_ahead
+        self._num_ahead = max(0, min(free, num_lanes)) if compiles_ahead else 0
+        self._num_asking = 0
+        self._compiling: list[Future[memory.Fitting]] = []
+        self._lock, self._turn = threading.Lock(), threading.Lock()
 
     def next(self) -> memory.Fitting | None:
         """Returns a group when it is compiled; None if there are no more.
@@ -146,27 +151,30 @@ class _Supply:
         A group that does not fit into memory is cut into slices.
         """
         with self._lock:
+            self._num_asking += 1
             self._compile()
-            if not self._ahead:
+        with self._turn:  # Other lanes wait for their turn to wait.
+            if not self._compiling:
                 return None
-            done, _ = wait(self._ahead, return_when=FIRST_COMPLETED)
-            future = next(future for future in self._ahead if future in done)
-            self._ahead.remove(future)
+            done, _ = wait(self._compiling, return_when=FIRST_COMPLETED)
+            future = next(future for future in self._compiling if future in done)
             found = future.result()
-            group = found.compiled.task.group
-            self._come_next(group, found.rest)
-            if group.widest.parallel.compile_ahead:
+            with self._lock:
+                self._compiling.remove(future)
+                self._num_asking -= 1
+                self._come_next(found.compiled.task.group, found.rest)
                 self._compile()
             return found
 
     def _compile(self) -> None:
         """Begins to compile the next groups that no other command trains."""
-        while self._waiting and len(self._ahead) < self._num_lanes:
+        wanted = self._num_asking + self._num_ahead
+        while self._waiting and len(self._compiling) < wanted:
             group = self._waiting.popleft()
             if planning.claim(group, self._folder):
                 first, *rest = planning.parts(group)
                 self._come_next(first, rest)
-                self._ahead.append(self._compile_group(first))
+                self._compiling.append(self._compile_group(first))
             else:
                 self._progress.drop(group)
 
