@@ -1,15 +1,30 @@
-"""Run folders for tests: made, filled, and refused."""
+"""Run folders for tests: made, filled, and refused; and a small sweep for them."""
 
 import hashlib
 
 import pytest
 
+from configs import digits
 from experiments.files.sealed import write_record
 from experiments.messages.errors import CommandError
 from experiments.runs.folder import RunFolder
 
 CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
 IMAGES = "0123456789ab"
+
+
+def small_sweep():
+    """Returns the tiny configuration: few images, no diagnostics, short evaluation."""
+    config = digits.get_config("tiny").to_dict()
+    config["data"]["num_train"] = 100
+    config["evaluation"] = {"num_samples": 2, "chunk": 2, "batch_size": 10}
+    config["diagnostics"] = {
+        "latents": False,
+        "permutations": 0,
+        "floor": False,
+        "probes": False,
+    }
+    return config
 
 
 def owners_of(*names):

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from configs import digits
 from experiments.data.images import load_data
 from experiments.messages.errors import FolderError, SettingsError
 from experiments.runner import loop, planning
@@ -15,18 +14,11 @@ from experiments.runner.memory import Room
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
+from tests.folders import small_sweep
 
-CONFIG = digits.get_config("tiny").to_dict()
-CONFIG["data"]["num_train"] = 100
+CONFIG = small_sweep()
 CONFIG["model"] |= {"widths": (8,)}
 CONFIG["training"] |= {"num_epochs": 3, "validate_every": 1}
-CONFIG["evaluation"] = {"num_samples": 2, "chunk": 2, "batch_size": 10}
-CONFIG["diagnostics"] = {
-    "latents": False,
-    "permutations": 0,
-    "floor": False,
-    "probes": False,
-}
 CONFIG["sweep"] = {
     "likelihood": ("bernoulli", "laplace", "beta"),
     "latent_dim": (2, 3),

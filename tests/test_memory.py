@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from configs import digits
 from experiments.data.images import load_data
 from experiments.launch import sweeps
 from experiments.messages.errors import SettingsError
@@ -17,23 +16,15 @@ from experiments.runner.task import GroupTask
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
-from tests.folders import save_member
+from tests.folders import save_member, small_sweep
 
 SEEDS = tuple(range(5))
 
 
 def small_config(memory_gib=0.0):
-    config = digits.get_config("tiny").to_dict()
-    config["data"]["num_train"] = 100
+    config = small_sweep()
     config["model"] |= {"likelihood": "bernoulli", "widths": (64,)}
     config["training"] |= {"num_epochs": 2, "validate_every": 1}
-    config["evaluation"] = {"num_samples": 2, "chunk": 2, "batch_size": 10}
-    config["diagnostics"] = {
-        "latents": False,
-        "permutations": 0,
-        "floor": False,
-        "probes": False,
-    }
     # A member's bits are independent of the others only if members run one by one.
     config["parallel"] |= {"member_execution": "loop", "memory_gib": memory_gib}
     config["sweep"] = {"seed": SEEDS}

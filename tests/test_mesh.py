@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
 from experiments.data.images import load_data
 from experiments.runner.images import Images
 from experiments.runner.task import GroupTask
 from experiments.settings import grid
+from tests.folders import small_sweep
 from vae_jax.mesh import BATCH, MEMBERS, make_mesh, split_batch
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def test_without_a_mesh_nothing_is_split():
 
 def task(layout):
     members, batch, seeds, execution = layout
-    config = digits.get_config("tiny").to_dict()
+    config = small_sweep()
     config["data"]["num_train"] = 200
     config["model"]["widths"] = (16,)
     config["training"]["batch_size"] = 40
@@ -44,12 +44,6 @@ def task(layout):
     config["parallel"] = {
         **config["parallel"],
         **{"members": members, "batch": batch, "member_execution": execution},
-    }
-    config["diagnostics"] = {
-        "latents": False,
-        "permutations": 0,
-        "floor": False,
-        "probes": False,
     }
     config["sweep"] = {"seed": tuple(range(seeds))}
     runs = grid.expand(config)
