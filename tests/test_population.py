@@ -15,7 +15,7 @@ from vae_jax.model import make_vae
 from vae_jax.networks import MLP, NETWORKS, Network, OutputBias
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.population import Layout, Population, check_padding
-from vae_jax.population.programs import unoptimized
+from vae_jax.population.programs import optimized
 from vae_jax.training import MemberKeys, Trainer
 
 SIZES = (2, 5, 3)
@@ -218,9 +218,10 @@ def test_columns_of_devices_share_a_batch():
     assert (layout.num_columns, layout.num_used, layout.per_column) == (2, 2, 2)
 
 
+@pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
-def test_options_of_the_cpu_are_for_the_cpu_alone(platform):
-    assert bool(unoptimized(platform)) == (platform == "cpu")
+def test_options_of_the_cpu_are_for_the_cpu_alone(platform, level):
+    assert bool(optimized(level, platform)) == (platform == "cpu")
 
 
 # --- networks that say that they can be padded ----------------------------------------

@@ -70,7 +70,7 @@ def evaluate(
     chunk: int,
     batch_size: int,
 ) -> Evaluation:
-    """Evaluates a model on every image; the last batch may be smaller.
+    """Evaluates a model on every image, in batches of one size.
 
     The memory is that for decoding ``batch_size * chunk`` images. The results depend on
     these two numbers only because matrix products of different sizes round differently:
@@ -86,7 +86,7 @@ def evaluate(
         latent_mask: as in ``objectives.Batch``, ``[latent]``.
         num_samples: number of importance samples per image.
         chunk: number of importance samples decoded together.
-        batch_size: number of images evaluated together.
+        batch_size: most images evaluated together.
     """
 
     def one_image(key: jax.Array, x: jax.Array, image: jax.Array) -> Evaluation:

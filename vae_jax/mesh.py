@@ -26,14 +26,19 @@ def make_mesh(devices: Sequence[jax.Device], batch: int = 1) -> Mesh:
     return Mesh(np.array(devices).reshape(-1, batch), (MEMBERS, BATCH))
 
 
+def batch_devices() -> int:
+    """Returns the number of devices along the current mesh's 'batch' axis, or 1."""
+    size: int = jax.sharding.get_abstract_mesh().shape.get(BATCH, 1)
+    return size
+
+
 def split_batch(tree: Any) -> Any:
     """Splits arrays ``[batch, ...]`` over the 'batch' axis of the current mesh.
 
     An array is unchanged without such a mesh, or if its batch is not divisible by the
     length of the axis.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    size = mesh.shape.get(BATCH, 1)
+    size = batch_devices()
 
     def split(leaf: Any) -> Any:
         if size == 1 or leaf.shape[0] % size:

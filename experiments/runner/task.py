@@ -151,7 +151,9 @@ class GroupTask:
         """
         own = params, self.population.padded_members
         shared = self.test_x, self.images.test
-        return self.population.compile(function, own, shared, execution="loop")
+        return self.population.compile(
+            function, own, shared, execution="loop", seldom=True
+        )
 
     def run_on_test_images(self, program: jax.stages.Compiled, params: Params) -> Any:
         """Returns the results of such a program over the members, on the host."""

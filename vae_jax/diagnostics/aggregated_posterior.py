@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vae_jax.per_image import map_batches
 from vae_jax.products import float32_products
 
 _LOG_2PI = np.log(2 * np.pi)
@@ -116,7 +117,7 @@ def decompose_kl(
         lambda leaf: leaf.reshape(num_samples * num_images, *leaf.shape[2:]), samples
     )
     images = jnp.tile(jnp.arange(num_images), num_samples)
-    parts = jax.lax.map(one_sample, (images, flat), batch_size=min(chunk, images.size))
+    parts = map_batches(one_sample, (images, flat), batch_size=chunk)
     sampled_kl = parts.average_kl.mean()
     if closed_form_kl is not None:
         parts = _controlled(parts, closed_form_kl[images])

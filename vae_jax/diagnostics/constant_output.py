@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from vae_jax.likelihoods import Likelihood
+from vae_jax.per_image import map_batches
 from vae_jax.products import float32_products
 
 # Probability of a pixel value never seen in training.
@@ -164,7 +165,7 @@ def fit_constant(
     def negative_log_prob(outputs: Any, x: jax.Array) -> Any:
         # Recomputed for the gradient, which then needs the memory of only one chunk.
         one_image = jax.checkpoint(lambda x: -log_prob(outputs, x).reshape(-1))
-        return jax.lax.map(one_image, x, batch_size=min(chunk, len(x)))
+        return map_batches(one_image, x, batch_size=chunk)
 
     def loss(outputs: Any) -> Any:
         distance = optax.tree.norm(optax.tree.sub(outputs, initial), squared=True)

@@ -8,6 +8,7 @@ import optax
 
 from vae_jax.distributions import latent_noise, sample_without_score
 from vae_jax.model import VAE, Params
+from vae_jax.per_image import map_batches
 from vae_jax.products import float32_products
 
 
@@ -117,11 +118,7 @@ def inference_gap(
             noise = draw_noise(jax.random.fold_in(measure_key, index), 1)
             return elbo_samples(*posterior.sample_and_log_prob(noise))[0]
 
-        return jax.lax.map(
-            one_sample,
-            jnp.arange(num_eval_samples),
-            batch_size=min(chunk, num_eval_samples),
-        )
+        return map_batches(one_sample, jnp.arange(num_eval_samples), batch_size=chunk)
 
     first: Any = model.encode(params, x[None])
     state = (first, adam.init(first))

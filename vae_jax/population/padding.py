@@ -18,7 +18,7 @@ import numpy as np
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, Params
 from vae_jax.objectives import ElboLogWeight
-from vae_jax.population.programs import unoptimized
+from vae_jax.population.programs import optimized
 
 # More images than any prior starts at; only shapes are made, which cost nothing.
 _ENOUGH_IMAGES = 1_000_000
@@ -147,7 +147,7 @@ def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
         )
 
     given = np.uint32(0), images, noise
-    options = unoptimized(jax.devices()[0].platform)  # It runs once.
+    options = optimized(0, jax.devices()[0].platform)  # It runs once.
     distance, no_gradient_outside = (
         jax.jit(compare).lower(*given).compile(options)(*given)
     )

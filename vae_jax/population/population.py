@@ -20,8 +20,8 @@ from vae_jax.population.placement import Layout, Placement
 from vae_jax.population.programs import (
     EXECUTIONS,
     beyond_arguments,
+    optimized,
     over_members,
-    unoptimized,
 )
 from vae_jax.training import (
     EpochMetrics,
@@ -138,7 +138,7 @@ class Population:
         lowered = program.lower(keys, *shared)
         largest = max(leaf.size for leaf in jax.tree.leaves(lowered.out_info))
         small = largest <= _LARGEST_UNOPTIMIZED * place.num_padded
-        return lowered.compile(unoptimized(place.platform) if small else None)
+        return lowered.compile(optimized(0, place.platform) if small else None)
 
     def init(self, program: jax.stages.Compiled, *statistics: Any) -> TrainState:
         """Returns the first state, padded and placed."""
@@ -192,6 +192,7 @@ class Population:
         *,
         execution: str = "",
         donate: Sequence[int] = (),
+        seldom: bool = False,
     ) -> jax.stages.Compiled:
         """Compiles a function of one member for all of them, where their arrays lie.
 
@@ -201,6 +202,8 @@ class Population:
             shared: arrays that all members share, or their shapes.
             execution: 'map' or 'loop'; '' for that of training.
             donate: arguments whose memory the results take.
+            seldom: the program runs a few times. On a CPU, that of small models is
+                optimised less, as compiling it takes longer than running it.
         """
         place = self.placement
         program = over_members(
@@ -211,7 +214,10 @@ class Population:
         )
         arguments = *place.shapes(own, place.split), *place.shapes(shared, place.shared)
         jitted = jax.jit(program, donate_argnums=donate, out_shardings=place.split)
-        return jitted.lower(*arguments).compile()
+        light = seldom and self.execution == "map"
+        return jitted.lower(*arguments).compile(
+            optimized(1, place.platform) if light else None
+        )
 
     def compile_epoch(self, images: Any) -> jax.stages.Compiled:
         """Compiles an epoch on training images ``[N, D]`` that are on the device."""
@@ -234,7 +240,7 @@ class Population:
     def compile_validation(self, x: Any) -> jax.stages.Compiled:
         """Compiles the validation on images x ``[M, D]`` in the likelihood's view."""
         own = self.pad_shapes(self.state_shapes), self.padded_members
-        return self.compile(self.trainer.validate, own, (x,), donate=[0])
+        return self.compile(self.trainer.validate, own, (x,), donate=[0], seldom=True)
 
     def no_sums(self) -> EpochMetrics:
         """Returns the sums of an epoch's metrics before its first step, padded."""
