@@ -25,13 +25,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments import load
+from experiments.data.images import load_data
 from experiments.evaluation.columns import TABLES
 from experiments.evaluation.status import LOST
 from experiments.files.writing import write_atomically
+from experiments.messages.errors import FolderError
 from experiments.runner import programs
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
+from tests.folders import refusal
+from tests.test_training import assert_same
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("sweep", "train", "evaluate", "replay", "papers", "prepare", "theory")
@@ -215,7 +220,7 @@ def test_a_sweep_leaves_all_it_promises(finished):
             assert files[f"members/{run}/{name}"]
         assert json.loads(files[f"members/{run}/result.json"])["run"] == run
         assert any(name.startswith(f"tensorboard/{run}/events.") for name in files)
-        for picture in ("reconstructions", "prior_means", "samples"):
+        for picture in ("reconstructions", "samples", "traversals", "interpolations"):
             content = files[f"figures/{run}/{picture}.png"]
             assert content.startswith(b"\x89PNG")
         two = "latent_dim=2" in run
@@ -235,8 +240,71 @@ def test_the_example_of_a_stored_model_runs(finished):
     example = example.replace("runs/sweep", str(finished))
     names: dict = {}
     exec(example.replace("latent_dim=8", "latent_dim=2"), names)
-    assert names["means"].shape == names["images"].shape == (16, 64)
-    assert np.isfinite(names["images"]).all()
+    assert names["images"].shape == (16, 8, 8)
+    assert names["walk"].shape == (5, 8, 8)
+    assert np.isfinite(names["scores"]).all()
+
+
+@pytest.mark.parametrize("run", [RUNS[2], RUNS[4]])
+def test_a_loaded_model_gives_the_numbers_of_its_row(finished, run):
+    """The row's program has models of more latents, so products round differently."""
+    own = load(finished, run)
+    row = next(row for row in rows_of(finished / "results.csv") if row["run"] == run)
+    images = load_digits_of(finished).test.images
+    estimate = own.importance_estimate(images)
+    found = {
+        "score": own.score(images).mean(),
+        "elbo": own.elbo(images).mean(dtype=float),
+        "log_px": own.log_prob(images).mean(dtype=float),
+        "kl": estimate.kl.mean(dtype=float),
+        "effective_sample_size": np.median(estimate.effective_sample_size),
+        "mean_squared_error": np.mean(((own.reconstruct(images) - images) / 16) ** 2),
+    }
+    for name, value in found.items():
+        assert value == pytest.approx(float(row[name]), rel=2e-6), name
+    assert own.unit == row["unit"]
+    stored = RunFolder.open(finished)
+    stored.bind(dict.fromkeys(RUNS, row["fingerprint"]))
+    means = stored.members.arrays(run)["test/posterior_mean"]
+    own_means = means[:, : int(row["latent_dim"])]  # The others are padding.
+    np.testing.assert_allclose(own.encode(images), own_means, rtol=1e-5, atol=1e-5)
+
+
+def load_digits_of(folder):
+    config = json.loads((folder / "config.json").read_text())
+    return load_data(grid.expand(config)[0].settings.data)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "no choice fits 8 of 8 runs. Choose likelihood=bernoulli,latent_dim=1,se"),
+        ({"likelihood": "laplace"}, "likelihood=laplace fits 4 of 8 runs. Choose like"),
+        ({"likelihood": "beta"}, "likelihood=beta fits 0 of 8 runs. Choose likelihood"),
+        ({"likelihod": "beta"}, "likelihod is unknown (did you mean 'likelihood'?)."),
+        ({"seed": "0"}, "seed is '0': it must be of type int"),
+        ({"latent_dim": 9, "seed": 0}, "latent_dim=9, seed=0 fits 0 of 8 runs."),
+        ({"run": "mine"}, "the run mine fits 0 of 8 runs. Choose likelihood=bern"),
+    ],
+)
+def test_a_choice_that_is_not_of_one_run_is_refused(finished, given, words):
+    line = refusal(load, finished, **given)
+    assert line.startswith(words)
+
+
+def test_one_run_is_chosen_by_its_values(finished):
+    own = load(finished, likelihood="laplace", latent_dim=2, seed=1)
+    assert_same(own.params, load(finished, RUNS[7]).params)
+
+
+def test_a_run_that_is_not_finished_is_refused(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "members" / RUNS[0] / "result.json").unlink()
+    line = refusal(load, folder, RUNS[0])
+    assert f"{RUNS[0]} is not finished: {folder} holds 7 finished runs of 8." in line
+    with pytest.raises(FolderError, match="is not a run folder"):
+        load(tmp_path)
 
 
 def test_metrics_have_a_row_per_run_and_validation(finished):

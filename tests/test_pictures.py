@@ -17,7 +17,8 @@ from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation, Pictures
 
 OWN, OTHER = "0" * 64, "1" * 64
-NAMES = ("reconstructions", "prior_means", "samples", "manifold", "latents")
+GRIDS = ("reconstructions", "prior_means", "samples", "traversals", "interpolations")
+NAMES = (*GRIDS, "manifold", "latents")
 
 
 def arrays(seed=0):
@@ -93,8 +94,8 @@ def drawn(tmp_path):
 
 def test_a_run_of_two_latents_has_all_pictures_and_others_the_grids(tmp_path, drawn):
     assert sorted(path.stem for path in drawn.iterdir()) == sorted(NAMES)
-    assert tuple(ensure(tmp_path / "wide", 3)) == NAMES[:3]
-    assert {path.stem for path in (tmp_path / "wide").iterdir()} == set(NAMES[:3])
+    assert tuple(ensure(tmp_path / "wide", 3)) == GRIDS
+    assert {path.stem for path in (tmp_path / "wide").iterdir()} == set(GRIDS)
 
 
 def test_pictures_that_are_good_are_left_alone(drawn):

@@ -62,15 +62,18 @@ def latent_use(model, params):
 
 def pictures(model, params):
     return (
-        functools.partial(draw, model, num_images=2, manifold_side=2),
+        functools.partial(
+            draw, model, num_images=2, manifold_side=2, num_walks=2, num_steps=3
+        ),
         params,
         KEY,
         X,
+        jnp.ones(3),
     )
 
 
 def decoded(model, params):
-    return functools.partial(trained._decode, model), params, KEY, jnp.ones((2, 3))
+    return functools.partial(trained._decode, model), params, KEY, jnp.ones((2, 3)), 0
 
 
 def sampled(model, params):

@@ -98,6 +98,8 @@ def write_run(path, rows, pictures=True, config=None, **extra):
                 "picture/reconstructions": images,
                 "picture/prior_means": images,
                 "picture/samples": images,
+                "picture/traversals": images,
+                "picture/interpolations": images,
             }
             if row["latent_dim"] == 2:
                 arrays |= {
@@ -234,8 +236,8 @@ def test_pictures_are_enlarged_by_whole_factors_and_keep_their_shape(page):
     """The sweep's images have 8 x 8 pixels; the page shows each with 64 x 64."""
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     grids = [image for image in images if image["class"] == "pixels"]
-    # Three of each model, one of each plane, and two of each best and worst model.
-    assert len(grids) == 11 * 3 + 6 + 4 * 2
+    # Five of each model, one of each plane, and two of each best and worst model.
+    assert len(grids) == 11 * 5 + 6 + 4 * 2
     for image in grids:
         file = io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))
         with Image.open(file) as content:

@@ -4,10 +4,11 @@
 model. Both decode the mean of q(z|x).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vae_jax import views
 from vae_jax.distributions import latent_noise
@@ -18,6 +19,8 @@ from vae_jax.products import float32_products
 
 # Number of samples for E_q[z|x] if it has no closed form.
 _MEAN_SAMPLES = 100
+# Images whose q(z|x) give the quantiles of q(z).
+_MOST_FOR_QUANTILES = 1000
 
 
 @float32_products
@@ -46,13 +49,33 @@ def expected_intensity(
     return _intensity(model, model.sample_images(params, key, z)[0])
 
 
+def reconstruct(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, *, num_samples: int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns E_q[z|x] ``[latent]`` of one image, and the mean image at it.
+
+    The mean image is E[x|z] as intensities, ``[D]``. For an autoregressive decoder,
+    E[x_i | x_<i, z] at one draw replaces E[x|z].
+
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: the image's key, as for ``importance_estimate``.
+        x: one image in the likelihood's view, ``[D]``.
+        num_samples: number of importance samples of the image's estimate, which use the
+            first children of its key.
+    """
+    mean_key, pixel_key = (jax.random.fold_in(key, num_samples + i) for i in (0, 1))
+    mean = posterior_mean(model, params, mean_key, x[None])  # [1, L]
+    return mean[0], expected_intensity(model, params, pixel_key, mean)[0]
+
+
 class Evaluation(NamedTuple):
     """Numbers for each image, ``[N]`` and in nats unless a field says otherwise."""
 
     estimate: ImportanceEstimate
-    # Mean over pixels of (E[x|z = q's mean] - intensity of the image)^2, in units of
-    # intensity^2. For an autoregressive decoder, E[x_i | x_<i, z] at one draw replaces
-    # E[x|z]; the variance of the draw increases the error.
+    # Mean over pixels of (reconstruction - intensity of the image)^2, in units of
+    # intensity^2; for an autoregressive decoder, the variance of the draw increases it.
     squared_error: jax.Array
     posterior_mean: jax.Array  # E_q[z|x], [N, latent]
 
@@ -99,24 +122,24 @@ def evaluate(
             chunk=chunk,
             latent_mask=latent_mask,
         )
-        # The samples use the children 0 to num_samples - 1 of the key; these are the
-        # next.
-        mean_key, pixel_key = (jax.random.fold_in(key, num_samples + i) for i in (0, 1))
-        mean = posterior_mean(model, params, mean_key, x[None])  # [1, L]
-        shown = expected_intensity(model, params, pixel_key, mean)[0]
+        mean, shown = reconstruct(model, params, key, x, num_samples=num_samples)
         target = views.to_intensity("levels", image, model.likelihood.levels)
-        return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean[0])
+        return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean)
 
     return map_images(one_image, key, x, images, batch_size=batch_size)
 
 
 class Pictures(NamedTuple):
-    """Intensities, ``[images, D]``."""
+    """Intensities, ``[images, D]``, and the latents that are traversed."""
 
     reconstructions: jax.Array  # E[x|z] at the posterior mean of the first images
     prior_means: jax.Array  # E[x|z] at z ~ p(z), the same number of images
     samples: jax.Array  # x ~ p(x|z) at the same z
     manifold: jax.Array  # E[x|z] on a grid of the first two latents; the others are 0
+    # E[x|z] from the posterior mean of one image to that of the next, pair by pair.
+    interpolations: jax.Array
+    traversals: jax.Array  # E[x|z] with one latent moved, latent by latent
+    latents: jax.Array  # the latents that are traversed, int32 [latents]
 
 
 @float32_products
@@ -125,9 +148,12 @@ def draw(
     params: Params,
     key: jax.Array,
     x: jax.Array,
+    latent_mask: jax.Array,
     *,
     num_images: int,
     manifold_side: int,
+    num_walks: int,
+    num_steps: int,
 ) -> Pictures:
     """Computes all pictures of a model as arrays.
 
@@ -139,11 +165,15 @@ def draw(
         params: its parameters.
         key: a typed key.
         x: images in the likelihood's view, ``[N, D]``.
+        latent_mask: as in ``objectives.Batch``, ``[latent]``.
         num_images: number of images that are reconstructed (the first ones of x), and
             number of images that are drawn.
         manifold_side: number of values of each of the manifold's two latents.
+        num_walks: number of pairs of images between which is interpolated, and number
+            of latents that are traversed, at most.
+        num_steps: number of images of each interpolation and traversal.
     """
-    mean_key, generate_key, reconstruct_key, manifold_key = (
+    mean_key, generate_key, decode_key, walk_key = (
         jax.random.fold_in(key, i) for i in range(4)
     )
     posterior_means = posterior_mean(model, params, mean_key, x[:num_images])
@@ -154,12 +184,84 @@ def draw(
     grid = jnp.zeros((first.size, model.latent_dim)).at[:, 0].set(first.ravel())
     if model.latent_dim > 1:
         grid = grid.at[:, 1].set(second.ravel())
+    num_pairs = min(num_walks, len(posterior_means) // 2)
+    starts, ends = (posterior_means[i : 2 * num_pairs : 2, None] for i in (0, 1))
+    between = starts + jnp.linspace(0, 1, num_steps)[None, :, None] * (ends - starts)
+    traversals, latents = _traversals(
+        model,
+        params,
+        walk_key,
+        x,
+        posterior_means[0],
+        latent_mask,
+        num_walks,
+        num_steps,
+    )
+    # One call for all: the decoder is compiled once.
+    parts = [posterior_means, grid, between.reshape(-1, model.latent_dim), traversals]
+    decoded = expected_intensity(model, params, decode_key, jnp.concatenate(parts))
+    images = jnp.split(decoded, np.cumsum([len(part) for part in parts[:-1]]))
     return Pictures(
-        expected_intensity(model, params, reconstruct_key, posterior_means),
+        images[0],
         _intensity(model, means),
         _intensity(model, samples),
-        expected_intensity(model, params, manifold_key, grid),
+        *images[1:],
+        latents,
     )
+
+
+def _traversals(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    z: jax.Array,
+    latent_mask: jax.Array,
+    num_latents: int,
+    num_steps: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns z with one latent moved over the quantiles of q(z), and which latents.
+
+    The quantiles are the centres of ``num_steps`` equally likely parts. The latents
+    with the largest mean KL come first or, where the KL has no term for each latent,
+    those whose posterior means vary most (Burda et al. 2016). In a hierarchy, the
+    layers below the latent are at their means, given the layer above them.
+
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: a typed key.
+        x: images in the likelihood's view, ``[N, D]``; the first ones are used.
+        z: where the others are, ``[latent]``.
+        latent_mask: as in ``draw``.
+        num_latents: number of latents that are moved, at most.
+        num_steps: number of values of each.
+
+    Returns:
+        z ``[latents * steps, latent]``, and the latents, int32 ``[latents]``.
+    """
+    sample_key, mean_key = jax.random.split(key)
+    x = x[:_MOST_FOR_QUANTILES]
+    posterior = model.encode(params, x)
+    noise = latent_noise(sample_key, 1, len(x), model.latent_dim)
+    levels = (jnp.arange(num_steps) + 0.5) / num_steps
+    values = jnp.quantile(posterior.sample(noise)[0], levels, axis=0)  # [steps, L]
+    kl = model.closed_form_kl(params, posterior) if model.has_closed_form_kl else None
+    if kl is not None and kl.shape == (len(x), model.latent_dim):
+        use = kl.mean(axis=0)
+    else:
+        use = posterior_mean(model, params, mean_key, x).var(axis=0)
+    use = jnp.where(latent_mask > 0, use, -1.0)  # Padding comes last.
+    _, latents = jax.lax.top_k(use, min(num_latents, model.latent_dim))
+    moves = jnp.arange(model.latent_dim)[None, None] == latents[:, None, None]
+    moved = jnp.where(moves, values[None], z[None, None])  # [latents, steps, L]
+    ends = np.cumsum(model.layer_dims)
+    for layer in range(1, len(ends)):
+        prior: Any = model.prior(params)
+        inside = (latents >= ends[layer - 1]) & (latents < ends[layer])
+        below = prior.with_means_below(moved, layer)
+        moved = jnp.where(inside[:, None, None], below, moved)
+    return moved.reshape(-1, model.latent_dim), latents
 
 
 def _intensity(model: VAE, x: jax.Array) -> jax.Array:

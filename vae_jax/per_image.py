@@ -18,6 +18,7 @@ def map_images(
     key: jax.Array,
     *arrays: jax.Array,
     batch_size: int,
+    first: jax.Array | int = 0,
 ) -> _Result:
     """Maps ``function(image_key, *rows)`` over images, in batches.
 
@@ -29,6 +30,7 @@ def map_images(
         key: a typed key; each image's index is folded into it.
         *arrays: each ``[images, ...]``.
         batch_size: most images computed together.
+        first: index of the first of these images, if they are part of a set.
 
     Returns:
         The function's results with a leading axis ``[images]``.
@@ -44,7 +46,7 @@ def map_images(
         index, rows = inputs
         return function(jax.random.fold_in(key, index), *rows)
 
-    inputs = jnp.arange(num_images), arrays
+    inputs = first + jnp.arange(num_images), arrays
     return map_batches(one_image, inputs, batch_size=batch_size)
 
 

@@ -2,22 +2,24 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vae_jax import views
 from vae_jax.checks import require_count, require_key
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
-from vae_jax.measure import expected_intensity, posterior_mean
+from vae_jax.measure import expected_intensity, reconstruct
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
 from vae_jax.training import MemberKeys
 
-# Numbers of images and of importance samples computed together; they bound the memory.
-_BATCH, _CHUNK = 100, 50
+# Most images on the device at once, and most of them computed together.
+_BLOCK, _BATCH = 1000, 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,14 +28,16 @@ class TrainedModel:
 
     Methods take images as integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]`` or,
     with one channel, ``[N, H, W]``. They return images as ``[N, H, W, C]``, or as
-    ``[N, H, W]`` with one channel: mean images as floats in the same units, and samples
-    as integers.
+    ``[N, H, W]`` with one channel: mean images as floats on the same scale (the mean of
+    a likelihood on all reals may lie outside it), and samples as integers.
 
     Log-probabilities are nats per image in the likelihood's view: log-masses, or
-    log-densities of dequantised images (``views.log_mass_bound`` makes them
-    comparable). The view of an image is drawn with a key that all models share, and
-    latents with the model's own key. So the same images in the same order give the same
-    numbers.
+    log-densities of dequantised images; ``score`` makes them comparable. The view of an
+    image is drawn with a key that all models share, and latents with the model's own
+    key. So the same images in the same order give the same numbers.
+
+    A method compiles once for a number of images, and once for all numbers from 1,000.
+    Beside the images and their view, its memory does not depend on their number.
 
     Attributes:
         model: the VAE.
@@ -41,45 +45,91 @@ class TrainedModel:
         key: the key that it was trained with.
         failure: the place of the first value in training that was not finite; '' if all
             were finite. The methods of a model that failed raise an error.
+        num_samples: importance samples of an image, if a method is not given a number.
+        chunk: samples decoded together.
     """
 
     model: VAE
     params: Params
     key: jax.Array
     failure: str = ""
+    num_samples: int = 500
+    chunk: int = 50
+
+    # --- latents and images ---
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Returns the posterior means E_q[z|x], ``[N, latent]``."""
-        key = self._keys().evaluate
-        return np.asarray(_encode(self.model, self.params, key, self._x(images)))
+        means: np.ndarray = self._of_images(_encode, images, self.num_samples)
+        return means
 
-    def decode(self, z: np.ndarray) -> np.ndarray:
+    def decode(self, z: ArrayLike) -> np.ndarray:
         """Returns the mean image E[x|z] of each z ``[N, latent]``.
 
         For an autoregressive decoder, the mean of a pixel is conditioned on one draw of
-        the pixels before it.
+        the pixels before it. In a hierarchy, only the layer next to the images counts.
 
         Raises:
             ValueError: z has another number of latents, or is not an array of numbers.
         """
         latent_dim = self.model.latent_dim
+        why = f"the model has {latent_dim} latents"
         remedy = f"Give an array [N, {latent_dim}], with N at least 1."
-        try:
-            z = np.asarray(z, np.float32)
-        except (ValueError, TypeError, OverflowError):
-            raise ValueError(f"z is no array of numbers. {remedy}") from None
-        if z.ndim != 2 or z.shape[1] != latent_dim or not len(z):
-            raise ValueError(
-                f"z has shape {list(z.shape)}: the model has {latent_dim} latents. "
-                f"{remedy}"
-            )
-        mean = _decode(self.model, self.params, self._keys().pictures, jnp.asarray(z))
-        white = self.model.likelihood.levels - 1
-        return self._shaped(np.asarray(mean) * np.float32(white))
+        rows = _numbers("z", z, (latent_dim,), why, remedy)
+        return self._mean_images(self._map(_decode, self._keys().pictures, rows))
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         """Returns the mean image at the posterior mean of each image, in its shape."""
-        return self.decode(self.encode(images)).reshape(np.shape(images))
+        means = self._of_images(_reconstruct, images, self.num_samples)
+        return self._mean_images(means).reshape(np.shape(images))
+
+    def interpolate(self, a: np.ndarray, b: np.ndarray, num_images: int) -> np.ndarray:
+        """Returns the mean images on the line between the posterior means of two.
+
+        Args:
+            a: the image that the first one reconstructs, ``[H, W, C]``, ``[H, W]`` or
+                ``[D]``.
+            b: the image that the last one reconstructs.
+            num_images: number of images, with both ends.
+
+        Raises:
+            ValueError: ``num_images`` is less than 2, or an image is not allowed.
+        """
+        require_count("num_images", num_images, smallest=2)
+        ends = [self.encode(self._one(name, x))[0] for name, x in (("a", a), ("b", b))]
+        return self.decode(np.linspace(*ends, num_images))
+
+    def traverse(
+        self, image: np.ndarray, latent: int, values: Sequence[float] | np.ndarray
+    ) -> np.ndarray:
+        """Returns the mean images at the posterior mean of an image, one latent moved.
+
+        In a hierarchy, the layers below that of the latent are at their means, given
+        the layer above them.
+
+        Args:
+            image: the image, ``[H, W, C]``, ``[H, W]`` or ``[D]``.
+            latent: index of the latent.
+            values: its values, ``[N]``.
+
+        Raises:
+            ValueError: there is no such latent, or the values or the image are not
+                allowed.
+        """
+        latent_dim = self.model.latent_dim
+        known = isinstance(latent, int | np.integer) and not isinstance(latent, bool)
+        if not known or not 0 <= latent < latent_dim:
+            raise ValueError(
+                f"latent is {latent!r}: the model has {latent_dim} latents. Give an "
+                f"integer from 0 to {latent_dim - 1}."
+            )
+        why, remedy = "it is one row of numbers", "Give a list, as in (-1, 0, 1)."
+        row = _numbers("values", values, (), why, remedy)
+        z = np.repeat(self.encode(self._one("image", image)), len(row), axis=0)
+        z[:, latent] = row
+        prior: Any = self.model.prior(self.params)
+        layer = int(np.searchsorted(np.cumsum(self.model.layer_dims), latent, "right"))
+        return self.decode(prior.with_means_below(z, layer) if layer else z)
 
     def sample(self, num_images: int, key: jax.Array) -> np.ndarray:
         """Returns images x ~ p(x|z) with z ~ p(z), as integers.
@@ -90,32 +140,105 @@ class TrainedModel:
         require_count("num_images", num_images)
         require_key("key", key)
         self._keys()
+        size = min(num_images, _BLOCK)
+        blocks = [
+            _sample(
+                self.model,
+                self.params,
+                jax.random.fold_in(key, first) if first else key,
+                size,
+            )
+            for first in range(0, num_images, size)
+        ]
+        x = np.concatenate(blocks)[:num_images]
         levels, view = self.model.likelihood.levels, self.model.likelihood.view
-        x = np.asarray(_sample(self.model, self.params, key, num_images))
         if view == "continuous":
             x = np.clip(np.floor(x * levels), 0, levels - 1)
         elif view == "binary":
             x = x * (levels - 1)
         return self._shaped(x.astype(np.uint8))
 
-    def elbo(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
-        """Returns the ELBO of each image, a mean over samples of q, ``[N]``, nats."""
-        return np.asarray(self._estimate(images, num_samples).elbo)
+    # --- probabilities ---
 
-    def log_prob(self, images: np.ndarray, num_samples: int = 500) -> np.ndarray:
+    def elbo(self, images: np.ndarray, num_samples: int | None = None) -> np.ndarray:
+        """Returns the ELBO of each image, a mean over samples of q, ``[N]``, nats."""
+        return np.asarray(self.importance_estimate(images, num_samples).elbo)
+
+    def log_prob(
+        self, images: np.ndarray, num_samples: int | None = None
+    ) -> np.ndarray:
         """Returns the importance-weighted log p(x) of each image, ``[N]``, in nats.
 
         It is a lower bound on average; more samples of q make it tighter.
+        ``importance_estimate`` also says how many samples count.
         """
-        return np.asarray(self._estimate(images, num_samples).log_px)
+        return np.asarray(self.importance_estimate(images, num_samples).log_px)
 
-    def _estimate(self, images: np.ndarray, num_samples: int) -> ImportanceEstimate:
+    def score(self, images: np.ndarray, num_samples: int | None = None) -> np.ndarray:
+        """Returns -log p(x) of each image in ``unit``, ``[N]``; lower is more normal.
+
+        It is the ``score`` of results: an estimate by importance weights.
+        """
+        likelihood, model = self.model.likelihood, self.model
+        log_px = self.log_prob(images, num_samples)
+        return views.scores(
+            likelihood.view, log_px, model.num_pixels, likelihood.levels
+        )
+
+    @property
+    def unit(self) -> str:
+        """The unit of ``score``: 'nats' of binary images, or 'bits/dim'."""
+        return views.unit(self.model.likelihood.view)
+
+    def importance_estimate(
+        self, images: np.ndarray, num_samples: int | None = None
+    ) -> ImportanceEstimate:
+        """Returns log p(x), ELBO and effective sample size of each image.
+
+        Args:
+            images: the images.
+            num_samples: samples of q for each image; None: as many as in evaluation.
+
+        Returns:
+            Arrays ``[N]``; ``effective_sample_size`` is between 1 and the number of
+            samples, and the estimate is poor where it is small.
+        """
+        num_samples = self.num_samples if num_samples is None else num_samples
         require_count("num_samples", num_samples)
-        key, x = self._keys().evaluate, self._x(images)
-        found: ImportanceEstimate = _estimate(
-            self.model, self.params, key, x, num_samples
+        chunk = min(self.chunk, num_samples)
+        found: ImportanceEstimate = self._of_images(
+            _estimate, images, num_samples, chunk
         )
         return found
+
+    # --- helpers ---
+
+    def _of_images(
+        self, function: Callable[..., Any], images: np.ndarray, *sizes: int
+    ) -> Any:
+        """Maps a compiled function over images as evaluation sees them."""
+        key, likelihood = self._keys().evaluate, self.model.likelihood
+        rows = views.as_rows(images, self.model.image_shape, likelihood.levels)
+        x = views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
+        return self._map(function, key, np.asarray(x), *sizes)
+
+    def _map(
+        self,
+        function: Callable[..., Any],
+        key: jax.Array,
+        rows: np.ndarray,
+        *sizes: int,
+    ) -> Any:
+        """Maps a compiled function over rows, block by block, to arrays on the host."""
+        size, parts = min(len(rows), _BLOCK), []
+        for first in range(0, len(rows), size):
+            block = rows[first : first + size]
+            missing = size - len(block)
+            if missing:  # As many rows as before, so that nothing is compiled again.
+                block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
+            found = function(self.model, self.params, key, block, first, *sizes)
+            parts.append(jax.tree.map(np.asarray, found))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
 
     def _keys(self) -> MemberKeys:
         """Returns the children of the model's key.
@@ -131,31 +254,86 @@ class TrainedModel:
             )
         return MemberKeys.of(self.key)
 
-    def _x(self, images: np.ndarray) -> jax.Array:
-        """Returns the view of images that the likelihood is defined on, ``[N, D]``."""
-        likelihood = self.model.likelihood
-        rows = views.as_rows(images, self.model.image_shape, likelihood.levels)
-        return views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
+    def _one(self, name: str, image: np.ndarray) -> np.ndarray:
+        """Returns one image as an array of one.
+
+        Raises:
+            ValueError: it has another shape, or a value that is not allowed.
+        """
+        shape, levels = self.model.image_shape, self.model.likelihood.levels
+        if np.shape(image) not in views.row_shapes(shape):
+            raise ValueError(
+                f"{name} has shape {list(np.shape(image))}: the model is of images "
+                f"{list(shape)}. Give one image of this shape."
+            )
+        return views.as_rows(np.asarray(image)[None], shape, levels, name)
+
+    def _mean_images(self, intensities: np.ndarray) -> np.ndarray:
+        white = np.float32(self.model.likelihood.levels - 1)
+        return self._shaped(intensities * white)
 
     def _shaped(self, rows: np.ndarray) -> np.ndarray:
         *size, channels = self.model.image_shape
         return rows.reshape(len(rows), *size, *[channels] * (channels > 1))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(model: VAE, params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
+def _numbers(
+    name: str, values: ArrayLike, shape: tuple[int, ...], why: str, remedy: str
+) -> np.ndarray:
+    """Returns finite numbers as float32 ``[N, *shape]``, with N at least 1."""
+    try:
+        array = np.asarray(values, np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{name} is no array of numbers. {remedy}") from None
+    if not array.ndim or array.shape[1:] != shape or not len(array):
+        raise ValueError(f"{name} has shape {list(array.shape)}: {why}. {remedy}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has a value that is not finite. {remedy}")
+    return array
+
+
+# --- compiled functions of a block of images, whose first has the index ``first`` ---
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _encode(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    first: jax.Array,
+    num_samples: int,
+) -> jax.Array:
     def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
-        return posterior_mean(model, params, key, x[None])[0]
+        # The mean image is not computed, as the result does not need it.
+        return reconstruct(model, params, key, x, num_samples=num_samples)[0]
 
-    return map_images(one_image, key, x, batch_size=_BATCH)
+    return map_images(one_image, key, x, batch_size=_BATCH, first=first)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _reconstruct(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    first: jax.Array,
+    num_samples: int,
+) -> jax.Array:
+    def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
+        return reconstruct(model, params, key, x, num_samples=num_samples)[1]
+
+    return map_images(one_image, key, x, batch_size=_BATCH, first=first)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(model: VAE, params: Params, key: jax.Array, z: jax.Array) -> jax.Array:
+def _decode(
+    model: VAE, params: Params, key: jax.Array, z: jax.Array, first: jax.Array
+) -> jax.Array:
     def one_image(key: jax.Array, z: jax.Array) -> jax.Array:
         return expected_intensity(model, params, key, z[None])[0]
 
-    return map_images(one_image, key, z, batch_size=_BATCH)
+    return map_images(one_image, key, z, batch_size=_BATCH, first=first)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images"))
@@ -164,13 +342,19 @@ def _sample(model: VAE, params: Params, key: jax.Array, num_images: int) -> jax.
     return model.generate(params, key, num_images)[1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 5, 6))
 def _estimate(
-    model: VAE, params: Params, key: jax.Array, x: jax.Array, num_samples: int
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    first: jax.Array,
+    num_samples: int,
+    chunk: int,
 ) -> ImportanceEstimate:
     def one_image(key: jax.Array, x: jax.Array) -> ImportanceEstimate:
         return importance_estimate(
-            model, params, key, x, num_samples=num_samples, chunk=_CHUNK
+            model, params, key, x, num_samples=num_samples, chunk=chunk
         )
 
-    return map_images(one_image, key, x, batch_size=_BATCH)
+    return map_images(one_image, key, x, batch_size=_BATCH, first=first)

@@ -101,6 +101,11 @@ def pixel_statistics(images: np.ndarray, levels: int) -> tuple[np.ndarray, np.nd
     return mean.astype(np.float32), (np.sqrt(variance) / scale).astype(np.float32)
 
 
+def row_shapes(shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """Returns the shapes in which one image of height, width, channels may come."""
+    return [shape, (math.prod(shape),)] + [shape[:2]] * (shape[2] == 1)
+
+
 def as_rows(
     images: np.ndarray,
     shape: tuple[int, int, int],
@@ -126,9 +131,7 @@ def as_rows(
             f"{name} is a list of arrays of different shapes: the model is of images "
             f"{list(shape)}. Give images of one shape."
         ) from None
-    num_pixels = math.prod(shape)
-    allowed = [shape, (num_pixels,)] + [shape[:2]] * (shape[2] == 1)
-    if images.shape[1:] not in allowed or not len(images):
+    if images.shape[1:] not in row_shapes(shape) or not len(images):
         raise ValueError(
             f"{name} has shape {list(images.shape)}: the model is of images "
             f"{list(shape)}. Give an array [N, {', '.join(map(str, shape))}] with at "
@@ -150,7 +153,7 @@ def as_rows(
             f"{name} has values from {smallest} to {largest}: the model is of integers "
             f"0 ... {levels - 1}. Give these, or a model with more levels."
         )
-    return images.reshape(len(images), num_pixels).astype(np.uint8)
+    return images.reshape(len(images), -1).astype(np.uint8)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))  # One program, with its key.
@@ -240,3 +243,27 @@ def bits_per_dim(log_mass: np.ndarray, num_pixels: int) -> np.ndarray:
     """
     bits: np.ndarray = -log_mass / (num_pixels * np.log(2))
     return bits
+
+
+def unit(view: str) -> str:
+    """Returns the unit of ``scores``; models are compared within one unit."""
+    return "nats" if view == "binary" else "bits/dim"
+
+
+def scores(
+    view: str, log_px: jax.Array | np.ndarray, num_pixels: int, levels: int
+) -> np.ndarray:
+    """Returns -log p(x) of each image; smaller is better.
+
+    In nats of the binary image, or in bits per dimension of the integers (for a
+    continuous view, an upper bound).
+
+    Args:
+        view: one of ``VIEWS``.
+        log_px: log p(x) in that view, nats, ``[M]``.
+        num_pixels: D, the number of values per image.
+        levels: number of intensity levels.
+    """
+    log_px = np.asarray(log_px, np.float64)
+    log_mass = log_mass_bound(view, log_px, num_pixels, levels)
+    return -log_mass if view == "binary" else bits_per_dim(log_mass, num_pixels)

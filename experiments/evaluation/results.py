@@ -56,7 +56,7 @@ def result_row(
     binary = view == "binary"
     bound = mean_with_error("elbo", estimate.elbo)
     bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
-    score = scores(view, estimate.log_px, data.num_pixels, data.levels)
+    score = views.scores(view, estimate.log_px, data.num_pixels, data.levels)
     reached = mean_with_error("score", score)
     reconstruction = np.asarray(estimate.reconstruction, np.float64)
     log_mass = views.log_mass_bound(view, reconstruction, data.num_pixels, data.levels)
@@ -71,7 +71,7 @@ def result_row(
         "learning_rate": settings.training.learning_rate,
         "seed": settings.seed,
         "view": view,
-        "unit": "nats" if binary else "bits/dim",
+        "unit": views.unit(view),
         **reached,
         **bound,
         **mean_with_error("log_px", estimate.log_px),
@@ -139,23 +139,6 @@ def sandwich_columns(sandwich: Sandwich) -> dict[str, float]:
         ),
         "gap_steps": int(gap.num_steps[0]),
     }
-
-
-def scores(
-    view: str, log_px: jax.Array | np.ndarray, num_pixels: int, levels: int
-) -> np.ndarray:
-    """Returns the score of each image: nats if it is binary, else bits/dim.
-
-    Args:
-        view: the random variable that is modelled.
-        log_px: log p(x) in that view, nats, ``[M]``.
-        num_pixels: D, the number of values of an image.
-        levels: number of intensity levels.
-    """
-    log_mass = views.log_mass_bound(
-        view, np.asarray(log_px, np.float64), num_pixels, levels
-    )
-    return -log_mass if view == "binary" else views.bits_per_dim(log_mass, num_pixels)
 
 
 def mean_with_error(name: str, values: jax.Array | np.ndarray) -> dict[str, float]:

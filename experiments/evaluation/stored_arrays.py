@@ -10,6 +10,8 @@ from vae_jax.measure import Evaluation, Pictures
 
 SHOWN = 32  # number of reconstructions, and of samples
 MANIFOLD_SIDE = 10
+WALKS = 8  # number of interpolations, and most latents that are traversed
+STEPS = 7  # images of each
 CLASS_NAMES = "class_names"
 
 
@@ -34,16 +36,19 @@ def to_store(
         ``test/elbo``, ``test/floor`` (nats in the likelihood's view),
         ``test/effective_sample_size``, ``test/posterior_mean``, and, if there are
         classes, ``test/labels``; if these have names, ``class_names`` (JSON in UTF-8).
-        For pictures: ``picture/originals`` (integers below ``picture/levels``) and the
-        intensities of ``Pictures``.
+        For pictures: ``picture/originals`` (integers below ``picture/levels``), the
+        intensities of ``Pictures``, and the latents that are traversed.
     """
     estimate = evaluation.estimate
     model = run.settings.model
     has_plane = model.latent_dim == 2 and model.can_be_padded
+    # A padded model has more latents.
+    latents = np.asarray(arrays.latents)[: model.latent_dim]
+    drawn = arrays._replace(traversals=arrays.traversals[: len(latents) * STEPS])
     shown = {
         name: np.asarray(flat).reshape(-1, *data.image_shape)
-        for name, flat in arrays._asdict().items()
-        if name != "manifold" or has_plane
+        for name, flat in drawn._asdict().items()
+        if name != "latents" and len(flat) and (name != "manifold" or has_plane)
     }
     stored = {
         "test/log_px": estimate.log_px,
@@ -54,6 +59,7 @@ def to_store(
         "picture/originals": data.test.images[:SHOWN],
         "picture/levels": np.int32(data.levels),
         **{f"picture/{name}": images for name, images in shown.items()},
+        "picture/traversed_latents": latents,
     }
     if data.test.labels is not None:
         stored["test/labels"] = data.test.labels

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evaluation import results
 from experiments.evaluation.columns import SHOWN, Column
 from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
@@ -28,6 +27,7 @@ from experiments.report.groups import Group, group_members
 from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.style import styles_of
 from experiments.runs.folder import RunFolder
+from vae_jax import views
 
 # Browsers open a page quickly that has at most so many members with pictures in a
 # group, and at most so many bytes of pictures.
@@ -164,7 +164,7 @@ def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
     """Returns the scores of a member's test images, [M]; None if unreadable."""
     try:
         arrays = folder.members.arrays(member.run)
-        scores = results.scores(
+        scores = views.scores(
             member.view,
             arrays["test/log_px"],
             arrays["picture/originals"][0].size,

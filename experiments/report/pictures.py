@@ -1,4 +1,4 @@
-"""Pictures of one run: its reconstructions, its samples and its latent plane.
+"""Pictures of one run: reconstructions, samples, walks through its latents.
 
 Training stores them as arrays. They are drawn from these arrays into PNG files, and
 drawn again where a file is missing, damaged or of another run.
@@ -13,7 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from experiments.evaluation.stored_arrays import CLASS_NAMES, MANIFOLD_SIDE, SHOWN
+from experiments.evaluation.stored_arrays import (
+    CLASS_NAMES,
+    MANIFOLD_SIDE,
+    SHOWN,
+    STEPS,
+)
 from experiments.files.reading import parse_json, read_bytes
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
@@ -26,9 +31,10 @@ from experiments.report.grids import (
 from experiments.report.scatter import SCATTER_SCALE, latent_scatter
 
 _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
-# Pictures of every run, and those of a run with two latents.
-_GRIDS = ("reconstructions", "prior_means", "samples")
-_OF_A_PLANE = ("manifold", "latents")
+# Pictures of every run; earlier versions stored no walks. And those of a run with two
+# latents, if its prior is a standard normal.
+_WALKS, _OF_A_PLANE = ("traversals", "interpolations"), ("manifold", "latents")
+_GRIDS = ("reconstructions", "prior_means", "samples", *_WALKS)
 
 
 class Picture(NamedTuple):
@@ -74,8 +80,7 @@ def ensure(
         if missing:
             arrays = load()
             _check(arrays)
-            if "picture/manifold" not in arrays:
-                missing = [name for name in missing if name not in _OF_A_PLANE]
+            missing = [name for name in missing if _is_stored(name, arrays)]
             drawn = {name: _png(_draw(name, arrays), fingerprint) for name in missing}
             for name, png in drawn.items():
                 found[name] = _parse(png, fingerprint)
@@ -89,6 +94,12 @@ def ensure(
             "trained it."
         )
     return {name: found[name] for name in wanted if name in found}
+
+
+def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether a run has this picture, which not every run has."""
+    stored = "manifold" if name in _OF_A_PLANE else name
+    return name not in _WALKS + _OF_A_PLANE or f"picture/{stored}" in arrays
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
@@ -117,6 +128,8 @@ def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
             return reconstruction_grid(originals, arrays["picture/reconstructions"])
         case "manifold":
             return plane_grid(arrays["picture/manifold"], MANIFOLD_SIDE)
+        case "traversals" | "interpolations":
+            return plane_grid(arrays[f"picture/{name}"], STEPS)
         case "latents":
             labels, names = arrays.get("test/labels"), _class_names(arrays)
             return latent_scatter(arrays["test/posterior_mean"], labels, names)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.evaluation.stored_arrays import MANIFOLD_SIDE, SHOWN
+from experiments.evaluation.stored_arrays import MANIFOLD_SIDE, SHOWN, STEPS, WALKS
 from experiments.runner.images import Images
 from experiments.settings.schema import EvaluationSettings, Settings
 from vae_jax import views
@@ -49,14 +49,19 @@ def measure_member(
 ) -> Measured:
     """Evaluates a member as ``evaluate_member`` does, and draws and diagnoses it."""
     keys, (x, _) = MemberKeys.of(member.key), test
-    sizes = {"num_images": SHOWN, "manifold_side": MANIFOLD_SIDE}
+    sizes = {
+        "num_images": SHOWN,
+        "manifold_side": MANIFOLD_SIDE,
+        "num_walks": WALKS,
+        "num_steps": STEPS,
+    }
     asked: dict[str, Any] = {
         "decompose": settings.diagnostics.latents,
         "num_permutations": settings.diagnostics.permutations,
     }
     return Measured(
         evaluate_member(model, settings.evaluation, params, member, *test),
-        draw(model, params, keys.pictures, x, **sizes),
+        draw(model, params, keys.pictures, x, member.latent_mask, **sizes),
         measure_latent_use(
             model, params, keys.diagnose, x, member.latent_mask, **asked
         ),

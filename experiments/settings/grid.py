@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from experiments.files.digests import json_digest
 from experiments.messages.errors import SettingsError
-from experiments.messages.wording import plain_name
+from experiments.messages.wording import counted, listed, plain_name
 from experiments.settings.options import KINDS, refuse_unused, same_model
 from experiments.settings.schema import Settings, build, field_types
 from experiments.settings.values import (
@@ -233,9 +233,13 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
 
 
 def _text(settings: Settings, axis: str) -> str:
-    section = settings if axis == "seed" else getattr(settings, _SECTION_OF[axis])
-    value = getattr(section, axis)
+    value = _value(settings, axis)
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value(settings: Settings, axis: str) -> Any:
+    section = settings if axis == "seed" else getattr(settings, _SECTION_OF[axis])
+    return getattr(section, axis)
 
 
 def group(
@@ -311,3 +315,35 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
             raise SettingsError.of("--only", term, why, remedy)
         chosen |= hits
     return tuple(run for i, run in enumerate(runs) if i in chosen)
+
+
+def one_of(runs: Sequence[Run], name: str, axes: Mapping[str, Any]) -> Run:
+    """Returns the one run with a name, or with these values.
+
+    Args:
+        runs: the runs of a sweep.
+        name: of the run; '' if the values say which it is.
+        axes: values of ``seed`` and of fields of ``model`` and ``training``.
+
+    Raises:
+        SettingsError: an unknown field, no run that fits, or several.
+    """
+    refuse_unknown(axes, AXES, "")
+    wanted = {
+        axis: convert(value, get_args(AXES[axis])[0], axis)
+        for axis, value in axes.items()
+    }
+    found = [
+        run
+        for run in runs
+        if name in ("", run.name)
+        and all(_value(run.settings, axis) == wanted[axis] for axis in wanted)
+    ]
+    if len(found) == 1:
+        return found[0]
+    given = [*[f"the run {name}"] * bool(name), *(f"{a}={wanted[a]}" for a in wanted)]
+    among = listed([run.name for run in found or runs], " or ")
+    raise SettingsError(
+        f"{', '.join(given) or 'no choice'} fits {len(found)} of "
+        f"{counted(len(runs), 'run')}. Choose {among}."
+    )

@@ -45,6 +45,21 @@ class TopDownPrior:
             latents.insert(0, sample_each(gaussian, noises[i]))
         return jnp.concatenate(latents, axis=-1)
 
+    def with_means_below(self, z: jax.Array, layer: int) -> jax.Array:
+        """Returns z with the layers below one at their means, given the layer above.
+
+        Args:
+            z: latents, ``[..., latent]``.
+            layer: number of the lowest layer that keeps its latents; 0 is the one next
+                to the images.
+        """
+        latents = list(split_layers(z, self.family.layer_dims))
+        for i in range(layer - 1, -1, -1):
+            above = latents[i + 1]
+            conditional = self.family.conditional(i)
+            latents[i] = conditional.at(self.params[str(i)], above).mean
+        return jnp.concatenate(latents, axis=-1)
+
 
 @dataclasses.dataclass(frozen=True)
 class TopDown(GaussianLayers):

@@ -1,0 +1,90 @@
+"""Loads a trained model of a run folder."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.evaluation.status import DIVERGED
+from experiments.messages.errors import FolderError
+from experiments.messages.wording import counted, listed
+from experiments.runs.folder import RunFolder
+from experiments.settings import grid, stored
+from experiments.settings.fingerprint import fingerprints
+from experiments.settings.grid import Run
+from vae_jax.population import member_keys, param_shapes
+from vae_jax.trained import TrainedModel
+
+
+def load(workdir: str | os.PathLike[str], run: str = "", **axes: Any) -> TrainedModel:
+    """Returns a trained model of a run folder.
+
+        from experiments import load
+        trained = load("runs/sweep", likelihood="laplace", latent_dim=8, seed=0)
+
+    The data set is not read. With the images of the test split, all of them and in
+    order, the model gives the numbers of ``results.csv`` up to the rounding of float32.
+
+    A model with parts of your own needs the module that registers them to be imported
+    first.
+
+    Args:
+        workdir: the folder of a sweep or of one model.
+        run: name of the run; not needed if the values of ``axes`` fit one run alone, or
+            if there is one run.
+        **axes: values of ``seed`` and of fields of ``model`` and ``training``.
+
+    Raises:
+        FolderError: there is no such folder, or the run is not finished, has diverged,
+            or its files are damaged.
+        SettingsError: no run fits, or several do; the message lists them.
+    """
+    folder = RunFolder.open(Path(workdir))
+    runs = grid.expand(stored.neutral(folder.config()))
+    folder.bind(fingerprints(runs, folder.images()))
+    chosen = grid.one_of(runs, run, axes)
+    _refuse_unfinished(folder, chosen, runs)
+    result, arrays = folder.members.result(chosen.name), _images(folder, chosen)
+    if result["status"] == DIVERGED:
+        raise FolderError(
+            f"the run {chosen.name} has diverged: its model cannot be used. Train it "
+            "with a smaller learning_rate, or load another run."
+        )
+    settings = chosen.settings
+    model = settings.model.build(*arrays)
+    params = folder.members.params(chosen.name, param_shapes(model))
+    (key,) = member_keys(np.array([settings.seed], np.uint32), result["attempt"])
+    sizes = settings.evaluation
+    return TrainedModel(
+        model, params, key, num_samples=sizes.num_samples, chunk=sizes.chunk
+    )
+
+
+def _refuse_unfinished(folder: RunFolder, chosen: Run, runs: tuple[Run, ...]) -> None:
+    finished = folder.members.finished()
+    if chosen.name in finished:
+        return
+    there = [run.name for run in runs if run.name in finished]
+    remedy = f"or load {listed(there, ' or ')}" if there else "which trains it"
+    raise FolderError(
+        f"the run {chosen.name} is not finished: {folder.path} holds "
+        f"{counted(len(there), 'finished run')} of {len(runs)}. Repeat the command in "
+        f"its environment.json, {remedy}."
+    )
+
+
+def _images(folder: RunFolder, run: Run) -> tuple[tuple[int, int, int], int]:
+    """Returns shape and number of levels of the images that a run was trained on."""
+    arrays = folder.members.arrays(run.name)
+    originals, levels = (
+        arrays.get(f"picture/{name}") for name in ("originals", "levels")
+    )
+    if originals is None or levels is None or originals.ndim != 4 or levels.ndim:
+        raise FolderError(
+            f"the stored pictures of {run.name} in {folder.path} are not those of a "
+            "run: the shape of its images is not known. Train it again in another "
+            "--workdir."
+        )
+    height, width, channels = originals.shape[1:]
+    return (height, width, channels), int(levels)

@@ -1,0 +1,158 @@
+"""Tests of trained models: latents, walks, scores, and every kind of model."""
+
+import jax
+import numpy as np
+import pytest
+
+from vae_jax import trained, views
+from vae_jax.likelihoods import make_likelihood
+from vae_jax.model import make_vae
+from vae_jax.trained import TrainedModel
+
+KINDS = {
+    "binary": ("bernoulli", {"posterior": "full_covariance", "prior": "mixture"}),
+    "continuous": ("gaussian_shared", {"network": "gated"}),
+    "flows": ("beta", {"posterior": "spline_coupling", "prior": "flow"}),
+    "images as a prior": ("categorical", {"prior": "vamp", "prior_components": 5}),
+    "autoregressive": ("discretized_logistic", {"network": "pixelcnn"}),
+    "two layers": ("bernoulli", {"posterior": "ladder", "upper_layers": (2,)}),
+}
+
+
+def build(images, likelihood, parts):
+    components = parts.get("prior_components")
+    named = {name: value for name, value in parts.items() if name != "prior_components"}
+    if components:
+        named["prior_options"] = {"components": components}
+    model = make_vae(
+        make_likelihood(likelihood, 17),
+        image_shape=(4, 4, 1),
+        latent_dim=3,
+        **named,
+    )
+    mean, std = views.pixel_statistics(images, 17)
+    params = model.init(jax.random.key(1), mean, std, images)
+    # Not the first parameters, for which some layers give constants.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    moved = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return TrainedModel(
+        model, jax.tree.unflatten(tree, moved), jax.random.key(3), num_samples=8
+    )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def own(request, images):
+    return build(images, *KINDS[request.param])
+
+
+def test_every_kind_of_model_can_be_used(own, images):
+    test = images[:5].reshape(5, 4, 4)
+    z = own.encode(test)
+    assert z.shape == (5, own.model.latent_dim)
+    estimate = own.importance_estimate(test)
+    found = [own.reconstruct(test), own.decode(z), *estimate, own.score(test)]
+    assert all(len(each) == 5 and np.isfinite(each).all() for each in found)
+    assert (estimate.effective_sample_size >= 0.999).all()
+    assert (estimate.effective_sample_size <= 8.001).all()
+    between = own.interpolate(test[0], test[1], 4)
+    assert between.shape == (4, 4, 4)
+    for latent in range(own.model.latent_dim):
+        assert own.traverse(test[0], latent, (-1.0, 2.0)).shape == (2, 4, 4)
+    drawn = own.sample(6, jax.random.key(4))
+    assert (drawn.shape, drawn.dtype) == ((6, 4, 4), np.uint8)
+    assert drawn.max() <= 16
+
+
+def test_scores_are_in_the_unit_of_results(own, images):
+    log_px, score = own.log_prob(images[:3]), own.score(images[:3])
+    view = own.model.likelihood.view
+    if view == "binary":
+        assert own.unit == "nats"
+        expected = -log_px
+    else:
+        assert own.unit == "bits/dim"
+        expected = -log_px / 16 / np.log(2) + (view == "continuous") * np.log2(17)
+    np.testing.assert_allclose(score, expected, rtol=1e-6)
+
+
+def test_a_walk_begins_and_ends_at_reconstructions(own, images):
+    if own.model.is_autoregressive:
+        pytest.skip("the mean of a pixel depends on a draw of those before it")
+    first, last = images[0], images[1]
+    walk = own.interpolate(first, last, 3)
+    # A mean over samples of q depends on the image's place in its array.
+    ends = [own.decode(own.encode(image[None]))[0] for image in (first, last)]
+    np.testing.assert_allclose(walk[[0, 2]], ends, rtol=1e-5, atol=1e-5)
+
+
+def test_a_traversal_moves_one_latent(own, images):
+    if own.model.is_autoregressive or len(own.model.layer_dims) > 1:
+        pytest.skip("its pixels are draws, or its layers depend on each other")
+    z = own.encode(images[:1])
+    values = (z[0, 1], 3.0)
+    walk = own.traverse(images[0], 1, values)
+    moved = np.repeat(z, 2, axis=0)
+    moved[:, 1] = values
+    np.testing.assert_allclose(walk, own.decode(moved), rtol=1e-5, atol=1e-5)
+    assert np.abs(walk[1] - walk[0]).max() > 1e-3
+
+
+def test_below_a_moved_latent_the_layers_are_at_their_means(images):
+    own = build(images, *KINDS["two layers"])
+    walk = own.traverse(images[0], 4, (-3.0, 3.0))
+    assert np.abs(walk[1] - walk[0]).max() > 1e-3
+    prior = own.model.prior(own.params)
+    upper = np.repeat(own.encode(images[:1])[:, 3:], 2, axis=0)
+    upper[:, 1] = (-3, 3)
+    lower = prior.family.conditional(0).at(prior.params["0"], upper).mean
+    expected = own.decode(np.concatenate([lower, upper], axis=1))
+    np.testing.assert_allclose(walk, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [7, 8, 9, 20])
+def test_blocks_change_nothing(images, monkeypatch, count):
+    own = build(images, *KINDS["flows"])
+    whole = own.encode(images[:count]), *own.importance_estimate(images[:count])
+    monkeypatch.setattr(trained, "_BLOCK", 8)
+    parts = own.encode(images[:count]), *own.importance_estimate(images[:count])
+    for one, other in zip(whole, parts, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_samples_come_in_blocks_that_differ(images, monkeypatch):
+    own = build(images, *KINDS["continuous"])
+    monkeypatch.setattr(trained, "_BLOCK", 4)
+    drawn = own.sample(10, jax.random.key(0))
+    assert drawn.shape == (10, 4, 4)
+    assert not np.array_equal(drawn[:4], drawn[4:8])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: m.traverse(x[0], 3, (0,)), "latent is 3: the model has 3 lat"),
+        (lambda m, x: m.traverse(x[0], -1, (0,)), "Give an integer from 0 to 2"),
+        (lambda m, x: m.traverse(x[0], 1.0, (0,)), "latent is 1.0"),
+        (lambda m, x: m.traverse(x[0], True, (0,)), "latent is True"),
+        (lambda m, x: m.traverse(x[0], 0, ()), "values has shape .0.: it is one row"),
+        (lambda m, x: m.traverse(x[0], 0, 1.0), "values has shape ..: it is one row"),
+        (lambda m, x: m.traverse(x[0], 0, "ab"), "values is no array of numbers"),
+        (lambda m, x: m.traverse(x[0], 0, [np.nan]), "values has a value that is not"),
+        (lambda m, x: m.traverse(x, 0, (0,)), "image has shape .96, 16.: the model"),
+        (lambda m, x: m.traverse(x[0] + 20, 0, (0,)), "image has values from"),
+        (lambda m, x: m.interpolate(x[0], x[:2], 5), "b has shape .2, 16.: the model"),
+        (lambda m, x: m.interpolate(x[0], x[1], 1), "num_images is 1: it must be a"),
+        (lambda m, x: m.decode([[0, 1, np.inf]]), "z has a value that is not finite"),
+    ],
+)
+def test_walks_refuse_values_that_make_no_sense(images, call, message):
+    own = build(images, "bernoulli", {"widths": (4,)})
+    with pytest.raises(ValueError, match=message) as caught:
+        call(own, images)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
