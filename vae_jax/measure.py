@@ -200,12 +200,16 @@ def draw(
     # One call for all: the decoder is compiled once.
     parts = [posterior_means, grid, between.reshape(-1, model.latent_dim), traversals]
     decoded = expected_intensity(model, params, decode_key, jnp.concatenate(parts))
-    images = jnp.split(decoded, np.cumsum([len(part) for part in parts[:-1]]))
+    shown, manifold, interpolations, traversals = jnp.split(
+        decoded, np.cumsum([len(part) for part in parts[:-1]])
+    )
     return Pictures(
-        images[0],
+        shown,
         _intensity(model, means),
         _intensity(model, samples),
-        *images[1:],
+        manifold,
+        interpolations,
+        traversals,
         latents,
     )
 

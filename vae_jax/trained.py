@@ -97,7 +97,7 @@ class TrainedModel:
         """
         require_count("num_images", num_images, smallest=2)
         ends = [self.encode(self._one(name, x))[0] for name, x in (("a", a), ("b", b))]
-        return self.decode(np.linspace(*ends, num_images))
+        return self.decode(np.linspace(ends[0], ends[1], num_images))
 
     def traverse(
         self, image: np.ndarray, latent: int, values: Sequence[float] | np.ndarray
