@@ -1,7 +1,9 @@
 """Command lines and all input and output of vae_jax.
 
-from experiments import load
-trained = load("runs/sweep", likelihood="laplace", latent_dim=8, seed=0)
+A trained model is loaded by one line::
+
+    from experiments import load
+    trained = load("runs/sweep", likelihood="laplace", latent_dim=8, seed=0)
 """
 
 from typing import Any

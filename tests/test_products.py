@@ -73,7 +73,8 @@ def pictures(model, params):
 
 
 def decoded(model, params):
-    return functools.partial(trained._decode, model), params, KEY, jnp.ones((2, 3)), 0
+    decode = functools.partial(trained._mapped, trained._decode, model, ())
+    return decode, params, KEY, jnp.ones((2, 3)), 0
 
 
 def sampled(model, params):

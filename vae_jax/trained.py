@@ -216,7 +216,7 @@ class TrainedModel:
     def _of_images(
         self, function: Callable[..., Any], images: np.ndarray, *sizes: int
     ) -> Any:
-        """Maps a compiled function over images as evaluation sees them."""
+        """Maps a function of one row over images as evaluation sees them."""
         key, likelihood = self._keys().evaluate, self.model.likelihood
         rows = views.as_rows(images, self.model.image_shape, likelihood.levels)
         x = views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
@@ -229,14 +229,13 @@ class TrainedModel:
         rows: np.ndarray,
         *sizes: int,
     ) -> Any:
-        """Maps a compiled function over rows, block by block, to arrays on the host."""
+        """Maps a function of one row, block by block, to arrays on the host."""
         size, parts = min(len(rows), _BLOCK), []
         for first in range(0, len(rows), size):
-            block = rows[first : first + size]
-            missing = size - len(block)
-            if missing:  # As many rows as before, so that nothing is compiled again.
-                block = np.concatenate([block, np.repeat(block[-1:], missing, axis=0)])
-            found = function(self.model, self.params, key, block, first, *sizes)
+            # The last block is filled up, so that nothing is compiled again.
+            places = np.minimum(np.arange(first, first + size), len(rows) - 1)
+            block = rows[places]
+            found = _mapped(function, self.model, sizes, self.params, key, block, first)
             parts.append(jax.tree.map(np.asarray, found))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(rows)], *parts)
 
@@ -292,69 +291,61 @@ def _numbers(
     return array
 
 
-# --- compiled functions of a block of images, whose first has the index ``first`` ---
+# --- functions of one row, for ``_mapped`` ---
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
 def _encode(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    first: jax.Array,
-    num_samples: int,
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, num_samples: int
 ) -> jax.Array:
-    def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
-        # The mean image is not computed, as the result does not need it.
-        return reconstruct(model, params, key, x, num_samples=num_samples)[0]
-
-    return map_images(one_image, key, x, batch_size=_BATCH, first=first)
+    # The mean image is not computed, as the result does not need it.
+    return reconstruct(model, params, key, x, num_samples=num_samples)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
 def _reconstruct(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, num_samples: int
+) -> jax.Array:
+    return reconstruct(model, params, key, x, num_samples=num_samples)[1]
+
+
+def _decode(model: VAE, params: Params, key: jax.Array, z: jax.Array) -> jax.Array:
+    return expected_intensity(model, params, key, z[None])[0]
+
+
+def _estimate(
     model: VAE,
     params: Params,
     key: jax.Array,
     x: jax.Array,
-    first: jax.Array,
     num_samples: int,
-) -> jax.Array:
-    def one_image(key: jax.Array, x: jax.Array) -> jax.Array:
-        return reconstruct(model, params, key, x, num_samples=num_samples)[1]
+    chunk: int,
+) -> ImportanceEstimate:
+    return importance_estimate(
+        model, params, key, x, num_samples=num_samples, chunk=chunk
+    )
 
-    return map_images(one_image, key, x, batch_size=_BATCH, first=first)
+
+# --- compiled functions ---
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(
-    model: VAE, params: Params, key: jax.Array, z: jax.Array, first: jax.Array
-) -> jax.Array:
-    def one_image(key: jax.Array, z: jax.Array) -> jax.Array:
-        return expected_intensity(model, params, key, z[None])[0]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _mapped(
+    function: Callable[..., Any],
+    model: VAE,
+    sizes: tuple[int, ...],
+    params: Params,
+    key: jax.Array,
+    rows: jax.Array,
+    first: jax.Array,
+) -> Any:
+    """Maps a function over a block of rows; ``first`` is the index of its first row."""
 
-    return map_images(one_image, key, z, batch_size=_BATCH, first=first)
+    def one_row(key: jax.Array, row: jax.Array) -> Any:
+        return function(model, params, key, row, *sizes)
+
+    return map_images(one_row, key, rows, batch_size=_BATCH, first=first)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images"))
 @float32_products
 def _sample(model: VAE, params: Params, key: jax.Array, num_images: int) -> jax.Array:
     return model.generate(params, key, num_images)[1]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
-def _estimate(
-    model: VAE,
-    params: Params,
-    key: jax.Array,
-    x: jax.Array,
-    first: jax.Array,
-    num_samples: int,
-    chunk: int,
-) -> ImportanceEstimate:
-    def one_image(key: jax.Array, x: jax.Array) -> ImportanceEstimate:
-        return importance_estimate(
-            model, params, key, x, num_samples=num_samples, chunk=chunk
-        )
-
-    return map_images(one_image, key, x, batch_size=_BATCH, first=first)
