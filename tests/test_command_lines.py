@@ -596,6 +596,13 @@ def test_diverged_runs_are_not_evaluated(command, own):
     assert "no finished run of the 1 chosen that has not diverged" in outcome.stderr
 
 
+def test_a_model_that_diverged_is_not_loaded(own):
+    save_again(bound(own), RUNS[0], status="diverged")
+    (own / "members" / RUNS[0] / "arrays.safetensors").unlink()  # It has none.
+    line = refusal(load, own, RUNS[0])
+    assert line.startswith(f"the run {RUNS[0]} has diverged: its model cannot be used")
+
+
 def test_what_two_epochs_leave_worse_than_a_constant_output_failed(finished):
     folder, page = bound(finished), (finished / "report.html").read_text()
     rows = rows_of(finished / "results.csv")
@@ -1249,6 +1256,13 @@ def on_own_images(command, small, tmp_path_factory):
     )
     assert outcome.status == 0, outcome.stderr
     return folder / "run", path
+
+
+def test_a_model_of_ones_own_images_is_loaded_without_them(on_own_images):
+    folder, _ = on_own_images
+    scores = load(folder).score(IMAGES)
+    assert scores.shape == (len(IMAGES),)
+    assert np.isfinite(scores).all()
 
 
 def test_images_of_ones_own_are_named_by_who_evaluates(

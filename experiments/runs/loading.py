@@ -1,6 +1,7 @@
 """The runs and images of a folder, on the machine that reads it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from experiments.data.images import ImageData, load_data
 from experiments.messages.console import CONSOLE
@@ -21,7 +22,16 @@ def stored_runs(folder: RunFolder, places: Mapping[str, str]) -> tuple[Run, ...]
     Raises:
         SettingsError: a path is missing, or is given for data without a path.
     """
-    runs = expand(stored.on_this_machine(folder.config(), places))
+    return _bound(folder, stored.on_this_machine(folder.config(), places))
+
+
+def runs_without_images(folder: RunFolder) -> tuple[Run, ...]:
+    """Returns the runs of a folder whose images are not read; binds it to them."""
+    return _bound(folder, stored.without_images(folder.config()))
+
+
+def _bound(folder: RunFolder, config: Mapping[str, Any]) -> tuple[Run, ...]:
+    runs = expand(config)
     folder.bind(fingerprints(runs, folder.images()))
     return runs
 

@@ -9,9 +9,9 @@ import numpy as np
 from experiments.evaluation.status import DIVERGED
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import counted, listed
+from experiments.runs import loading
 from experiments.runs.folder import RunFolder
-from experiments.settings import grid, stored
-from experiments.settings.fingerprint import fingerprints
+from experiments.settings import grid
 from experiments.settings.grid import Run
 from vae_jax.population import member_keys, param_shapes
 from vae_jax.trained import TrainedModel
@@ -41,18 +41,17 @@ def load(workdir: str | os.PathLike[str], run: str = "", **axes: Any) -> Trained
         SettingsError: no run fits, or several do; the message lists them.
     """
     folder = RunFolder.open(Path(workdir))
-    runs = grid.expand(stored.neutral(folder.config()))
-    folder.bind(fingerprints(runs, folder.images()))
+    runs = loading.runs_without_images(folder)
     chosen = grid.one_of(runs, run, axes)
     _refuse_unfinished(folder, chosen, runs)
-    result, arrays = folder.members.result(chosen.name), _images(folder, chosen)
+    result = folder.members.result(chosen.name)
     if result["status"] == DIVERGED:
         raise FolderError(
             f"the run {chosen.name} has diverged: its model cannot be used. Train it "
             "with a smaller learning_rate, or load another run."
         )
     settings = chosen.settings
-    model = settings.model.build(*arrays)
+    model = settings.model.build(*_images(folder, chosen))
     params = folder.members.params(chosen.name, param_shapes(model))
     (key,) = member_keys(np.array([settings.seed], np.uint32), result["attempt"])
     sizes = settings.evaluation

@@ -41,6 +41,14 @@ def neutral(config: Mapping[str, Any]) -> dict[str, Any]:
     return _with(config, _NEUTRAL)
 
 
+def without_images(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored configuration for a command that reads no images."""
+    own = neutral(config)
+    if value("data.name", own) in _WITH_A_PATH:  # An empty path would be refused.
+        own = _with(own, {"data.path": "not read"})
+    return own
+
+
 def on_this_machine(
     config: Mapping[str, Any], places: Mapping[str, str]
 ) -> dict[str, Any]:
