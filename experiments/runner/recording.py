@@ -85,7 +85,7 @@ class Recording:
             if run.name not in self._unfinished or (failed and starts_again):
                 continue
             if failed:  # Measurements of its best parameters are no result.
-                found = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), found)
+                found = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan), found)
                 arrays = {}
             else:
                 parts = found.evaluation, found.pictures, floor
