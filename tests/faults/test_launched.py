@@ -115,7 +115,8 @@ def test_two_launching_commands_share_the_jobs(undisturbed, cache, faults, tmp_p
 def test_stopped_jobs_continue(undisturbed, cache, faults, tmp_path):
     """A sweep begun in one process continues in jobs, which stop on request."""
     with faults.injected("SIGTERM to the command that launches"):
-        alone = start(tmp_path, cache)
+        # In one lane, so that the latest checkpoint is of the first job's group.
+        alone = start(tmp_path, cache, "--config.parallel.lanes=1")
         harness.send_while(harness.checkpointed(tmp_path), alone, signal.SIGKILL)
         harness.Outcome(alone)
         epoch = max(int(path.stem) for path in harness.checkpoints(tmp_path))
