@@ -85,6 +85,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "adam_b1": 0.9,
             "adam_b2": 0.999,
             "adam_eps": 1e-8,
+            "ema": 0.0,
             "on_non_finite": "stop",
         }
     )

@@ -137,14 +137,14 @@ def test_a_replay_of_a_sound_step_says_so(recorded, sound, task, data):
     assert all(line.startswith("parameters ") for line in lines[1:])
 
 
-@pytest.mark.parametrize("sane", [False, True])
+@pytest.mark.parametrize("sane", ["", "params", "average"])
 def test_a_validation_is_replayed(recorded, failed, sound, task, data, sane, tmp_path):
     offender = OFFENDERS.index("validation bound")
     state = failed._replace(
         failure=Failure(np.int32(offender), np.int32(0)), epoch=np.int32(10)
     )
     if sane:
-        state = state._replace(params=jax.device_get(sound.params))
+        state = state._replace(**{sane: jax.device_get(sound.params)})
     facts, arrays = failures.record(task, INDEX, state, tmp_path)
     assert facts["offender"] == "validation bound"
     assert facts["step"] == 30

@@ -1,5 +1,7 @@
 """Tests of vae_jax.fitting, and of the trained models that it returns."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,18 +56,19 @@ def test_members_are_those_of_a_population(images, trained):
 
 
 def test_a_member_alone_has_the_bits_of_its_trainer(images):
-    (own,) = fit(build(), images, CONFIG, seeds=5, beta=0.5, learning_rate=3e-3)
+    config = dataclasses.replace(CONFIG, ema=0.9)
+    (own,) = fit(build(), images, config, seeds=5, beta=0.5, learning_rate=3e-3)
     key = member_keys(np.array([5], np.uint32))[0]
-    trainer = Trainer(build(), CONFIG, len(images))
+    trainer = Trainer(build(), config, len(images))
     member = Population(
-        [build()], CONFIG, len(images), keys=key[None], beta=[0.5], learning_rate=[3e-3]
+        [build()], config, len(images), keys=key[None], beta=[0.5], learning_rate=[3e-3]
     ).members
     member = jax.tree.map(lambda leaf: leaf[0], member)
     statistics = views.pixel_statistics(images, 17)
     state = jax.jit(trainer.init)(key, *statistics, images)
     for _ in range(CONFIG.num_epochs):
         state, _ = jax.jit(trainer.epoch)(state, member, images)
-    assert_same(own.params, state.params)
+    assert_same(own.params, state.average)
 
 
 def test_images_come_as_people_have_them(images, trained):

@@ -253,6 +253,7 @@ OTHER_VALUES = {
     "adam_b1": 0.7,
     "adam_b2": 0.85,
     "adam_eps": 0.7,
+    "ema": 0.5,
     "on_non_finite": "skip",
     "free_bits": 0.5,
     "ignore_x": True,

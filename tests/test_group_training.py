@@ -50,7 +50,8 @@ def small_config(**training):
     config = digits.get_config().to_dict()
     config["data"] |= {"num_train": 300}
     config["model"] |= {"widths": (8,)}
-    config["training"] |= {"num_epochs": 12, "validate_every": 3, **training}
+    config["training"] |= {"num_epochs": 12, "validate_every": 3, "ema": 0.9}
+    config["training"] |= training
     config["evaluation"] |= {"num_samples": 5}
     config["checkpoint"] |= {"every_epochs": 2}
     config["sweep"] = {"latent_dim": (2, 3)}

@@ -18,6 +18,7 @@ from vae_jax.population import Layout, Population, check_padding
 from vae_jax.population.programs import optimized
 from vae_jax.training import MemberKeys, Trainer
 
+AVERAGED = dataclasses.replace(CONFIG, ema=0.5)
 SIZES = (2, 5, 3)
 WIDEST = 5
 
@@ -55,7 +56,7 @@ def trained(request, images):
     """Returns a likelihood and its models' final states, each trained alone."""
     models = [build(request.param, size) for size in SIZES]
     return request.param, [
-        train(model, CONFIG, member(index, model.latent_dim), images, 3)[0]
+        train(model, AVERAGED, member(index, model.latent_dim), images, 3)[0]
         for index, model in enumerate(models)
     ]
 
@@ -75,12 +76,13 @@ def test_no_bit_of_the_first_state_depends_on_optimisation(likelihood, monkeypat
 @pytest.mark.parametrize("execution", population.EXECUTIONS)
 def test_a_padded_member_follows_the_model_trained_alone(images, trained, execution):
     likelihood, states = trained
-    stacked = run_population(images, likelihood, execution)
+    stacked = run_population(images, likelihood, execution, config=AVERAGED)
     for index, alone in enumerate(states):
         own = jax.tree.map(lambda leaf, i=index: leaf[i], stacked)
         for mine, theirs in (
             (own.params, alone.params),
             (own.opt_state, alone.opt_state),
+            (own.average, alone.average),
         ):
             unpadded = population.unpad(mine, theirs)
             for a, b in zip(
@@ -144,7 +146,7 @@ def test_a_member_that_has_stopped_is_not_touched(images, execution):
     model = build()
     states, members = [], [member(seed) for seed in (0, 1)]
     for own in members:
-        state, _ = train(model, CONFIG, own, images, 1)
+        state, _ = train(model, AVERAGED, own, images, 1)
         states.append(state)
     states[0] = states[0]._replace(active=jnp.bool_(False))
     stacked, stacked_members = (
@@ -152,7 +154,7 @@ def test_a_member_that_has_stopped_is_not_touched(images, execution):
         for trees in (states, members)
     )
 
-    trainer = Trainer(model, CONFIG, len(images))
+    trainer = Trainer(model, AVERAGED, len(images))
 
     def one(state, member, train_images, validation_x):
         state, _ = trainer.epoch(state, member, train_images)

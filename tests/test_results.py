@@ -26,6 +26,7 @@ COLUMNS = [
     "latent_dim",
     "beta",
     "learning_rate",
+    "ema",
     "seed",
     "view",
     "unit",

@@ -130,7 +130,7 @@ def test_floats_outside_float32_or_below_zero_are_refused(
 def test_every_float_field_is_found():
     assert ("training", "learning_rate") in FLOATS
     assert ("model", "fixed_scale") in FLOATS
-    assert len(FLOATS) == 16
+    assert len(FLOATS) == 17
 
 
 @pytest.mark.parametrize(("section", "name"), FLOATS)
@@ -183,6 +183,7 @@ def test_a_list_passes_for_a_tuple(mapping):
         ("training", "adam_eps", 0.0, "above 0"),
         ("training", "adam_b1", 1.0, "at least 0 and below 1"),
         ("training", "adam_b2", 1.5, "at least 0 and below 1"),
+        ("training", "ema", 1.0, "at least 0 and below 1"),
         ("evaluation", "num_samples", 0, "at least 1"),
         ("evaluation", "chunk", 0, "at least 1"),
         ("evaluation", "batch_size", 0, "at least 1"),

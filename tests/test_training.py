@@ -225,6 +225,20 @@ def test_patience_ends_training_when_the_bound_no_longer_rises(images):
     assert (int(state.best_epoch), int(state.epoch)) == (best + 1, stopped + 1)
 
 
+def test_the_average_is_validated_and_kept(images):
+    config, own = dataclasses.replace(CONFIG, ema=0.9), member()
+    state, (report,) = train(build(), config, own, images, 1)
+    terms = jax.jit(Trainer.validation_terms, static_argnums=0)
+    trainer, x = Trainer(build(), config, len(images)), jnp.asarray(images[:30], int)
+    bound, of_params = (
+        float(terms(trainer, params, own, x).bound)
+        for params in (state.average, state.params)
+    )
+    assert report.validation.terms.bound == pytest.approx(bound, rel=1e-6)
+    assert bound != pytest.approx(of_params, rel=1e-3)
+    assert_same(state.best_params, state.average)
+
+
 # --- values that are not finite -------------------------------------------------------
 
 
@@ -296,6 +310,39 @@ def test_a_step_that_is_not_finite_can_be_left_out(images, monkeypatch):
     steps = len(images) // config.batch_size
     assert sum(float(each.epoch.steps) for each in history) == len(history) * steps - 1
     assert all(np.isfinite(jax.tree.leaves(each.epoch)).all() for each in history)
+
+
+@pytest.mark.parametrize(("on_non_finite", "taken"), [("skip", 7), ("stop", 6)])
+def test_the_average_is_that_of_the_steps_taken(
+    images, monkeypatch, on_non_finite, taken
+):
+    """The reference is NumPy's, over the parameters after each step."""
+    decay, images = 0.7, jnp.asarray(images)
+    config = break_a_step(monkeypatch, 6, jnp.nan)
+    config = dataclasses.replace(config, ema=decay, on_non_finite=on_non_finite)
+    trainer = Trainer(build("gaussian_optimal"), config, len(images))
+    piece, own = compile_again(Trainer.piece), member()
+    state, sums = start(trainer, own, images), training.EpochMetrics.empty()
+    trajectory = []
+    for epoch in (0, 1):
+        for index, batch in enumerate(trainer.batches(own.key, epoch)):
+            before = state
+            given = images[batch][None], jnp.int32(index)
+            state, sums = piece(trainer, state, sums, own, *given)
+            if np.array_equal(state.params["shared"], before.params["shared"]):
+                assert_same(state.average, before.average)
+                continue
+            trajectory.append(state.params)
+            weights = decay ** np.arange(len(trajectory))[::-1]
+            expected = jax.tree.map(
+                lambda *leaves, w=weights: np.tensordot(w / w.sum(), leaves, 1),
+                *trajectory,
+            )
+            for a, b in zip(
+                jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True
+            ):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert len(trajectory) == taken
 
 
 def test_a_validation_bound_that_is_not_finite_stops_the_member(images):
@@ -390,7 +437,7 @@ def test_the_optimal_variance_converges_to_the_mean_squared_residual(images):
 def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
     """Members may fail in a piece; sequential members agree to the bit."""
     config = break_a_step(monkeypatch, 6, jnp.nan)
-    trainer = Trainer(build(), config, len(images))
+    trainer = Trainer(build(), dataclasses.replace(config, ema=0.5), len(images))
     train_images = jnp.asarray(images)
     own = [member(seed) for seed in (0, 1)]
     members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)

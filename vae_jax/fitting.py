@@ -50,10 +50,10 @@ class Epoch:
         """Returns the members as trained models, in the order of the arguments.
 
         They have the parameters of the highest validation bound, or the last ones if
-        there is no validation.
+        there is no validation; where ``config.ema`` is not 0, the average of these.
         """
         population, state = self.population, self.snapshot.state
-        params = state.best_params if self.keeps_best else state.params
+        params = state.best_params if self.keeps_best else state.candidate
         params, failure = population.placement.fetch((params, state.failure))
         found = []
         for i, model in enumerate(population.models):
@@ -99,7 +99,8 @@ def fit(
         latent_dims: numbers of latents; the number of ``model`` if None.
         validation_images: images on which each member's bound is measured after every
             epoch; the parameters of the highest bound are kept. If None, the last
-            parameters are kept.
+            parameters are kept. Where ``config.ema`` is not 0, all this holds for
+            their average.
         devices: the devices that members are split over; all devices if None.
         execution: 'map' trains members together, 'loop' one after another, and 'auto'
             uses the one that was measured to be faster.

@@ -69,6 +69,7 @@ def result_row(
         "latent_dim": settings.model.latent_dim,
         "beta": settings.training.beta,
         "learning_rate": settings.training.learning_rate,
+        "ema": settings.training.ema,
         "seed": settings.seed,
         "view": view,
         "unit": views.unit(view),

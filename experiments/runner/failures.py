@@ -38,6 +38,7 @@ def record(
     epoch, batch = int(state.epoch), int(state.failure.batch)
     step = epoch * task.trainer.steps_per_epoch + batch
     offender = OFFENDERS[int(state.failure.offender)]
+    params = state.candidate
     facts = {
         "run": run.name,
         "attempt": task.group.attempt,
@@ -47,13 +48,14 @@ def record(
         "step": step,
     }
     if offender != "validation bound":
+        params = state.params
         step_key = jax.random.fold_in(MemberKeys.of(own.key).step, step)
         images = task.trainer.batches(own.key, state.epoch)[batch]
         key = jax.random.key_data(step_key)
         facts |= {"key": key.tolist(), "images": images.tolist()}
     facts["replay"] = replay_command(run.name, folder)
     member = {name: array[index] for name, array in task.member_arrays.items()}
-    arrays = {"member": member, "params": state.params, "opt_state": state.opt_state}
+    arrays = {"member": member, "params": params, "opt_state": state.opt_state}
     return facts, jax.tree.map(np.asarray, named_leaves(arrays))
 
 

@@ -119,6 +119,7 @@ REFUSED = [
         "--config.training.adam_b1=1",
         ("adam_b1 is 1.0", "at least 0 and below 1"),
     ),
+    Case(RANGE, "--config.training.ema=1", ("ema is 1.0", "at least 0 and below 1")),
     Case(
         RANGE,
         "--config.training.adam_b1=0.99 --config.training.adam_b2=0.9",
@@ -393,6 +394,7 @@ OTHER_VALUES = (
         "training.adam_b1": 0.8,
         "training.adam_b2": 0.99,
         "training.adam_eps": 1e-6,
+        "training.ema": 0.9,
     },
     {
         "evaluation.num_samples": 10,

@@ -35,6 +35,9 @@ class TrainingPlan:
         adam_b1: decay of Adam's mean of the gradient; adam_b1 ** 2 <= adam_b2.
         adam_b2: decay of Adam's mean of the squared gradient.
         adam_eps: added to Adam's denominator.
+        ema: decay per step of a moving average of the parameters, over about the last
+            1 / (1 - ema) steps (0.999: 1000), which is validated and kept in their
+            place; 0: no average.
         on_non_finite: after a value that is not finite: 'stop' ends the training of
             this model, 'skip' leaves the update out and goes on with the next batch,
             'reseed' starts the model again with other random keys.
@@ -51,6 +54,7 @@ class TrainingPlan:
     adam_b1: Annotated[float, Range(at_least=0, below=1)] = 0.9
     adam_b2: Annotated[float, Range(at_least=0, below=1)] = 0.999
     adam_eps: Annotated[float, Range(above=0)] = 1e-8
+    ema: Annotated[float, Range(at_least=0, below=1)] = 0.0
     on_non_finite: Annotated[str, ON_NON_FINITE] = "stop"
 
     def __post_init__(self) -> None:

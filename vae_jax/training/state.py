@@ -49,13 +49,19 @@ class TrainState(NamedTuple):
 
     params: Params
     opt_state: Any
+    average: Params | None  # of the params after each step; None without an average
     epoch: jax.Array  # epochs finished, int32 []
-    best_params: Params  # at the highest validation bound so far
+    best_params: Params  # the candidate of the highest validation bound so far
     best_bound: jax.Array  # nats; -inf before the first validation, []
     best_epoch: jax.Array  # int32 []
     active: jax.Array  # False once patience has run out or a value was not finite, []
     failure: Failure
     skipped: jax.Array  # updates left out because they were not finite, int32 []
+
+    @property
+    def candidate(self) -> Params:
+        """The parameters that a validation measures: the average, if there is one."""
+        return self.params if self.average is None else self.average
 
 
 class EpochMetrics(NamedTuple):

@@ -19,6 +19,7 @@ from vae_jax.model import VAE, Params
 from vae_jax.objectives import Batch, Terms
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
+from vae_jax.training.averaging import add_to_average
 from vae_jax.training.config import TrainingConfig
 from vae_jax.training.state import (
     OFFENDERS,
@@ -92,6 +93,7 @@ class Trainer:
         return TrainState(
             params=params,
             opt_state=self.config.optimizer().init(params),
+            average=jax.tree.map(jnp.copy, params) if self.config.ema else None,
             epoch=jnp.int32(0),
             best_params=jax.tree.map(jnp.copy, params),
             best_bound=jnp.float32(-jnp.inf),
@@ -181,13 +183,19 @@ class Trainer:
         """Takes a step with the images of each of the batches, ``[steps, ...]``."""
 
         def step(carry: Any, inputs: Any) -> tuple[Any, None]:
-            params, opt_state, active, failure, skipped, sums = carry
+            params, opt_state, average, active, failure, skipped, sums = carry
             index, batch = inputs
             step_index = state.epoch * self.steps_per_epoch + index
             (params, opt_state), report = self.step(
                 params, opt_state, member, images_of(batch), step_index, active
             )
             finite = report.offender == 0
+            if self.config.ema:
+                count = step_index + 1 - skipped
+                moved = add_to_average(
+                    average, params, decay=self.config.ema, count=count
+                )
+                average = optax.tree.where(active & finite, moved, average)
             own = EpochMetrics(report.terms, report.gradient_norm, jnp.float32(1))
             if self.config.on_non_finite == "skip":
                 skipped = skipped + (active & ~finite)
@@ -201,18 +209,19 @@ class Trainer:
                 sums,
                 own,
             )
-            return (params, opt_state, active, failure, skipped, sums), None
+            return (params, opt_state, average, active, failure, skipped, sums), None
 
-        start = state.params, state.opt_state, state.active, state.failure
-        (params, opt_state, active, failure, skipped, sums), _ = jax.lax.scan(
+        start = state.params, state.opt_state, state.average, state.active
+        (params, opt_state, average, active, failure, skipped, sums), _ = jax.lax.scan(
             step,
-            (*start, state.skipped, sums),
+            (*start, state.failure, state.skipped, sums),
             (first_step + jnp.arange(len(batches)), batches),
         )
         ends_epoch = first_step + len(batches) == self.steps_per_epoch
         new_state = state._replace(
             params=params,
             opt_state=opt_state,
+            average=average,
             epoch=state.epoch + (active & ends_epoch),
             active=active,
             failure=failure,
@@ -365,14 +374,14 @@ class Trainer:
     def validate(
         self, state: TrainState, member: Member, x: jax.Array
     ) -> tuple[TrainState, Validation]:
-        """Validates, keeps the best parameters, and stops a member out of patience.
+        """Validates, keeps the best candidate, and stops a member out of patience.
 
         Args:
             state: the state so far; one that is not active is not changed.
             member: this model's key and settings.
             x: validation images in the likelihood's view, ``[M, D]``.
         """
-        terms = self.validation_terms(state.params, member, x)
+        terms = self.validation_terms(state.candidate, member, x)
         improved = state.active & (terms.bound > state.best_bound)
         best_epoch = jnp.where(improved, state.epoch, state.best_epoch)
         active, failure = state.active, state.failure
@@ -384,7 +393,7 @@ class Trainer:
             failure = failure.where(state.active & ~finite, offender, jnp.int32(0))
             active = active & finite
         new_state = state._replace(
-            best_params=optax.tree.where(improved, state.params, state.best_params),
+            best_params=optax.tree.where(improved, state.candidate, state.best_params),
             best_bound=jnp.where(improved, terms.bound, state.best_bound),
             best_epoch=best_epoch,
             active=active,
