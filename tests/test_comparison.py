@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments.report import comparison
 
@@ -106,6 +107,27 @@ def test_one_seed_makes_no_claim_and_tells_the_paired_error():
     assert np.isnan(found.detectable)
     assert found.difference == pytest.approx(1, abs=0.3)
     assert found.error == pytest.approx(2**0.5 / 300**0.5, rel=0.1)
+
+
+def test_of_trained_models_alone_the_images_are_the_sample():
+    rng = np.random.default_rng(7)
+    first, second = rng.normal(0, 1, (2, 2, 300))
+    second += 0.2
+    for sign, pair in ((1, (first, second)), (-1, (second, first))):
+        found = comparison.compare(*pair, over_seeds=False)
+        ahead = sign * (second - first).mean(0)
+        chance = scipy.stats.ttest_1samp(ahead, 0).pvalue
+        assert found.difference == pytest.approx(ahead.mean())
+        assert found.error == pytest.approx(scipy.stats.sem(ahead))
+        assert found.is_clear == (chance < 0.05)
+    # With this number of tests, the same difference is on the edge.
+    edge = 0.05 / chance
+    few, many = (
+        comparison.compare(first, second, over_seeds=False, tests=edge * factor)
+        for factor in (0.99, 1.01)
+    )
+    assert few.is_clear
+    assert not many.is_clear
 
 
 def test_identical_models_do_not_differ_and_one_image_tells_nothing():

@@ -285,6 +285,25 @@ def test_a_difference_to_a_score_that_may_be_too_large_says_so():
     assert ", but" not in told(view="levels")
 
 
+def test_distances_of_the_next_means_are_paired_with_the_best():
+    lower = [member("laplace", 2, seed, 2.7) for seed in (0, 1)]  # A seed is missing.
+    sizes = [member("beta", n, s, 4 + n / 9) for n in range(2, 14) for s in (0, 1, 2)]
+    group = integers(*rivals(0.1, 0, 1, 2).members[:3], *lower, *sizes)
+    found = findings.distances(group, read)
+    names = [group.name(cell) for cell, _ in found]
+    assert names == [f"beta with {size} latents" for size in range(2, 12)]
+    best, other = (
+        np.array([read(m) for m in cell.members]) for cell in (group.best, found[0][0])
+    )
+    ahead = other - best
+    variance = ahead.mean(0).var(ddof=1) / 297 + ahead.mean(1).var(ddof=1) / 3
+    assert found[0][1].difference == pytest.approx(ahead.mean())
+    assert found[0][1].error == pytest.approx(variance**0.5)
+    assert found[0][1].number(1).startswith("1.4")
+    assert findings.distances(group, unread) == []
+    assert findings.distances(integers(*lower, *sizes[:1]), read) == []
+
+
 def test_likelihoods_that_are_close_are_not_told_apart():
     for group in (rivals(0.001, 0, 1, 2), rivals(0.05, 0, 1)):
         (text,) = findings.find(group, read)

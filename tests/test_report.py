@@ -332,9 +332,14 @@ def test_page_tells_a_clear_difference_from_scores_of_test_images(tmp_path):
     page = write_report(folder)
     assert "next likelihood is categorical, at" in page.text
     assert "paired over 297 test images and 5 seeds): a clear" in page.text
+    assert "best, beta binomial; ± standard error, paired over 297 test" in page.text
+    assert re.search(
+        r"above the best, bits/dim categorical (1\.0|0\.9)\d+ ± 0\.0", page.text
+    )
     save_member(folder, arrays={}, **rows[0])
     page = write_report(folder)
     assert "whether they differ is not known" in page.text
+    assert "above the best" not in page.text
 
 
 def test_page_warns_of_what_makes_numbers_doubtful(page):

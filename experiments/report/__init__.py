@@ -5,7 +5,8 @@ The modules:
     members       rows of results, with their place in the sweep
     groups        members whose scores may be compared; means over seeds, axes, layout
     findings      sentences on a group
-    comparison    the test of the best against the next one
+    comparison    the test of one kind of model against another
+    scores        the stored scores of test images, and their pairs
 
     page          report.html of a run folder
     charts        its charts, of a group

@@ -3,7 +3,7 @@
 import collections
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from experiments.evaluation.status import LOST
 from experiments.messages.wording import counted, listed
 from experiments.report import comparison
+from experiments.report.comparison import Comparison
 from experiments.report.groups import Axis, Cell, Group
 from experiments.report.members import (
     LATENT_SIZE,
@@ -21,10 +22,12 @@ from experiments.report.members import (
     named,
     varying,
 )
+from experiments.report.scores import Scores, paired
 from experiments.settings import grid
 
 _MAX_DENSITY_ERROR = 0.1
 _MAX_NAMED = 3
+_MOST_DISTANCES = 10
 _LACKING = "a seed failed, diverged or was not trained"
 
 
@@ -105,10 +108,6 @@ def _counted(count: int, axis: str) -> str:
     if axis in (LIKELIHOOD, LATENT_SIZE, "seed"):
         return counted(count, axis)
     return f"{counted(count, 'value')} of {axis}"
-
-
-# Scores of test images by member, smaller is better; None where they cannot be read.
-Scores = Callable[[Member], np.ndarray | None]
 
 
 def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
@@ -200,30 +199,19 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
     next_one = (
         f"The next {rivals.noun} is {name}, at {group.number(other)} {group.unit}"
     )
-    pairs = _paired(best, other, scores)
+    pairs = paired(best.members, other.members, scores)
     if pairs is None:
         return (
             f"{next_one}; whether they differ is not known, because their scores of the"
             " same test images and seeds cannot be read."
         )
-    _, num_seeds, num_images = pairs.shape
-    if num_images == 1:
+    found = comparison.compare(*pairs, choices=rivals.choices, tests=tests)
+    if found.num_images == 1:
         return f"{next_one}; one test image cannot tell whether they differ on others."
     if np.array_equal(*pairs):
         return f"{next_one}: the scores of every test image are equal."
-    found = comparison.compare(*pairs, choices=rivals.choices, tests=tests)
-    decimals = group.decimals
-    if found.error > 0:  # Two digits of the error.
-        decimals = max(decimals, 1 - math.floor(math.log10(found.error)))
-    difference, error, detectable = (
-        f"{value:.{decimals}f}"
-        for value in (found.difference, found.error, found.detectable)
-    )
-    larger = (
-        f"{difference} ± {error} {group.unit} (standard error, paired over"
-        f" {counted(num_images, 'test image')} and {counted(num_seeds, 'seed')})"
-    )
-    if num_seeds == 1:
+    larger = found.size(group.unit, group.decimals)
+    if found.num_seeds == 1:
         return (
             f"{next_one}: these two trained models differ by {larger}. With one seed,"
             f" this says nothing about the {rivals.noun}: another seed may change their"
@@ -235,35 +223,49 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
             f"a clear difference (at most {comparison.LEVEL:.0%} of reports call one"
             " clear that is due to chance)"
         )
-        if doubts := _doubts_of_rival(group, other):
+        if doubts := score_doubts(other.members):
             verdict += f", but the score of the next one {' and '.join(doubts)}"
-    return (
-        f"{next_one}, which is larger by {larger}: {verdict}. A true difference of"
-        f" {detectable} {group.unit} would be called clear in {comparison.POWER:.0%} of"
-        " such sweeps."
-    )
+    power = found.power(group.unit, group.decimals, "sweeps")
+    return f"{next_one}, which is larger by {larger}: {verdict}. {power}"
 
 
-def _doubts_of_rival(group: Group, cell: Cell) -> list[str]:
-    """Returns reasons, besides chance, why a score may be larger than it should be."""
+def distances(group: Group, scores: Scores) -> list[tuple[Cell, Comparison]]:
+    """Returns the lowest means after the best, with their paired difference to it.
+
+    They are descriptions: of cells that were chosen by their scores, the best and the
+    next rival alone are tested, by ``find``.
+
+    Args:
+        group: the members.
+        scores: gives those of the test images, in their order.
+
+    Returns:
+        Cells in which no seed is missing and whose scores can be read, lowest first.
+    """
+    if (best := group.best) is None:
+        return []
+    found: list[tuple[Cell, Comparison]] = []
+    for cell in group.ranking[1:]:
+        if len(found) < _MOST_DISTANCES and cell.is_whole and math.isfinite(cell.mean):
+            pairs = paired(best.members, cell.members, scores)
+            if pairs is not None:
+                found.append((cell, comparison.compare(*pairs)))
+    return found
+
+
+def score_doubts(members: Sequence[Member], *, weighted: bool = True) -> list[str]:
+    """Returns reasons, besides chance, why scores may be larger than they should be.
+
+    Args:
+        members: whose scores they are.
+        weighted: whether the scores are importance-weighted.
+    """
     doubts = []
-    if cell.point[LIKELIHOOD] in group.upper_bounds:
+    if any(member.view == "continuous" for member in members):
         doubts.append("is an upper bound")
-    if any(member.is_weak for member in cell.members):
+    if weighted and any(member.is_weak for member in members):
         doubts.append("rests on few importance weights")
     return doubts
-
-
-def _paired(best: Cell, other: Cell, scores: Scores) -> np.ndarray | None:
-    """Returns the scores of two cells and their common seeds, [2, seeds, images].
-
-    None if some cannot be read, or are of other images.
-    """
-    by_seed = [{m.seed: m for m in cell.members} for cell in (best, other)]
-    seeds = sorted(set.intersection(*map(set, by_seed)))
-    found = [[scores(members[seed]) for seed in seeds] for members in by_seed]
-    sizes = {None if row is None else len(row) for rows in found for row in rows}
-    return None if None in sizes or len(sizes) != 1 else np.array(found)
 
 
 def lost(members: Sequence[Member]) -> list[str]:

@@ -25,9 +25,9 @@ from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
 from experiments.report.groups import Group, group_members
 from experiments.report.members import LIKELIHOOD, Member, members_of
+from experiments.report.scores import if_readable
 from experiments.report.style import styles_of
 from experiments.runs.folder import RunFolder
-from vae_jax import views
 
 # Browsers open a page quickly that has at most so many members with pictures in a
 # group, and at most so many bytes of pictures.
@@ -63,7 +63,7 @@ def write_report(
     groups = group_members(members)
     drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
-    scores = functools.partial(_scores, folder)
+    read = if_readable(folder)
     sections = []
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
@@ -76,7 +76,8 @@ def write_report(
             {
                 "group": group,
                 "styles": styles,
-                "findings": findings.find(group, scores, tests),
+                "findings": findings.find(group, read, tests),
+                "distances": findings.distances(group, read),
                 "extremes": _extremes(group),
                 "charts": drawn_charts,
                 "columns": _columns(group),
@@ -158,21 +159,6 @@ def _pictures(
                 shown[member.run] = found
                 room -= sum(len(picture.png) for picture in found.values())
     return shown
-
-
-def _scores(folder: RunFolder, member: Member) -> np.ndarray | None:
-    """Returns the scores of a member's test images, [M]; None if unreadable."""
-    try:
-        arrays = folder.members.arrays(member.run)
-        scores = views.scores(
-            member.view,
-            arrays["test/log_px"],
-            arrays["picture/originals"][0].size,
-            int(arrays["picture/levels"]),
-        )
-    except Exception:  # A stranger's arrays may be of any kind.
-        return None
-    return scores if scores.shape == (member.num_test_images,) else None
 
 
 def _bounds(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
