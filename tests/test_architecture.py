@@ -49,7 +49,8 @@ EXPERIMENTS = {
     "launch": 7,
     "command_line": 8,
     "theory": 9,
-    **dict.fromkeys(("sweep", "train", "evaluate", "replay", "prepare", "papers"), 9),
+    **dict.fromkeys(("sweep", "train", "evaluate", "compare", "replay"), 9),
+    **dict.fromkeys(("prepare", "papers"), 9),
 }
 FORBIDDEN_IN_LIBRARY = {
     "absl",

@@ -27,7 +27,7 @@ import safetensors.numpy
 
 from experiments import load
 from experiments.data.images import load_data
-from experiments.evaluation.columns import TABLES
+from experiments.evaluation.columns import BY_SECTION, TABLES
 from experiments.evaluation.status import LOST
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
@@ -39,7 +39,16 @@ from tests.folders import refusal
 from tests.test_training import assert_same
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("sweep", "train", "evaluate", "replay", "papers", "prepare", "theory")
+COMMANDS = [
+    "sweep",
+    "train",
+    "evaluate",
+    "compare",
+    "replay",
+    "papers",
+    "prepare",
+    "theory",
+]
 TINY = "--config=configs/digits.py:tiny"
 SMALL = """
 import runpy
@@ -1181,6 +1190,50 @@ def test_other_images_are_neither_evaluated_nor_replayed(command, own):
         outcome = command(name, f"--workdir={own}", *options)
         assert_refused(outcome, "other images", "0123", fingerprint, "Restore")
     assert contents(own) == before
+
+
+def test_two_settings_are_compared(command, finished, tmp_path):
+    before = contents(finished)
+    workdir, table = f"--workdir={finished}", tmp_path / "differences.csv"
+    a, b = (f"likelihood=bernoulli,latent_dim={size}" for size in (1, 2))
+    outcome = command("compare", a, b, workdir, f"--output={table}")
+    assert outcome.status == 0, outcome.stderr
+    first, second, *_, statement, numbers = outcome.stdout.splitlines()
+    assert (first, second) == (f"A: {a}", f"B: {b}")
+    assert re.match(
+        r"log p\(x\) of A is (high|low)er by .* nats per image \(s", statement
+    )
+    assert "paired over 297 test images and 2 seeds" in statement
+    assert numbers == f"numbers: {table}"
+    (row,) = rows_of(table)
+    names = [column.name for column in BY_SECTION["comparison"]]
+    assert list(row) == names
+    scores = {r["run"]: float(r["score"]) for r in rows_of(finished / "results.csv")}
+    for name, only in (("score_a", a), ("score_b", b)):
+        mean = np.mean([scores[f"{only},seed={seed}"] for seed in (0, 1)])
+        assert float(row[name]) == pytest.approx(mean)
+    outcome = command("compare", a, "latent_dim=2", workdir, "--elbo")
+    assert outcome.status == 3
+    assert "The ELBO of A is" in outcome.stdout
+    assert "4 runs of B left out, without a partner in A" not in outcome.stdout
+    assert "2 runs of B left out, without a partner in A" in outcome.stdout
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["nothing is to be compared: two selections are needed"]),
+        (["0", "1", "2"], ["0 1 2 is to be compared"]),
+        (["likelihood=bernoulli", "likelihood=laplace"], ["nats", "bits/dim"]),
+        (["seed=0", "seed=9"], ["B is 'seed=9': it fits none of the 8 runs"]),
+        (["0", "1", "--workdir=nowhere"], ["nowhere is not a run folder"]),
+        (["0", "1", "--other_workdir=nowhere"], ["nowhere is not a run folder"]),
+    ],
+)
+def test_bad_selections_are_refused(command, finished, arguments, words):
+    outcome = command("compare", f"--workdir={finished}", *arguments)
+    assert_refused(outcome, *words)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ The modules:
     findings      sentences on a group
     comparison    the test of one kind of model against another
     scores        the stored scores of test images, and their pairs
+    pairs         pairs of runs from two selections
+    differences   the differences of two selections, and what they say
 
     page          report.html of a run folder
     charts        its charts, of a group

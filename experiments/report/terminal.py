@@ -11,9 +11,11 @@ from rich.table import Table
 from experiments.evaluation.status import LOST, by_status
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.wording import counted, listed
+from experiments.report.differences import Result
 from experiments.report.groups import Group, group_members
 from experiments.report.members import LIKELIHOOD, Value, members_of
 
+_DECIMALS = 3
 _WIDEST = 1000  # characters of a line
 
 
@@ -32,11 +34,15 @@ def print_results(
             f"{listed(runs, ' ')}"
         )
     for group in group_members(members_of(rows, warn, config)):
-        table = _score_table(dataclasses.replace(group, decimals=3))
-        # As wide as it is: a narrow terminal wraps lines, but no digit is cut off.
-        wide = CONSOLE.options.update(max_width=_WIDEST)
-        table.width = CONSOLE.measure(table, options=wide).maximum
-        CONSOLE.print(table)
+        table = _score_table(dataclasses.replace(group, decimals=_DECIMALS))
+        _print_whole(table)
+
+
+def _print_whole(table: Table) -> None:
+    """Prints a table as wide as it is: a narrow terminal wraps it, and cuts nothing."""
+    wide = CONSOLE.options.update(max_width=_WIDEST)
+    table.width = CONSOLE.measure(table, options=wide).maximum
+    CONSOLE.print(table)
 
 
 def _score_table(group: Group) -> Table:
@@ -73,6 +79,30 @@ def _score_table(group: Group) -> Table:
     for line, numbers in lines.items():
         table.add_row(*line, *(numbers.get(value, "") for value in columns.values))
     return table
+
+
+def print_result(result: Result) -> None:
+    """Prints the differences of two selections, A and B, and what they say."""
+    name = {"log_px": "-log p(x)", "elbo": "-ELBO"}[result.measure]
+    num_images = result.lines[-1].found.num_images
+    table = terminal_table(
+        f"{name} of {counted(num_images, 'test image')}, {result.unit}, smaller is "
+        "better",
+        "± standard error, paired over images and seeds; * clear difference",
+    )
+    table.add_column("", no_wrap=True)
+    for heading in ("A", "B", "B - A", "seeds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in result.lines:
+        clear = "*" * bool(line.found.is_clear)
+        table.add_row(
+            line.setting,
+            *(f"{scores.mean():.{_DECIMALS}f}" for scores in line.scores),
+            clear + line.found.number(_DECIMALS).replace("± ", "±"),
+            str(line.found.num_seeds),
+        )
+    _print_whole(table)
+    CONSOLE.print(result.statement(_DECIMALS))
 
 
 def terminal_table(title: str, caption: str = "") -> Table:

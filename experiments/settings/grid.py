@@ -184,6 +184,11 @@ def setting(name: str) -> dict[str, str]:
     }
 
 
+def point(settings: Settings) -> dict[str, str]:
+    """Returns the value on every axis that a sweep may have, as in a run's name."""
+    return {axis: _text(settings, axis) for axis in AXES}
+
+
 def _axis_order(axis: str) -> tuple[int, str]:
     """Sorts likelihood and latent size first, seed last: names of all sweeps agree."""
     return {"likelihood": 0, "latent_dim": 1, "seed": 3}.get(axis, 2), str(axis)
@@ -277,7 +282,7 @@ def _program(settings: Settings) -> Settings:
 _replaced = functools.lru_cache(dataclasses.replace)
 
 
-def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
+def choose(runs: Sequence[Run], only: str, option: str = "--only") -> tuple[Run, ...]:
     """Returns the runs that a selection names.
 
     Args:
@@ -285,6 +290,7 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
         only: terms separated by spaces, each an index as listed (``3``), a range
             (``0-11``) or a part of a name (``latent_dim=8``, several joined by commas
             must all hold); empty: all.
+        option: the option that gives the selection, for messages.
 
     Raises:
         SettingsError: a term that fits no run.
@@ -312,7 +318,7 @@ def choose(runs: Sequence[Run], only: str) -> tuple[Run, ...]:
             if runs:
                 remedy += f", such as 0-{len(runs) - 1} or {runs[0].name}"
             why = f"it fits none of the {len(runs)} runs"
-            raise SettingsError.of("--only", term, why, remedy)
+            raise SettingsError.of(option, term, why, remedy)
         chosen |= hits
     return tuple(run for i, run in enumerate(runs) if i in chosen)
 

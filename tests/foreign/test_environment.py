@@ -249,6 +249,7 @@ FLAGS = [
     ("train", "--config.data.cache_dir={}"),
     ("prepare", "mnist", "--data_dir={}"),
     ("papers", "--page={}"),
+    ("compare", "0", "1", "--workdir={}"),
 ]
 
 

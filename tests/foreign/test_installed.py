@@ -17,7 +17,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PARTS = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 PACKAGES = ("vae_jax", "experiments", "configs")
-COMMANDS = ("evaluate", "papers", "prepare", "replay", "sweep", "theory", "train")
+COMMANDS = [
+    "compare",
+    "evaluate",
+    "papers",
+    "prepare",
+    "replay",
+    "sweep",
+    "theory",
+    "train",
+]
 TINY = (
     "--config=configs/digits.py:tiny",
     "--config.model.widths=(8,)",
