@@ -46,7 +46,19 @@ def expected_intensity(
     model: VAE, params: Params, key: jax.Array, z: jax.Array
 ) -> jax.Array:
     """Returns the mean of ``VAE.sample_images`` as intensities, ``[images, D]``."""
-    return _intensity(model, model.sample_images(params, key, z)[0])
+    if model.is_autoregressive:
+        mean, _ = model.sample_images(params, key, z)
+    else:  # Without the draw, which costs time to compile.
+        mean = model.likelihood.mean(model.decode(params, z))
+    return _intensity(model, mean)
+
+
+def latent_mean(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, *, num_samples: int
+) -> jax.Array:
+    """Returns E_q[z|x] ``[latent]`` of one image; arguments as in ``reconstruct``."""
+    own = jax.random.fold_in(key, num_samples)
+    return posterior_mean(model, params, own, x[None])[0]
 
 
 def reconstruct(
@@ -65,9 +77,9 @@ def reconstruct(
         num_samples: number of importance samples of the image's estimate, which use the
             first children of its key.
     """
-    mean_key, pixel_key = (jax.random.fold_in(key, num_samples + i) for i in (0, 1))
-    mean = posterior_mean(model, params, mean_key, x[None])  # [1, L]
-    return mean[0], expected_intensity(model, params, pixel_key, mean)[0]
+    mean = latent_mean(model, params, key, x, num_samples=num_samples)
+    own = jax.random.fold_in(key, num_samples + 1)
+    return mean, expected_intensity(model, params, own, mean[None])[0]
 
 
 class Evaluation(NamedTuple):

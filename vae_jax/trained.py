@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from vae_jax import views
 from vae_jax.checks import require_count, require_key
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
-from vae_jax.measure import expected_intensity, reconstruct
+from vae_jax.measure import expected_intensity, latent_mean, reconstruct
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
@@ -297,8 +297,7 @@ def _numbers(
 def _encode(
     model: VAE, params: Params, key: jax.Array, x: jax.Array, num_samples: int
 ) -> jax.Array:
-    # The mean image is not computed, as the result does not need it.
-    return reconstruct(model, params, key, x, num_samples=num_samples)[0]
+    return latent_mean(model, params, key, x, num_samples=num_samples)
 
 
 def _reconstruct(
