@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiments.report.style import COLORS, FAINT, MATPLOTLIB, svg
+from experiments.report.style import COLORS, FAINT, MATPLOTLIB, rendered
 
 
 class Bar(NamedTuple):
@@ -67,4 +67,4 @@ def _unique(names: Iterable[str]) -> list[str]:
 def write(path: Path, bars: Sequence[Bar]) -> None:
     """Writes the chart as SVG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(svg(draw(bars)))
+    path.write_bytes(rendered(draw(bars)))

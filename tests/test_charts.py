@@ -12,16 +12,9 @@ import pytest
 from experiments.files.templates import templates
 from experiments.report import charts
 from experiments.report.scatter import latent_scatter
-from experiments.report.style import robust_range, styles_of
+from experiments.report.style import read_look, rendered, robust_range, styles_of
+from tests.folders import refusal
 from tests.sweeps import group_of, product, row
-
-
-def drawn(monkeypatch, draw, *arguments):
-    """Returns the figure of a chart."""
-    figures = []
-    monkeypatch.setattr(charts, "svg", figures.append)
-    draw(*arguments)
-    return figures[0]
 
 
 @pytest.mark.parametrize(
@@ -118,8 +111,8 @@ NAMES = tuple(drawings(sweep()))
         ),
     ],
 )
-def test_axes_that_have_no_place_in_a_panel_have_panels(monkeypatch, name, titles):
-    figure = drawn(monkeypatch, drawings(sweep())[name])
+def test_axes_that_have_no_place_in_a_panel_have_panels(name, titles):
+    figure = drawings(sweep())[name]().figure
     assert [axes.get_title("left") for axes in figure.axes] == titles
 
 
@@ -133,15 +126,15 @@ def outlined(figure):
     ]
 
 
-def test_the_best_of_a_table_is_outlined_once(monkeypatch):
-    assert len(outlined(drawn(monkeypatch, charts.score_table, sweep()))) == 1
+def test_the_best_of_a_table_is_outlined_once():
+    assert len(outlined(charts.score_table(sweep()).figure)) == 1
     posteriors = product(
         lambda posterior, prior, seed: 3 + seed / 9 + (prior == "vamp"),
         posterior=("diagonal", "iaf", "spline_coupling"),
         prior=("standard_normal", "vamp"),
         seed=SEEDS,
     )
-    figure = drawn(monkeypatch, charts.score_table, group_of(*posteriors))
+    figure = charts.score_table(group_of(*posteriors)).figure
     (axes,) = figure.axes
     assert len(outlined(figure)) == 1
     texts = [text.get_text() for text in axes.get_xticklabels()]
@@ -150,7 +143,7 @@ def test_the_best_of_a_table_is_outlined_once(monkeypatch):
     assert texts == ["diagonal", "iaf", "spline coupling"]
 
 
-def test_no_mean_that_lacks_a_seed_is_outlined_and_failures_are_named(monkeypatch):
+def test_no_mean_that_lacks_a_seed_is_outlined_and_failures_are_named():
     lost = {"status": "failed"}
     group = group_of(
         *(row(2.3, likelihood="categorical", latent_dim=2, seed=s) for s in SEEDS),
@@ -158,20 +151,20 @@ def test_no_mean_that_lacks_a_seed_is_outlined_and_failures_are_named(monkeypatc
         row(9.0, likelihood="laplace", latent_dim=2, seed=1, **lost),
         *(row(9.0, likelihood="laplace", latent_dim=8, seed=s, **lost) for s in SEEDS),
     )
-    (axes,) = drawn(monkeypatch, charts.score_table, group).axes
+    (axes,) = charts.score_table(group).figure.axes
     texts = {text.get_text(): text.get_fontweight() for text in axes.texts}
     assert (texts["2.300"], texts["2.100"]) == ("bold", "normal")
     assert {"(1 failed)", "2 failed"} <= texts.keys()
 
 
-def test_error_bars_of_active_units_end_at_zero(monkeypatch):
+def test_error_bars_of_active_units_end_at_zero():
     rows = [
         row(3.0, likelihood="laplace", latent_dim=size, seed=seed, active_units=units)
         for size, both in ((2, (0.0, 1.0)), (4, (2.0, 4.0)))
         for seed, units in enumerate(both)
     ]
     group = group_of(*rows)
-    figure = drawn(monkeypatch, charts.score_lines, group, group.axes["latent size"])
+    figure = charts.score_lines(group, group.axes["latent size"]).figure
     (bars,) = (axes.containers[0].lines[2][0] for axes in figure.axes[1:])
     ends = [segment[:, 1] for segment in bars.get_segments()]
     np.testing.assert_allclose(
@@ -188,46 +181,44 @@ def test_error_bars_of_active_units_end_at_zero(monkeypatch):
         ((-1.0, 1.0), "linear"),
     ],
 )
-def test_numbers_that_span_a_wide_range_have_a_logarithmic_scale(
-    monkeypatch, values, scale
-):
+def test_numbers_that_span_a_wide_range_have_a_logarithmic_scale(values, scale):
     group = group_of(*product(lambda mixing: 3 + mixing, mixing=values))
-    figure = drawn(monkeypatch, charts.score_lines, group, group.axes["mixing"])
+    figure = charts.score_lines(group, group.axes["mixing"]).figure
     for axes in figure.axes:
         assert axes.get_xscale() == scale
         assert [float(t.get_text()) for t in axes.get_xticklabels()] == list(values)
 
 
-def test_a_line_of_rate_and_distortion_says_where_it_goes(monkeypatch):
+def test_a_line_of_rate_and_distortion_says_where_it_goes():
     rows = product(lambda beta, seed: 3.0, beta=(0.5, 4.0), seed=SEEDS)
     for own in rows:
         own["distortion"] += own["beta"] * 9
-    (axes,) = drawn(monkeypatch, charts.rate_distortion, group_of(*rows)).axes
+    (axes,) = charts.rate_distortion(group_of(*rows)).figure.axes
     assert {"β 0.5", "β 4"} <= {text.get_text() for text in axes.texts}
 
 
-def test_a_model_at_rate_zero_is_not_cut_off(monkeypatch):
-    (axes,) = drawn(monkeypatch, drawings(sweep())["plane"]).axes
+def test_a_model_at_rate_zero_is_not_cut_off():
+    (axes,) = drawings(sweep())["plane"]().figure.axes
     assert axes.get_xlim()[0] < 0
 
 
 @pytest.mark.parametrize("length", [1, 29])
-def test_a_learning_curve_of_one_point_is_seen(monkeypatch, length):
+def test_a_learning_curve_of_one_point_is_seen(length):
     bounds = np.stack([np.arange(length), np.arange(length)], axis=1)
     group = group_of(row())
     curves = curves_of(group, bounds, bounds)
-    (axes,) = drawn(monkeypatch, charts.learning_curves, group, curves).axes
+    (axes,) = charts.learning_curves(group, curves).figure.axes
     assert all((line.get_marker() == "o") == (length == 1) for line in axes.lines)
 
 
-def test_curves_of_two_bounds_share_no_panel(monkeypatch):
+def test_curves_of_two_bounds_share_no_panel():
     rows = product(
         lambda posterior, objective: 3.0,
         posterior=("diagonal", "iaf"),
         objective=("elbo", "iwae"),
     )
     group = group_of(*rows)
-    figure = drawn(monkeypatch, charts.learning_curves, group, curves_of(group))
+    figure = charts.learning_curves(group, curves_of(group)).figure
     titles = [axes.get_title("left") for axes in figure.axes]
     assert titles == ["objective = elbo", "objective = iwae"]
 
@@ -238,7 +229,7 @@ WORDS = PAGES.get_template("charts.html.jinja").module
 
 
 def words_of(chart, group):
-    return " ".join(WORDS.figure(chart, group).split())
+    return " ".join(WORDS.figure(chart, b"", group).split())
 
 
 def test_charts_have_words_that_name_their_axes():
@@ -297,17 +288,57 @@ def test_a_group_has_the_charts_that_its_axes_ask_for(rows, names):
     assert [chart.name for chart in charts.draw(group, nothing)] == names
     for chart in drawn:
         assert re.search(r"[^ .]\. ?</figcaption>", words_of(chart, group))
-        assert ElementTree.fromstring(chart.svg).tag.endswith("svg")
+        assert ElementTree.fromstring(rendered(chart.figure)).tag.endswith("svg")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
     before = dict(matplotlib.rcParams)
     draw = drawings(sweep())[name]
-    chart = draw()
-    assert ElementTree.fromstring(chart.svg).tag.endswith("svg")
-    assert draw() == chart
+    first, second = (
+        [rendered(draw().figure, file_format) for file_format in ("svg", "pdf")]
+        for _ in range(2)
+    )
+    assert ElementTree.fromstring(first[0]).tag.endswith("svg")
+    assert first[1].startswith(b"%PDF")
+    assert first == second
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_style_of_the_user_changes_the_look_of_a_chart(tmp_path):
+    path = tmp_path / "own.mplstyle"
+    lines = ("axes.prop_cycle: cycler('color', ['red'])", "text.color: blue")
+    path.write_text("\n".join([*lines, "savefig.facecolor: yellow", "backend: pdf"]))
+    before = dict(matplotlib.rcParams)
+    look = read_look(path)
+    group = sweep()
+    figure = charts.score_lines(group, group.axes["latent size"], look=look).figure
+    assert {line.get_color() for line in figure.axes[0].lines} == {"red"}
+    assert {text.get_color() for text in figure.legends[0].get_texts()} == {"blue"}
+    assert b"#ffff00" in rendered(figure, look=look)
+    assert b"#ffff00" not in rendered(figure)
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        (b"\xff\xfe", "codec can't decode"),
+        (b"font.size 9", "Missing colon in file"),
+        (b"font.sise: 9", "Bad key font.sise"),
+        (b"font.size: large", "font.size"),
+        (b"font.size: 9\nfont.size: 8", "Duplicate key"),
+        (b"text.usetex: True\ntext.latex.preamble: \\nonsense", ""),
+    ],
+)
+def test_a_broken_style_is_refused(tmp_path, content, words):
+    path = tmp_path / "own.mplstyle"
+    if content is not None:
+        path.write_bytes(content)
+    line = refusal(read_look, path)
+    assert line.startswith(f"--style is {str(path)!r}: ")
+    assert words in line
 
 
 LOST = dict.fromkeys(("score", "rate", "active_units"), math.nan)
@@ -351,11 +382,11 @@ def test_range_leaves_out_a_likelihood_far_above_the_others():
     assert robust_range(["a"], [math.nan]) == (0.0, 1.0)
 
 
-def test_error_bars_of_scores_lie_in_the_panel(monkeypatch):
+def test_error_bars_of_scores_lie_in_the_panel():
     rows = product(lambda beta: 3 + beta / 1000, beta=(1.0, 4.0))
     for own in rows:
         own["score_se"] = 0.5
     group = group_of(*rows)
-    figure = drawn(monkeypatch, charts.score_lines, group, group.axes["β"])
+    figure = charts.score_lines(group, group.axes["β"]).figure
     low, high = figure.axes[0].get_ylim()
     assert low < 2.5 < 3.5 < high

@@ -1,17 +1,18 @@
-"""Charts of a group of models: numbers in, SVG out.
+"""Charts of a group of models: numbers in, figures out.
 
 Nothing here reads or writes a file, and matplotlib's global state is left as it was.
-The background is white, so that a chart can be shown on a page of any colour.
+The background is white, so that a chart can be shown on a page of any colour. Each
+function takes a ``look`` (``style.with_look``).
 """
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib import patches, ticker
+from matplotlib import patches, rcParams, ticker
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -20,17 +21,21 @@ from matplotlib.lines import Line2D
 from experiments.report.groups import Axis, Cell, Group
 from experiments.report.members import LATENT_SIZE, LIKELIHOOD
 from experiments.report.style import (
-    FAINT,
-    GRID,
-    INK,
     MATPLOTLIB,
+    Look,
     Style,
+    colors,
     note_points_above,
     robust_range,
     styles_of,
-    svg,
+    with_look,
 )
 
+# Parameters of the look: colours of text, of what is less important, and of lines
+# behind.
+_INK: Final = "text.color"
+_FAINT: Final = "axes.edgecolor"
+_GRID: Final = "grid.color"
 _BEST = "#D55E00"  # outlines the best score of a table
 _CELL = 1.02, 0.46  # width and height of a cell of a table of scores, inches
 _MOST_MARKED = 3  # points of a learning curve that has markers
@@ -51,41 +56,44 @@ class Chart(NamedTuple):
 
     Attributes:
         name: part of the name of its file.
-        svg: the picture.
+        figure: the picture, which ``style.rendered`` makes a file.
         along: the axis that its lines run along, if any.
     """
 
     name: str
-    svg: bytes
+    figure: Figure
     along: Axis | None = None
 
 
-def draw(group: Group, bounds: Mapping[str, Bounds]) -> list[Chart]:
+def draw(
+    group: Group, bounds: Mapping[str, Bounds], look: Look = MATPLOTLIB
+) -> list[Chart]:
     """Returns those charts of a group that show more than one number.
 
     Args:
         group: the members.
         bounds: the learning curves of each member by run.
+        look: parameters of matplotlib.
     """
     drawn = []
     scored = [cell for cell in group.ranking if math.isfinite(cell.mean)]
     rows, columns, _ = group.layout
     # A line says as much as a table of a single row of numbers.
     if len(scored) > 1 and (rows.varies or not columns.is_number):
-        drawn.append(score_table(group))
+        drawn.append(score_table(group, look=look))
     drawn += [
-        score_lines(group, axis)
+        score_lines(group, axis, look=look)
         for axis in group.varying
         if axis.is_number and len({cell.point[axis.name] for cell in scored}) > 1
     ]
     if sum(len(_points(cell)) for cell in group.ranking) > 1:
-        drawn.append(rate_distortion(group))
+        drawn.append(rate_distortion(group, look=look))
     if any(map(len, (part for own in bounds.values() for part in own.values()))):
-        drawn.append(learning_curves(group, bounds))
+        drawn.append(learning_curves(group, bounds, look=look))
     return drawn
 
 
-@matplotlib.rc_context(MATPLOTLIB)
+@with_look
 def score_table(group: Group) -> Chart:
     """Draws a table of scores by the two axes of a group's layout.
 
@@ -136,7 +144,7 @@ def score_table(group: Group) -> Chart:
             x = columns.values.index(cell.point[columns.name])
             y = rows.values.index(cell.point[rows.name])
             _draw_cell(axes, x, y, cell, group, scale)
-    return Chart("scores", svg(figure))
+    return Chart("scores", figure)
 
 
 def _draw_cell(
@@ -160,12 +168,12 @@ def _draw_cell(
         axes.text(x + 0.5, y + below, text, ha="center", va="center", **look)
 
     if not math.isfinite(cell.mean):
-        box(facecolor="none", edgecolor=GRID)
-        write(0.5, cell.losses or "no score", fontsize=8, color=FAINT)
+        box(facecolor="none", edgecolor=rcParams[_GRID])
+        write(0.5, cell.losses or "no score", fontsize=8, color=rcParams[_FAINT])
         return
     # The root spreads the colours of the best scores, which are often close.
     quality = 1 - float(PowerNorm(0.5, *scale, clip=True)(cell.mean))
-    ink = "white" if quality > 0.72 else INK
+    ink = "white" if quality > 0.72 else rcParams[_INK]
     box(facecolor=matplotlib.colormaps["Blues"](0.06 + 0.79 * quality))
     note = f"± {cell.spread:.{group.decimals}f}" if math.isfinite(cell.spread) else ""
     if cell.losses:
@@ -179,7 +187,7 @@ def _draw_cell(
         box(fill=False, edgecolor=_BEST, lw=2.2, zorder=3)
 
 
-@matplotlib.rc_context(MATPLOTLIB)
+@with_look
 def score_lines(group: Group, along: Axis) -> Chart:
     """Draws the score and the active units against an axis of numbers.
 
@@ -222,7 +230,9 @@ def score_lines(group: Group, along: Axis) -> Chart:
             upper.set_ylim(low - margin, high + margin)
         note_points_above(upper, [cell.mean for cell in scores[title]])
         if along.name == LATENT_SIZE:
-            lower.plot(along.values, along.values, color=FAINT, lw=0.9, ls=":")
+            lower.plot(
+                along.values, along.values, color=rcParams[_FAINT], lw=0.9, ls=":"
+            )
         most = group.axes[LATENT_SIZE].values[-1]
         lower.set_ylim(-0.05 * most, 1.1 * most)
         lower.yaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
@@ -234,7 +244,7 @@ def score_lines(group: Group, along: Axis) -> Chart:
     _add_legend(figure, by, styles)
     file = "along_" + along.name.replace("β", "beta").replace(" ", "_")
     name = "latent_sizes" if along.name == LATENT_SIZE else file
-    return Chart(name, svg(figure), along)
+    return Chart(name, figure, along)
 
 
 def _set_scale(axes: Axes, axis: Axis) -> None:
@@ -259,7 +269,7 @@ def _points(cell: Cell) -> np.ndarray:
     return np.array(points).reshape(-1, 2)
 
 
-@matplotlib.rc_context(MATPLOTLIB)
+@with_look
 def rate_distortion(group: Group) -> Chart:
     """Draws members in the plane of rate and distortion.
 
@@ -313,12 +323,20 @@ def rate_distortion(group: Group) -> Chart:
     figure.supxlabel("rate (nats per image)")
     figure.supylabel("distortion (nats per image)")
     by_size = [
-        Line2D([], [], ls="", marker="o", ms=ms, color=FAINT, label=f"{n} latents")
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker="o",
+            ms=ms,
+            color=rcParams[_FAINT],
+            label=f"{n} latents",
+        )
         for n, ms in sizes.items()
         if size.varies and by != size
     ]
     _add_legend(figure, by, styles, by_size, ls="")
-    return Chart("rate_distortion", svg(figure), along)
+    return Chart("rate_distortion", figure, along)
 
 
 def _draw_sums(axes: Axes) -> None:
@@ -328,17 +346,21 @@ def _draw_sums(axes: Axes) -> None:
         if not left + bottom < level < right + top:
             continue
         axes.plot(
-            [left, right], [level - left, level - right], color=GRID, lw=1.2, zorder=0
+            [left, right],
+            [level - left, level - right],
+            color=rcParams[_GRID],
+            lw=1.2,
+            zorder=0,
         )
         # A diagonal leaves the panel through its upper or its left edge.
         above = level - top >= left
         place = (level - top, top) if above else (left, level - left)
         look: dict[str, Any] = {"ha": "center" if above else "left", "va": "bottom"}
         look |= {"xytext": (0, 3) if above else (4, 1), "textcoords": "offset points"}
-        axes.annotate(f"{level:g}", place, fontsize=7.5, color=FAINT, **look)
+        axes.annotate(f"{level:g}", place, fontsize=7.5, color=rcParams[_FAINT], **look)
 
 
-@matplotlib.rc_context(MATPLOTLIB)
+@with_look
 def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
     """Draws bounds against the epoch.
 
@@ -388,15 +410,16 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
     figure.supxlabel("epoch")
     figure.supylabel("bound (nats)")
     splits = [
-        Line2D([], [], color=INK, lw=1, label="validation"),
-        Line2D([], [], color=INK, lw=0.8, alpha=0.35, label="training"),
+        Line2D([], [], color=rcParams[_INK], lw=1, label="validation"),
+        Line2D([], [], color=rcParams[_INK], lw=0.8, alpha=0.35, label="training"),
     ]
     _add_legend(figure, by, styles, splits, marker="")
-    return Chart("learning_curves", svg(figure))
+    return Chart("learning_curves", figure)
 
 
 def _styles(group: Group, axis: Axis) -> dict[Any, Style]:
-    return styles_of(group.labels(axis), is_number=axis.is_number)
+    labels = group.labels(axis)
+    return styles_of(labels, is_number=axis.is_number, cycle=colors())
 
 
 def _range(cells: Sequence[Cell], by: Axis) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from experiments.report import charts, findings, pictures
 from experiments.report.groups import Group, group_members
 from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.scores import if_readable
-from experiments.report.style import styles_of
+from experiments.report.style import rendered, styles_of
 from experiments.runs.folder import RunFolder
 
 # Browsers open a page quickly that has at most so many members with pictures in a
@@ -56,10 +56,7 @@ def write_report(
     if not members:
         nothing = f"{folder.path} has no results: train a run first."
         raise FolderError(left_out[0] if left_out else nothing)
-    bounds = {
-        member.run: _bounds(folder.metrics.read(member.run, left_out.append))
-        for member in members
-    }
+    bounds = bounds_of(folder, members, left_out.append)
     groups = group_members(members)
     drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
@@ -68,10 +65,10 @@ def write_report(
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
         styles = styles_of(group.labels(group.axes[LIKELIHOOD]))
-        drawn_charts = charts.draw(group, bounds)
-        for chart in drawn_charts:
+        drawn_charts = [(c, rendered(c.figure)) for c in charts.draw(group, bounds)]
+        for chart, svg in drawn_charts:
             name = f"{chart.name}_{group.key}.svg"
-            write_atomically(folder.path / "figures" / name, chart.svg)
+            write_atomically(folder.path / "figures" / name, svg)
         sections.append(
             {
                 "group": group,
@@ -159,6 +156,22 @@ def _pictures(
                 shown[member.run] = found
                 room -= sum(len(picture.png) for picture in found.values())
     return shown
+
+
+def bounds_of(
+    folder: RunFolder, members: Sequence[Member], report: Callable[[str], object]
+) -> dict[str, charts.Bounds]:
+    """Returns the learning curves of members by run.
+
+    Args:
+        folder: the run folder.
+        members: the members.
+        report: gets a line on what cannot be read.
+    """
+    return {
+        member.run: _bounds(folder.metrics.read(member.run, report))
+        for member in members
+    }
 
 
 def _bounds(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
-import matplotlib
 
 from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
-from experiments.report.style import MATPLOTLIB, svg
+from experiments.report.style import rendered
 from experiments.theory.claims import Story
 
 # In the order of the page; each is a module with a function ``run() -> Story``.
@@ -26,9 +25,8 @@ PROGRAMS = (
 
 def write_figures(folder: Path, story: Story) -> None:
     """Writes a program's figures as SVG, the same bytes for the same numbers."""
-    with matplotlib.rc_context(MATPLOTLIB):
-        for name, figure in story.figures.items():
-            write_atomically(folder / f"{name}.svg", svg(figure))
+    for name, figure in story.figures.items():
+        write_atomically(folder / f"{name}.svg", rendered(figure))
 
 
 def section(name: str, story: Story) -> str:
