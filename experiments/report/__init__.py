@@ -12,8 +12,9 @@ The modules:
 
     page          report.html of a run folder
     charts        its charts, of a group
-    style         the look of the charts
+    style         the look of the charts, and their files
     pictures      pictures of each run: grids of images, and scatter of latents
+    tables        tables of scores, also in LaTeX and Markdown
     terminal      tables in the terminal
     papers        published tables beside our results
     columns       docs/columns.md

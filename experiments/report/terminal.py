@@ -13,7 +13,8 @@ from experiments.messages.console import CONSOLE, warn
 from experiments.messages.wording import counted, listed
 from experiments.report.differences import Result
 from experiments.report.groups import Group, group_members
-from experiments.report.members import LIKELIHOOD, Value, members_of
+from experiments.report.members import members_of
+from experiments.report.tables import score_table
 
 _DECIMALS = 3
 _WIDEST = 1000  # characters of a line
@@ -34,8 +35,7 @@ def print_results(
             f"{listed(runs, ' ')}"
         )
     for group in group_members(members_of(rows, warn, config)):
-        table = _score_table(dataclasses.replace(group, decimals=_DECIMALS))
-        _print_whole(table)
+        _print_whole(_rich_table(dataclasses.replace(group, decimals=_DECIMALS)))
 
 
 def _print_whole(table: Table) -> None:
@@ -45,39 +45,18 @@ def _print_whole(table: Table) -> None:
     CONSOLE.print(table)
 
 
-def _score_table(group: Group) -> Table:
-    """Returns a table with a line for each setting, that of the lowest score first."""
-    columns = group.layout.columns
-    labels = [
-        axis
-        for axis in group.axes.values()
-        if axis != columns and (axis.varies or axis.name == LIKELIHOOD)
-    ]
-    best = group.best if len(group.ranking) > 1 else None
-    lines: dict[tuple[str, ...], dict[Value, str]] = {}
-    for cell in group.ranking:
-        line = tuple(group.label(axis, cell.point[axis.name]) for axis in labels)
-        number = "*" * (cell is best) + group.number(cell).replace("± ", "±")
-        lines.setdefault(line, {})[cell.point[columns.name]] = number
-    notes = [
-        f"± {group.spread}" if group.spread else "",
-        f"* lowest score{' where no seed is missing' * group.has_gaps}" if best else "",
-        "† upper bound, from a density" if group.upper_bounds else "",
-        "means leave out runs that failed or diverged" if group.has_losses else "",
-    ]
-    first = group.members[0]
-    table = terminal_table(
-        f"-log p(x) of {counted(first.num_test_images, 'test image')} of "
-        f"{first.dataset}, {group.unit}, smaller is better",
-        "; ".join(filter(None, notes)),
-    )
-    for axis in labels:
-        table.add_column(f"\n{axis.name}", no_wrap=True)
-    for i, label in enumerate(group.labels(columns).values()):
-        above = "" if i else columns.name
-        table.add_column(f"{above}\n{label}", justify="right", no_wrap=True)
-    for line, numbers in lines.items():
-        table.add_row(*line, *(numbers.get(value, "") for value in columns.values))
+def _rich_table(group: Group) -> Table:
+    """Returns the table of a group for the terminal."""
+    scores = score_table(group, "*")
+    table = terminal_table(scores.title, "; ".join(scores.notes))
+    for name in scores.rows:
+        table.add_column(f"\n{name}", no_wrap=True)
+    for i, head in enumerate(scores.heads):
+        above = "" if i else scores.columns
+        table.add_column(f"{above}\n{head}", justify="right", no_wrap=True)
+    for labels, entries in scores.lines:
+        numbers = ("*" * is_best + text for text, is_best in entries)
+        table.add_row(*labels, *(number.replace("± ", "±") for number in numbers))
     return table
 
 
