@@ -75,7 +75,10 @@ def main() -> None:
     folder = RunFolder.open(command_line.workdir())
     places = command_line.places()
     chosen = grid.choose(loading.stored_runs(folder, places), _ONLY.value)
-    trained = reevaluation.find_trained(folder, chosen, _NUM_SAMPLES.value, left_out)
+    trained = {
+        reevaluation.with_samples(run, _NUM_SAMPLES.value): row
+        for run, row in loading.trained_runs(folder, chosen, left_out).items()
+    }
     if prior is not None:
         reevaluation.check_fit(prior, trained)
     images = Images(loading.stored_images(folder, chosen[0], places))

@@ -13,10 +13,10 @@ import numpy as np
 from experiments.evaluation import diagnosis
 from experiments.evaluation.columns import RESULTS
 from experiments.evaluation.results import mean_with_error, result_row, sandwich_columns
-from experiments.evaluation.status import DIVERGED, FAILED
+from experiments.evaluation.status import FAILED
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import FolderError, SettingsError
-from experiments.messages.wording import counted, listed
+from experiments.messages.wording import counted
 from experiments.runner.images import Images
 from experiments.runner.measuring import evaluate_member
 from experiments.runner.task import GroupTask, build_model
@@ -166,7 +166,7 @@ def evaluate(
 
     Args:
         folder: the run folder.
-        trained: see ``find_trained``.
+        trained: the rows of training of the runs (``loading.trained_runs``).
         images: the data set.
         left_out: gets a line for each run whose parameters cannot be read.
     """
@@ -227,47 +227,7 @@ def _floor(folder: RunFolder, run: str, num_images: int) -> np.ndarray:
     return floor
 
 
-def find_trained(
-    folder: RunFolder, chosen: Sequence[Run], num_samples: int, left_out: list[str]
-) -> dict[Run, dict[str, Any]]:
-    """Returns the runs that can be evaluated, and their rows of training.
-
-    Says which of the chosen runs are left out.
-
-    Args:
-        folder: the run folder.
-        chosen: some of its runs.
-        num_samples: importance samples that they are evaluated with.
-        left_out: gets a line for each run whose result cannot be read.
-
-    Raises:
-        FolderError: there are none.
-    """
-    names, finished = [run.name for run in chosen], folder.members.finished()
-    rows = {row["run"]: row for row in folder.members.results(names, left_out.append)}
-    diverged = [name for name, row in rows.items() if row["status"] == DIVERGED]
-    trained = {
-        _with_samples(run, num_samples): rows[run.name]
-        for run in chosen
-        if run.name in rows and run.name not in diverged
-    }
-    if not trained:
-        raise FolderError(
-            next(iter(left_out), "")
-            or f"{folder.path} holds no finished run of the {len(chosen)} chosen that "
-            "has not diverged: train first, with the command in its environment.json."
-        )
-    unfinished = [name for name in names if name not in finished]
-    for reason, runs in ((DIVERGED, diverged), ("not finished", unfinished)):
-        if runs:
-            warn(
-                f"{len(runs)} of {counted(len(chosen), 'chosen run')} left out, as "
-                f"they are {reason}: {listed(runs, ' ')}."
-            )
-    return trained
-
-
-def _with_samples(run: Run, num_samples: int) -> Run:
+def with_samples(run: Run, num_samples: int) -> Run:
     """Returns the run with another number of importance samples."""
     changed = dataclasses.replace(run.settings.evaluation, num_samples=num_samples)
     settings = dataclasses.replace(run.settings, evaluation=changed)

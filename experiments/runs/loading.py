@@ -1,11 +1,13 @@
 """The runs and images of a folder, on the machine that reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.data.images import ImageData, load_data
-from experiments.messages.console import CONSOLE
+from experiments.evaluation.status import DIVERGED
+from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import DataError, FolderError
+from experiments.messages.wording import counted, listed
 from experiments.runs.folder import RunFolder
 from experiments.settings import stored
 from experiments.settings.fingerprint import fingerprints
@@ -55,3 +57,44 @@ def stored_images(folder: RunFolder, run: Run, places: Mapping[str, str]) -> Ima
     if not_obeyed:
         CONSOLE.print(not_obeyed)
     return data
+
+
+def trained_runs(
+    folder: RunFolder,
+    chosen: Sequence[Run],
+    left_out: list[str],
+    report: Callable[[str], object] = warn,
+) -> dict[Run, dict[str, Any]]:
+    """Returns the runs whose models can be used, and their rows of training.
+
+    Args:
+        folder: the run folder.
+        chosen: some of its runs.
+        left_out: gets a line for each run whose result cannot be read.
+        report: gets a line on the runs that diverged, and on those not finished.
+
+    Raises:
+        FolderError: there are none.
+    """
+    names, finished = [run.name for run in chosen], folder.members.finished()
+    rows = {row["run"]: row for row in folder.members.results(names, left_out.append)}
+    diverged = [name for name, row in rows.items() if row["status"] == DIVERGED]
+    trained = {
+        run: rows[run.name]
+        for run in chosen
+        if run.name in rows and run.name not in diverged
+    }
+    if not trained:
+        raise FolderError(
+            next(iter(left_out), "")
+            or f"{folder.path} holds no finished run of the {len(chosen)} chosen that "
+            "has not diverged: train first, with the command in its environment.json."
+        )
+    unfinished = [name for name in names if name not in finished]
+    for reason, runs in ((DIVERGED, diverged), ("not finished", unfinished)):
+        if runs:
+            report(
+                f"{len(runs)} of {counted(len(chosen), 'chosen run')} left out, as "
+                f"they are {reason}: {listed(runs, ' ')}."
+            )
+    return trained

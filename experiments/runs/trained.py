@@ -50,10 +50,24 @@ def load(workdir: str | os.PathLike[str], run: str = "", **axes: Any) -> Trained
             f"the run {chosen.name} has diverged: its model cannot be used. Train it "
             "with a smaller learning_rate, or load another run."
         )
-    settings = chosen.settings
-    model = settings.model.build(*_images(folder, chosen))
-    params = folder.members.params(chosen.name, param_shapes(model))
-    (key,) = member_keys(np.array([settings.seed], np.uint32), result["attempt"])
+    return trained_model(folder, chosen, result["attempt"])
+
+
+def trained_model(folder: RunFolder, run: Run, attempt: int) -> TrainedModel:
+    """Returns the model of a finished run.
+
+    Args:
+        folder: the run folder.
+        run: one of its runs.
+        attempt: number of restarts of the run, as in its row.
+
+    Raises:
+        FolderError: its files are damaged.
+    """
+    settings = run.settings
+    model = settings.model.build(*image_shape_and_levels(folder, run))
+    params = folder.members.params(run.name, param_shapes(model))
+    (key,) = member_keys(np.array([settings.seed], np.uint32), attempt)
     sizes = settings.evaluation
     return TrainedModel(
         model, params, key, num_samples=sizes.num_samples, chunk=sizes.chunk
@@ -73,7 +87,9 @@ def _refuse_unfinished(folder: RunFolder, chosen: Run, runs: tuple[Run, ...]) ->
     )
 
 
-def _images(folder: RunFolder, run: Run) -> tuple[tuple[int, int, int], int]:
+def image_shape_and_levels(
+    folder: RunFolder, run: Run
+) -> tuple[tuple[int, int, int], int]:
     """Returns shape and number of levels of the images that a run was trained on."""
     arrays = folder.members.arrays(run.name)
     originals, levels = (
