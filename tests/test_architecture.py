@@ -32,6 +32,7 @@ RANKS = {
     "measure": 7,
     "population": 8,
     "trained": 8,
+    "exported": 9,
     "fitting": 9,
 }
 # The rooms of experiments/, and the files beside them, in the same way.
@@ -49,7 +50,7 @@ EXPERIMENTS = {
     "launch": 7,
     "command_line": 8,
     "theory": 9,
-    **dict.fromkeys(("sweep", "train", "evaluate", "compare", "replay"), 9),
+    **dict.fromkeys(("sweep", "train", "evaluate", "compare", "export", "replay"), 9),
     **dict.fromkeys(("prepare", "papers"), 9),
 }
 FORBIDDEN_IN_LIBRARY = {

@@ -44,6 +44,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "compare",
+    "export",
     "replay",
     "papers",
     "prepare",
@@ -549,6 +550,109 @@ def test_evaluation_of_stored_parameters_agrees(command, finished, own):
                 assert float(row[name]) == pytest.approx(expected, rel=1e-5), name
 
 
+EXPORTED = (RUNS[3], RUNS[7])  # One of each unit.
+
+
+def test_an_export_holds_the_numbers_of_the_folder(command, finished, tmp_path):
+    before, output = contents(finished), tmp_path / "out"
+    only = f"--only={' '.join(EXPORTED)}"
+    options = (f"--workdir={finished}", f"--output={output}", only)
+    outcome = command("export", *options)
+    assert outcome.status == 0, outcome.stderr
+    files = contents(output)
+    names = {"latents.npz", "scores.csv", "reconstructions.npz"}
+    names |= {"encoder.jax", "decoder.jax"}
+    of_runs = {f"members/{run}/{name}" for run in EXPORTED for name in names}
+    figures = {
+        f"figures/learning_curves_{unit}.{file_format}"
+        for unit in ("binary", "integers")
+        for file_format in ("pdf", "svg")
+    }
+    assert files.keys() == of_runs | figures | {
+        *("export.json", "results.md", "results.tex"),
+    }
+    facts = json.loads(files["export.json"])
+    trained = {row["run"]: row for row in rows_of(finished / "results.csv")}
+    images = load_digits_of(finished).test
+    for run in EXPORTED:
+        assert facts["runs"][run] == trained[run]["fingerprint"]
+        rows = rows_of(output / "members" / run / "scores.csv")
+        for column in ("score", "elbo", "log_px"):
+            mean = np.mean([float(row[column]) for row in rows])
+            assert mean == pytest.approx(float(trained[run][column]), rel=2e-6)
+        assert {row["unit"] for row in rows} == {trained[run]["unit"]}
+        assert [int(row["label"]) for row in rows] == images.labels.tolist()
+        latents = np.load(output / "members" / run / "latents.npz")
+        np.testing.assert_array_equal(latents["labels"], images.labels)
+        pictures = np.load(output / "members" / run / "reconstructions.npz")
+        np.testing.assert_array_equal(pictures["images"], images.images)
+        errors = (pictures["reconstructions"] - pictures["images"]) / 16
+        expected = float(trained[run]["mean_squared_error"])
+        assert np.mean(errors**2) == pytest.approx(expected, rel=2e-6)
+        shown = trained[run]["status"]
+        if shown not in LOST:
+            decimals = 2 if trained[run]["unit"] == "nats" else 3
+            shown = f"{float(trained[run]['score']):.{decimals}f}"
+        for table in ("results.md", "results.tex"):
+            assert shown.encode() in files[table]
+    # The same again: a file takes the place of its like, and others stay.
+    outcome = command("export", *options, "--what=tables,figures")
+    assert outcome.status == 0, outcome.stderr
+    changed = {name for name, old in files.items() if contents(output)[name] != old}
+    assert changed <= {"export.json"}
+    assert contents(finished) == before
+
+
+def test_images_of_ones_own_are_scored(command, finished, tmp_path):
+    own, digits = tmp_path / "mine.npz", load_digits_of(finished).test.images[:3]
+    np.savez(own, images=digits[..., 0].astype(np.int64), labels=["a", "=b", "a"])
+    run, output = EXPORTED[0], tmp_path / "out"
+    options = (f"--workdir={finished}", f"--only={run}", "--what=arrays")
+    outcome = command("export", *options, f"--images={own}", f"--output={output}")
+    assert outcome.status == 0, outcome.stderr
+    rows = rows_of(output / "members" / run / "scores.csv")
+    assert [row["label"] for row in rows] == ["a", "_b", "a"]
+    score = [float(row["score"]) for row in rows]
+    np.testing.assert_allclose(score, load(finished, run).score(digits), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--what=table"], ["--what is 'table'", "did you mean 'tables'"]),
+        (["--what="], ["--what is ''", "Choose one of tables"]),
+        (["--platforms=gpu"], ["--platforms is 'gpu'", "Choose one of cpu, cuda"]),
+        (["--what=tables", "--style=x"], ["--style has no effect without figures"]),
+        (["--images=x.npy", "--split=test"], ["--split has no effect with --images"]),
+        (["--images=x.npy"], ["--images is 'x.npy': there is no such file"]),
+        (["--images=SMALL"], ["--images has shape [2, 4, 4]", "[8, 8, 1]"]),
+        (["--images=BRIGHT"], ["--images has values from 17 to 17", "0 ... 16"]),
+        (["--images=OTHER"], ["it holds ['pictures']", "an npz file of 'images'"]),
+        (["--images=TEXT"], ["cannot be read", "Give a .npy file"]),
+        (["--style=TEXT"], ["--style is", "Missing colon"]),
+        (["--output=USED"], ["holds 'notes.txt' and no export.json"]),
+        (["--output=TEXT"], ["TEXT", "Not a directory"]),
+        (["--only=0 1"], ["no finished run of the 2 chosen"]),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(command, own, tmp_path, options, words):
+    for run in RUNS[:2]:
+        (own / "members" / run / "result.json").unlink()
+    np.save(tmp_path / "SMALL", np.zeros((2, 4, 4), int))
+    np.save(tmp_path / "BRIGHT", np.full((2, 8, 8), 17))
+    np.savez(tmp_path / "OTHER", pictures=np.zeros((2, 8, 8), int))
+    (tmp_path / "TEXT").write_text("words")
+    (tmp_path / "USED").mkdir()
+    (tmp_path / "USED" / "notes.txt").touch()
+    for name, suffix in (("SMALL", ".npy"), ("BRIGHT", ".npy"), ("OTHER", ".npz")):
+        (tmp_path / f"{name}{suffix}").rename(tmp_path / name)
+    options = [re.sub(r"=([A-Z]+)$", rf"={tmp_path}/\1", option) for option in options]
+    before = contents(tmp_path)
+    outcome = command("export", f"--workdir={own}", *options)
+    assert_refused(outcome, *words)
+    assert contents(tmp_path) == before
+
+
 def test_evaluation_needs_no_more_devices_than_there_are(command, own):
     config = json.loads((own / "config.json").read_text())
     config["parallel"] |= {"members": 8, "batch": 2}
@@ -997,7 +1101,9 @@ def test_parts_of_ones_own_are_trained_and_evaluated(command, small, tmp_path):
     assert evaluated["elbo"] == trained["elbo"]
 
 
-@pytest.mark.parametrize("name", ["sweep", "train", "evaluate", "replay", "papers"])
+@pytest.mark.parametrize(
+    "name", ["sweep", "train", "evaluate", "export", "replay", "papers"]
+)
 def test_parts_that_cannot_be_imported_are_refused(command, tmp_path, name):
     (tmp_path / "my_parts.py").write_text("\n1 / 0\n")
     where = () if name == "papers" else (f"--workdir={tmp_path / 'run'}",)
@@ -1322,6 +1428,7 @@ def test_images_of_ones_own_are_named_by_who_evaluates(
     command, on_own_images, tmp_path
 ):
     folder, path = on_own_images
+    assert load(folder).model.image_shape == (4, 4, 1)  # Without the images.
     bound(folder).failures.save("model", 0, {}, {})
     evaluate = ("evaluate", f"--workdir={folder}", "--num_samples=2")
     replay = ("replay", f"--workdir={folder}", "--run=model")

@@ -64,7 +64,17 @@ def end_of(process):
 
 # --- signals --------------------------------------------------------------------------
 
-COMMANDS = ["sweep", "train", "evaluate", "replay", "papers", "theory", "prepare"]
+COMMANDS = [
+    "sweep",
+    "train",
+    "evaluate",
+    "compare",
+    "export",
+    "replay",
+    "papers",
+    "theory",
+    "prepare",
+]
 
 
 def arguments_of(name, folder):
@@ -73,6 +83,8 @@ def arguments_of(name, folder):
         "sweep": ["--workdir", folder / "run"],
         "train": ["--workdir", folder / "run"],
         "evaluate": ["--workdir", folder / "none"],
+        "compare": ["0", "1", "--workdir", folder / "none"],
+        "export": ["--workdir", folder / "none"],
         "replay": ["--workdir", folder / "none"],
         "papers": ["--page", folder / "page.md"],
         "theory": ["--workdir", folder],

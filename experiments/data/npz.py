@@ -60,8 +60,41 @@ def read(settings: DataSettings) -> Source:
         raise DataError(f"{settings.path} is not an npz file. {_WRITE_IT}.")
     damaged = f"{settings.path} is damaged"
     with refusing(damaged, _WRITE_IT), zipfile.ZipFile(file) as archive:
+        _refuse_names(_names_in(archive), settings.path)
         arrays = _read_members(archive, settings.path)
     return parse(arrays, settings)
+
+
+def read_as_they_are(path: str, field: str) -> Split:
+    """Returns images of any shape and type, and labels, if there are any.
+
+    Args:
+        path: a .npy file of images, or an npz file of `images` and optional `labels`.
+        field: the option that names the file.
+
+    Raises:
+        DataError: there is no such file, or it holds something else.
+    """
+    remedy = "Give a .npy file of images, or an npz file of 'images' and 'labels'"
+    file = expand_user(path)
+    if not os.path.isfile(file):
+        raise DataError.of(field, path, "there is no such file", remedy)
+    with refusing(f"{field} is {path!r}: it cannot be read", remedy):
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                arrays = _read_members(archive, path)
+        else:
+            refuse_too_large(os.path.getsize(file), path)
+            with open(file, "rb") as content:
+                images = np.lib.format.read_array(content, allow_pickle=False)
+            arrays = {"images": images}
+        if not {"images"} <= arrays.keys() <= {"images", "labels"}:
+            why = f"it holds {one_line(sorted(arrays))}"
+            raise DataError.of(field, path, why, remedy)
+        images, labels = arrays["images"], arrays.get("labels")
+        if labels is not None:
+            labels = _parse_labels(labels, len(images), f"labels of {path}")
+        return Split(images, labels)
 
 
 def parse(arrays: Mapping[str, np.ndarray], settings: DataSettings) -> Source:
@@ -104,14 +137,16 @@ def parse(arrays: Mapping[str, np.ndarray], settings: DataSettings) -> Source:
 
 def _read_members(archive: zipfile.ZipFile, where: str) -> dict[str, np.ndarray]:
     """Returns the arrays of an npz file, by name."""
-    members = archive.infolist()
-    names = [member.filename.removesuffix(".npy") for member in members]
-    _refuse_names(names, where)
+    names, members = _names_in(archive), archive.infolist()
     refuse_too_large(sum(member.file_size for member in members), where)
     return {
         name: _read_member(archive, member, f"{name} of {where}")
         for name, member in zip(names, members, strict=True)
     }
+
+
+def _names_in(archive: zipfile.ZipFile) -> list[str]:
+    return [member.filename.removesuffix(".npy") for member in archive.infolist()]
 
 
 def _read_member(

@@ -20,6 +20,7 @@ PACKAGES = ("vae_jax", "experiments", "configs")
 COMMANDS = [
     "compare",
     "evaluate",
+    "export",
     "papers",
     "prepare",
     "replay",
