@@ -19,6 +19,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # The groups below have types; ``sweep`` may become a tuple of grids.
     config = ml_collections.ConfigDict(type_safe=False)
     config.seed = 0
+    config.trackers = ("tensorboard",)
 
     config.data = ml_collections.ConfigDict(
         {

@@ -9,7 +9,12 @@ from experiments.files.sealed import write_record
 from experiments.messages.errors import CommandError
 from experiments.runs.folder import RunFolder
 
-CONFIG = {"seed": 0, "model": {"latent_dim": 2, "widths": (8, 4)}, "sweep": {}}
+CONFIG = {
+    "seed": 0,
+    "model": {"latent_dim": 2, "widths": (8, 4)},
+    "trackers": ("tensorboard",),
+    "sweep": {},
+}
 IMAGES = "0123456789ab"
 
 

@@ -42,6 +42,7 @@ EXPERIMENTS = {
     "messages": 0,
     "files": 1,
     "data": 2,
+    "trackers": 2,
     "settings": 3,
     "evaluation": 4,
     "runs": 5,

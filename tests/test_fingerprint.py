@@ -217,7 +217,7 @@ def test_configurations_differ_in_fields_that_results_depend_on():
 
 def test_comparable_fields_name_no_places_and_no_machine():
     found = comparable(config())
-    assert not found.keys() & {"parallel", "checkpoint"}
+    assert not found.keys() & {"parallel", "checkpoint", "trackers"}
     assert not found["data"].keys() & {"path", "data_dir", "cache_dir", "download"}
     assert found["data"]["name"] == "digits"
     assert comparable({"data": 3}) == {"data": 3}

@@ -63,6 +63,20 @@ def test_stored_fields_of_a_machine_are_shown_and_not_used(name, value):
     assert line.startswith(f"the run was made with {shown}: not used here")
 
 
+def test_trackers_of_another_are_shown_and_get_nothing():
+    """A stranger's configuration would send what is trained to a server."""
+    for value in (["wandb"], ("wandb", "mlflow"), 5, [], [3]):
+        whole = config() | {"trackers": value}
+        (run, *_) = grid.expand(stored.on_this_machine(whole, {}))
+        assert run.settings.trackers == ("tensorboard",)
+        line = stored.not_obeyed(whole, {}, stored.OVERRIDES)
+        assert line.startswith("the run was made with trackers=")
+    assert not_obeyed(config() | {"trackers": ["tensorboard"]}) == ""
+    whole = config() | {"trackers": ["wandb", "mlflow"]}
+    line = stored.not_obeyed(whole, {}, stored.OVERRIDES)
+    assert line.endswith("give --config.trackers=wandb,mlflow to use it")
+
+
 def test_an_unknown_field_is_refused_still():
     with pytest.raises(SettingsError, match=r"config\.parallel\.x is unknown"):
         own(parallel__x=1)

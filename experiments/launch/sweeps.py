@@ -22,6 +22,7 @@ from experiments.runner.progress import announce
 from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import fingerprints
 from experiments.settings.grid import Run
+from experiments.trackers.interface import services
 
 
 def train_and_report(
@@ -52,12 +53,15 @@ def train_and_report(
             belongs to another config or other data.
         LaunchError: the engine refuses the jobs, or some of them failed; the finished
             runs are reported.
-        SettingsError: a setting does not fit the data.
+        SettingsError: a setting does not fit the data, or a tracker cannot be used.
         Stopped: on request, after everything was saved.
     """
     if launch:
         # This process computes nothing: accelerators are left to the jobs.
         jax.config.update("jax_platforms", "cpu")
+    trackers = runs[0].settings.trackers
+    if processes.is_primary():
+        services(trackers)  # Refused before anything is computed.
     with Interruption() as interruption, contextlib.ExitStack() as stack:
         data = load_data(runs[0].settings.data)
         check(chosen, data)
@@ -68,7 +72,13 @@ def train_and_report(
             refuse_earlier_jobs(workdir)
             owners = fingerprints(runs, data.fingerprint)
             folder = RunFolder.create(
-                workdir, config, owners, data.fingerprint, warn, computes=not launch
+                workdir,
+                config,
+                owners,
+                data.fingerprint,
+                warn,
+                computes=not launch,
+                trackers=trackers,
             )
             stack.callback(folder.close)
             announce(data, chosen)
@@ -78,10 +88,34 @@ def train_and_report(
                 failed = Jobs(folder, runs, chosen, launch).run(interruption)
         else:
             train(data, chosen, folder, interruption)
-        left_out = report(folder, runs) if folder and reports else []
+        left_out = []
+        if folder and reports:
+            send_the_rest(folder, runs)
+            left_out = report(folder, runs)
         if failed:
             raise LaunchError(failed)
         return left_out
+
+
+def send_the_rest(folder: RunFolder, runs: Sequence[Run]) -> None:
+    """Sends finished runs to the trackers that an earlier command did not send them to.
+
+    It was killed before, a tracker failed, or it did not ask for this tracker.
+
+    Args:
+        folder: the run folder.
+        runs: all runs of the configuration.
+    """
+    if not folder.tracking:
+        return
+    by_name = {run.name: run for run in runs}
+    for row in folder.members.results(list(by_name), lambda line: None):
+        name, attempt = row["run"], row["attempt"]
+        # Another command may be about to send it.
+        if not folder.tracking.is_sent(name, attempt) and folder.claims.take([name]):
+            folder.tracking.begin(name, by_name[name].settings, attempt)
+            folder.tracking.log(folder.metrics.read(name, warn))
+            folder.tracking.finish(row)
 
 
 def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
@@ -113,6 +147,7 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
             table = folder.path / "results.csv"
             write_table(table, [in_order(row) for row in rows])
             page = write_report(folder, rows, left_out)
+            folder.tracking.report([table, page])
             print_results(rows, folder.config())
             CONSOLE.print(f"numbers: {table}\nreport:  {page}")
     return left_out

@@ -1,8 +1,9 @@
 """How far the training of a group has come: a value that checkpoints hold."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -136,11 +137,18 @@ class Saver:
     Args:
         position: where training starts; it needs no saving.
         checkpoints: those of the group; None in a process that does not write.
+        saved: called with the validations that a checkpoint holds, once it is on disk;
+            None likewise.
     """
 
-    def __init__(self, position: Position, checkpoints: Checkpoints | None):
+    def __init__(
+        self,
+        position: Position,
+        checkpoints: Checkpoints | None,
+        saved: Callable[[History], object] | None,
+    ):
         self._settings = position.task.settings.checkpoint
-        self._checkpoints = checkpoints
+        self._checkpoints, self._saved = checkpoints, saved
         self._epoch, self._time = position.epoch, time.perf_counter()
 
     def save(self, position: Position, *, finish: bool = False) -> None:
@@ -153,8 +161,9 @@ class Saver:
         if (finish or self._is_due(position)) and position.epoch != self._epoch:
             arrays = position.arrays()  # All processes take part.
             self._epoch, self._time = position.epoch, time.perf_counter()
-            if self._checkpoints:
-                self._checkpoints.save(position.epoch, arrays)
+            if self._checkpoints and self._saved:
+                saved = functools.partial(self._saved, position.history)
+                self._checkpoints.save(position.epoch, arrays, saved)
         if finish and self._checkpoints:
             self._checkpoints.wait()
 

@@ -1,4 +1,4 @@
-"""Writes metric rows, failures and results of a group into the run folder."""
+"""Writes metric rows, failures and results of a group; trackers get them too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,9 @@ from vae_jax.training import TrainState
 
 
 class Recording:
-    """Writes what a group produces into the run folder; only the first process has it.
+    """Writes what a group produces into the run folder, and sends it to trackers.
+
+    Only the first process has it.
 
     A run that is finished keeps its files: the last command may have ended after the
     result of one run and before that of another.
@@ -38,6 +40,11 @@ class Recording:
         finished = folder.members.finished()
         self._unfinished = [name for name in task.names if name not in finished]
         folder.metrics.restore(self._unfinished, self._own(history.rows()))
+        for run in task.group.runs:
+            if run.name in self._unfinished:
+                folder.tracking.begin(run.name, run.settings, task.group.attempt)
+        self._num_sent = 0
+        self.saved(history)
 
     def _own(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns the rows of runs that are not finished."""
@@ -57,6 +64,12 @@ class Recording:
             folder.failures.save(task.names[index], task.group.attempt, facts, arrays)
             warn(failures.describe(facts))
         folder.metrics.log(self._own(history.rows(len(history) - 1)))
+
+    def saved(self, history: History) -> None:
+        """Sends the validations that a checkpoint holds to the trackers."""
+        if self._folder.tracking:
+            self._folder.tracking.log(self._own(history.rows(self._num_sent)))
+            self._num_sent = len(history)
 
     def finish(
         self, position: Position, state: TrainState, measured: Measured, floor: Any
@@ -82,7 +95,10 @@ class Recording:
         for i, run in enumerate(task.group.runs):
             own, found = member(state, i), member(measured, i)
             failed = bool(own.failure.offender)
-            if run.name not in self._unfinished or (failed and starts_again):
+            if run.name not in self._unfinished:
+                continue
+            if failed and starts_again:
+                folder.tracking.fail(run.name)
                 continue
             if failed:  # Measurements of its best parameters are no result.
                 found = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan), found)
@@ -93,6 +109,7 @@ class Recording:
             params = unpad(own.best_params, param_shapes(task.models[i]))
             row = self._row(i, position, own, found, floor)
             folder.members.save(run.name, params, row, arrays, folder.bits_depend_on)
+            folder.tracking.finish(row)
             rows.append(row)
         folder.groups.end(task.group.name)
         return rows

@@ -45,27 +45,39 @@ class Checkpoints:
         # A file like 007 would not be found again by its epoch.
         return sorted(int(n) for n in names if n.isdecimal() and n == str(int(n)))
 
-    def save(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def save(
+        self,
+        epoch: int,
+        arrays: Mapping[str, np.ndarray],
+        saved: Callable[[], object] = lambda: None,
+    ) -> None:
         """Begins to write a checkpoint.
 
         Args:
             epoch: names the checkpoint; larger than that of any before.
             arrays: host arrays; the caller must not change them from here on.
+            saved: called, by the thread that writes, once the checkpoint is on disk.
 
         Raises:
             FolderError: the checkpoint before this one could not be written: the
                 folder is full, read-only or gone.
         """
         self.wait()
-        self._writing = self._writer.submit(self._write, epoch, arrays)
+        self._writing = self._writer.submit(self._write, epoch, arrays, saved)
 
-    def _write(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
+    def _write(
+        self,
+        epoch: int,
+        arrays: Mapping[str, np.ndarray],
+        saved: Callable[[], object],
+    ) -> None:
         if not self.path.is_dir():
             raise cannot_write(self.path, FileNotFoundError("the folder is gone"))
         facts = {**self._owner._asdict(), "epoch": str(epoch)}
         save_arrays(self._file(epoch), arrays, facts)
         for old in self.epochs()[: -self._keep]:
             remove(self._file(old))
+        saved()
 
     def wait(self) -> None:
         """Waits until everything is on disk.

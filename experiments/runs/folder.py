@@ -12,6 +12,7 @@
     tensorboard/<run>/   the metric rows, as TensorBoard events
     failures/<run>/      where a run met a value that is not finite, for a replay
     checkpoints/         of groups of runs that are not finished
+    trackers/            for each run that is sent to a tracker, its identity there
     jobs/                logs of jobs that train runs of this folder, and notes on them
     results.csv          one row per finished run
     figures/, report.html
@@ -23,7 +24,7 @@ carries the fingerprint of the run that it belongs to
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ from experiments.settings.fingerprint import (
     machine_settings,
     with_defaults,
 )
+from experiments.trackers.interface import DEFAULT
+from experiments.trackers.tracking import Tracking
 
 
 class RunFolder:
@@ -58,18 +61,26 @@ class RunFolder:
     Args:
         path: the folder.
         owners: the fingerprint of each run by name; see ``bind``.
+        trackers: names of the trackers that are sent what is written.
 
     Attributes:
         members: the finished runs.
         failures: where runs met a value that is not finite.
         metrics: the metric rows.
+        tracking: the runs in trackers.
         groups: notes on the groups of runs that are begun and not finished.
         claims: the runs that this process trains.
         bits_depend_on: what the bits that this process computes depend on.
     """
 
-    def __init__(self, path: Path, owners: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        owners: Mapping[str, str] | None = None,
+        trackers: Iterable[str] = DEFAULT,
+    ):
         self.path = path
+        self._trackers = tuple(trackers)
         self.bind(owners or {})
         self.claims = Claims(path / "members")
         self.bits_depend_on: dict[str, Any] = {}
@@ -84,7 +95,9 @@ class RunFolder:
         self.owners = dict(owners)
         self.members = Members(self.path, self.owners)
         self.failures = Failures(self.path, self.owners)
-        self.metrics = Metrics(self.path, self.owners)
+        has_events = "tensorboard" in self._trackers
+        self.metrics = Metrics(self.path, self.owners, has_events=has_events)
+        self.tracking = Tracking(self.path, self.owners, self._trackers)
         self.groups = GroupNotes(self.path / "checkpoints", self.owners)
 
     @classmethod
@@ -97,6 +110,7 @@ class RunFolder:
         report: Callable[[str], object],
         *,
         computes: bool = True,
+        trackers: Iterable[str] = DEFAULT,
     ) -> "RunFolder":
         """Opens a folder for writing, new or begun before with the same configuration.
 
@@ -110,13 +124,15 @@ class RunFolder:
             images: fingerprint of the images (``ImageData.fingerprint``).
             report: gets a line on everything that a person should know.
             computes: whether this process computes what is written.
+            trackers: names of the trackers that are sent what is written.
 
         Raises:
+            SettingsError: a tracker cannot be used here.
             FolderError: the folder cannot be written, holds other files, holds the run
                 of another configuration or other images (the differences are named),
                 is of another format, or is in use by another sweep.
         """
-        folder = cls(path, owners)
+        folder = cls(path, owners, trackers)
         folder._is_begun(config)  # It is refused before anything is written.
         folder._lock = FolderLock(path)
         try:
@@ -200,8 +216,9 @@ class RunFolder:
         return claims.writing(self.path)
 
     def close(self) -> None:
-        """Ends the TensorBoard files and gives back all locks."""
+        """Closes the TensorBoard files, ends the trackers and gives back all locks."""
         self.metrics.close()
+        self.tracking.close()
         self.claims.close()
         if self._lock is not None:
             self._lock.close()

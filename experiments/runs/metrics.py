@@ -5,17 +5,16 @@ import json
 import os
 import resource
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.files.reading import cannot_read, parse_json, read_bytes
 from experiments.files.sealed import Owner, with_nan, without_nan
-from experiments.files.writing import refusing_to_write, remove, write_atomically
+from experiments.files.writing import refusing_to_write, write_atomically
 from experiments.messages.errors import FolderError
 from experiments.messages.wording import counted
-from experiments.runs.events import Event, EventsWriter
+from experiments.trackers.tensorboard import Events
 
 # A file of rows has fewer lines, as its size is limited too.
 _MOST_LINES = 1_000_000
@@ -27,14 +26,15 @@ class Metrics:
     Args:
         folder: the run folder.
         owners: the fingerprint of each run by name, which every row carries.
+        has_events: whether TensorBoard gets the rows too.
     """
 
-    def __init__(self, folder: Path, owners: Mapping[str, str]):
+    def __init__(
+        self, folder: Path, owners: Mapping[str, str], *, has_events: bool = True
+    ):
         self._folder = folder
         self._owners = owners
-        # A SummaryWriter is not used: a full disk ends its thread with a traceback, and
-        # a process that waits for it then hangs.
-        self._events: dict[str, EventsWriter] = {}
+        self._events = Events(folder / "tensorboard") if has_events else None
 
     def path(self, run: str) -> Path:
         """Returns the file that holds the rows of a run.
@@ -53,12 +53,10 @@ class Metrics:
             runs: names of the runs.
             rows: what was logged of them up to the epoch where they now continue.
         """
-        self.end(runs)
         for run in runs:
             write_atomically(self.path(run), "")
-            for stale in (self._folder / "tensorboard" / run).glob("events.*"):
-                if not stale.is_dir():  # A folder there was not written by this class.
-                    remove(stale)
+        if self._events:
+            self._events.restart(runs)
         self.log(rows)
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -75,7 +73,8 @@ class Metrics:
                 with open(path, "r+") as file:
                     file.seek(0, os.SEEK_END)
                     file.write(json.dumps(without_nan({**own, **row})) + "\n")
-                self._log_events(row)
+                if self._events:
+                    self._events.log(row)
 
     def read(self, run: str, report: Callable[[str], object]) -> list[dict[str, Any]]:
         """Returns the rows of a run, in the order they were logged.
@@ -111,30 +110,15 @@ class Metrics:
             )
         return rows
 
-    def _log_events(self, row: Mapping[str, Any]) -> None:
-        run = row["run"]
-        if run not in self._events:
-            folder = self._folder / "tensorboard" / run
-            folder.mkdir(parents=True, exist_ok=True)
-            self._events[run] = EventsWriter(str(folder.absolute() / "events"))
-        event = Event(wall_time=time.time(), step=row["epoch"])
-        for name, value in row.items():
-            if "/" in name:
-                event.summary.value.add(tag=name, simple_value=value)
-        self._events[run].write_event(event)
-        self._events[run].flush()
-
     def close(self) -> None:
-        """Ends the TensorBoard files of all runs."""
-        self.end(list(self._events))
+        """Closes the TensorBoard files of all runs."""
+        if self._events:
+            self._events.close()
 
     def end(self, runs: Iterable[str]) -> None:
-        """Ends the TensorBoard files of some runs."""
-        for run in runs:
-            if writer := self._events.pop(run, None):
-                # An error was already raised when the row was logged.
-                with contextlib.suppress(OSError):
-                    writer.close()
+        """Closes the TensorBoard files of some runs."""
+        if self._events:
+            self._events.end(runs)
 
 
 def _parse(text: str, owner: Owner) -> tuple[list[dict[str, Any]], int]:

@@ -25,8 +25,8 @@ from experiments.settings.schema import Settings
 from experiments.settings.values import Options
 from vae_jax.networks import ACTIVATIONS
 
-# Sections, and fields of data, on which results depend by rounding at most.
-_OF_THE_MACHINE = ("checkpoint", "parallel")
+# Sections and fields, and fields of data, on which results depend by rounding at most.
+_OF_THE_MACHINE = ("checkpoint", "parallel", "trackers")
 _NOT_OF_THE_IMAGES = (
     "cache_dir",
     "data_dir",

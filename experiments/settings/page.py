@@ -29,6 +29,7 @@ from experiments.settings.values import bare, declared, kind_of
 from vae_jax.checks import Count, Range
 
 _DEFAULT = "configs/digits.py"
+_SINGLES = ("seed", "trackers")  # fields outside sections
 (_LARGE,) = declared(Count)
 _LARGEST = _LARGE.at_most
 
@@ -46,7 +47,7 @@ def page() -> str:
     return template.render(
         largest=_LARGEST,
         axes=[(f"`{axis}`", f"`{own!r}`") for axis, own in given["sweep"].items()],
-        seed=_fields(Settings, {"seed": given["seed"]}),
+        singles={name: _fields(Settings, {name: given[name]}) for name in _SINGLES},
         sections=sections,
         parts=[(kind, _parts(kind)) for kind in KINDS],
         table=_table,
@@ -93,7 +94,9 @@ def _values(cls: type, name: str) -> str:
         # The parts that take the option declare its values.
         hint = next((p.annotation for p in takers(marker).values()), hint)
     if kind_of(hint) is tuple:
-        return f"tuple of integers, each {_allowed(get_args(bare(hint))[0])}"
+        item = get_args(bare(hint))[0]
+        noun = "names, each one of" if kind_of(item) is str else "integers, each"
+        return f"tuple of {noun} {_allowed(item)}"
     if name in KINDS:
         return f"a name in [{name}s](#{name}s)"
     words = {int: "integer", float: "number", bool: "`True` or `False`", str: "text"}

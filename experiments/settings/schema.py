@@ -15,6 +15,7 @@ from experiments.data.settings import DataSettings
 from experiments.messages.errors import SettingsError
 from experiments.settings.options import KINDS, ForParts, Option, part_options
 from experiments.settings.values import Options, convert, prefixed, refuse_unknown
+from experiments.trackers.interface import DEFAULT, TRACKERS
 from vae_jax import population
 from vae_jax.checks import Count, CountOrZero, Range
 from vae_jax.likelihoods import LIKELIHOODS
@@ -259,6 +260,7 @@ class Settings:
 
     Attributes:
         seed: selects all random numbers: initial parameters, batches and noise.
+        trackers: where metrics are shown while models train; no result depends on it.
     """
 
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)]
@@ -269,6 +271,7 @@ class Settings:
     parallel: ParallelSettings
     checkpoint: CheckpointSettings
     diagnostics: DiagnosticsSettings
+    trackers: tuple[Annotated[str, TRACKERS], ...] = DEFAULT
 
     def __post_init__(self) -> None:
         batch_size, devices = self.training.batch_size, self.parallel.batch

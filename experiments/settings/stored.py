@@ -1,9 +1,9 @@
 """A stored configuration on this machine.
 
-A run folder may come from a stranger. Its configuration names paths, downloads and
-devices of another machine: they are shown, and never used. The person who reads the
-folder gives them, or they have their defaults. The same holds where the ``config.json``
-of a folder is the configuration of another run.
+A run folder may come from a stranger. Its configuration names paths, downloads, devices
+and trackers of another machine: they are shown, and never used. The person who reads
+the folder gives them, or they have their defaults. The same holds where the
+``config.json`` of a folder is the configuration of another run.
 """
 
 import shlex
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.messages.errors import SettingsError
+from experiments.trackers.interface import DEFAULT
 
 # The fields that belong to a machine, and the values used in place of stored ones.
 _NEUTRAL: Mapping[str, Any] = {
@@ -22,6 +23,7 @@ _NEUTRAL: Mapping[str, Any] = {
     "parallel.members": 0,
     "parallel.batch": 1,
     "parallel.memory_gib": 0.0,
+    "trackers": DEFAULT,
 }
 # Flags that give such a field: of commands that read a run folder, and of commands that
 # train a configuration.
@@ -77,8 +79,10 @@ def _with(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
     """
     own = dict(config)
     for name, value in fields.items():
-        section, _, field = name.partition(".")
-        if isinstance(group := own.get(section), Mapping):
+        section, _, field = name.rpartition(".")
+        if not section:
+            own[field] = value
+        elif isinstance(group := own.get(section), Mapping):
             own[section] = {**group, field: value}
     return own
 
@@ -133,9 +137,11 @@ def not_obeyed(
 
 def value(name: str, config: Mapping[str, Any]) -> Any:
     """Returns a configuration's value of a field, or the default of a machine's."""
-    section, _, field = name.partition(".")
-    group, default = config.get(section), _NEUTRAL.get(name)
-    return group.get(field, default) if isinstance(group, Mapping) else default
+    section, _, field = name.rpartition(".")
+    group, default = config.get(section) if section else config, _NEUTRAL.get(name)
+    found = group.get(field, default) if isinstance(group, Mapping) else default
+    is_tuple = isinstance(default, tuple) and isinstance(found, list)
+    return tuple(found) if is_tuple else found  # JSON has no tuples.
 
 
 def _shown(name: str, config: Mapping[str, Any]) -> str:
@@ -148,6 +154,7 @@ def _shown(name: str, config: Mapping[str, Any]) -> str:
 def _remedy(name: str, was: Any, flags: Mapping[str, str]) -> str:
     """Returns a flag as it is typed; a value that cannot be typed is left open."""
     is_of_its_type = type(was) is type(_NEUTRAL[name])
-    can_be_typed = is_of_its_type and str(was) and str(was).isprintable()
+    text = ",".join(map(str, was)) if isinstance(was, tuple) else str(was)
+    can_be_typed = is_of_its_type and text and text.isprintable()
     unknown = "PLACE" if name in PLACES else "VALUE"
-    return f"--{flags[name]}={shlex.quote(str(was)) if can_be_typed else unknown}"
+    return f"--{flags[name]}={shlex.quote(text) if can_be_typed else unknown}"

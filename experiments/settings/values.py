@@ -124,9 +124,10 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         return Options(sorted(dict(value).items()))
     if kind_of(kind) is tuple:
         if not isinstance(value, tuple):
-            raise SettingsError.of(
-                name, value, "it must be a tuple", "Give one, as in (64, 64)"
-            )
+            names = next(iter(declared(get_args(kind)[0])), None)
+            some = (64, 64) if not isinstance(names, Collection) else tuple(names)[:2]
+            remedy = f"Give one, as in {some}"
+            raise SettingsError.of(name, value, "it must be a tuple", remedy)
         return tuple(convert(item, get_args(kind)[0], name) for item in value)
     if kind is float and type(value) is int:
         value = float(value) if abs(value) <= LARGEST else math.inf
@@ -230,9 +231,16 @@ def parse(option: str, text: str, hint: Any, now: Any, *, is_axis: bool) -> Any:
             raise ValueError("it has no order")
         return value if is_axis or isinstance(value, (tuple, list)) else (value,)
     except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-        words = "one or more values" if is_axis else _KINDS[kind].words
+        words = "one or more values" if is_axis else _words(hint)
         remedy = f"Give it as in {option}={example(hint, now)}"
         raise SettingsError.of(option, text, f"it must be {words}", remedy) from None
+
+
+def _words(hint: Any) -> str:
+    """Returns what a type's values are, for messages."""
+    kind = kind_of(hint)
+    is_of_names = kind is tuple and kind_of(get_args(bare(hint))[0]) is str
+    return "one or more names" if is_of_names else _KINDS[kind].words
 
 
 def example(hint: Any, now: Any) -> str:

@@ -1,0 +1,1 @@
+"""Trackers: programs outside this project that show metrics while models train."""
