@@ -2,9 +2,11 @@
 
 import configparser
 import contextlib
+import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from experiments.settings import grid
 from experiments.settings.fingerprint import differences, fingerprint, fingerprints
 from experiments.trackers import interface
 from experiments.trackers.tracking import Tracking
+from tests.faults import harness
 from tests.folders import OWNERS, refusal, small_sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Those of the packages.
@@ -294,16 +297,19 @@ def mlflow(monkeypatch, tmp_path):
 
 
 def in_wandb(folder):
-    """Returns the epochs in each offline folder of each run, by name and identity."""
-    found = {}
+    """Returns the epochs in each offline folder of each run, by its name."""
+    names, epochs = {}, {}
     for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
         command = sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)
         text = subprocess.run(command, capture_output=True, check=True).stdout
         records = [json.loads(line) for line in text.splitlines()]
-        name = next(r["run"]["display_name"] for r in records if "run" in r)
-        epochs = [r["history"]["step"]["num"] for r in records if "history" in r]
-        found.setdefault((name, path.stem), []).append(epochs)
-    return found
+        for record in records:
+            if "run" in record:  # A kill may leave a file without it.
+                names[path.stem] = record["run"]["display_name"]
+        found = [r["history"]["step"]["num"] for r in records if "history" in r]
+        epochs.setdefault(path.stem, []).append(found)
+    assert len(set(names.values())) == len(epochs)  # One identity each.
+    return {names[identity]: found for identity, found in epochs.items()}
 
 
 def in_mlflow(client, run):
@@ -347,10 +353,8 @@ def test_wandb_offline_has_each_epoch_in_one_folder_of_a_run(
     monkeypatch.setenv("WANDB_MODE", "offline")
     path = tmp_path / "run"
     send_twice(path, "wandb")
-    found = in_wandb(tmp_path)
-    assert sorted(name for name, _ in found) == ["a", "b", "report"]  # One identity.
-    for (name, _), epochs in found.items():
-        assert epochs == ([[]] if name == "report" else [[1, 2, 3], [4, 5]])
+    each = [[1, 2, 3], [4, 5]]
+    assert in_wandb(tmp_path) == {"a": each, "b": each, "report": [[]]}
     links = [each for each in path.rglob("*") if each.is_symlink()]
     assert not links  # A run folder with links that lead out of it is refused.
 
@@ -391,3 +395,54 @@ def test_an_mlflow_store_that_does_not_exist_is_refused(mlflow, monkeypatch):
     (remedy,) = re.findall(r"as in (\S+)\.$", line)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", remedy)
     assert interface.services(["mlflow"])
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_sends_each_epoch_once(wandb, mlflow, tmp_path):
+    path, cache = tmp_path / "run", tmp_path / "cache"
+    sweep = harness.command(
+        "sweep",
+        "--config=configs/digits.py",
+        "--config.data.num_train=400",
+        "--config.model.widths=(12,)",
+        "--config.sweep.likelihood=bernoulli,laplace",
+        "--config.sweep.latent_dim=2",
+        "--config.sweep.seed=(0, 1)",
+        "--config.training.num_epochs=60",
+        "--config.training.validate_every=2",
+        "--config.evaluation.num_samples=20",
+        "--config.checkpoint.every_epochs=3",
+        *harness.NO_DIAGNOSTICS,
+        "--config.trackers=wandb,mlflow",
+        f"--workdir={path}",
+    )
+    kill, term = signal.SIGKILL, signal.SIGTERM
+    for number, moment, status in (
+        (kill, harness.checkpointed(path, 3), -kill),
+        (term, harness.checkpointed(path, 12), 75),
+        (kill, harness.checkpointed(path, 20), -kill),
+        (kill, lambda: len(harness.results(path)) > 1, -kill),
+        (None, None, 0),
+    ):
+        process = harness.start(sweep, cache, WANDB_MODE="offline")
+        if number:
+            harness.send_while(moment, process, number)
+        outcome = harness.Outcome(process)
+        assert outcome.status == status, outcome.stderr
+        assert "accepts nothing more" not in outcome.stdout
+    epochs = list(range(2, 61, 2))
+    runs = {row["run"] for row in harness.rows(path)}
+    found = in_wandb(tmp_path)
+    assert found.keys() == {*runs, "report"}
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("vae_jax")
+    kept = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in kept) == sorted([*runs, "report"])
+    for name in runs:
+        assert list(itertools.chain(*found[name])) == epochs
+    assert any(len(list(filter(None, found[name]))) > 1 for name in runs)
+    for run in kept:
+        if run.info.run_name != "report":
+            by_metric = in_mlflow(client, run.info.run_id)
+            assert by_metric["validation/bound"] == by_metric["train/kl"] == epochs
+            assert len(by_metric["score"]) == 1

@@ -74,7 +74,11 @@ class _Run:
             if path.parent != Path(self._run.dir).parent:
                 sent += _epochs(path)
         self._last = max(sent)
-        _announce(self._run.project_url or f"offline, in {folder / 'wandb'}")
+        _announce(
+            f"offline, in {folder / 'wandb'}"
+            if self._run.offline
+            else str(self._run.project_url)
+        )
 
     def log(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Sends metric rows with their ``epoch``; those that it has are left out."""
