@@ -347,6 +347,7 @@ def send_twice(path, name):
         assert tracking  # Nothing failed.
 
 
+@pytest.mark.slow
 def test_wandb_offline_has_each_epoch_in_one_folder_of_a_run(
     wandb, tmp_path, monkeypatch
 ):
@@ -368,6 +369,7 @@ def test_wandb_without_a_login_is_refused_with_a_remedy_that_works(wandb, monkey
     assert interface.services(["wandb"])
 
 
+@pytest.mark.slow
 def test_mlflow_has_each_epoch_once(mlflow, tmp_path):
     send_twice(tmp_path / "run", "mlflow")
     client = mlflow.MlflowClient()
@@ -388,6 +390,7 @@ def test_mlflow_has_each_epoch_once(mlflow, tmp_path):
     assert artifact.path == "results.csv"
 
 
+@pytest.mark.slow
 def test_an_mlflow_store_that_does_not_exist_is_refused(mlflow, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://here")
     line = refusal(interface.services, ["mlflow"])

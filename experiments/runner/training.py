@@ -53,7 +53,8 @@ def train_group(
     with _checkpoints(group, folder) as checkpoints:
         position = _start(compiled, checkpoints, progress)
         recording = Recording(task, folder, position.history) if folder else None
-        saver = Saver(position, checkpoints, recording and recording.saved)
+        saved = recording.saved if recording else None
+        saver = Saver(position, checkpoints, saved)
         first = position.epoch + 1
         progress.show("training")
         with interruption.deferred(), compiled.training(position.epoch) as train_epoch:

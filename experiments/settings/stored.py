@@ -140,8 +140,9 @@ def value(name: str, config: Mapping[str, Any]) -> Any:
     section, _, field = name.rpartition(".")
     group, default = config.get(section) if section else config, _NEUTRAL.get(name)
     found = group.get(field, default) if isinstance(group, Mapping) else default
-    is_tuple = isinstance(default, tuple) and isinstance(found, list)
-    return tuple(found) if is_tuple else found  # JSON has no tuples.
+    if isinstance(default, tuple) and isinstance(found, list):
+        return tuple(found)  # JSON has no tuples.
+    return found
 
 
 def _shown(name: str, config: Mapping[str, Any]) -> str:
