@@ -304,6 +304,10 @@ def in_wandb(folder):
         text = subprocess.run(command, capture_output=True, check=True).stdout
         records = [json.loads(line) for line in text.splitlines()]
         for record in records:
+            if "artifact" in record:
+                manifest = record["artifact"]["manifest"]["contents"]
+                files = {each["path"] for each in manifest}
+                assert files >= {"results.csv", "results.table.json"}
             if "run" in record:  # A kill may leave a file without it.
                 names[path.stem] = record["run"]["display_name"]
         found = [r["history"]["step"]["num"] for r in records if "history" in r]

@@ -110,13 +110,14 @@ class _Run:
 def _experiment(client: MlflowClient) -> str:
     """Returns the id of the experiment that holds the runs; made if there is none."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
-    if not client.get_experiment_by_name(name):
-        try:
-            client.create_experiment(name)
-        except MlflowException:  # Another process may have made it just now.
-            if not client.get_experiment_by_name(name):
-                raise
-    return str(client.get_experiment_by_name(name).experiment_id)
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException:  # Another process may have made it just now.
+        if found := client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        raise
 
 
 def _find(client: MlflowClient, run: Description) -> Run | None:

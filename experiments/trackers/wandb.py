@@ -5,6 +5,7 @@ continues offline gets another folder with the same id, as Weights & Biases has 
 own command reads which epochs the earlier folders hold.
 """
 
+import csv
 import functools
 import json
 import os
@@ -98,12 +99,30 @@ class _Run:
         artifact = wandb.Artifact("report", type="report")
         for file in files:
             artifact.add_file(str(file))
+            if file.suffix == ".csv":
+                artifact.add(_table(file), file.stem)
         self._run.log_artifact(artifact)
         self._run.finish()
 
     def end(self, *, failed: bool) -> None:
         """Ends the run as stopped, for now; or as failed, for good."""
         self._run.finish(exit_code=int(failed))
+
+
+def _table(path: Path) -> wandb.Table:
+    """Returns a CSV table as one that Weights & Biases shows."""
+
+    def cell(text: str) -> float | str:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    cells = [list(map(cell, row)) for row in rows]
+    # A cell of a number may be empty.
+    return wandb.Table(columns=[*header], data=cells, allow_mixed_types=True)
 
 
 @functools.cache  # Once in a process.
