@@ -407,6 +407,9 @@ def test_an_mlflow_store_that_does_not_exist_is_refused(mlflow, monkeypatch):
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_sends_each_epoch_once(wandb, mlflow, tmp_path):
     path, cache = tmp_path / "run", tmp_path / "cache"
+    # The commands run in the project's folder, which MLflow would put the reports in.
+    client = mlflow.MlflowClient()
+    client.create_experiment("vae_jax", artifact_location=str(tmp_path / "artifacts"))
     sweep = harness.command(
         "sweep",
         "--config=configs/digits.py",
@@ -441,7 +444,6 @@ def test_a_sweep_that_is_killed_sends_each_epoch_once(wandb, mlflow, tmp_path):
     runs = {row["run"] for row in harness.rows(path)}
     found = in_wandb(tmp_path)
     assert found.keys() == {*runs, "report"}
-    client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("vae_jax")
     kept = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_name for run in kept) == sorted([*runs, "report"])
