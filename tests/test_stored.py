@@ -72,9 +72,10 @@ def test_trackers_of_another_are_shown_and_get_nothing():
         line = stored.not_obeyed(whole, {}, stored.OVERRIDES)
         assert line.startswith("the run was made with trackers=")
     assert not_obeyed(config() | {"trackers": ["tensorboard"]}) == ""
-    whole = config() | {"trackers": ["wandb", "mlflow"]}
-    line = stored.not_obeyed(whole, {}, stored.OVERRIDES)
-    assert line.endswith("give --config.trackers=wandb,mlflow to use it")
+    for value, typed in ((["wandb", "mlflow"], "wandb,mlflow"), ([], "'()'")):
+        whole = config() | {"trackers": value}
+        line = stored.not_obeyed(whole, {}, stored.OVERRIDES)
+        assert line.endswith(f"give --config.trackers={typed} to use it")
 
 
 def test_an_unknown_field_is_refused_still():

@@ -224,8 +224,8 @@ def test_a_tracker_that_fails_ends_nothing_and_gets_the_rest_later(
 ):
     service.fails, path = True, tmp_path / "run"
     train(path)
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.count("mlflow accepts nothing more (ConnectionError: no route)") == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("mlflow accepts nothing more (ConnectionError: no route)") == 1
     assert not any(epochs for epochs, _ in service.epochs().values())
     service.fails = False
     with opened(path) as (folder, _, runs):
@@ -261,7 +261,7 @@ def test_an_attempt_with_other_keys_is_a_run_of_its_own(service, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"id": "../../a"}', "\0"])
-def test_a_damaged_identity_is_told_and_begins_a_new_run(
+def test_a_damaged_identity_is_named_and_begins_a_new_run(
     service, tmp_path, text, capsys
 ):
     for _ in range(2):
@@ -277,9 +277,15 @@ def test_a_damaged_identity_is_told_and_begins_a_new_run(
 # --- the packages themselves, offline -------------------------------------------------
 
 
+def installed(name):
+    """Returns a package that is large, so the extra ``test`` does not install it."""
+    remedy = f"pip install 'vae_jax[{name}]'"
+    return pytest.importorskip(name, reason=f"{name} is not installed: {remedy}")
+
+
 @pytest.fixture
 def wandb(monkeypatch, tmp_path):
-    found = pytest.importorskip("wandb", reason="pip install 'vae_jax[wandb]'")
+    found = installed("wandb")
     for name in [each for each in os.environ if each.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # No login of this user.
@@ -289,7 +295,7 @@ def wandb(monkeypatch, tmp_path):
 
 @pytest.fixture
 def mlflow(monkeypatch, tmp_path):
-    found = pytest.importorskip("mlflow", reason="pip install 'vae_jax[mlflow]'")
+    found = installed("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -101,7 +101,7 @@ def run_groups(
             with room.taken(found.needed):
                 shown = GroupProgress(progress, task.group)
                 train_group(found.compiled, folder, shown, interruption, background)
-            if folder and not folder.tracking:  # It still sends what they wrote.
+            if folder and not folder.tracking:  # These may not be sent yet.
                 folder.claims.release(task.names)
 
     try:

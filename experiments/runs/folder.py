@@ -61,7 +61,7 @@ class RunFolder:
     Args:
         path: the folder.
         owners: the fingerprint of each run by name; see ``bind``.
-        trackers: names of the trackers that are sent what is written.
+        trackers: names of the trackers that get what is written.
 
     Attributes:
         members: the finished runs.
@@ -124,7 +124,7 @@ class RunFolder:
             images: fingerprint of the images (``ImageData.fingerprint``).
             report: gets a line on everything that a person should know.
             computes: whether this process computes what is written.
-            trackers: names of the trackers that are sent what is written.
+            trackers: names of the trackers that get what is written.
 
         Raises:
             SettingsError: a tracker cannot be used here.

@@ -155,7 +155,7 @@ def _shown(name: str, config: Mapping[str, Any]) -> str:
 def _remedy(name: str, was: Any, flags: Mapping[str, str]) -> str:
     """Returns a flag as it is typed; a value that cannot be typed is left open."""
     is_of_its_type = type(was) is type(_NEUTRAL[name])
-    text = ",".join(map(str, was)) if isinstance(was, tuple) else str(was)
+    text = (",".join(map(str, was)) or "()") if isinstance(was, tuple) else str(was)
     can_be_typed = is_of_its_type and text and text.isprintable()
     unknown = "PLACE" if name in PLACES else "VALUE"
     return f"--{flags[name]}={shlex.quote(text) if can_be_typed else unknown}"

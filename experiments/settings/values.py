@@ -125,7 +125,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     if kind_of(kind) is tuple:
         if not isinstance(value, tuple):
             names = next(iter(declared(get_args(kind)[0])), None)
-            some = (64, 64) if not isinstance(names, Collection) else tuple(names)[:2]
+            some = tuple(names)[:2] if isinstance(names, Collection) else (64, 64)
             remedy = f"Give one, as in {some}"
             raise SettingsError.of(name, value, "it must be a tuple", remedy)
         return tuple(convert(item, get_args(kind)[0], name) for item in value)

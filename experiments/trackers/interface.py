@@ -18,10 +18,10 @@ DEFAULT = ("tensorboard",)
 
 
 class Description(NamedTuple):
-    """What a tracker has to know of a run.
+    """What a tracker knows of a run.
 
     Attributes:
-        id: the same whenever the run continues, and of no other run.
+        id: the same each time the run continues; no other run has it.
         name: the run's name.
         sweep: the name of the sweep that it belongs to.
         config: its settings, groups of fields nested.

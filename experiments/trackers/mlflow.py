@@ -1,7 +1,7 @@
 """MLflow: any store that MLFLOW_TRACKING_URI names, with a server or on a disk.
 
 The store says which epochs of a run it has. Runs are opened by ``MlflowClient``: the
-functions of ``mlflow`` itself know one active run alone.
+functions of ``mlflow`` itself know only one active run.
 """
 
 import os

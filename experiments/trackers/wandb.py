@@ -1,8 +1,8 @@
 """Weights & Biases, with its server or offline.
 
 Its own variables of the environment decide where runs go (docs/trackers.md). A run that
-continues offline gets another folder with the same id, as Weights & Biases has it. Its
-own command reads which epochs the earlier folders hold.
+continues offline gets another folder with the same id. The package's own command reads
+which epochs the earlier folders hold.
 """
 
 import csv
@@ -54,7 +54,7 @@ class _Run:
     """A run that is open in Weights & Biases."""
 
     def __init__(self, run: Description):
-        # Not in the run folder: it leaves links there that lead out of it.
+        # Not in the run folder: the package would leave links there that lead out.
         beside = run.folder.absolute().parent
         folder = Path(os.environ.get("WANDB_DIR") or beside)
         self._run = wandb.init(
@@ -121,7 +121,7 @@ def _table(path: Path) -> wandb.Table:
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)
     cells = [list(map(cell, row)) for row in rows]
-    # A cell of a number may be empty.
+    # A cell in a column of numbers may be empty.
     return wandb.Table(columns=[*header], data=cells, allow_mixed_types=True)
 
 
