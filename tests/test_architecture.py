@@ -17,6 +17,7 @@ RANKS = {
     "gradients": 1,
     "mmd": 1,
     "products": 1,
+    "rows": 1,
     "per_image": 2,
     "networks": 2,
     "likelihoods": 2,

@@ -40,6 +40,16 @@ def test_artifacts_give_the_numbers_of_the_model(images, kind):
         np.testing.assert_allclose(decode(z[:count]), means[:count], **close)
 
 
+def test_artifacts_of_a_model_with_classes_take_labels(images):
+    own = build(images, "bernoulli", {"num_classes": 3})
+    encode, decode = loaded(export_encoder(own)), loaded(export_decoder(own))
+    test, labels = images[:4].reshape(4, 4, 4, 1), np.array([0, 1, 2, 0], np.int32)
+    z, close = own.encode(test, labels), {"rtol": 1e-4, "atol": 1e-4}
+    means = own.decode(z, labels).reshape(test.shape)
+    np.testing.assert_allclose(encode(test, labels), z, **close)
+    np.testing.assert_allclose(decode(z, labels), means, **close)
+
+
 def test_a_part_that_cannot_be_exported_is_named(images, monkeypatch):
     """A callback into Python belongs to this process alone."""
 

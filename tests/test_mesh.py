@@ -40,7 +40,7 @@ def task(layout):
     config["data"]["num_train"] = 200
     config["model"]["widths"] = (16,)
     config["training"]["batch_size"] = 40
-    config["evaluation"] = {"num_samples": 8, "chunk": 4, "batch_size": 20}
+    config["evaluation"] |= {"num_samples": 8, "chunk": 4, "batch_size": 20}
     config["parallel"] = {
         **config["parallel"],
         **{"members": members, "batch": batch, "member_execution": execution},

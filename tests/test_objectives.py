@@ -152,7 +152,8 @@ def assert_close(one, other, atol=2e-5):
 
 
 def test_every_objective_is_tested():
-    assert OPTIONS.keys() == OBJECTIVES.keys()
+    # This one needs a classifier, and has tests of its own.
+    assert OPTIONS.keys() | {"semi_supervised"} == OBJECTIVES.keys()
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -192,7 +192,7 @@ def test_a_batch_of_one_says_nothing_of_the_aggregated_posterior():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"semi_supervised"}))
 def test_training_by_every_objective_raises_the_elbo(images, name):
     """It rises by nats in ten epochs, even if training maximises another bound."""
     objective = OBJECTIVES.make(name, num_samples=3, **OPTIONS.get(name, {}))

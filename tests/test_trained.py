@@ -31,7 +31,9 @@ def build(images, likelihood, parts):
         **named,
     )
     mean, std = views.pixel_statistics(images, 17)
-    params = model.init(jax.random.key(1), mean, std, images)
+    labels = np.arange(len(images)) % 3 if model.num_classes else None
+    rows = model.rows.of(images, labels)
+    params = model.init(jax.random.key(1), mean, std, rows)
     # Not the first parameters, for which some layers give constants.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
@@ -156,3 +158,75 @@ def test_walks_refuse_values_that_make_no_sense(images, call, message):
         call(own, images)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+# --- models with classes ---
+
+
+@pytest.fixture(scope="module")
+def labelled(images):
+    """Returns a model of three classes that also learned from unknown ones."""
+    return build(images, "bernoulli", {"num_classes": 3, "has_classifier": True})
+
+
+def test_every_method_uses_the_class(labelled, images):
+    test, first, other = images[:4].reshape(4, 4, 4), [0, 1, 2, 0], [1, 1, 2, 0]
+    for call in (
+        lambda labels: labelled.encode(test, labels),
+        lambda labels: labelled.decode(np.zeros((4, 3)), labels),
+        lambda labels: labelled.reconstruct(test, labels),
+        lambda labels: labelled.elbo(test, labels=labels),
+        lambda labels: labelled.score(test, 5, labels),
+    ):
+        one, two = call(first), call(other)
+        assert len(one) == 4
+        np.testing.assert_array_equal(one[1:], two[1:])
+        assert not np.array_equal(one[0], two[0])
+    drawn = [labelled.sample(99, jax.random.key(4), y) for y in ([0] * 99, [1] * 99)]
+    assert not np.array_equal(*drawn)
+    assert labelled.sample(4, jax.random.key(4)).shape == (4, 4, 4)
+    means = labelled.reconstruct(test[:1], [2])
+    walk = labelled.interpolate(test[0], test[1], 3, 2)
+    np.testing.assert_allclose(walk[0], means[0], rtol=1e-5)
+    z = labelled.encode(test[:1], [2])
+    (same,) = labelled.traverse(test[0], 1, z[:, 1], 2)
+    np.testing.assert_allclose(same, means[0], rtol=1e-5)
+
+
+def test_classes_are_found_by_bayes_rule(labelled, images):
+    found = labelled.classify(images[:4], 2000)
+    log_px_y = [labelled.log_prob(images[:4], 2000, [y] * 4) for y in range(3)]
+    expected = jax.nn.softmax(np.array(log_px_y), axis=0).T
+    np.testing.assert_allclose(found, expected, atol=0.1)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: m.encode(x), "labels is None: the model has 3 classes. Give"),
+        (lambda m, x: m.log_prob(x, 5), "labels is None: the model has 3 classes"),
+        (lambda m, x: m.decode(np.zeros((2, 3))), "labels is None: the model has 3"),
+        (lambda m, x: m.encode(x, [0]), "labels has shape .1.: there are 96 images"),
+        (lambda m, x: m.encode(x[:1], [-1]), "labels has values from -1 to -1"),
+        (lambda m, x: m.sample(1, jax.random.key(0), [3]), "labels has values from 3"),
+        (lambda m, x: m.traverse(x[0], 0, [1]), "label is None: the model has 3"),
+        (lambda m, x: m.interpolate(x[0], x[1], 2, 0.5), "label has dtype float64"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused(labelled, images, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(labelled, images)
+
+
+def test_a_model_without_classes_takes_no_labels(images):
+    own = build(images, "bernoulli", {"widths": (4,)})
+    for call in (
+        lambda: own.encode(images[:1], [0]),
+        lambda: own.sample(1, jax.random.key(0), [0]),
+        lambda: own.traverse(images[0], 0, [1], 0),
+    ):
+        with pytest.raises(ValueError, match=r"label.* is given: the model has no cl"):
+            call()
+    with pytest.raises(ValueError, match="the model has no classes: it cannot class"):
+        own.classify(images)

@@ -3,6 +3,9 @@
 An artifact holds the parameters and one program for several platforms, as StableHLO,
 for any number of images. ``jax.export.deserialize`` loads it; with the same inputs it
 gives the numbers of ``TrainedModel``, up to the rounding of float32.
+
+Artifacts of a model with classes have a second input, the class of each image, 0 ...
+``num_classes`` - 1, int32 ``[b]``.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +17,7 @@ from jax import export
 from vae_jax import views
 from vae_jax.checks import require_known
 from vae_jax.measure import expected_intensity, latent_mean
+from vae_jax.model import VAE
 from vae_jax.trained import TrainedModel
 from vae_jax.training import MemberKeys
 
@@ -40,9 +44,10 @@ def export_encoder(
     key, num_samples = MemberKeys.of(trained.key).evaluate, trained.num_samples
     likelihood = model.likelihood
 
-    def encode(images: jax.Array) -> jax.Array:
+    def encode(images: jax.Array, labels: jax.Array | None = None) -> jax.Array:
         rows = images.reshape(images.shape[0], model.num_pixels)
-        x = views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
+        drawn = views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
+        x = model.rows.join(drawn, labels)
 
         def one_image(index: jax.Array, x: jax.Array) -> jax.Array:
             own = jax.random.fold_in(key, index)
@@ -51,7 +56,8 @@ def export_encoder(
         return jax.vmap(one_image)(jnp.arange(x.shape[0]), x)
 
     parts = (model.network, model.posterior_family, model.prior_family)
-    return _artifact("encoder", encode, model.image_shape, jnp.uint8, platforms, parts)
+    images = model.image_shape, jnp.uint8
+    return _artifact("encoder", encode, _inputs(model, *images), platforms, parts)
 
 
 def export_decoder(
@@ -72,35 +78,44 @@ def export_decoder(
     model, params = trained.model, trained.params
     key, white = MemberKeys.of(trained.key).pictures, model.likelihood.levels - 1
 
-    def decode(z: jax.Array) -> jax.Array:
-        def one_image(index: jax.Array, z: jax.Array) -> jax.Array:
+    def decode(z: jax.Array, *labels: jax.Array) -> jax.Array:
+        def one_image(index: jax.Array, z: jax.Array, *label: jax.Array) -> jax.Array:
             own = jax.random.fold_in(key, index)
-            intensity = expected_intensity(model, params, own, z[None])[0]
+            y = [each[None] for each in label]
+            intensity = expected_intensity(model, params, own, z[None], *y)[0]
             scaled: jax.Array = intensity * jnp.float32(white)
             return scaled.reshape(model.image_shape)
 
-        return jax.vmap(one_image)(jnp.arange(z.shape[0]), z)
+        return jax.vmap(one_image)(jnp.arange(z.shape[0]), z, *labels)
 
     parts = (model.network, model.likelihood)
-    shape = (model.latent_dim,)
-    return _artifact("decoder", decode, shape, jnp.float32, platforms, parts)
+    z = (model.latent_dim,), jnp.float32
+    return _artifact("decoder", decode, _inputs(model, *z), platforms, parts)
+
+
+def _inputs(
+    model: VAE, shape: tuple[int, ...], dtype: jax.typing.DTypeLike
+) -> list[jax.ShapeDtypeStruct]:
+    """Returns the inputs ``[b, *shape]`` and, if there are classes, labels ``[b]``."""
+    (size,) = export.symbolic_shape("b")
+    inputs = [jax.ShapeDtypeStruct((size, *shape), dtype)]
+    if model.num_classes:
+        inputs.append(jax.ShapeDtypeStruct((size,), jnp.int32))
+    return inputs
 
 
 def _artifact(
     name: str,
-    function: Callable[[jax.Array], jax.Array],
-    shape: tuple[int, ...],
-    dtype: jax.typing.DTypeLike,
+    function: Callable[..., jax.Array],
+    inputs: Sequence[jax.ShapeDtypeStruct],
     platforms: Sequence[str],
     parts: Sequence[object],
 ) -> bytes:
-    """Returns the artifact of a function of ``[b, *shape]``."""
+    """Returns the artifact of a function of such inputs."""
     for platform in platforms:
         require_known("platforms", platform, KNOWN_PLATFORMS)
-    (size,) = export.symbolic_shape("b")
-    inputs = jax.ShapeDtypeStruct((size, *shape), dtype)
     try:
-        exported = export.export(jax.jit(function), platforms=platforms)(inputs)
+        exported = export.export(jax.jit(function), platforms=platforms)(*inputs)
         return bytes(exported.serialize())
     except Exception as error:  # A part may use anything.
         names = ", ".join(type(part).__name__ for part in parts)

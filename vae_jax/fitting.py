@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vae_jax import views
 from vae_jax.checks import is_keys, require_type
@@ -78,7 +79,9 @@ def fit(
     beta: float | Sequence[float] = 1.0,
     learning_rate: float | Sequence[float] = 1e-3,
     latent_dims: Sequence[int] | None = None,
+    labels: ArrayLike | None = None,
     validation_images: np.ndarray | None = None,
+    validation_labels: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     execution: str = "auto",
 ) -> list[TrainedModel]:
@@ -97,18 +100,21 @@ def fit(
         beta: weight of the KL in training.
         learning_rate: Adam's peak learning rate.
         latent_dims: numbers of latents; the number of ``model`` if None.
+        labels: the classes of the images, whole numbers 0 ... ``num_classes`` - 1,
+            ``[N]``; None for a model without classes.
         validation_images: images on which each member's bound is measured after every
             epoch; the parameters of the highest bound are kept. If None, the last
             parameters are kept. Where ``config.ema`` is not 0, all this holds for
             their average.
+        validation_labels: the classes of these images, ``[M]``, as ``labels``.
         devices: the devices that members are split over; all devices if None.
         execution: 'map' trains members together, 'loop' one after another, and 'auto'
             uses the one that was measured to be faster.
 
     Raises:
-        ValueError: the images do not fit the model, arguments have different numbers of
-            members, a value is not allowed, or the objective is not defined for the
-            model.
+        ValueError: the images or labels do not fit the model, arguments have different
+            numbers of members, a value is not allowed, or the objective is not defined
+            for the model.
     """
     all_epochs = epochs(
         model,
@@ -118,7 +124,9 @@ def fit(
         beta=beta,
         learning_rate=learning_rate,
         latent_dims=latent_dims,
+        labels=labels,
         validation_images=validation_images,
+        validation_labels=validation_labels,
         devices=devices,
         execution=execution,
     )
@@ -135,7 +143,9 @@ def epochs(
     beta: float | Sequence[float] = 1.0,
     learning_rate: float | Sequence[float] = 1e-3,
     latent_dims: Sequence[int] | None = None,
+    labels: ArrayLike | None = None,
     validation_images: np.ndarray | None = None,
+    validation_labels: ArrayLike | None = None,
     devices: Sequence[jax.Device] | None = None,
     execution: str = "auto",
 ) -> Iterator[Epoch]:
@@ -146,14 +156,13 @@ def epochs(
     config = TrainingConfig() if config is None else config
     require_type("model", model, VAE, "what make_vae returns")
     require_type("config", config, TrainingConfig, "TrainingConfig(num_epochs=100)")
-    likelihood = model.likelihood
-    view, levels = likelihood.view, likelihood.levels
-    train = views.as_rows(images, model.image_shape, levels)
-    held_out = None
+    view, levels = model.likelihood.view, model.likelihood.levels
+    pixels = views.as_rows(images, model.image_shape, levels)
+    train, held_out = model.rows.of(pixels, labels), None
     if validation_images is not None:
-        held_out = views.as_rows(
-            validation_images, model.image_shape, levels, "validation_images"
-        )
+        name = "validation_images"
+        held_out = views.as_rows(validation_images, model.image_shape, levels, name)
+        held_out = model.rows.of(held_out, validation_labels, "validation_labels")
     given = {"seeds": seeds, "beta": beta, "learning_rate": learning_rate}
     if latent_dims is not None:
         given["latent_dims"] = latent_dims
@@ -174,13 +183,16 @@ def epochs(
         execution=execution,
     )
     place, members = population.placement, population.placed_members
-    statistics = (*views.pixel_statistics(train, levels), train)
+    statistics = (*views.pixel_statistics(pixels, levels), train)
     state = population.init(population.compile_init(*statistics), *statistics)
     on_device = place.place_shared(train)
     one_epoch = population.compile_epoch(on_device)
     validate: Validate | None = None
     if held_out is not None:
-        x = views.shared_draw(view, views.VALIDATION, held_out, levels)
+        x = model.rows.map(
+            lambda pixels: views.shared_draw(view, views.VALIDATION, pixels, levels),
+            held_out,
+        )
         x = place.place_shared(x)
         validation = population.compile_validation(x)
         validate = lambda state: validation(state, members, x)  # noqa: E731

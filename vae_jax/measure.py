@@ -43,13 +43,18 @@ def posterior_mean(
 
 @float32_products
 def expected_intensity(
-    model: VAE, params: Params, key: jax.Array, z: jax.Array
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    z: jax.Array,
+    labels: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the mean of ``VAE.sample_images`` as intensities, ``[images, D]``."""
     if model.is_autoregressive:
-        mean, _ = model.sample_images(params, key, z)
+        mean, _ = model.sample_images(params, key, z, labels)
     else:  # Without the draw, which costs time to compile.
-        mean = model.likelihood.mean(model.decode(params, z))
+        x = model.rows.join(jnp.zeros((len(z), model.num_pixels)), labels)
+        mean = model.likelihood.mean(model.decode(params, z, x))
     return _intensity(model, mean)
 
 
@@ -73,13 +78,14 @@ def reconstruct(
         model: the VAE.
         params: its parameters.
         key: the image's key, as for ``importance_estimate``.
-        x: one image in the likelihood's view, ``[D]``.
+        x: one row in the likelihood's view, ``[D]``.
         num_samples: number of importance samples of the image's estimate, which use the
             first children of its key.
     """
     mean = latent_mean(model, params, key, x, num_samples=num_samples)
     own = jax.random.fold_in(key, num_samples + 1)
-    return mean, expected_intensity(model, params, own, mean[None])[0]
+    _, labels = model.rows.split(x[None])
+    return mean, expected_intensity(model, params, own, mean[None], labels)[0]
 
 
 class Evaluation(NamedTuple):
@@ -90,6 +96,10 @@ class Evaluation(NamedTuple):
     # intensity^2; for an autoregressive decoder, the variance of the draw increases it.
     squared_error: jax.Array
     posterior_mean: jax.Array  # E_q[z|x], [N, latent]
+    # Estimates of log p(x|y) of every class, [N, K]; None if there are none.
+    log_px_y: jax.Array | None = None
+    # log q(y|x) of every class, [N, K]; None without a classifier.
+    log_q_y: jax.Array | None = None
 
 
 @float32_products
@@ -104,6 +114,7 @@ def evaluate(
     num_samples: int,
     chunk: int,
     batch_size: int,
+    class_samples: int = 0,
 ) -> Evaluation:
     """Evaluates a model on every image, in batches of one size.
 
@@ -115,13 +126,15 @@ def evaluate(
         model: the VAE.
         params: its parameters.
         key: a typed key; each image's index is folded into it.
-        x: images in the likelihood's view, ``[N, D]``.
-        images: the integers that x was drawn from, ``[N, D]``. Squared errors are
-            relative to their intensity, a common reference for all views.
+        x: rows in the likelihood's view, ``[N, D]``.
+        images: the rows of integers that x was drawn from, ``[N, D]``. Squared errors
+            are relative to their intensity, a common reference for all views.
         latent_mask: as in ``objectives.Batch``, ``[latent]``.
         num_samples: number of importance samples per image.
         chunk: number of importance samples decoded together.
         batch_size: most images evaluated together.
+        class_samples: importance samples per image and class, for log p(x|y) of every
+            class; 0: it is not estimated.
     """
 
     def one_image(key: jax.Array, x: jax.Array, image: jax.Array) -> Evaluation:
@@ -135,10 +148,68 @@ def evaluate(
             latent_mask=latent_mask,
         )
         mean, shown = reconstruct(model, params, key, x, num_samples=num_samples)
-        target = views.to_intensity("levels", image, model.likelihood.levels)
-        return Evaluation(estimate, jnp.mean((shown - target) ** 2), mean)
+        pixels, _ = model.rows.split(image)
+        target = views.to_intensity("levels", pixels, model.likelihood.levels)
+        log_px_y = None
+        if model.num_classes and class_samples:
+            log_px_y = log_px_of_classes(
+                model,
+                params,
+                key,
+                x,
+                num_samples=num_samples,
+                class_samples=class_samples,
+                chunk=chunk,
+                latent_mask=latent_mask,
+            )
+        error = jnp.mean((shown - target) ** 2)
+        log_q_y = model.classify(params, x[None])[0] if model.has_classifier else None
+        return Evaluation(estimate, error, mean, log_px_y, log_q_y)
 
     return map_images(one_image, key, x, images, batch_size=batch_size)
+
+
+def log_px_of_classes(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    *,
+    num_samples: int,
+    class_samples: int,
+    chunk: int,
+    latent_mask: jax.Array | None = None,
+) -> jax.Array:
+    """Returns estimates of log p(x|y) of one image for every class, nats, ``[K]``.
+
+    All have the same noise, so their differences have less.
+
+    Args:
+        model: the VAE; it has classes.
+        params: its parameters.
+        key: the image's key, as for ``importance_estimate``.
+        x: one row in the likelihood's view, ``[D + 1]``; its class is not used.
+        num_samples: as in ``reconstruct``.
+        class_samples: number of importance samples of each class.
+        chunk: number of importance samples decoded together.
+        latent_mask: as in ``objectives.Batch``, ``[latent]``.
+    """
+    pixels, _ = model.rows.split(x)
+    own = jax.random.fold_in(key, num_samples + 2)
+
+    def of_class(label: jax.Array) -> jax.Array:
+        return importance_estimate(
+            model,
+            params,
+            own,
+            model.rows.join(pixels, label),
+            num_samples=class_samples,
+            chunk=chunk,
+            latent_mask=latent_mask,
+        ).log_px
+
+    found: jax.Array = jax.lax.map(of_class, jnp.arange(model.num_classes))
+    return found
 
 
 class Pictures(NamedTuple):
@@ -147,8 +218,10 @@ class Pictures(NamedTuple):
     reconstructions: jax.Array  # E[x|z] at the posterior mean of the first images
     prior_means: jax.Array  # E[x|z] at z ~ p(z), the same number of images
     samples: jax.Array  # x ~ p(x|z) at the same z
-    manifold: jax.Array  # E[x|z] on a grid of the first two latents; the others are 0
-    # E[x|z] from the posterior mean of one image to that of the next, pair by pair.
+    # E[x|z] on a grid of the first two latents; the others are 0. The class is 0.
+    manifold: jax.Array
+    # E[x|z] from the posterior mean of one image to that of the next, pair by pair;
+    # the class is that of the first.
     interpolations: jax.Array
     traversals: jax.Array  # E[x|z] with one latent moved, latent by latent
     latents: jax.Array  # the latents that are traversed, int32 [latents]
@@ -189,6 +262,7 @@ def draw(
         jax.random.fold_in(key, i) for i in range(4)
     )
     posterior_means = posterior_mean(model, params, mean_key, x[:num_images])
+    _, labels = model.rows.split(x[:num_images])
     means, samples = model.generate(params, generate_key, num_images)
     quantiles = (jnp.arange(manifold_side) + 0.5) / manifold_side
     coordinates = jax.scipy.stats.norm.ppf(quantiles)
@@ -211,7 +285,15 @@ def draw(
     )
     # One call for all: the decoder is compiled once.
     parts = [posterior_means, grid, between.reshape(-1, model.latent_dim), traversals]
-    decoded = expected_intensity(model, params, decode_key, jnp.concatenate(parts))
+    if labels is not None:
+        of_pairs = jnp.repeat(labels[: 2 * num_pairs : 2], num_steps)
+        of_grid, of_traversals = (
+            jnp.full(len(part), label, labels.dtype)
+            for part, label in ((grid, 0), (traversals, labels[0]))
+        )
+        labels = jnp.concatenate([labels, of_grid, of_pairs, of_traversals])
+    z = jnp.concatenate(parts)
+    decoded = expected_intensity(model, params, decode_key, z, labels)
     shown, manifold, interpolations, traversals = jnp.split(
         decoded, np.cumsum([len(part) for part in parts[:-1]])
     )

@@ -8,24 +8,36 @@ a plain dictionary::
 
 'shared' holds the likelihood's parameters that all pixels have in common. 'posterior'
 and 'prior' are empty for a diagonal Gaussian posterior and a standard normal prior.
+
+With classes the model is p(x, z|y) = p(z) p(x|z, y), y the class of the image, and the
+encoder gives q(z|x, y). A row x is then an image and its class, ``[D + 1]`` (see
+``rows``), and every log p(x) in this library is log p(x|y). The decoder takes the class
+as a one-hot vector before z; networks say how their encoders take it.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from vae_jax import views
-from vae_jax.checks import require_count, require_counts, require_type
+from vae_jax.checks import (
+    Range,
+    require_count,
+    require_counts,
+    require_declared,
+    require_type,
+)
 from vae_jax.distributions import Posterior
 from vae_jax.likelihoods import Likelihood
-from vae_jax.networks import NETWORKS, Module, Network, Shape
+from vae_jax.networks import NETWORKS, Module, Network, Shape, side_by_side
 from vae_jax.posteriors import POSTERIORS, PosteriorFamily, make_posterior
 from vae_jax.priors import Prior, PriorFamily, make_prior, priors_of
 from vae_jax.registry import Registry, refuse_option
+from vae_jax.rows import MOST_CLASSES, Rows
 
 Params = dict[str, Any]
 
@@ -41,6 +53,8 @@ class VAE:
     prior_family: PriorFamily
     layer_dims: tuple[int, ...]  # latents per stochastic layer; next to images first
     ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
+    num_classes: int = 0  # K, of y; 0: the model has no classes
+    has_classifier: bool = False  # q(y|x), for images whose class is not known
 
     @property
     def encoder(self) -> Module:
@@ -49,8 +63,13 @@ class VAE:
 
     @property
     def decoder(self) -> Module:
-        """The map from latents to the likelihood's parameters for each pixel."""
+        """The map from latents, after a class, to the likelihood's parameters."""
         return self.network.decoder(self.image_shape, self.likelihood.pixel_outputs)
+
+    @property
+    def classifier(self) -> Module:
+        """The map from intensities ``[..., D]`` to the logits of q(y|x), 'class'."""
+        return self.network.encoder(self.image_shape, (("class", self.num_classes),))
 
     @property
     def latent_dim(self) -> int:
@@ -61,6 +80,11 @@ class VAE:
     def num_pixels(self) -> int:
         """D, the number of values of an image, over all channels."""
         return math.prod(self.image_shape)
+
+    @property
+    def rows(self) -> Rows:
+        """The format of x: an image, with its class if the model has classes."""
+        return Rows(self.num_pixels, self.num_classes, self.has_classifier)
 
     @property
     def has_closed_form_kl(self) -> bool:
@@ -128,28 +152,35 @@ class VAE:
             key: a typed key.
             pixel_mean: mean intensity of the training images, in [0, 1], ``[D]``.
             pixel_std: standard deviation of the intensity, ``[D]``.
-            images: the training images, integers, ``[N, D]``, for a prior that starts
-                at some of them.
+            images: the training images, rows of integers, ``[N, D]``, for a prior that
+                starts at some of them.
         """
         # The next two children of the key; the split below gives children 0 and 1.
         posterior_key, prior_key = (jax.random.fold_in(key, i) for i in (2, 3))
         encoder_key, decoder_key = jax.random.split(key)
-        encoder = self.encoder.init(encoder_key, jnp.zeros((1, *pixel_mean.shape)))
-        decoder_inputs = [jnp.zeros((1, self.layer_dims[0]))]
+        black = jnp.zeros((1, *pixel_mean.shape))
+        y = [jnp.zeros((1, self.num_classes))] if self.num_classes else []
+        encoder = self.encoder.init(encoder_key, black, *y)
+        decoder_inputs = [jnp.zeros((1, self.num_classes + self.layer_dims[0]))]
         if self.is_autoregressive:
-            decoder_inputs.append(jnp.zeros((1, *pixel_mean.shape)))
+            decoder_inputs.append(black)
         decoder = self.decoder.init(decoder_key, *decoder_inputs)
         initial = self.likelihood.initial_outputs(pixel_mean, pixel_std)
         pixel_outputs = self.likelihood.pixel_outputs
         decoder["params"]["bias"]["pixels"] = initial[:pixel_outputs]
-        if images is None:
-            images = jnp.zeros((0, *pixel_mean.shape), jnp.uint8)
-        return {
+        pixels = jnp.zeros((0, *pixel_mean.shape), jnp.uint8)
+        if images is not None:
+            pixels, _ = self.rows.split(images)
+        own = {}
+        if self.has_classifier:
+            key = jax.random.fold_in(key, 4)
+            own = {"classifier": self.classifier.init(key, black)["params"]}
+        return own | {
             "encoder": encoder["params"],
             "decoder": decoder["params"],
             "shared": initial[pixel_outputs:].mean(axis=1),
             "posterior": self.posterior_family.init(posterior_key),
-            "prior": self.prior_family.init(prior_key, images, self.likelihood.levels),
+            "prior": self.prior_family.init(prior_key, pixels, self.likelihood.levels),
         }
 
     def encode(
@@ -159,31 +190,56 @@ class VAE:
 
         Args:
             params: the model's parameters, possibly zero-padded to more latents.
-            x: images in the likelihood's view, ``[batch, D]``.
+            x: rows in the likelihood's view, ``[batch, D]``.
             latent_mask: 1 for a latent in use and 0 for padding, ``[latent]``. For
                 padding, q is the prior, and no gradient reaches its parameters. Without
                 gradients, zero-padded parameters give the same result without a mask.
                 It must be all 1 for a model that cannot be padded.
         """
-        likelihood = self.likelihood
-        intensity = views.to_intensity(likelihood.view, x, likelihood.levels)
-        return self._encode_intensity(params, intensity, latent_mask)
+        intensity = self._intensity(x)
+        y = self.rows.one_hot(x, intensity.dtype)
+        return self._encode_intensity(params, intensity, *y, latent_mask=latent_mask)
+
+    def _intensity(self, x: jax.Array) -> jax.Array:
+        (pixels, _), likelihood = self.rows.split(x), self.likelihood
+        return views.to_intensity(likelihood.view, pixels, likelihood.levels)
 
     def _encode_intensity(
-        self, params: Params, intensity: jax.Array, latent_mask: jax.Array | None = None
+        self,
+        params: Params,
+        intensity: jax.Array,
+        *y: jax.Array,
+        latent_mask: jax.Array | None = None,
     ) -> Posterior:
         if self.ignore_x:
             intensity = jnp.zeros_like(intensity)
-        outputs = self.encoder.apply({"params": params["encoder"]}, intensity)
+        outputs = self.encoder.apply({"params": params["encoder"]}, intensity, *y)
         if latent_mask is not None and self.can_be_padded:
             outputs = jax.tree.map(lambda out: out * latent_mask[None], outputs)
         return self.posterior_family.at(params, outputs)
 
+    def classify(self, params: Params, x: jax.Array) -> jax.Array:
+        """Returns log q(y|x) of every class y, ``[batch, K]``, without the rows' class.
+
+        Args:
+            params: the model's parameters.
+            x: rows in the likelihood's view, ``[batch, D]``.
+        """
+        variables = {"params": params["classifier"]}
+        outputs = self.classifier.apply(variables, self._intensity(x))
+        log_q: jax.Array = jax.nn.log_softmax(outputs["class"])
+        return log_q
+
     def prior(self, params: Params) -> Prior:
-        """Returns p(z)."""
-        return self.prior_family.at(
-            params, lambda intensity: self._encode_intensity(params, intensity)
-        )
+        """Returns p(z), which does not depend on the class."""
+
+        def encode(intensity: jax.Array) -> Posterior:
+            # A prior's own images have no class: the encoder sees equal parts of all.
+            shape = (*intensity.shape[:-1], self.num_classes)
+            y = [jnp.full(shape, 1 / self.num_classes)] if self.num_classes else []
+            return self._encode_intensity(params, intensity, *y)
+
+        return self.prior_family.at(params, encode)
 
     def closed_form_kl(self, params: Params, posterior: Posterior) -> jax.Array:
         """Returns KL(q(z|x) || p(z)) in nats, ``[batch, terms]``.
@@ -215,22 +271,29 @@ class VAE:
         Args:
             params: the model's parameters.
             z: latents, ``[..., latent]``.
-            x: images in the likelihood's view, ``[..., D]``, with leading axes that
-                broadcast against those of z. Only an autoregressive decoder uses them:
-                the parameters of a pixel are then those of p(x_i | x_<i, z).
+            x: rows in the likelihood's view, ``[..., D]``, with leading axes that
+                broadcast against those of z. Their class is used if there are classes.
+                Only an autoregressive decoder uses their pixels: the parameters of a
+                pixel are then those of p(x_i | x_<i, z).
 
         Raises:
-            ValueError: the decoder is autoregressive and x is None.
+            ValueError: x is None, and the decoder is autoregressive or there are
+                classes.
         """
-        inputs = [z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z]
-        if self.is_autoregressive:
-            if x is None:
-                raise ValueError(
-                    "x is None, but this decoder is autoregressive: give it the "
-                    "images, or draw some with sample_images."
-                )
-            likelihood = self.likelihood
-            inputs.append(views.to_intensity(likelihood.view, x, likelihood.levels))
+        z = z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z
+        if x is None and (self.is_autoregressive or self.num_classes):
+            why = "the decoder is autoregressive"
+            if not self.is_autoregressive:
+                why = f"the model has {self.num_classes} classes"
+            raise ValueError(
+                f"x is None, but {why}: give it the images, or draw some with "
+                "sample_images."
+            )
+        # The class comes first: the zeros that pad latents come last.
+        y = () if x is None else self.rows.one_hot(x, z.dtype)
+        inputs = [side_by_side(*y, z)]
+        if x is not None and self.is_autoregressive:
+            inputs.append(self._intensity(x))
         outputs: jax.Array = self.decoder.apply({"params": params["decoder"]}, *inputs)
         if not self.likelihood.shared_outputs:
             return outputs
@@ -247,52 +310,65 @@ class VAE:
 
         Args:
             params: the model's parameters.
-            x: images in the likelihood's view, ``[batch, D]``.
+            x: rows in the likelihood's view, ``[batch, D]``.
             z: latents, ``[samples, batch, latent]``.
         """
-        return self.likelihood.log_prob(self.decode(params, z, x[None]), x[None])
+        pixels, _ = self.rows.split(x)
+        return self.likelihood.log_prob(self.decode(params, z, x[None]), pixels[None])
 
     def sample_images(
-        self, params: Params, key: jax.Array, z: jax.Array
+        self,
+        params: Params,
+        key: jax.Array,
+        z: jax.Array,
+        labels: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """Returns images of given latents.
+        """Returns images of given latents, and of given classes if there are any.
 
         Args:
             params: the model's parameters.
             key: a typed key.
             z: latents, ``[images, latent]``.
+            labels: the class of each image, ``[images]``; None without classes.
 
         Returns:
             The mean of each pixel and a draw x ~ p(x|z), each ``[images, D]`` in the
             likelihood's view. The mean is E[x|z]. For an autoregressive decoder it is
             E[x_i | x_<i, z] at the drawn x; its expectation is E[x|z].
         """
-        if self.is_autoregressive:
-            x = self._sample_pixel_by_pixel(params, key, z)
-            return self.likelihood.mean(self.decode(params, z, x)), x
-        outputs = self.decode(params, z)
-        return self.likelihood.mean(outputs), self.likelihood.sample(key, outputs)
-
-    def _sample_pixel_by_pixel(
-        self, params: Params, key: jax.Array, z: jax.Array
-    ) -> jax.Array:
         num_pixels = params["decoder"]["bias"]["pixels"].shape[-1]
+        dtype = jnp.int32 if self.likelihood.view == "levels" else jnp.float32
+        x = jnp.zeros((len(z), num_pixels), dtype)
+
+        def outputs_of(x: jax.Array) -> jax.Array:
+            return self.decode(params, z, self.rows.join(x, labels))
 
         def add_pixel(i: jax.Array, x: jax.Array) -> jax.Array:
-            outputs = self.decode(params, z, x)
-            own = jax.lax.dynamic_slice_in_dim(outputs, i, 1, axis=-1)
+            own = jax.lax.dynamic_slice_in_dim(outputs_of(x), i, 1, axis=-1)
             pixel = self.likelihood.sample(jax.random.fold_in(key, i), own)
             return jax.lax.dynamic_update_slice_in_dim(x, pixel, i, axis=-1)
 
-        dtype = jnp.int32 if self.likelihood.view == "levels" else jnp.float32
-        black = jnp.zeros((len(z), num_pixels), dtype)
-        x: jax.Array = jax.lax.fori_loop(0, num_pixels, add_pixel, black)
-        return x
+        if self.is_autoregressive:
+            x = jax.lax.fori_loop(0, num_pixels, add_pixel, x)
+            return self.likelihood.mean(outputs_of(x)), x
+        outputs = outputs_of(x)
+        return self.likelihood.mean(outputs), self.likelihood.sample(key, outputs)
 
     def generate(
-        self, params: Params, key: jax.Array, num_samples: int
+        self,
+        params: Params,
+        key: jax.Array,
+        num_samples: int,
+        labels: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ancestral samples: z ~ p(z), then x ~ p(x|z).
+
+        Args:
+            params: the model's parameters.
+            key: a typed key.
+            num_samples: number of images.
+            labels: the class of each, ``[num_samples]``; if None and there are classes,
+                all are drawn with equal probabilities.
 
         Returns:
             The mean of each pixel and a draw, each ``[num_samples, D]``, as in
@@ -300,7 +376,10 @@ class VAE:
         """
         latent_key, pixel_key = jax.random.split(key)
         z = self.prior(params).sample(latent_key, num_samples)
-        return self.sample_images(params, pixel_key, z)
+        if labels is None:
+            # The next child of the key; the split above gives children 0 and 1.
+            labels = self.rows.draw_labels(jax.random.fold_in(key, 2), num_samples)
+        return self.sample_images(params, pixel_key, z, labels)
 
     def num_parameters(self, params: Params) -> int:
         """Returns the number of scalars in ``params``."""
@@ -317,6 +396,8 @@ def make_vae(
     prior: str = "standard_normal",
     upper_layers: tuple[int, ...] = (),
     ignore_x: bool = False,
+    num_classes: int = 0,
+    has_classifier: bool = False,
     network_options: Mapping[str, Any] | None = None,
     posterior_options: Mapping[str, Any] | None = None,
     prior_options: Mapping[str, Any] | None = None,
@@ -335,7 +416,12 @@ def make_vae(
         upper_layers: numbers of latents of further stochastic layers, upwards from the
             layer next to the images, for a hierarchical posterior.
         ignore_x: whether the posterior is one q(z) for all images. The ELBO remains a
-            bound. It is highest if the decoder ignores z, so the model collapses.
+            bound. It is highest if the decoder ignores z, so the model collapses. With
+            classes there is one q(z|y) for all images of a class.
+        num_classes: number of classes of a conditional model, p(x|z, y) and q(z|x, y),
+            at most 255; 0: the model has none.
+        has_classifier: whether the model also has a classifier q(y|x), of the kind of
+            the encoder, so that it can learn from images whose class is not known.
         network_options: options of the network only.
         posterior_options: options of the posterior only.
         prior_options: options of the prior only.
@@ -387,6 +473,19 @@ def make_vae(
     )
     if not isinstance(network, Network):
         network = NETWORKS.make(network, **for_network[0])
+    classes = Annotated[int, Range(at_least=0, at_most=MOST_CLASSES)]
+    require_declared("num_classes", num_classes, classes)
+    if num_classes and not network.takes_class:
+        raise ValueError(
+            f"num_classes is {num_classes}: the encoder of {type(network).__name__} "
+            "takes no class. Let it take one and declare takes_class, choose another "
+            "network, or leave num_classes out."
+        )
+    if has_classifier and not num_classes:
+        raise ValueError(
+            "has_classifier is True: the model has no classes. Give num_classes, or "
+            "leave has_classifier out."
+        )
     return VAE(
         network,
         (height, width, channels),
@@ -395,4 +494,6 @@ def make_vae(
         make_prior(prior, layer_dims, **for_prior),
         layer_dims,
         ignore_x,
+        num_classes,
+        has_classifier,
     )

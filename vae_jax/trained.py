@@ -12,10 +12,16 @@ from numpy.typing import ArrayLike
 from vae_jax import views
 from vae_jax.checks import require_count, require_key
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
-from vae_jax.measure import expected_intensity, latent_mean, reconstruct
+from vae_jax.measure import (
+    expected_intensity,
+    latent_mean,
+    log_px_of_classes,
+    reconstruct,
+)
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
+from vae_jax.rows import Rows
 from vae_jax.training import MemberKeys
 
 # Most images on the device at once, and most of them computed together.
@@ -23,21 +29,8 @@ _BLOCK, _BATCH = 1000, 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TrainedModel:
-    """A VAE with its parameters.
-
-    Methods take images as integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]`` or,
-    with one channel, ``[N, H, W]``. They return images as ``[N, H, W, C]``, or as
-    ``[N, H, W]`` with one channel: mean images as floats on the same scale (the mean of
-    a likelihood on all reals may lie outside it), and samples as integers.
-
-    Log-probabilities are nats per image in the likelihood's view: log-masses, or
-    log-densities of dequantised images; ``score`` makes them comparable. The view of an
-    image is drawn with a key that all models share, and latents with the model's own
-    key. So the same images in the same order give the same numbers.
-
-    A method compiles once for a number of images, and once for all numbers from 1,000.
-    Beside the images and their view, its memory does not depend on their number.
+class _OnArrays:
+    """A VAE with its parameters, whose functions of one row are mapped over arrays.
 
     Attributes:
         model: the VAE.
@@ -45,181 +38,28 @@ class TrainedModel:
         key: the key that it was trained with.
         failure: the place of the first value in training that was not finite; '' if all
             were finite. The methods of a model that failed raise an error.
-        num_samples: importance samples of an image, if a method is not given a number.
-        chunk: samples decoded together.
     """
 
     model: VAE
     params: Params
     key: jax.Array
     failure: str = ""
-    num_samples: int = 500
-    chunk: int = 50
-
-    # --- latents and images ---
-
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """Returns the posterior means E_q[z|x], ``[N, latent]``."""
-        means: np.ndarray = self._of_images(_encode, images, self.num_samples)
-        return means
-
-    def decode(self, z: ArrayLike) -> np.ndarray:
-        """Returns the mean image E[x|z] of each z ``[N, latent]``.
-
-        For an autoregressive decoder, the mean of a pixel is conditioned on one draw of
-        the pixels before it. In a hierarchy, only the layer next to the images counts.
-
-        Raises:
-            ValueError: z has another number of latents, or is not an array of numbers.
-        """
-        latent_dim = self.model.latent_dim
-        why = f"the model has {latent_dim} latents"
-        remedy = f"Give an array [N, {latent_dim}], with N at least 1."
-        rows = _numbers("z", z, (latent_dim,), why, remedy)
-        return self._mean_images(self._map(_decode, self._keys().pictures, rows))
-
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Returns the mean image at the posterior mean of each image, in its shape."""
-        means = self._of_images(_reconstruct, images, self.num_samples)
-        return self._mean_images(means).reshape(np.shape(images))
-
-    def interpolate(self, a: np.ndarray, b: np.ndarray, num_images: int) -> np.ndarray:
-        """Returns the mean images on the line between the posterior means of two.
-
-        Args:
-            a: the image that the first one reconstructs, ``[H, W, C]``, ``[H, W]`` or
-                ``[D]``.
-            b: the image that the last one reconstructs.
-            num_images: number of images, with both ends.
-
-        Raises:
-            ValueError: ``num_images`` is less than 2, or an image is not allowed.
-        """
-        require_count("num_images", num_images, smallest=2)
-        ends = [self.encode(self._one(name, x))[0] for name, x in (("a", a), ("b", b))]
-        return self.decode(np.linspace(ends[0], ends[1], num_images))
-
-    def traverse(
-        self, image: np.ndarray, latent: int, values: Sequence[float] | np.ndarray
-    ) -> np.ndarray:
-        """Returns the mean images at the posterior mean of an image, one latent moved.
-
-        In a hierarchy, the layers below that of the latent are at their means, given
-        the layer above them.
-
-        Args:
-            image: the image, ``[H, W, C]``, ``[H, W]`` or ``[D]``.
-            latent: index of the latent.
-            values: its values, ``[N]``.
-
-        Raises:
-            ValueError: there is no such latent, or the values or the image are not
-                allowed.
-        """
-        latent_dim = self.model.latent_dim
-        known = isinstance(latent, int | np.integer) and not isinstance(latent, bool)
-        if not known or not 0 <= latent < latent_dim:
-            raise ValueError(
-                f"latent is {latent!r}: the model has {latent_dim} latents. Give an "
-                f"integer from 0 to {latent_dim - 1}."
-            )
-        why, remedy = "it is one row of numbers", "Give a list, as in (-1, 0, 1)."
-        row = _numbers("values", values, (), why, remedy)
-        z = np.repeat(self.encode(self._one("image", image)), len(row), axis=0)
-        z[:, latent] = row
-        prior: Any = self.model.prior(self.params)
-        layer = int(np.searchsorted(np.cumsum(self.model.layer_dims), latent, "right"))
-        return self.decode(prior.with_means_below(z, layer) if layer else z)
-
-    def sample(self, num_images: int, key: jax.Array) -> np.ndarray:
-        """Returns images x ~ p(x|z) with z ~ p(z), as integers.
-
-        Raises:
-            ValueError: ``num_images`` is less than 1, or ``key`` is not one typed key.
-        """
-        require_count("num_images", num_images)
-        require_key("key", key)
-        self._keys()
-        size = min(num_images, _BLOCK)
-        blocks = [
-            _sample(
-                self.model,
-                self.params,
-                jax.random.fold_in(key, first) if first else key,
-                size,
-            )
-            for first in range(0, num_images, size)
-        ]
-        x = np.concatenate(blocks)[:num_images]
-        levels, view = self.model.likelihood.levels, self.model.likelihood.view
-        if view == "continuous":
-            x = np.clip(np.floor(x * levels), 0, levels - 1)
-        elif view == "binary":
-            x = x * (levels - 1)
-        return self._shaped(x.astype(np.uint8))
-
-    # --- probabilities ---
-
-    def elbo(self, images: np.ndarray, num_samples: int | None = None) -> np.ndarray:
-        """Returns the ELBO of each image, a mean over samples of q, ``[N]``, nats."""
-        return np.asarray(self.importance_estimate(images, num_samples).elbo)
-
-    def log_prob(
-        self, images: np.ndarray, num_samples: int | None = None
-    ) -> np.ndarray:
-        """Returns the importance-weighted log p(x) of each image, ``[N]``, in nats.
-
-        It is a lower bound on average; more samples of q make it tighter.
-        ``importance_estimate`` also says how many samples count.
-        """
-        return np.asarray(self.importance_estimate(images, num_samples).log_px)
-
-    def score(self, images: np.ndarray, num_samples: int | None = None) -> np.ndarray:
-        """Returns -log p(x) of each image in ``unit``, ``[N]``; lower is more normal.
-
-        It is the ``score`` of results: an estimate by importance weights.
-        """
-        likelihood, model = self.model.likelihood, self.model
-        log_px = self.log_prob(images, num_samples)
-        return views.scores(
-            likelihood.view, log_px, model.num_pixels, likelihood.levels
-        )
-
-    @property
-    def unit(self) -> str:
-        """The unit of ``score``: 'nats' of binary images, or 'bits/dim'."""
-        return views.unit(self.model.likelihood.view)
-
-    def importance_estimate(
-        self, images: np.ndarray, num_samples: int | None = None
-    ) -> ImportanceEstimate:
-        """Returns log p(x), ELBO and effective sample size of each image.
-
-        Args:
-            images: the images.
-            num_samples: samples of q for each image; None: as many as in evaluation.
-
-        Returns:
-            Arrays ``[N]``; ``effective_sample_size`` is between 1 and the number of
-            samples, and the estimate is poor where it is small.
-        """
-        num_samples = self.num_samples if num_samples is None else num_samples
-        require_count("num_samples", num_samples)
-        chunk = min(self.chunk, num_samples)
-        found: ImportanceEstimate = self._of_images(
-            _estimate, images, num_samples, chunk
-        )
-        return found
-
-    # --- helpers ---
 
     def _of_images(
-        self, function: Callable[..., Any], images: np.ndarray, *sizes: int
+        self,
+        function: Callable[..., Any],
+        images: np.ndarray,
+        labels: ArrayLike | None,
+        *sizes: int,
     ) -> Any:
         """Maps a function of one row over images as evaluation sees them."""
         key, likelihood = self._keys().evaluate, self.model.likelihood
-        rows = views.as_rows(images, self.model.image_shape, likelihood.levels)
-        x = views.shared_draw(likelihood.view, views.TEST, rows, likelihood.levels)
+        view, levels = likelihood.view, likelihood.levels
+        pixels = views.as_rows(images, self.model.image_shape, levels)
+        x = self._known_rows.map(
+            lambda pixels: views.shared_draw(view, views.TEST, pixels, levels),
+            self._known_rows.of(pixels, labels),
+        )
         return self._map(function, key, np.asarray(x), *sizes)
 
     def _map(
@@ -267,6 +107,21 @@ class TrainedModel:
             )
         return views.as_rows(np.asarray(image)[None], shape, levels, name)
 
+    @property
+    def _known_rows(self) -> Rows:
+        """The format of rows whose class is known."""
+        return self.model.rows._replace(may_be_unknown=False)
+
+    def _labels(self, label: int | None, num_images: int) -> np.ndarray | None:
+        """Returns one label for each of several images; None without classes.
+
+        Raises:
+            ValueError: it is missing, or is not allowed.
+        """
+        one = label if label is None else [label]
+        self._known_rows.of(np.zeros((1, 0)), one, "label")
+        return one if one is None else np.repeat(one, num_images)
+
     def _mean_images(self, intensities: np.ndarray) -> np.ndarray:
         white = np.float32(self.model.likelihood.levels - 1)
         return self._shaped(intensities * white)
@@ -274,6 +129,273 @@ class TrainedModel:
     def _shaped(self, rows: np.ndarray) -> np.ndarray:
         *size, channels = self.model.image_shape
         return rows.reshape(len(rows), *size, *[channels] * (channels > 1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel(_OnArrays):
+    """A VAE with its parameters.
+
+    Methods take images as integers 0 ... levels - 1, ``[N, H, W, C]``, ``[N, D]`` or,
+    with one channel, ``[N, H, W]``. They return images as ``[N, H, W, C]``, or as
+    ``[N, H, W]`` with one channel: mean images as floats on the same scale (the mean of
+    a likelihood on all reals may lie outside it), and samples as integers.
+
+    A model with classes needs the class of each image, ``labels``, whole numbers 0 ...
+    ``num_classes`` - 1, ``[N]``. Its methods are about p(x|z, y), q(z|x, y) and
+    log p(x|y), y the class. A model without classes takes no labels.
+
+    Log-probabilities are nats per image in the likelihood's view: log-masses, or
+    log-densities of dequantised images; ``score`` makes them comparable. The view of an
+    image is drawn with a key that all models share, and latents with the model's own
+    key. So the same images in the same order give the same numbers.
+
+    A method compiles once for a number of images, and once for all numbers from 1,000.
+    Beside the images and their view, its memory does not depend on their number.
+
+    Attributes:
+        model: the VAE.
+        params: its parameters, without padding.
+        key: the key that it was trained with.
+        failure: the place of the first value in training that was not finite; '' if all
+            were finite. The methods of a model that failed raise an error.
+        num_samples: importance samples of an image, if a method is not given a number.
+        chunk: samples decoded together.
+    """
+
+    num_samples: int = 500
+    chunk: int = 50
+
+    # --- latents and images ---
+
+    def encode(self, images: np.ndarray, labels: ArrayLike | None = None) -> np.ndarray:
+        """Returns the posterior means E_q[z|x], ``[N, latent]``."""
+        means: np.ndarray = self._of_images(_encode, images, labels, self.num_samples)
+        return means
+
+    def decode(self, z: ArrayLike, labels: ArrayLike | None = None) -> np.ndarray:
+        """Returns the mean image E[x|z] of each z ``[N, latent]``.
+
+        For an autoregressive decoder, the mean of a pixel is conditioned on one draw of
+        the pixels before it. In a hierarchy, only the layer next to the images counts.
+
+        Raises:
+            ValueError: z has another number of latents, or is not an array of numbers,
+                or labels are missing or not allowed.
+        """
+        latent_dim = self.model.latent_dim
+        why = f"the model has {latent_dim} latents"
+        remedy = f"Give an array [N, {latent_dim}], with N at least 1."
+        rows = _numbers("z", z, (latent_dim,), why, remedy)
+        rows = _latent_rows(self.model).of(rows, labels)
+        return self._mean_images(self._map(_decode, self._keys().pictures, rows))
+
+    def reconstruct(
+        self, images: np.ndarray, labels: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Returns the mean image at the posterior mean of each image, in its shape."""
+        means = self._of_images(_reconstruct, images, labels, self.num_samples)
+        return self._mean_images(means).reshape(np.shape(images))
+
+    def interpolate(
+        self,
+        a: np.ndarray,
+        b: np.ndarray,
+        num_images: int,
+        label: int | None = None,
+    ) -> np.ndarray:
+        """Returns the mean images on the line between the posterior means of two.
+
+        Args:
+            a: the image that the first one reconstructs, ``[H, W, C]``, ``[H, W]`` or
+                ``[D]``.
+            b: the image that the last one reconstructs.
+            num_images: number of images, with both ends.
+            label: the class of all; None without classes.
+
+        Raises:
+            ValueError: ``num_images`` is less than 2, or an image or the label is not
+                allowed.
+        """
+        require_count("num_images", num_images, smallest=2)
+        y = self._labels(label, 1)
+        ends = [
+            self.encode(self._one(name, x), y)[0] for name, x in (("a", a), ("b", b))
+        ]
+        z = np.linspace(ends[0], ends[1], num_images)
+        return self.decode(z, self._labels(label, num_images))
+
+    def traverse(
+        self,
+        image: np.ndarray,
+        latent: int,
+        values: Sequence[float] | np.ndarray,
+        label: int | None = None,
+    ) -> np.ndarray:
+        """Returns the mean images at the posterior mean of an image, one latent moved.
+
+        In a hierarchy, the layers below that of the latent are at their means, given
+        the layer above them.
+
+        Args:
+            image: the image, ``[H, W, C]``, ``[H, W]`` or ``[D]``.
+            latent: index of the latent.
+            values: its values, ``[N]``.
+            label: the class of the image; None without classes.
+
+        Raises:
+            ValueError: there is no such latent, or the values, the image or the label
+                are not allowed.
+        """
+        latent_dim = self.model.latent_dim
+        known = isinstance(latent, int | np.integer) and not isinstance(latent, bool)
+        if not known or not 0 <= latent < latent_dim:
+            raise ValueError(
+                f"latent is {latent!r}: the model has {latent_dim} latents. Give an "
+                f"integer from 0 to {latent_dim - 1}."
+            )
+        why, remedy = "it is one row of numbers", "Give a list, as in (-1, 0, 1)."
+        row = _numbers("values", values, (), why, remedy)
+        mean = self.encode(self._one("image", image), self._labels(label, 1))
+        z, labels = np.repeat(mean, len(row), axis=0), self._labels(label, len(row))
+        z[:, latent] = row
+        prior: Any = self.model.prior(self.params)
+        layer = int(np.searchsorted(np.cumsum(self.model.layer_dims), latent, "right"))
+        return self.decode(prior.with_means_below(z, layer) if layer else z, labels)
+
+    def sample(
+        self, num_images: int, key: jax.Array, labels: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Returns images x ~ p(x|z) with z ~ p(z), as integers.
+
+        Args:
+            num_images: number of images.
+            key: a typed key.
+            labels: the class of each; if None, a model with classes draws all classes
+                with equal probabilities.
+
+        Raises:
+            ValueError: ``num_images`` is less than 1, ``key`` is not one typed key, or
+                labels are not allowed.
+        """
+        require_count("num_images", num_images)
+        require_key("key", key)
+        self._keys()
+        y: np.ndarray | None = None
+        if labels is not None:
+            y = self._known_rows.of(np.zeros((num_images, 0)), labels)[:, 0]
+        size = min(num_images, _BLOCK)
+        blocks = [
+            _sample(
+                self.model,
+                self.params,
+                jax.random.fold_in(key, first) if first else key,
+                size,
+                None if y is None else np.resize(y[first:], size).astype(np.int32),
+            )
+            for first in range(0, num_images, size)
+        ]
+        x = np.concatenate(blocks)[:num_images]
+        levels, view = self.model.likelihood.levels, self.model.likelihood.view
+        if view == "continuous":
+            x = np.clip(np.floor(x * levels), 0, levels - 1)
+        elif view == "binary":
+            x = x * (levels - 1)
+        return self._shaped(x.astype(np.uint8))
+
+    # --- probabilities ---
+
+    def elbo(
+        self,
+        images: np.ndarray,
+        num_samples: int | None = None,
+        labels: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Returns the ELBO of each image, a mean over samples of q, ``[N]``, nats."""
+        return np.asarray(self.importance_estimate(images, num_samples, labels).elbo)
+
+    def log_prob(
+        self,
+        images: np.ndarray,
+        num_samples: int | None = None,
+        labels: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Returns the importance-weighted log p(x) of each image, ``[N]``, in nats.
+
+        It is a lower bound on average; more samples of q make it tighter.
+        ``importance_estimate`` also says how many samples count.
+        """
+        return np.asarray(self.importance_estimate(images, num_samples, labels).log_px)
+
+    def score(
+        self,
+        images: np.ndarray,
+        num_samples: int | None = None,
+        labels: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Returns -log p(x) of each image in ``unit``, ``[N]``; lower is more normal.
+
+        It is the ``score`` of results: an estimate by importance weights.
+        """
+        likelihood, model = self.model.likelihood, self.model
+        log_px = self.log_prob(images, num_samples, labels)
+        return views.scores(
+            likelihood.view, log_px, model.num_pixels, likelihood.levels
+        )
+
+    @property
+    def unit(self) -> str:
+        """The unit of ``score``: 'nats' of binary images, or 'bits/dim'."""
+        return views.unit(self.model.likelihood.view)
+
+    def importance_estimate(
+        self,
+        images: np.ndarray,
+        num_samples: int | None = None,
+        labels: ArrayLike | None = None,
+    ) -> ImportanceEstimate:
+        """Returns log p(x), ELBO and effective sample size of each image.
+
+        Args:
+            images: the images.
+            num_samples: samples of q for each image; None: as many as in evaluation.
+            labels: the classes of the images; None without classes.
+
+        Returns:
+            Arrays ``[N]``; ``effective_sample_size`` is between 1 and the number of
+            samples, and the estimate is poor where it is small.
+        """
+        num_samples = self.num_samples if num_samples is None else num_samples
+        require_count("num_samples", num_samples)
+        chunk = min(self.chunk, num_samples)
+        found: ImportanceEstimate = self._of_images(
+            _estimate, images, labels, num_samples, chunk
+        )
+        return found
+
+    def classify(
+        self, images: np.ndarray, num_samples: int | None = None
+    ) -> np.ndarray:
+        """Returns p(y|x) of every class y, by Bayes' rule with equal p(y), ``[N, K]``.
+
+        Args:
+            images: the images.
+            num_samples: samples of q for each image and class, for log p(x|y); None: as
+                many as in evaluation for one class.
+
+        Raises:
+            ValueError: the model has no classes, or an argument is not allowed.
+        """
+        if not self.model.num_classes:
+            raise ValueError(
+                "the model has no classes: it cannot classify images. Make it with "
+                "num_classes, and train it with labels."
+            )
+        num_samples = self.num_samples if num_samples is None else num_samples
+        require_count("num_samples", num_samples)
+        any_class = np.zeros(np.shape(images)[:1], np.int32)
+        sizes = self.num_samples, num_samples, min(self.chunk, num_samples)
+        found: np.ndarray = self._of_images(_classify, images, any_class, *sizes)
+        return found
 
 
 def _numbers(
@@ -306,8 +428,35 @@ def _reconstruct(
     return reconstruct(model, params, key, x, num_samples=num_samples)[1]
 
 
-def _decode(model: VAE, params: Params, key: jax.Array, z: jax.Array) -> jax.Array:
-    return expected_intensity(model, params, key, z[None])[0]
+def _decode(model: VAE, params: Params, key: jax.Array, row: jax.Array) -> jax.Array:
+    z, labels = _latent_rows(model).split(row[None])
+    return expected_intensity(model, params, key, z, labels)[0]
+
+
+def _latent_rows(model: VAE) -> Rows:
+    """Returns the format of latents with a class, if the model has classes."""
+    return Rows(model.latent_dim, model.num_classes)
+
+
+def _classify(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    x: jax.Array,
+    num_samples: int,
+    class_samples: int,
+    chunk: int,
+) -> jax.Array:
+    log_px_y = log_px_of_classes(
+        model,
+        params,
+        key,
+        x,
+        num_samples=num_samples,
+        class_samples=class_samples,
+        chunk=chunk,
+    )
+    return jax.nn.softmax(log_px_y)
 
 
 def _estimate(
@@ -346,5 +495,11 @@ def _mapped(
 
 @functools.partial(jax.jit, static_argnames=("model", "num_images"))
 @float32_products
-def _sample(model: VAE, params: Params, key: jax.Array, num_images: int) -> jax.Array:
-    return model.generate(params, key, num_images)[1]
+def _sample(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    num_images: int,
+    labels: jax.Array | None = None,
+) -> jax.Array:
+    return model.generate(params, key, num_images, labels)[1]

@@ -14,6 +14,12 @@ from vae_jax.diagnostics.aggregated_posterior import (
     decompose_gaussian_kl,
     decompose_kl,
 )
+from vae_jax.diagnostics.classification import (
+    CALIBRATION_BINS,
+    Classification,
+    calibration_error,
+    classify,
+)
 from vae_jax.diagnostics.collapse import ONE_BIT, judge_collapse
 from vae_jax.diagnostics.constant_output import (
     ConstantFit,
@@ -26,7 +32,9 @@ from vae_jax.diagnostics.probes import ProbeScores, probe_latents
 from vae_jax.diagnostics.two_samples import TwoSampleTest, mmd_test
 
 __all__ = [
+    "CALIBRATION_BINS",
     "ONE_BIT",
+    "Classification",
     "ConstantFit",
     "KLDecomposition",
     "KLParts",
@@ -35,6 +43,8 @@ __all__ = [
     "TwoSampleTest",
     "active_units",
     "bernoulli_floor",
+    "calibration_error",
+    "classify",
     "decompose_gaussian_kl",
     "decompose_kl",
     "fit_constant",

@@ -100,7 +100,7 @@ class AnnealedEstimate(NamedTuple):
 class BidirectionalEstimate(NamedTuple):
     """Bounds on log p(x) of an image that the model itself generated."""
 
-    x: jax.Array  # the image, in the likelihood's view, [D]
+    x: jax.Array  # the image, a row in the likelihood's view, [D]
     lower: AnnealedEstimate
     upper: AnnealedEstimate  # effective sample size of the inverse weights
 
@@ -185,13 +185,15 @@ def bidirectional_estimate(
             "the image and its latent are no draw of the model: bound the log p(x) of "
             "data by annealed_estimate, or choose another likelihood."
         )
-    latent_key, pixel_key, forward_key, backward_key = (
-        jax.random.fold_in(key, i) for i in range(4)
+    latent_key, pixel_key, forward_key, backward_key, label_key = (
+        jax.random.fold_in(key, i) for i in range(5)
     )
     z = model.prior(params).sample(latent_key, 1)
     if latent_mask is not None:
         z = z * latent_mask[None]
-    _, (x,) = model.sample_images(params, pixel_key, z)
+    labels = model.rows.draw_labels(label_key, 1)
+    _, pixels = model.sample_images(params, pixel_key, z, labels)
+    (x,) = model.rows.join(pixels, labels)
     bridge = _Bridge.of(model, params, x, initial, num_leapfrog, latent_mask)
     lower, step_sizes = _forward(bridge, forward_key, schedule, num_chains)
     backward = _anneal(

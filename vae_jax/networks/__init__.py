@@ -10,7 +10,12 @@ arrays for the backward pass, which computes them a second time. On a CPU this h
 effect, because XLA merges equal computations there.
 """
 
-from vae_jax.networks.common import ACTIVATIONS, PRECISIONS, OutputBias
+from vae_jax.networks.common import (
+    ACTIVATIONS,
+    PRECISIONS,
+    OutputBias,
+    side_by_side,
+)
 from vae_jax.networks.convolutional import Conv, ResNet
 from vae_jax.networks.dense import MLP, Gated, MLPEncoder, hidden_layers
 from vae_jax.networks.interface import Heads, Module, Network, Params, Shape
@@ -35,6 +40,7 @@ __all__ = [
     "ResNet",
     "Shape",
     "hidden_layers",
+    "side_by_side",
 ]
 
 NETWORKS: Registry[Network] = Registry("network")

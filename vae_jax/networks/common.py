@@ -124,6 +124,18 @@ def at_least_float32(h: jax.Array) -> jax.Array:
     return h.astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
+def side_by_side(*arrays: jax.Array) -> jax.Array:
+    """Returns arrays ``[..., size]`` as one; leading axes are broadcast.
+
+    A single array is returned as it is.
+    """
+    if len(arrays) == 1:
+        return arrays[0]
+    leading = jnp.broadcast_shapes(*(array.shape[:-1] for array in arrays))
+    wide = [jnp.broadcast_to(each, (*leading, each.shape[-1])) for each in arrays]
+    return jnp.concatenate(wide, axis=-1)
+
+
 def apply_block(
     module: Any, block: Callable[[Any, jax.Array], jax.Array], h: jax.Array
 ) -> jax.Array:

@@ -15,6 +15,7 @@ from vae_jax.networks.common import (
     OutputBias,
     apply_block,
     per_pixel,
+    side_by_side,
 )
 from vae_jax.networks.convolutions import FORMS, convolve
 from vae_jax.networks.interface import Heads, Module, Shape
@@ -54,6 +55,7 @@ class _Convolutional(ConvolvingNetwork):
     """An encoder that halves the image once for each width, and a mirrored decoder."""
 
     residual: ClassVar[bool]
+    takes_class: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +91,8 @@ class ResNet(_Convolutional):
 class ConvEncoder(nn.Module):
     """Maps images to named outputs by 3x3 convolutions and linear layers.
 
-    Each convolution (or residual block in its place) halves height and width.
+    Each convolution (or residual block in its place) halves height and width. A class,
+    one-hot, gives the image further channels, each of one value.
     """
 
     network: _Convolutional
@@ -97,8 +100,11 @@ class ConvEncoder(nn.Module):
     heads: Heads
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
+    def __call__(self, x: jax.Array, *y: jax.Array) -> dict[str, jax.Array]:
+        # x [..., D] and perhaps y [..., K]
         h = x.reshape(-1, *self.image_shape)
+        planes = (one_hot.reshape(-1, 1, 1, one_hot.shape[-1]) for one_hot in y)
+        h = side_by_side(h, *planes)
         for width in self.network.widths:
             halve = functools.partial(ConvEncoder._halve, features=width)
             h = apply_block(self, halve, h)

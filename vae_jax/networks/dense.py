@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,15 @@ from vae_jax.networks.common import (
     LinearHeads,
     OutputBias,
     apply_block,
+    side_by_side,
 )
 from vae_jax.networks.interface import Heads, Module, Shape
 
 
 class DenseNetwork(LayeredNetwork):
-    """An encoder and a decoder of dense layers."""
+    """An encoder and a decoder of dense layers; a class is a part of their input."""
+
+    takes_class: ClassVar[bool] = True
 
     @abc.abstractmethod
     def hidden(self, width: int, h: jax.Array) -> jax.Array:
@@ -79,15 +82,15 @@ class Gated(DenseNetwork):
 
 
 class MLPEncoder(nn.Module):
-    """Maps an array ``[..., D]`` to named linear outputs, by dense layers."""
+    """Maps arrays ``[..., D]``, side by side, to named linear outputs."""
 
     network: DenseNetwork
     heads: Heads
     starts_at_zero: tuple[str, ...] = ()  # names of heads
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> dict[str, jax.Array]:  # x [..., D]
-        h = apply_dense(self, x, self.network.widths)
+    def __call__(self, *inputs: jax.Array) -> dict[str, jax.Array]:  # each [..., D]
+        h = apply_dense(self, side_by_side(*inputs), self.network.widths)
         head = LinearHeads(self.network, self.heads, self.starts_at_zero, name="head")
         return head(h)
 

@@ -19,7 +19,8 @@ class Module(Protocol):
     """One half of a network, with the pure ``init`` and ``apply`` of Linen.
 
     It takes one array. The decoder of an autoregressive network takes images as a
-    second one.
+    second one. In a model with classes, the encoder takes a one-hot class ``[..., K]``
+    as a second one, and the decoder finds it before the latents, in its first.
     """
 
     def init(self, key: jax.Array, /, *inputs: jax.Array) -> Any:
@@ -42,10 +43,12 @@ class Network(abc.ABC):
             different latent sizes can then share a program.
         is_autoregressive: whether the decoder takes images as a second input; the
             outputs of a pixel then depend on the pixels before it, in raster order.
+        takes_class: whether the encoder can take a class as a second input.
     """
 
     pads_exactly: ClassVar[bool] = False
     is_autoregressive: ClassVar[bool] = False
+    takes_class: ClassVar[bool] = False
 
     @abc.abstractmethod
     def encoder(self, image_shape: Shape, heads: Heads) -> Module:
@@ -56,7 +59,8 @@ class Network(abc.ABC):
             heads: names and sizes of the outputs.
 
         Returns:
-            A map ``[..., D]`` -> ``{name: [..., size]}``.
+            A map ``[..., D]`` -> ``{name: [..., size]}``; with classes, of two inputs,
+            ``[..., D]`` and ``[..., K]``.
         """
 
     @abc.abstractmethod
@@ -68,7 +72,8 @@ class Network(abc.ABC):
             pixel_outputs: number of parameters for each pixel.
 
         Returns:
-            A map ``[..., latent]`` -> ``[..., pixel_outputs, D]``. Its parameter
+            A map ``[..., latent]`` -> ``[..., pixel_outputs, D]``; with classes, of
+            ``[..., K + latent]``, the class first. Its parameter
             ``['bias']['pixels']``, ``[pixel_outputs, D]``, is added to the outputs; the
             model starts it at the mean image.
         """

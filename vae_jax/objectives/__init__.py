@@ -7,7 +7,8 @@ samples of q(z|x). Nothing here averages over images: the training step does, so
 bounds stay comparable between likelihoods and batch sizes.
 
 ``elbo`` holds the ELBO in several forms, ``importance`` the bounds that weigh several
-samples, ``aggregate`` those that see the batch as a whole.
+samples, ``aggregate`` those that see the batch as a whole, ``semi_supervised`` the one
+that learns from images with and without a class.
 """
 
 from vae_jax.objectives.aggregate import MMD, BetaTC
@@ -22,6 +23,7 @@ from vae_jax.objectives.importance import (
     Renyi,
     Thermodynamic,
 )
+from vae_jax.objectives.semi_supervised import SemiSupervised
 from vae_jax.registry import Registry
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ElboLogWeight",
     "Objective",
     "Renyi",
+    "SemiSupervised",
     "Terms",
     "Thermodynamic",
 ]
@@ -57,4 +60,5 @@ OBJECTIVES |= {
     "thermodynamic": Thermodynamic,
     "beta_tc": BetaTC,
     "mmd": MMD,
+    "semi_supervised": SemiSupervised,
 }

@@ -37,7 +37,7 @@ class Batch:
         model: the VAE.
         params: its parameters, possibly zero-padded to a wider latent.
         key: a typed key.
-        x: images in the likelihood's view, ``[batch, D]``.
+        x: rows in the likelihood's view, ``[batch, D]`` (``vae_jax.rows``).
         num_samples: samples of q(z|x) per image.
         beta: weight of the KL.
         warmup: factor in [0, 1] by which the KL's weight, or a capacity, has risen.
@@ -114,6 +114,8 @@ class Objective(abc.ABC):
     depends_on_batch: ClassVar[bool] = False
     # Samples of an image count by their importance weights.
     weighs_samples: ClassVar[bool] = False
+    # The class of an image may be unknown.
+    infers_classes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_fields(self)
@@ -182,6 +184,14 @@ class Objective(abc.ABC):
                 f"objective is {name}: it needs the KL in closed form, which "
                 f"{posterior} and {prior} do not have. Choose 'elbo_log_weight', which "
                 "estimates it."
+            )
+        if self.infers_classes != model.has_classifier:
+            remedy = "Choose the objective 'semi_supervised'."
+            if self.infers_classes:
+                remedy = "Give it one, with has_classifier."
+            kind = "a" if model.has_classifier else "no"
+            raise ValueError(
+                f"objective is {name}: the model has {kind} classifier. {remedy}"
             )
         weighs = self.weighs_samples and self.num_samples > 1
         if weighs and model.likelihood.fits_shared:

@@ -54,7 +54,7 @@ def latent_mask(latent_dim: int, widest: int) -> np.ndarray:
 def param_shapes(model: VAE) -> Params:
     """Returns shapes and dtypes of a model's parameters, and computes none."""
     statistics = jax.ShapeDtypeStruct((model.num_pixels,), jnp.float32)
-    images = jax.ShapeDtypeStruct((_ENOUGH_IMAGES, model.num_pixels), jnp.uint8)
+    images = jax.ShapeDtypeStruct((_ENOUGH_IMAGES, model.rows.size), jnp.uint8)
     shapes: Params = jax.eval_shape(
         model.init,
         jax.eval_shape(lambda: jax.random.key(0)),
@@ -109,7 +109,8 @@ def _pads_exactly(narrow: VAE, wide: VAE) -> bool:
     # Drawn on the host: a program that draws them would take longer to compile than
     # the rest. Biases that start at 0 would hide their effect.
     host = np.random.default_rng(0)
-    images = host.integers(2, size=(4, num_pixels)).astype(np.float32)
+    # Of a model with classes, the last value of a row is the class 0 or 1.
+    images = host.integers(2, size=(4, narrow.rows.size)).astype(np.float32)
     noise = jax.tree.map(
         lambda leaf: 0.3 * host.standard_normal(leaf.shape, np.float32),
         param_shapes(narrow),

@@ -226,8 +226,8 @@ class Population:
 
     def compile_piece(self, steps: int) -> jax.stages.Compiled:
         """Compiles so many steps of an epoch on images that come from elsewhere."""
-        num_pixels, batch = self.widest.num_pixels, self.trainer.config.batch_size
-        shape = (self.placement.num_padded, steps, batch, num_pixels)
+        row_size, batch = self.widest.rows.size, self.trainer.config.batch_size
+        shape = (self.placement.num_padded, steps, batch, row_size)
         images = jax.ShapeDtypeStruct(shape, jnp.uint8)
         own = (
             self.pad_shapes(self.state_shapes),

@@ -135,7 +135,7 @@ class Trainer:
         Args:
             state: the state so far.
             member: this model's key and settings.
-            images: the training images, integers, ``[N, D]``, uint8.
+            images: the training images, rows of integers, ``[N, D]``, uint8.
 
         Returns:
             The new state and means over the steps.
@@ -162,8 +162,8 @@ class Trainer:
             state: the state so far.
             sums: over the epoch's steps so far; ignored at its first step.
             member: this model's key and settings.
-            images: integers, ``[steps, batch, D]``, uint8: those that ``batches`` gives
-                for these steps.
+            images: rows of integers, ``[steps, batch, D]``, uint8: those that
+                ``batches`` gives for these steps.
             first_step: number of the first of these steps in the epoch, int32 ``[]``.
 
         Returns:
@@ -242,7 +242,7 @@ class Trainer:
         step_index: jax.Array,
         active: jax.Array | bool = True,
     ) -> tuple[tuple[Params, Any], StepReport]:
-        """Takes one step with one batch of integer images ``[batch, D]``.
+        """Takes one step with one batch of images, rows of integers ``[batch, D]``.
 
         If something is not finite or the member is not active, the step is not taken,
         and parameters and optimizer keep every bit.
@@ -260,8 +260,7 @@ class Trainer:
         """
         keys = self.step_keys(member, step_index)
         likelihood, steps_per_epoch = self.model.likelihood, self.steps_per_epoch
-        images = split_batch(images)
-        x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
+        x = self.observe(keys.view, split_batch(images))
         warmup = self.config.warmup(steps_per_epoch)(step_index)
 
         gradients, terms = self.gradient(params, member, keys.latent, x, warmup)
@@ -286,6 +285,13 @@ class Trainer:
             moved = {**moved, "shared": shared}
         params = optax.tree.where(taken, moved, params)
         return (params, opt_state), StepReport(means, norm, offender)
+
+    def observe(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Returns rows of integers as rows in the likelihood's view."""
+        view, levels = self.model.likelihood.view, self.model.likelihood.levels
+        return self.model.rows.map(
+            lambda pixels: views.observe(view, key, pixels, levels), images
+        )
 
     def step_keys(self, member: Member, step_index: jax.Array | int) -> StepKeys:
         """Returns the keys of a step of a member."""
@@ -312,7 +318,7 @@ class Trainer:
             params: the model's parameters.
             member: this model's settings.
             key: of the latent noise.
-            x: images in the likelihood's view, ``[batch, D]``.
+            x: rows in the likelihood's view, ``[batch, D]``.
             warmup: factor in [0, 1] of beta or of the capacity.
         """
 
@@ -366,7 +372,8 @@ class Trainer:
         shared: jax.Array = params["shared"]
         batch = Batch(model, params, key, x, latent_mask=latent_mask)
         outputs = model.decode(params, batch.posterior.sample(batch.noise), x[None])
-        optimum = model.likelihood.optimal_shared(outputs, x[None])
+        pixels, _ = model.rows.split(x)
+        optimum = model.likelihood.optimal_shared(outputs, pixels[None])
         return shared + _SHARED_RATE * (optimum - shared)
 
     # --- validation ---
@@ -379,7 +386,7 @@ class Trainer:
         Args:
             state: the state so far; one that is not active is not changed.
             member: this model's key and settings.
-            x: validation images in the likelihood's view, ``[M, D]``.
+            x: validation images, rows in the likelihood's view, ``[M, D]``.
         """
         terms = self.validation_terms(state.candidate, member, x)
         improved = state.active & (terms.bound > state.best_bound)
