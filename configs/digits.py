@@ -36,6 +36,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "num_validation": -1,
             "num_test": -1,
             "num_train": -1,
+            "labelled_per_class": -1,
             "cache_dir": "",
             "stream": False,
             "stream_megabytes": 256.0,
@@ -60,6 +61,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "flow_widths": (64,),
             "precision": "float32",
             "rematerialize": False,
+            "condition_on": "",
         }
     )
     config.training = ml_collections.ConfigDict(
@@ -91,7 +93,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         }
     )
     config.evaluation = ml_collections.ConfigDict(
-        {"num_samples": 500, "chunk": 50, "batch_size": 100}
+        {"num_samples": 500, "chunk": 50, "batch_size": 100, "class_samples": 50}
     )
     config.parallel = ml_collections.ConfigDict(
         {

@@ -111,7 +111,7 @@ def main() -> None:
         )
     images, class_names = None, list[str]()
     if "arrays" in parts:
-        images, class_names = _images(folder, next(iter(attempts)), places)
+        images, class_names = _images(folder, list(attempts), places)
     if "models" in parts:
         _check_models(folder, attempts)
 
@@ -125,14 +125,17 @@ def main() -> None:
     if "figures" in parts:
         _write_figures(output / "figures", folder, groups, look, left_out)
     for number, (run, attempt) in enumerate(attempts.items(), 1):
+        y = None
         try:
             own = trained.trained_model(folder, run, attempt)
+            if images is not None:
+                y = trained.class_index(folder, run, images.labels, _source())
         except FolderError as error:
             left_out.append(str(error))
             continue
         where = output / "members" / run.name
         if images is not None:
-            exports.write_arrays(where, own, images, class_names)
+            exports.write_arrays(where, own, images, class_names, y)
         if "models" in parts:
             for name, content in _artifacts(run, own).items():
                 write_atomically(where / f"{name}.jax", content)
@@ -183,27 +186,40 @@ def _look() -> "Look":
 
 
 def _images(
-    folder: "RunFolder", run: "Run", places: Mapping[str, str]
+    folder: "RunFolder", runs: Sequence["Run"], places: Mapping[str, str]
 ) -> tuple["Split", list[str]]:
     """Returns the images of the arrays and the names of their classes.
 
     Raises:
         DataError: they cannot be read.
-        SettingsError: they are not like those that the run was trained on.
+        SettingsError: they are not like those that the runs were trained on, or have no
+            labels that a run needs.
     """
     from experiments.data import npz
     from experiments.runs import loading
-    from experiments.runs.trained import image_shape_and_levels
+    from experiments.runs.trained import class_index, image_shape_and_levels
     from experiments.settings.values import prefixed
     from vae_jax import views
 
     if _IMAGES.value is None:
-        data = loading.stored_images(folder, run, places)
-        return getattr(data, _SPLIT.value), list(data.class_names)
-    split = npz.read_as_they_are(_IMAGES.value, "--images")
-    with prefixed("--"):
-        views.as_rows(split.images, *image_shape_and_levels(folder, run), "images")
-    return split, []
+        data = loading.stored_images(folder, runs[0], places)
+        split, names = getattr(data, _SPLIT.value), list(data.class_names)
+    else:
+        split, names = npz.read_as_they_are(_IMAGES.value, "--images"), []
+        shape_and_levels = image_shape_and_levels(folder, runs[0])
+        with prefixed("--"):
+            views.as_rows(split.images, *shape_and_levels, "images")
+    for run in runs:
+        with contextlib.suppress(FolderError):  # Of damaged files, which are left out.
+            class_index(folder, run, split.labels, _source())
+    return split, names
+
+
+def _source() -> str:
+    """Returns the images of the arrays as the user named them."""
+    if _IMAGES.value is None:
+        return f"--split is {_SPLIT.value}"
+    return f"--images is {_IMAGES.value!r}"
 
 
 def _check_models(folder: "RunFolder", attempts: Mapping["Run", int]) -> None:

@@ -22,7 +22,7 @@ def small_sweep():
     """Returns the tiny configuration: few images, no diagnostics, short evaluation."""
     config = digits.get_config("tiny").to_dict()
     config["data"]["num_train"] = 100
-    config["evaluation"] = {"num_samples": 2, "chunk": 2, "batch_size": 10}
+    config["evaluation"] |= {"num_samples": 2, "chunk": 2, "batch_size": 10}
     config["diagnostics"] = {
         "latents": False,
         "permutations": 0,

@@ -260,6 +260,11 @@ def test_folders_are_compared_if_their_images_are_the_same(stored, tmp_path):
     result, left_out = compared(path, a, "", other=tmp_path / "longer")
     assert not left_out
     assert result.rows()[0]["num_seeds"] == 3
+    write_run(tmp_path / "given", sweep | {"condition_on": ("label",)})
+    line = refusal(compared, path, a, "", other=tmp_path / "given")
+    assert "binary image, given the label and those of A in nats per binary image" in (
+        line
+    )
     write_run(tmp_path / "other", sweep, images="another")
     line = refusal(compared, path, a, "", other=tmp_path / "other")
     assert line.startswith("B is '': its test images are not those of A")

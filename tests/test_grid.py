@@ -259,6 +259,7 @@ OTHER_VALUES = {
     "ignore_x": True,
     "posterior": "full_covariance",
     "prior": "gaussian",
+    "condition_on": "label",
 }
 # Options that one part takes, with other values.
 OPTIONS = {

@@ -72,7 +72,7 @@ def to_store(names):
     numbers = np.zeros(2)
     estimate = ImportanceEstimate(*[numbers] * len(ImportanceEstimate._fields))
     evaluation = Evaluation(estimate, numbers, numbers)
-    model = types.SimpleNamespace(latent_dim=3, can_be_padded=True)
+    model = types.SimpleNamespace(latent_dim=3, can_be_padded=True, condition_on="")
     run = types.SimpleNamespace(settings=types.SimpleNamespace(model=model))
     drawn = Pictures(*(np.zeros((2, 16)) for _ in Pictures._fields))
     stored = stored_arrays.to_store(run, images, evaluation, drawn, floor=numbers)

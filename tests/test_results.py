@@ -28,6 +28,7 @@ COLUMNS = [
     "learning_rate",
     "ema",
     "seed",
+    "condition_on",
     "view",
     "unit",
     "score",

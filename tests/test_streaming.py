@@ -48,11 +48,13 @@ def trainer(num_epochs):
     return Trainer(model, config, len(IMAGES))
 
 
-def stream(sharding=None, epochs=range(4), pieces=PIECES, key_data=KEY_DATA):
+def stream(
+    sharding=None, epochs=range(4), pieces=PIECES, key_data=KEY_DATA, labels=None
+):
     sharding = sharding or SingleDeviceSharding(jax.devices()[0])
     keys = jax.random.wrap_key_data(key_data)
     of_epochs = trainer(epochs.stop)
-    return Stream(IMAGES, keys, pieces, of_epochs, epochs.start, sharding)
+    return Stream(IMAGES, keys, pieces, of_epochs, epochs.start, sharding, labels)
 
 
 def in_order(epoch):
@@ -98,6 +100,13 @@ def test_pieces_are_those_of_training_on_the_device():
     for i, epoch in enumerate((1, 2, 3)):
         got = np.concatenate(pieces[3 * i : 3 * i + 3], axis=1)
         np.testing.assert_array_equal(got, in_order(epoch))
+
+
+def test_the_class_of_an_image_comes_with_it():
+    labels = np.arange(len(IMAGES))
+    piece = next(stream(epochs=range(1), pieces=(7,), labels=labels))
+    np.testing.assert_array_equal(IMAGES[piece[..., -1]], piece[..., :-1])
+    np.testing.assert_array_equal(piece[..., :-1], in_order(0))
 
 
 def test_a_mesh_gets_each_part_where_it_belongs():

@@ -59,6 +59,8 @@ class ImageData:
             made; 'published', because they came so.
         class_names: of the labels 0, 1, ...; empty if they have no names.
         reading_notes: sentences for a person on how the images were read.
+        labelled: of each training image, whether models know its label, [N]; None if
+            they know all.
         originals: the splits before static binarization, to look for equal images in.
     """
 
@@ -70,6 +72,7 @@ class ImageData:
     binarization: str
     class_names: tuple[str, ...] = ()
     reading_notes: tuple[str, ...] = ()
+    labelled: np.ndarray | None = None
     originals: Mapping[str, Split] = dataclasses.field(default_factory=dict)
 
     @property
@@ -82,6 +85,21 @@ class ImageData:
     def num_pixels(self) -> int:
         """Dimension D of an image: the product of its shape."""
         return int(np.prod(self.image_shape))
+
+    @functools.cached_property
+    def classes(self) -> np.ndarray:
+        """The distinct labels of the training images, sorted; empty without labels."""
+        labels = self.train.labels
+        return np.unique([] if labels is None else labels).astype(np.int32)
+
+    def class_index(self, labels: np.ndarray | None) -> np.ndarray:
+        """Returns the places of labels among ``classes``; all of them are there."""
+        return np.searchsorted(self.classes, [] if labels is None else labels)
+
+    def class_name(self, label: int) -> str:
+        """Returns the name of the class with a label; the label if it has no name."""
+        named = 0 <= label < len(self.class_names)
+        return self.class_names[label] if named else str(label)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -125,6 +143,7 @@ def load_data(settings: DataSettings) -> ImageData:
         binarization=binarization,
         class_names=source.class_names,
         reading_notes=source.notes,
+        labelled=_labelled(splits["train"].labels, settings),
         originals=originals,
     )
 
@@ -199,6 +218,26 @@ def _cut(source: Source, settings: DataSettings) -> dict[str, Split]:
         order = order[: settings.num_train]
     splits["train"] = _take(source.splits["train"], order)
     return splits
+
+
+def _labelled(labels: np.ndarray | None, settings: DataSettings) -> np.ndarray | None:
+    """Returns whether models know the label of each training image; None: of all."""
+    count, field = settings.labelled_per_class, "labelled_per_class"
+    if count == -1:
+        return None
+    if labels is None:
+        remedy = "Choose data with labels, or leave it at -1"
+        raise settings.refusal(field, "the training images have no labels", remedy)
+    order = np.random.default_rng(settings.split_seed).permutation(len(labels))
+    known = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        if len(own) < count:
+            images = counted(len(own), "training image")
+            why, remedy = f"class {label} has {images}", "Ask for fewer, or -1 for all"
+            raise settings.refusal(field, why, remedy)
+        known[own[:count]] = True
+    return known
 
 
 def _take(split: Split, indices: Any) -> Split:

@@ -40,6 +40,9 @@ class DataSettings:
         num_test: number of test images, for data sets without a test split; -1 for the
             standard number.
         num_train: number of training images, the first ones; -1 for all.
+        labelled_per_class: number of training images of each class whose label a model
+            with ``model.condition_on`` knows; -1: it knows all. ``split_seed`` selects
+            them.
         cache_dir: folder for decoded images; '' stands for $VAE_JAX_CACHE, else
             ~/.cache/vae_jax.
         stream: whether training images stay on the host and are copied to the devices
@@ -63,6 +66,7 @@ class DataSettings:
     num_validation: _Count = -1
     num_test: _Count = -1
     num_train: _Count = -1
+    labelled_per_class: _Count = -1
     cache_dir: str = ""
     stream: bool = False
     stream_megabytes: Annotated[float, Range(above=0)] = 256.0

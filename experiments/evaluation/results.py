@@ -11,7 +11,7 @@ from experiments.data.images import ImageData
 from experiments.evaluation.status import status
 from experiments.settings.grid import Run
 from vae_jax import views
-from vae_jax.diagnostics import active_units
+from vae_jax.diagnostics import active_units, classify
 from vae_jax.evidence import Sandwich, importance_bias
 from vae_jax.measure import Evaluation
 from vae_jax.model import VAE
@@ -71,6 +71,7 @@ def result_row(
         "learning_rate": settings.training.learning_rate,
         "ema": settings.training.ema,
         "seed": settings.seed,
+        "condition_on": settings.model.condition_on,
         "view": view,
         "unit": views.unit(view),
         **reached,
@@ -90,6 +91,7 @@ def result_row(
         "largest_weight": float(np.median(estimate.largest_weight)),
         "importance_bias": bias,
         "importance_bias_se": bias_se,
+        **_by_bayes(settings.evaluation.class_samples, data, evaluation),
         "mean_squared_error": float(np.mean(evaluation.squared_error)),
         "active_units": sum(active) if active else math.nan,
         "active_by_layer": "+".join(map(str, active)),
@@ -111,6 +113,32 @@ def result_row(
             num_epochs=settings.training.num_epochs,
         ),
         **facts,
+    }
+
+
+def _by_bayes(
+    num_samples: int, data: ImageData, evaluation: Evaluation
+) -> dict[str, float]:
+    """Returns the columns on p(x) and p(y|x) of a model with classes; else none.
+
+    Args:
+        num_samples: importance samples of each image and class.
+        data: the data set.
+        evaluation: arrays over the test images.
+    """
+    labels, columns = data.class_index(data.test.labels), {}
+    if (log_q_y := evaluation.log_q_y) is not None:
+        correct = np.argmax(log_q_y, axis=1) == labels
+        columns = mean_with_error("classifier_accuracy", correct)
+    log_px_y = evaluation.log_px_y
+    if log_px_y is None or not np.isfinite(log_px_y).all():
+        return columns
+    found = classify(log_px_y, labels)
+    return columns | {
+        **mean_with_error("marginal_log_px", found.log_px),
+        **mean_with_error("label_accuracy", found.correct),
+        "calibration_error": found.calibration_error,
+        "num_class_samples": num_samples,
     }
 
 

@@ -36,6 +36,8 @@ def to_store(
         ``test/elbo``, ``test/floor`` (nats in the likelihood's view),
         ``test/effective_sample_size``, ``test/posterior_mean``, and, if there are
         classes, ``test/labels``; if these have names, ``class_names`` (JSON in UTF-8).
+        Of a model with classes, their labels, ``classes``, and log p(x|y) of each,
+        ``test/log_px_y``.
         For pictures: ``picture/originals`` (integers below ``picture/levels``), the
         intensities of ``Pictures``, and the latents that are traversed.
     """
@@ -66,4 +68,8 @@ def to_store(
         if data.class_names:
             names = json.dumps(data.class_names).encode()
             stored[CLASS_NAMES] = np.frombuffer(names, np.uint8)
+    if model.condition_on:
+        stored["classes"] = data.classes
+    if evaluation.log_px_y is not None:
+        stored["test/log_px_y"] = evaluation.log_px_y
     return {name: np.asarray(array) for name, array in stored.items()}

@@ -19,7 +19,6 @@ from experiments.report.pairs import Pair, Side, pairs
 from experiments.report.scores import read_scores
 from experiments.settings.grid import Run
 
-MEASURES = {"log_px": "log p(x)", "elbo": "The ELBO"}  # as they begin a sentence
 MEAN = "mean"
 
 
@@ -38,11 +37,11 @@ class Line(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The differences of A and B in one unit.
+    """The differences of A and B in one quantity and unit.
 
     Attributes:
         unit: of the scores.
-        measure: a key of ``MEASURES``.
+        measure: 'log_px' or 'elbo'.
         members: those of A and those of B, in pairs.
         lines: one for each setting; if there are several, the last one is their mean,
             over the seeds that all settings have, if there are any.
@@ -52,6 +51,11 @@ class Result(NamedTuple):
     measure: str
     members: tuple[Sequence[Member], Sequence[Member]]
     lines: Sequence[Line]
+
+    @property
+    def density(self) -> str:
+        """The probability that scores are of: p(x), or p(x|y) of a label y."""
+        return self.members[0][0].density
 
     def rows(self) -> list[dict[str, Any]]:
         """Returns a row for each line, in the columns that columns.toml explains."""
@@ -81,7 +85,8 @@ class Result(NamedTuple):
         line = self.lines[-1]
         if len(self.lines) > 1 and line.setting != MEAN:
             return "No seed is common to all settings: there is no mean over them."
-        found, what = line.found, MEASURES[self.measure]
+        found = line.found
+        what = "The ELBO" if self.measure == "elbo" else f"log {self.density}"
         unit = "nats per image" if self.unit == "nats" else self.unit
         mean = " on average" if line.setting == MEAN else ""
         if np.array_equal(*line.scores):
@@ -123,11 +128,11 @@ class Result(NamedTuple):
 def compare_sides(
     sides: tuple[Side, Side], measure: str, report: Callable[[str], object]
 ) -> list[Result]:
-    """Returns the differences of A and B, for each unit in which pairs are scored.
+    """Returns the differences of A and B, for each quantity and unit of pairs.
 
     Args:
         sides: A and B.
-        measure: a key of ``MEASURES``.
+        measure: 'log_px' or 'elbo'.
         report: gets a line on runs that are left out.
 
     Raises:
@@ -142,7 +147,7 @@ def compare_sides(
         _with_scores(side, [pair.runs[i] for pair in paired], left_out.append)
         for i, side in enumerate(sides)
     ]
-    by_unit = collections.defaultdict(list)
+    by_quantity = collections.defaultdict(list)
     for pair in paired:
         a, b = (own.get(run.name) for own, run in zip(members, pair.runs, strict=True))
         if a is None or b is None:
@@ -152,8 +157,8 @@ def compare_sides(
             read_scores(side.folder, member, measure)
             for side, member in zip(sides, (a, b), strict=True)
         ]
-        by_unit[a.unit].append((pair, a, b, np.array(scores)))
-    if not by_unit:
+        by_quantity[a.unit, a.density].append((pair, a, b, np.array(scores)))
+    if not by_quantity:
         raise SettingsError(
             f"A and B have no pair of runs with scores: {left_out[-1]} Choose runs that"
             " are finished and did not fail; those that are finished are in"
@@ -162,9 +167,9 @@ def compare_sides(
     for line in left_out:
         report(line)
     results = []
-    for unit, found in by_unit.items():
+    for (unit, _), found in by_quantity.items():
         own_pairs, a_members, b_members, scores = zip(*found, strict=True)
-        lines = _lines(own_pairs, scores, tests=len(by_unit))
+        lines = _lines(own_pairs, scores, tests=len(by_quantity))
         results.append(Result(unit, measure, (a_members, b_members), lines))
     return results
 

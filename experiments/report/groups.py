@@ -1,7 +1,8 @@
 """Groups of members whose scores may be compared, and means over their seeds.
 
 Members that describe the same random variable form a group: the binary images, scored
-in nats, or the integers, scored in bits/dim. Scores are compared within a group only.
+in nats, or the integers, scored in bits/dim; and either of them given their labels.
+Scores are compared within a group only.
 """
 
 import collections
@@ -236,6 +237,11 @@ class Group:
     # --- words ------------------------------------------------------------------------
 
     @property
+    def density(self) -> str:
+        """The probability that scores are of."""
+        return self.members[0].density
+
+    @property
     def upper_bounds(self) -> set[str]:
         """Likelihoods whose score is an upper bound, from a density."""
         return {m.likelihood for m in self.members if m.view == "continuous"}
@@ -306,12 +312,20 @@ def group_members(members: Iterable[Member]) -> list[Group]:
     """Returns the groups that have members."""
     by_key = collections.defaultdict(list)
     for member in members:
-        by_key["binary" if member.view == "binary" else "integers"].append(member)
+        view = "binary" if member.view == "binary" else "integers"
+        by_key[view, member.condition_on].append(member)
     return [
-        Group(key, title, unit, decimals, by_key[key])
-        for key, title, unit, decimals in (
+        Group(
+            f"{view}_by_{given}" if given else view,
+            f"{title}, given the {given}" if given else title,
+            unit,
+            decimals,
+            by_key[view, given],
+        )
+        for view, title, unit, decimals in (
             ("integers", "Integer images", "bits/dim", 3),
             ("binary", "Binary images", "nats", 2),
         )
-        if key in by_key
+        for given in ("", "label")
+        if (view, given) in by_key
     ]

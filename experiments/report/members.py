@@ -54,6 +54,11 @@ class Member:
         return named(self.point, self.point)
 
     @property
+    def density(self) -> str:
+        """The probability that its score is of: p(x), or p(x|y) of a label y."""
+        return "p(x|y)" if self.condition_on else "p(x)"
+
+    @property
     def is_lost(self) -> bool:
         """Whether it diverged or failed: no mean contains it."""
         return self.status in LOST

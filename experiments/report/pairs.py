@@ -133,17 +133,20 @@ def pairs(sides: tuple[Side, Side], report: Callable[[str], object]) -> list[Pai
 
 
 def _unit(run: Run) -> str:
-    """Returns the unit in which a run is scored, in words."""
-    view = run.settings.model.example.likelihood.view
-    return "nats per binary image" if view == "binary" else "bits/dim of the integers"
+    """Returns the unit in which a run is scored, and given what, in words."""
+    model = run.settings.model
+    is_binary = model.example.likelihood.view == "binary"
+    unit = "nats per binary image" if is_binary else "bits/dim of the integers"
+    return f"{unit}, given the {model.condition_on}" if model.condition_on else unit
 
 
 def _refuse_other_units(sides: tuple[Side, Side]) -> None:
-    """Refuses binary images on one side and integers on the other."""
+    """Refuses sides of different random variables, such as p(x) and p(x|y)."""
     first, second = ({_unit(run): 0 for run in side.runs} for side in sides)
     if not first.keys() & second.keys():
         raise sides[1].refusal(
             f"its scores are in {next(iter(second))} and those of A in"
             f" {next(iter(first))}, which are different random variables",
-            "Choose two likelihoods of one unit: docs/likelihoods.md lists them",
+            "Choose two likelihoods of one unit (docs/likelihoods.md lists them), with"
+            " one condition_on",
         )

@@ -66,7 +66,7 @@ def score_table(group: Group, mark: str) -> ScoreTable:
     ]
     first = group.members[0]
     return ScoreTable(
-        f"-log p(x) of {counted(first.num_test_images, 'test image')} of "
+        f"-log {group.density} of {counted(first.num_test_images, 'test image')} of "
         f"{first.dataset}, {group.unit}, smaller is better",
         [axis.name for axis in rows],
         columns.name,
@@ -177,4 +177,4 @@ _LATEX = str.maketrans(
 
 
 def _for_latex(text: str) -> str:
-    return text.translate(_LATEX).replace("-log p(x)", r"$-\log p(x)$")
+    return re.sub(r"-log (p\(x(\|y)?\))", r"$-\\log \1$", text.translate(_LATEX))

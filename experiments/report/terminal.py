@@ -62,7 +62,7 @@ def _rich_table(group: Group) -> Table:
 
 def print_result(result: Result) -> None:
     """Prints the differences of two selections, A and B, and what they say."""
-    name = {"log_px": "-log p(x)", "elbo": "-ELBO"}[result.measure]
+    name = {"log_px": f"-log {result.density}", "elbo": "-ELBO"}[result.measure]
     num_images = result.lines[-1].found.num_images
     table = terminal_table(
         f"{name} of {counted(num_images, 'test image')}, {result.unit}, smaller is "

@@ -92,12 +92,12 @@ def replay(
         Whether the same value is not finite again, and lines that name all values that
         are not.
     """
-    own, chosen = Images(data), run.settings.model
+    chosen = run.settings.model
     if chosen.can_be_padded:  # It was trained with the latents of its group.
         latent_dim = arrays["member/latent_mask"].size
         chosen = dataclasses.replace(chosen, latent_dim=latent_dim)
     model = build_model(dataclasses.replace(run.settings, model=chosen), data)
-    config = run.settings.training.config()
+    config, own = run.settings.training.config(), Images(data).of(model)
     trainer = Trainer(model, config, len(own.train))
     shapes = jax.eval_shape(trainer.start, population.param_shapes(model))
     fields = dict.fromkeys(Member._fields, 0)
@@ -118,8 +118,8 @@ def replay(
 
     @jax.jit
     def in_detail() -> tuple[Params, Terms]:
-        keys, likelihood = trainer.step_keys(member, step), model.likelihood
-        x = views.observe(likelihood.view, keys.view, images, likelihood.levels)
+        keys = trainer.step_keys(member, step)
+        x = trainer.observe(keys.view, images)
         warmup = config.warmup(trainer.steps_per_epoch)(step)
         return trainer.gradient(params, member, keys.latent, x, warmup)
 

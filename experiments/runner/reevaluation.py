@@ -102,7 +102,7 @@ class Evaluated:
             batch_size=500,
             learning_rate=1e-2,
         )
-        test = self._view(views.TEST), self.images.test
+        test = self._view(views.TEST), self.images.of(self.model).test
         evaluation = _evaluate(model, settings.evaluation, params, self.member, *test)
         facts = {
             **self.trained,
@@ -153,7 +153,7 @@ class Evaluated:
         return jax.random.fold_in(MemberKeys.of(self.member.key).diagnose, index)
 
     def _view(self, which: int) -> jax.Array:
-        return self.images.view(self.model.likelihood.view, which)
+        return self.images.of(self.model).view(self.model.likelihood.view, which)
 
 
 def evaluate(
@@ -247,6 +247,10 @@ def check_fit(prior: str, runs: Iterable[Run]) -> None:
     with prefixed("--"):
         require_known("fit_prior", prior, FITTABLE)
     for run in runs:
+        if run.settings.has_classifier:
+            why = f"the class of some training images of {run.name} is not known"
+            remedy = "Leave it out, or train with data.labelled_per_class at -1"
+            raise SettingsError.of("--fit_prior", prior, why, remedy)
         try:
             require_own_prior(run.settings.model.example.posterior_family)
         except ValueError as error:

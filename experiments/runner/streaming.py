@@ -75,6 +75,7 @@ class Stream:
         trainer: gives the order of the images and the number of epochs.
         epoch: number of epochs before the first one.
         sharding: of a piece, ``[members, steps, batch, D]``.
+        labels: classes of the images, ``[N]``, if they are a part of the rows.
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class Stream:
         trainer: Trainer,
         epoch: int,
         sharding: Sharding,
+        labels: np.ndarray | None = None,
     ):
         grain = import_grain()
         self._images, self._pieces = np.asarray(images), pieces
+        self._labels = labels if labels is None else labels.astype(np.uint8)
         data = np.asarray(jax.random.key_data(keys))
         self._keys, key_of = np.unique(data, axis=0, return_inverse=True)
         self._key_of = key_of.ravel()  # NumPy 2.0 returns another shape.
@@ -134,12 +137,18 @@ class Stream:
             orders = self._orders(epoch)
 
         def part(where: Any) -> np.ndarray:
-            members, own_steps, own_batch, pixels = where
-            rows = [
-                orders[key][start : start + steps][own_steps, own_batch]
-                for key in self._key_of[members]
-            ]
-            return np.take(self._images, np.stack(rows), axis=0)[..., pixels]
+            members, own_steps, own_batch, values = where
+            places = np.stack(
+                [
+                    orders[key][start : start + steps][own_steps, own_batch]
+                    for key in self._key_of[members]
+                ]
+            )
+            rows = np.take(self._images, places, axis=0)
+            if self._labels is not None:
+                labels = self._labels[places][..., None]
+                rows = np.concatenate([rows, labels], axis=-1)
+            return rows[..., values]
 
         return jax.make_array_from_callback(self._shape(steps), self._sharding, part)
 
@@ -157,7 +166,8 @@ class Stream:
         }
 
     def _shape(self, steps: int) -> tuple[int, ...]:
-        return (len(self._key_of), steps, self._batch_size, self._images.shape[1])
+        row_size = self._images.shape[1] + (self._labels is not None)
+        return (len(self._key_of), steps, self._batch_size, row_size)
 
 
 def training(

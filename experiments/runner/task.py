@@ -13,7 +13,7 @@ import numpy as np
 from experiments.data.images import ImageData
 from experiments.messages.errors import SettingsError
 from experiments.runner import streaming
-from experiments.runner.images import Images
+from experiments.runner.images import Images, check_labels
 from experiments.runner.leaves import named_leaves
 from experiments.runner.measuring import Measured, measure_member
 from experiments.settings.grid import Group
@@ -28,10 +28,14 @@ def build_model(settings: Settings, data: ImageData) -> VAE:
     """Returns the model that settings describe, for images like these.
 
     Raises:
-        SettingsError: the likelihood needs a view that these images do not have, or
-            parts of the model do not fit together.
+        SettingsError: the likelihood needs a view that these images do not have, parts
+            of the model do not fit together, or their labels cannot be its classes.
     """
-    model = settings.model.build(data.image_shape, data.levels)
+    if settings.model.condition_on:
+        check_labels(data)
+    model = settings.model.build(
+        data.image_shape, data.levels, len(data.classes), settings.has_classifier
+    )
     view = model.likelihood.view
     if data.levels == 2 and view != "binary":
         why = f"it needs the {view} view, but {data.name} holds binary images"
@@ -61,7 +65,8 @@ def split_epoch(
     num_steps = len(data.train.images) // batch_size
     if not settings.data.stream:
         return (num_steps,)
-    bytes_per_step = members_per_device * batch_size * data.num_pixels
+    row_size = build_model(settings, data).rows.size
+    bytes_per_step = members_per_device * batch_size * row_size
     return streaming.split_epoch(
         num_steps, bytes_per_step, settings.data.stream_megabytes
     )
@@ -78,6 +83,7 @@ class GroupTask:
         names: of the runs.
         population: the members, which its trainer trains.
         pieces: the number of steps of each piece of an epoch.
+        rows: the images as the models read them, with classes if they have classes.
         member_arrays: keys and settings of the members by name, as files hold them.
         validation_x: the validation images in the likelihood's view, ``[M, D]``.
         test_x: the test images likewise.
@@ -91,7 +97,7 @@ class GroupTask:
         self.population = Population(
             [build_model(each, images.data) for each in settings],
             self.settings.training.config(),
-            len(images.train),
+            len(images.data.train.images),
             keys=member_keys(seeds, group.attempt),
             beta=[each.training.beta for each in settings],
             learning_rate=[each.training.learning_rate for each in settings],
@@ -108,15 +114,14 @@ class GroupTask:
         self.member_arrays = named_leaves(
             members._replace(key=jax.random.key_data(members.key))
         )
-        view = self.widest.likelihood.view
-        self.validation_x = images.view(view, views.VALIDATION)
-        self.test_x = images.view(view, views.TEST)
+        self.rows, view = images.of(self.widest), self.widest.likelihood.view
+        self.validation_x = self.rows.view(view, views.VALIDATION)
+        self.test_x = self.rows.view(view, views.TEST)
 
     @property
     def statistics(self) -> tuple[np.ndarray, ...]:
         """The arguments of ``VAE.init`` that the images give."""
-        images = self.images
-        return images.pixel_mean, images.pixel_std, images.sample
+        return self.rows.pixel_mean, self.rows.pixel_std, self.rows.sample
 
     def compile(self) -> "CompiledGroup":
         """Compiles the group's programs before their first use."""
@@ -129,7 +134,7 @@ class GroupTask:
             {
                 steps: population.compile_piece(steps)
                 if self.settings.data.stream
-                else population.compile_epoch(self.images.train)
+                else population.compile_epoch(self.rows.train)
                 for steps in set(self.pieces)
             },
             population.compile_validation(self.validation_x),
@@ -150,14 +155,14 @@ class GroupTask:
             params: stacked, padded parameters, or their shapes.
         """
         own = params, self.population.padded_members
-        shared = self.test_x, self.images.test
+        shared = self.test_x, self.rows.test
         return self.population.compile(
             function, own, shared, execution="loop", seldom=True
         )
 
     def run_on_test_images(self, program: jax.stages.Compiled, params: Params) -> Any:
         """Returns the results of such a program over the members, on the host."""
-        shared = self.placement.place_shared((self.test_x, self.images.test))
+        shared = self.placement.place_shared((self.test_x, self.rows.test))
         own = self.placement.place(params), self.population.placed_members
         return self.placement.fetch(program(*own, *shared))
 
@@ -186,14 +191,20 @@ class CompiledGroup:
         task = self.task
         members, place = task.population.placed_members, task.placement
         if not task.settings.data.stream:
-            images = place.place_shared(task.images.train)
+            images = place.place_shared(task.rows.train)
             (program,) = self.train_programs.values()
             yield lambda state: program(state, members, images)
             return
         pieces, key = task.pieces, task.population.padded_members.key
         first_steps = np.cumsum((0, *pieces[:-1]), dtype=np.int32)
         stream = streaming.Stream(
-            task.images.train, key, pieces, task.trainer, epoch, place.split
+            task.images.train,
+            key,
+            pieces,
+            task.trainer,
+            epoch,
+            place.split,
+            task.rows.train_labels,
         )
         with contextlib.closing(stream):
             yield streaming.training(
@@ -223,14 +234,14 @@ class CompiledGroup:
         The others grow with the number of members.
         """
         task = self.task
-        data = [task.validation_x, task.test_x, task.images.test]
+        data = [task.validation_x, task.test_x, task.rows.test]
         streamed = 0
         if task.settings.data.stream:
             shape = task.placement.layout.per_column, max(task.pieces)
-            streamed = math.prod((*shape, task.images.data.num_pixels))
+            streamed = math.prod((*shape, task.widest.rows.size))
             streamed *= task.trainer.config.batch_size * streaming.MOST_PIECES
         else:
-            data.append(task.images.train)
+            data.append(task.rows.train)
         repeated = [*self.train_programs.values(), self.validate_program]
         repeated.append(self.measure_program)
         needed, shared = task.population.bytes_needed(self.init_program, repeated, data)

@@ -6,7 +6,8 @@
     results.tex, results.md      tables of scores
     figures/                     charts, as PDF and SVG
     members/<run>/latents.npz    E_q[z|x] of images
-                  scores.csv     -log p(x) and the ELBO of each image
+                  scores.csv     -log p(x) and the ELBO of each image (given its class,
+                                 if the model has classes)
                   reconstructions.npz
                   encoder.jax, decoder.jax
 
@@ -80,7 +81,11 @@ def begin(folder: Path, source: RunFolder, runs: Sequence[Run]) -> None:
 
 
 def write_arrays(
-    folder: Path, trained: TrainedModel, split: Split, class_names: Sequence[str] = ()
+    folder: Path,
+    trained: TrainedModel,
+    split: Split,
+    class_names: Sequence[str] = (),
+    y: np.ndarray | None = None,
 ) -> None:
     """Writes latents, scores and reconstructions of images by one model.
 
@@ -89,6 +94,7 @@ def write_arrays(
         trained: its model.
         split: images that the model accepts, and labels.
         class_names: of the labels 0, 1, ..., if they have names.
+        y: the classes of the images as the model numbers them; None without classes.
 
     Raises:
         FolderError: a file cannot be written.
@@ -100,13 +106,13 @@ def write_arrays(
     classes = {} if labels is None else {"labels": labels}
     if class_names:
         classes["class_names"] = np.array(class_names)
-    _save(folder / "latents.npz", posterior_mean=trained.encode(images), **classes)
+    _save(folder / "latents.npz", posterior_mean=trained.encode(images, y), **classes)
     _save(
         folder / "reconstructions.npz",
         images=images,
-        reconstructions=trained.reconstruct(images).reshape(images.shape),
+        reconstructions=trained.reconstruct(images, y).reshape(images.shape),
     )
-    estimate = trained.importance_estimate(images)
+    estimate = trained.importance_estimate(images, labels=y)
     numbers = {
         "score": views.scores(
             likelihood.view, estimate.log_px, num_pixels, likelihood.levels

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation.status import DIVERGED
-from experiments.messages.errors import FolderError
+from experiments.messages.errors import FolderError, SettingsError
 from experiments.messages.wording import counted, listed
 from experiments.runs import loading
 from experiments.runs.folder import RunFolder
@@ -65,7 +65,11 @@ def trained_model(folder: RunFolder, run: Run, attempt: int) -> TrainedModel:
         FolderError: its files are damaged.
     """
     settings = run.settings
-    model = settings.model.build(*image_shape_and_levels(folder, run))
+    model = settings.model.build(
+        *image_shape_and_levels(folder, run),
+        len(_classes(folder, run)),
+        settings.has_classifier,
+    )
     params = folder.members.params(run.name, param_shapes(model))
     (key,) = member_keys(np.array([settings.seed], np.uint32), attempt)
     sizes = settings.evaluation
@@ -103,3 +107,52 @@ def image_shape_and_levels(
         )
     height, width, channels = originals.shape[1:]
     return (height, width, channels), int(levels)
+
+
+def class_index(
+    folder: RunFolder, run: Run, labels: np.ndarray | None, images: str
+) -> np.ndarray | None:
+    """Returns the classes of images as the model of a run numbers them.
+
+    Args:
+        folder: the run folder.
+        run: one of its runs.
+        labels: of the images, ``[N]``; None if they have none.
+        images: name of the images, for messages.
+
+    Returns:
+        The classes, 0 ... K - 1, ``[N]``; None if the model has no classes.
+
+    Raises:
+        FolderError: the stored classes of the run are damaged.
+        SettingsError: a label is missing, or no training image had it.
+    """
+    classes = _classes(folder, run)
+    if not len(classes):
+        return None
+    if labels is None:
+        why = f"they have no labels, and the model {run.name} needs the class of each"
+    elif not np.issubdtype(labels.dtype, np.integer):
+        why = f"their labels are no whole numbers, but {labels.dtype}"
+    elif not (known := np.isin(labels, classes)).all():
+        why = f"label {labels[~known][0]} is no class of the model {run.name}"
+    else:
+        return np.searchsorted(classes, labels)
+    names = listed([*map(str, classes)], " ")
+    raise SettingsError(
+        f"{images}: {why}. Choose images with labels of {names}, or leave runs with "
+        "condition_on out by --only."
+    )
+
+
+def _classes(folder: RunFolder, run: Run) -> np.ndarray:
+    """Returns the labels of the classes of a run's model; none without classes."""
+    if not run.settings.model.condition_on:
+        return np.zeros(0, np.int32)
+    classes = folder.members.arrays(run.name).get("classes")
+    if classes is None or classes.ndim != 1 or len(classes) < 2:
+        raise FolderError(
+            f"the stored classes of {run.name} in {folder.path} are not those of a "
+            "run. Train it again in another --workdir."
+        )
+    return classes

@@ -56,6 +56,9 @@ class ModelSettings:
         precision: the numbers that networks compute in; parameters are float32.
         rematerialize: whether encoder and decoder compute their layers again for the
             gradient, to save memory.
+        condition_on: 'label' gives the class of an image to encoder and decoder, for
+            p(x|z, y) and q(z|x, y): all log p(x) are then log p(x|y); '' for a model
+            without classes.
         likelihood_options: options of the likelihood that have no field, by name.
         network_options: options of the network that have no field, by name.
         posterior_options: options of the posterior that have no field, by name.
@@ -81,6 +84,7 @@ class ModelSettings:
     flow_widths: ForParts[tuple[Count, ...]]
     precision: Annotated[ForParts[str], PRECISIONS]
     rematerialize: ForParts[bool]
+    condition_on: Annotated[str, ("", "label")] = ""
     likelihood_options: Options = _NO_OPTIONS
     network_options: Options = _NO_OPTIONS
     posterior_options: Options = _NO_OPTIONS
@@ -89,19 +93,32 @@ class ModelSettings:
     def __post_init__(self) -> None:
         self.example  # noqa: B018  Building it checks the parts and their options.
 
-    def build(self, image_shape: tuple[int, int, int], levels: int) -> VAE:
+    def build(
+        self,
+        image_shape: tuple[int, int, int],
+        levels: int,
+        num_classes: int = 0,
+        has_classifier: bool = False,
+    ) -> VAE:
         """Returns the model, for images of a shape and a number of levels.
+
+        Args:
+            image_shape: height, width and channels.
+            levels: number of intensities.
+            num_classes: classes of the images, for a model with ``condition_on``.
+            has_classifier: whether the class of some images is not known.
 
         Raises:
             SettingsError: parts or options that the library refuses.
         """
         with prefixed("config.model."):
-            return _make_vae(self, image_shape, levels)
+            model = _make_vae(self, image_shape, levels, num_classes)
+        return dataclasses.replace(model, has_classifier=has_classifier)
 
     @property
     def example(self) -> VAE:
         """The model for images that are small enough for every network."""
-        return self.build(image_shape=(8, 8, 1), levels=2)
+        return self.build(image_shape=(8, 8, 1), levels=2, num_classes=2)
 
     @property
     def can_be_padded(self) -> bool:
@@ -111,7 +128,10 @@ class ModelSettings:
 
 @functools.lru_cache(maxsize=1024)
 def _make_vae(
-    model: ModelSettings, image_shape: tuple[int, int, int], levels: int
+    model: ModelSettings,
+    image_shape: tuple[int, int, int],
+    levels: int,
+    num_classes: int,
 ) -> VAE:
     kinds = "likelihood", "network", "posterior", "prior"
     options = {kind: part_options(model, kind) for kind in kinds}
@@ -124,6 +144,7 @@ def _make_vae(
         prior=model.prior,
         upper_layers=model.upper_layers,
         ignore_x=model.ignore_x,
+        num_classes=num_classes if model.condition_on else 0,
         network_options=options["network"],
         posterior_options=options["posterior"],
         prior_options=options["prior"],
@@ -205,11 +226,14 @@ class EvaluationSettings:
         num_samples: importance samples per test image.
         chunk: samples that are decoded together.
         batch_size: images that are evaluated together.
+        class_samples: importance samples per test image and class, for p(x) and p(y|x)
+            of a model with classes; 0: they are not estimated.
     """
 
     num_samples: Count
     chunk: Count
     batch_size: Count
+    class_samples: CountOrZero = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,15 +304,29 @@ class Settings:
             raise SettingsError.of(
                 "config.training.batch_size", batch_size, why, "Change one of them"
             )
-        _check_objective(self.model, self.training)
+        if self.has_classifier and not self.model.condition_on:
+            why, count = "the model has no classes", self.data.labelled_per_class
+            remedy = "Set config.model.condition_on to 'label', or leave it at -1"
+            name = "config.data.labelled_per_class"
+            raise SettingsError.of(name, count, why, remedy)
+        _check_objective(self.model, self.training, self.has_classifier)
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the class of some training images is not known."""
+        return self.data.labelled_per_class != -1
 
 
 @functools.lru_cache
-def _check_objective(model: ModelSettings, training: TrainingSettings) -> None:
+def _check_objective(
+    model: ModelSettings, training: TrainingSettings, has_classifier: bool
+) -> None:
     """Refuses an objective that a model does not allow."""
     objective = training.config().objective
     try:
-        objective.check(model.example)
+        objective.check(
+            dataclasses.replace(model.example, has_classifier=has_classifier)
+        )
     except ValueError as error:
         name = type(objective).__name__
         line = str(error).replace(name, repr(training.objective), 1)
