@@ -8,8 +8,10 @@ import pytest
 from experiments.data.images import ImageData, load_data
 from experiments.data.sources import Split
 from experiments.evaluation.results import mean_with_error
+from experiments.evaluation.stored_arrays import STEPS
 from experiments.report.groups import group_members
 from experiments.report.members import members_of
+from experiments.report.pictures import _draw
 from experiments.runner.images import Images, training_sample
 from experiments.runner.reevaluation import evaluate
 from experiments.runner.task import GroupTask, build_model
@@ -63,6 +65,13 @@ def test_results_say_what_the_class_is_for(folder, data):
             assert mean_with_error(name, values).items() <= row.items()
         assert row["calibration_error"] == found.calibration_error
         np.testing.assert_array_equal(arrays["classes"], range(10))
+
+
+def test_the_report_shows_every_class(folder):
+    for row in results(folder):
+        arrays = folder.members.arrays(row["run"])
+        assert arrays["picture/classes"].shape == (10 * STEPS, 8, 8, 1)
+        assert _draw("classes", arrays).height > _draw("samples", arrays).height
 
 
 def test_scores_given_the_label_are_not_ranked_with_others(folder):

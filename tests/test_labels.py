@@ -197,6 +197,7 @@ def test_evaluation_and_pictures_use_the_class_of_each_image(exact):
     np.testing.assert_allclose(found.log_px_y, expected, rtol=1e-4)
     assert np.all(found.squared_error < 1e-4)
     sizes = {"num_images": 3, "manifold_side": 2, "num_walks": 1, "num_steps": 3}
+    sizes["num_classes"] = 2
     function = jit(functools.partial(draw, model, **sizes))
     shown = function(params, jax.random.key(8), rows[::-1], jnp.ones(3))
     first = x[-1]
@@ -205,6 +206,10 @@ def test_evaluation_and_pictures_use_the_class_of_each_image(exact):
     # The grid is symmetric, and the model linear.
     np.testing.assert_allclose(shown.manifold.mean(axis=0), x[0], atol=0.01)
     assert np.linalg.matrix_rank(shown.traversals - first[None], tol=0.03) == 1
+    # The first two classes at the same three z: the model is linear in z and class.
+    one, other = np.asarray(shown.classes).reshape(2, 3, -1)
+    np.testing.assert_allclose(one - other, [x[0] - x[1]] * 3, atol=0.01)
+    assert np.all(np.ptp(one, axis=0) > 0)
 
 
 # --- training -------------------------------------------------------------------------

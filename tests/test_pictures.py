@@ -17,7 +17,10 @@ from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation, Pictures
 
 OWN, OTHER = "0" * 64, "1" * 64
-GRIDS = ("reconstructions", "prior_means", "samples", "traversals", "interpolations")
+GRIDS = (
+    *("reconstructions", "prior_means", "samples"),
+    *("classes", "traversals", "interpolations"),
+)
 NAMES = (*GRIDS, "manifold", "latents")
 
 

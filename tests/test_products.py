@@ -63,7 +63,13 @@ def latent_use(model, params):
 def pictures(model, params):
     return (
         functools.partial(
-            draw, model, num_images=2, manifold_side=2, num_walks=2, num_steps=3
+            draw,
+            model,
+            num_images=2,
+            manifold_side=2,
+            num_walks=2,
+            num_steps=3,
+            num_classes=2,
         ),
         params,
         KEY,

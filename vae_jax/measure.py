@@ -225,6 +225,8 @@ class Pictures(NamedTuple):
     interpolations: jax.Array
     traversals: jax.Array  # E[x|z] with one latent moved, latent by latent
     latents: jax.Array  # the latents that are traversed, int32 [latents]
+    # E[x|z, y] class by class, at the same z ~ p(z); None without classes.
+    classes: jax.Array | None = None
 
 
 @float32_products
@@ -239,6 +241,7 @@ def draw(
     manifold_side: int,
     num_walks: int,
     num_steps: int,
+    num_classes: int,
 ) -> Pictures:
     """Computes all pictures of a model as arrays.
 
@@ -256,10 +259,11 @@ def draw(
         manifold_side: number of values of each of the manifold's two latents.
         num_walks: number of pairs of images between which is interpolated, and number
             of latents that are traversed, at most.
-        num_steps: number of images of each interpolation and traversal.
+        num_steps: number of images of each interpolation, traversal and class.
+        num_classes: number of classes that are shown, at most: the first ones.
     """
-    mean_key, generate_key, decode_key, walk_key = (
-        jax.random.fold_in(key, i) for i in range(4)
+    mean_key, generate_key, decode_key, walk_key, style_key = (
+        jax.random.fold_in(key, i) for i in range(5)
     )
     posterior_means = posterior_mean(model, params, mean_key, x[:num_images])
     _, labels = model.rows.split(x[:num_images])
@@ -291,10 +295,14 @@ def draw(
             jnp.full(len(part), label, labels.dtype)
             for part, label in ((grid, 0), (traversals, labels[0]))
         )
-        labels = jnp.concatenate([labels, of_grid, of_pairs, of_traversals])
+        classes = jnp.arange(min(num_classes, model.num_classes), dtype=labels.dtype)
+        styles = model.prior(params).sample(style_key, num_steps)
+        parts.append(jnp.tile(styles, (len(classes), 1)))
+        of_classes = jnp.repeat(classes, num_steps)
+        labels = jnp.concatenate([labels, of_grid, of_pairs, of_traversals, of_classes])
     z = jnp.concatenate(parts)
     decoded = expected_intensity(model, params, decode_key, z, labels)
-    shown, manifold, interpolations, traversals = jnp.split(
+    shown, manifold, interpolations, traversals, *of_classes = jnp.split(
         decoded, np.cumsum([len(part) for part in parts[:-1]])
     )
     return Pictures(
@@ -305,6 +313,7 @@ def draw(
         interpolations,
         traversals,
         latents,
+        *of_classes,
     )
 
 

@@ -11,7 +11,8 @@ from vae_jax.measure import Evaluation, Pictures
 SHOWN = 32  # number of reconstructions, and of samples
 MANIFOLD_SIDE = 10
 WALKS = 8  # number of interpolations, and most latents that are traversed
-STEPS = 7  # images of each
+STEPS = 7  # images of each, and of each class
+CLASSES = 12  # most classes that are shown
 CLASS_NAMES = "class_names"
 
 
@@ -50,7 +51,10 @@ def to_store(
     shown = {
         name: np.asarray(flat).reshape(-1, *data.image_shape)
         for name, flat in drawn._asdict().items()
-        if name != "latents" and len(flat) and (name != "manifold" or has_plane)
+        if name != "latents"
+        and flat is not None
+        and len(flat)
+        and (name != "manifold" or has_plane)
     }
     stored = {
         "test/log_px": estimate.log_px,

@@ -31,10 +31,11 @@ from experiments.report.grids import (
 from experiments.report.scatter import SCATTER_SCALE, latent_scatter
 
 _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
-# Pictures of every run; earlier versions stored no walks. And those of a run with two
-# latents, if its prior is a standard normal.
-_WALKS, _OF_A_PLANE = ("traversals", "interpolations"), ("manifold", "latents")
-_GRIDS = ("reconstructions", "prior_means", "samples", *_WALKS)
+# Pictures of every run; of most: earlier versions stored no walks, and a model may have
+# no classes; and of a run with two latents, if its prior is a standard normal.
+_IN_ROWS = "classes", "traversals", "interpolations"
+_OF_A_PLANE = "manifold", "latents"
+_GRIDS = ("reconstructions", "prior_means", "samples", *_IN_ROWS)
 
 
 class Picture(NamedTuple):
@@ -99,7 +100,7 @@ def ensure(
 def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a run has this picture, which not every run has."""
     stored = "manifold" if name in _OF_A_PLANE else name
-    return name not in _WALKS + _OF_A_PLANE or f"picture/{stored}" in arrays
+    return name not in _IN_ROWS + _OF_A_PLANE or f"picture/{stored}" in arrays
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
@@ -128,7 +129,7 @@ def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
             return reconstruction_grid(originals, arrays["picture/reconstructions"])
         case "manifold":
             return plane_grid(arrays["picture/manifold"], MANIFOLD_SIDE)
-        case "traversals" | "interpolations":
+        case "classes" | "traversals" | "interpolations":
             return plane_grid(arrays[f"picture/{name}"], STEPS)
         case "latents":
             labels, names = arrays.get("test/labels"), _class_names(arrays)

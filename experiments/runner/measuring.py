@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.evaluation.stored_arrays import MANIFOLD_SIDE, SHOWN, STEPS, WALKS
+from experiments.evaluation.stored_arrays import (
+    CLASSES,
+    MANIFOLD_SIDE,
+    SHOWN,
+    STEPS,
+    WALKS,
+)
 from experiments.runner.images import Images
 from experiments.settings.schema import EvaluationSettings, Settings
 from vae_jax import views
@@ -54,6 +60,7 @@ def measure_member(
         "manifold_side": MANIFOLD_SIDE,
         "num_walks": WALKS,
         "num_steps": STEPS,
+        "num_classes": CLASSES,
     }
     asked: dict[str, Any] = {
         "decompose": settings.diagnostics.latents,
