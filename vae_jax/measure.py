@@ -302,7 +302,7 @@ def draw(
         labels = jnp.concatenate([labels, of_grid, of_pairs, of_traversals, of_classes])
     z = jnp.concatenate(parts)
     decoded = expected_intensity(model, params, decode_key, z, labels)
-    shown, manifold, interpolations, traversals, *of_classes = jnp.split(
+    shown, manifold, interpolations, traversals, *by_class = jnp.split(
         decoded, np.cumsum([len(part) for part in parts[:-1]])
     )
     return Pictures(
@@ -313,7 +313,7 @@ def draw(
         interpolations,
         traversals,
         latents,
-        *of_classes,
+        *by_class,
     )
 
 
