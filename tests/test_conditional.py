@@ -56,6 +56,8 @@ def test_results_say_what_the_class_is_for(folder, data):
     for row in results(folder):
         arrays = folder.members.arrays(row["run"])
         assert row["condition_on"] == "label"
+        assert np.isnan(row["floor"])
+        assert row["latents"] == ""
         assert row["num_class_samples"] == 3
         found = classify(arrays["test/log_px_y"], labels)
         for name, values in (

@@ -82,8 +82,11 @@ def constant_output_baseline(
 
     In nats in the likelihood's view, ``[M]``; NaN if ``diagnostics.floor`` is off. With
     many pixels the search takes longer than an epoch.
+
+    NaN also for a model with classes: its decoder knows the class, so that it improves
+    on an output without one even if it makes no use of its latents.
     """
-    if not settings.diagnostics.floor:
+    if not settings.diagnostics.floor or settings.model.condition_on:
         return np.full(len(images.test), np.nan)
     train_x = (
         images.pixel_mean[None]

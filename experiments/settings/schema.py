@@ -208,7 +208,8 @@ class DiagnosticsSettings:
         latents: whether the average KL is measured in parts.
         permutations: permutations of the two-sample test of q(z) against p(z); 0: no
             test.
-        floor: whether a decoder without latents is fitted, for the verdict on collapse.
+        floor: whether a decoder without latents is fitted, for the verdict on collapse;
+            not for a model with classes, whose decoder knows the class too.
         probes: whether labels, if there are any, are predicted from the latents.
     """
 
