@@ -11,7 +11,7 @@ from experiments.runs.folder import RunFolder
 
 CONFIG = {
     "seed": 0,
-    "model": {"latent_dim": 2, "widths": (8, 4)},
+    "model": {"latent_dim": 2, "widths": (8, 4), "condition_on": ""},
     "trackers": ("tensorboard",),
     "sweep": {},
 }

@@ -17,10 +17,7 @@ from vae_jax.evidence import ImportanceEstimate
 from vae_jax.measure import Evaluation, Pictures
 
 OWN, OTHER = "0" * 64, "1" * 64
-GRIDS = (
-    *("reconstructions", "prior_means", "samples"),
-    *("classes", "traversals", "interpolations"),
-)
+GRIDS = ("reconstructions", "prior_means", "samples", "traversals", "interpolations")
 NAMES = (*GRIDS, "manifold", "latents")
 
 
@@ -39,8 +36,9 @@ def arrays(seed=0):
     }
 
 
-def ensure(place, latent_dim=2, fingerprint=OWN, load=arrays):
-    return pictures.ensure(place, latent_dim, fingerprint, load, pytest.fail)
+def ensure(place, latent_dim=2, fingerprint=OWN, load=arrays, has_classes=False):
+    kind = latent_dim, has_classes, fingerprint
+    return pictures.ensure(place, *kind, load, pytest.fail)
 
 
 def not_needed():
@@ -98,6 +96,9 @@ def drawn(tmp_path):
 def test_a_run_of_two_latents_has_all_pictures_and_others_the_grids(tmp_path, drawn):
     assert sorted(path.stem for path in drawn.iterdir()) == sorted(NAMES)
     assert tuple(ensure(tmp_path / "wide", 3)) == GRIDS
+    own = {**arrays(), "picture/classes": arrays()["picture/samples"]}
+    found = ensure(tmp_path / "classes", 3, load=lambda: own, has_classes=True)
+    assert tuple(found) == (*GRIDS, "classes")
     assert {path.stem for path in (tmp_path / "wide").iterdir()} == set(GRIDS)
 
 
@@ -177,7 +178,7 @@ def test_arrays_that_cannot_be_loaded_leave_what_is_there(drawn):
 
     (drawn / "samples.png").unlink()
     lines = []
-    found = pictures.ensure(drawn, 2, OWN, damaged, lines.append)
+    found = pictures.ensure(drawn, 2, False, OWN, damaged, lines.append)
     assert lines == ["pictures of run are left out: the arrays are damaged"]
     assert set(NAMES) - set(found) == {"samples"}
     assert len(list(drawn.iterdir())) == len(NAMES) - 1
@@ -188,7 +189,7 @@ def test_a_picture_that_cannot_be_written_is_named(drawn):
     path.unlink()
     path.mkdir()
     lines = []
-    pictures.ensure(drawn, 2, OWN, arrays, lines.append)
+    pictures.ensure(drawn, 2, False, OWN, arrays, lines.append)
     assert len(lines) == 1
     assert "cannot write" in lines[0]
     assert "samples.png" in lines[0]
@@ -225,7 +226,7 @@ def test_arrays_that_would_fill_the_memory_are_not_drawn(tmp_path, arrays):
     own = {f"picture/{n}": images for n in ("originals", *pictures._GRIDS)}
     own = {**own, "picture/levels": np.int32(2), **arrays}
     lines = []
-    assert not pictures.ensure(tmp_path, 3, OWN, lambda: own, lines.append)
+    assert not pictures.ensure(tmp_path, 3, False, OWN, lambda: own, lines.append)
     assert "picture/" in lines[0]
 
 

@@ -116,20 +116,33 @@ def result_row(
     }
 
 
+_OF_CLASSES = (
+    "marginal_log_px",
+    "marginal_log_px_se",
+    "label_accuracy",
+    "label_accuracy_se",
+    "calibration_error",
+    "num_class_samples",
+    "classifier_accuracy",
+    "classifier_accuracy_se",
+)
+
+
 def _by_bayes(
     num_samples: int, data: ImageData, evaluation: Evaluation
-) -> dict[str, float]:
-    """Returns the columns on p(x) and p(y|x) of a model with classes; else none.
+) -> dict[str, float | None]:
+    """Returns the columns on p(x) and p(y|x); None where a model has no classes.
 
     Args:
         num_samples: importance samples of each image and class.
         data: the data set.
         evaluation: arrays over the test images.
     """
-    labels, columns = data.class_index(data.test.labels), {}
+    columns: dict[str, float | None] = dict.fromkeys(_OF_CLASSES)
+    labels = data.class_index(data.test.labels)
     if (log_q_y := evaluation.log_q_y) is not None:
         correct = np.argmax(log_q_y, axis=1) == labels
-        columns = mean_with_error("classifier_accuracy", correct)
+        columns |= mean_with_error("classifier_accuracy", correct)
     log_px_y = evaluation.log_px_y
     if log_px_y is None or not np.isfinite(log_px_y).all():
         return columns

@@ -148,6 +148,7 @@ def _pictures(
                 found = pictures.ensure(
                     folder.path / "figures" / member.run,
                     member.latent_dim,
+                    bool(member.condition_on),
                     folder.owners[member.run],
                     functools.partial(folder.members.arrays, member.run),
                     report,

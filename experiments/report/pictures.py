@@ -31,11 +31,11 @@ from experiments.report.grids import (
 from experiments.report.scatter import SCATTER_SCALE, latent_scatter
 
 _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
-# Pictures of every run; of most: earlier versions stored no walks, and a model may have
-# no classes; and of a run with two latents, if its prior is a standard normal.
-_IN_ROWS = "classes", "traversals", "interpolations"
+# Pictures of every run; earlier versions stored no walks. And those of a model with
+# classes, and of two latents, if its prior is a standard normal.
+_WALKS, _CLASSES = ("traversals", "interpolations"), ("classes",)
 _OF_A_PLANE = "manifold", "latents"
-_GRIDS = ("reconstructions", "prior_means", "samples", *_IN_ROWS)
+_GRIDS = ("reconstructions", "prior_means", "samples", *_WALKS)
 
 
 class Picture(NamedTuple):
@@ -57,6 +57,7 @@ class Picture(NamedTuple):
 def ensure(
     folder: Path,
     latent_dim: int,
+    has_classes: bool,
     fingerprint: str,
     load: Callable[[], Mapping[str, np.ndarray]],
     report: Callable[[str], object],
@@ -66,11 +67,12 @@ def ensure(
     Args:
         folder: the folder of the run's pictures; its name is that of the run.
         latent_dim: of the run; runs of two latents have pictures of their plane.
+        has_classes: whether its model has classes, which are then shown.
         fingerprint: of the run; its pictures carry it.
         load: returns the arrays that ``to_store`` made; called if one is needed.
         report: receives a line if pictures are missing and cannot be drawn or written.
     """
-    wanted = _GRIDS + (_OF_A_PLANE if latent_dim == 2 else ())
+    wanted = _GRIDS + _CLASSES * has_classes + _OF_A_PLANE * (latent_dim == 2)
     found = {
         name: picture
         for name in wanted
@@ -100,7 +102,7 @@ def ensure(
 def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a run has this picture, which not every run has."""
     stored = "manifold" if name in _OF_A_PLANE else name
-    return name not in _IN_ROWS + _OF_A_PLANE or f"picture/{stored}" in arrays
+    return name not in _WALKS + _OF_A_PLANE or f"picture/{stored}" in arrays
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
