@@ -203,6 +203,13 @@ def test_arrays_and_facts_come_back(place):
     assert {name: facts[name] for name in OWNER} == OWNER
 
 
+def test_arrays_are_read_by_the_same_people_as_other_files(place):
+    place.touch()
+    mode = place.stat().st_mode
+    save_arrays(place, {"x": np.ones(2)}, OWNER)
+    assert place.stat().st_mode == mode
+
+
 def test_arrays_give_the_same_bytes_each_time(tmp_path):
     arrays = {name: np.ones(3) for name in "dbca"}
     for name in ("first", "second"):

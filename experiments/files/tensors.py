@@ -19,7 +19,12 @@ import safetensors
 import safetensors.numpy
 
 from experiments.files.digests import arrays_digest
-from experiments.files.reading import half_of_memory, parse_json, refuse_irregular
+from experiments.files.reading import (
+    cannot_read,
+    half_of_memory,
+    parse_json,
+    refuse_irregular,
+)
 from experiments.files.sealed import is_sealed, of_another, seal
 from experiments.files.writing import atomically, cannot_write
 from experiments.messages.errors import AnotherOwnerError, FolderError
@@ -51,7 +56,10 @@ def save_arrays(
     with atomically(path) as beside:
         try:
             metadata = {_SEALED: json.dumps(sealed, sort_keys=True)}
+            beside.touch()
+            mode = beside.stat().st_mode
             safetensors.numpy.save_file(arrays, beside, metadata)
+            beside.chmod(mode)  # safetensors writes a file that only its owner reads.
         except safetensors.SafetensorError as error:
             raise cannot_write(path, error) from error
 
@@ -78,6 +86,7 @@ def load_arrays(
     try:
         found = os.stat(path)
         refuse_irregular(found)
+        path.open("rb").close()  # safetensors says of any error that there is no file.
         if found.st_size > half_of_memory() and not memory_mapped:
             raise ValueError(f"it has {found.st_size:,} bytes, which fill the memory")
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -97,6 +106,9 @@ def load_arrays(
             raise ValueError("its content is not what was saved")
     except AnotherOwnerError:
         raise
+    except PermissionError as error:
+        remedy = "permit reading it, or choose another --workdir"
+        raise cannot_read(path, error.strerror, remedy) from error
     except Exception as error:  # Damage raises errors of any class.
         raise FolderError(
             f"cannot read the arrays in {path}: {error}. Restore it, or {remedy}."
