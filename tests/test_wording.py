@@ -3,7 +3,13 @@
 import pytest
 
 from experiments.messages.errors import CommandError
-from experiments.messages.wording import counted, listed, plain_name, printable
+from experiments.messages.wording import (
+    counted,
+    listed,
+    plain_label,
+    plain_name,
+    printable,
+)
 
 
 def test_a_refusal_names_field_and_value_then_reason_and_remedy():
@@ -64,3 +70,10 @@ def test_characters_that_a_terminal_acts_on_are_written_out(text, expected):
 def test_a_plain_name_means_itself_everywhere(text, plain):
     assert plain_name(text) == plain
     assert plain_name(plain) == plain
+    assert plain_label(text) == plain
+
+
+def test_classes_that_are_numbers_stay_apart():
+    names = ("-1", "+1", "1", "-0.5")
+    assert tuple(map(plain_label, names)) == names
+    assert plain_label("-1-1") == "_1-1"

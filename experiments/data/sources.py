@@ -20,7 +20,7 @@ import numpy as np
 from experiments.data.settings import DataSettings
 from experiments.data.values import to_levels
 from experiments.messages.errors import one_line
-from experiments.messages.wording import plain_name
+from experiments.messages.wording import plain_label
 
 
 class Split(NamedTuple):
@@ -76,7 +76,7 @@ def make_source(
     """
     arrays = {split: images for split, (images, _) in splits.items()}
     levels, read = to_levels(arrays, names, settings, levels)
-    shown = tuple(plain_name(one_line(name)) for name in class_names)
+    shown = tuple(plain_label(one_line(name)) for name in class_names)
     if shown == tuple(map(str, range(len(shown)))):
         shown = ()
     labelled = {split: Split(read[split], splits[split].labels) for split in splits}

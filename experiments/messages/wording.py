@@ -45,3 +45,9 @@ def plain_name(text: str) -> str:
         for character in text
     ).strip()
     return re.sub(r"^[=+\-@]+", lambda found: "_" * len(found[0]), plain) or "unnamed"
+
+
+def plain_label(text: str) -> str:
+    """Returns the name of a class as a ``plain_name``; a number keeps its sign."""
+    is_number = re.fullmatch(r"[+-]?\d+(\.\d+)?", text, re.ASCII)
+    return text if is_number else plain_name(text)

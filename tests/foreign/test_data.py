@@ -349,7 +349,7 @@ READ = {
     "labels below zero, in words": (
         npz(images=GREY, labels=np.array(["1", "-1", "0"])[LABELS]),
         GREY,
-        {"labels": np.array([2, 0, 1])[LABELS], "names": ("_1", "0", "1")},
+        {"labels": np.array([2, 0, 1])[LABELS], "names": ("-1", "0", "1")},
     ),
     "labels of many digits": (
         npz(images=GREY, labels=np.array(["x2", "x" + 5000 * "1", "x1"])[LABELS]),
