@@ -23,7 +23,7 @@ from absl import flags
 
 from experiments import command_line
 from experiments.files.paths import expand_user
-from experiments.files.tables import write_table
+from experiments.files.tables import refuse_other_file, write_table
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
 
@@ -46,6 +46,9 @@ def main(selections: list[str]) -> None:
             f"{given} is to be compared: two selections are needed. Name them, as in"
             " `python -m experiments.compare likelihood=laplace likelihood=beta`."
         )
+    output = expand_user(_OUTPUT.value) if _OUTPUT.value else None
+    if output:
+        refuse_other_file(output, ("a", "b", "setting"), "--output")
     first = command_line.workdir()
     second = expand_user(_OTHER.value) if _OTHER.value else first
     a, b = (
@@ -59,10 +62,10 @@ def main(selections: list[str]) -> None:
         CONSOLE.print(f"{side.name}: {side.words}")
     for result in results:
         print_result(result)
-    if _OUTPUT.value:
-        path, own = expand_user(_OUTPUT.value), {"a": a.words, "b": b.words}
-        write_table(path, [own | row for result in results for row in result.rows()])
-        CONSOLE.print(f"numbers: {path}")
+    if output:
+        own = {"a": a.words, "b": b.words}
+        write_table(output, [own | row for result in results for row in result.rows()])
+        CONSOLE.print(f"numbers: {output}")
     command_line.leave_if_left_out(left_out)
 
 

@@ -87,7 +87,7 @@ def main() -> None:
     parts = _parts()
     folder, left_out = RunFolder.open(command_line.workdir()), list[str]()
     output = expand_user(_OUTPUT.value) if _OUTPUT.value else folder.path / "export"
-    exports.refuse_other_files(output)
+    earlier = exports.earlier_runs(output, folder)
     look = _look() if "figures" in parts else {}
     places = command_line.places()
     if "arrays" in parts and _IMAGES.value is None:
@@ -95,7 +95,7 @@ def main() -> None:
     else:
         runs = loading.runs_without_images(folder)
     chosen = grid.choose(runs, _ONLY.value)
-    attempts, groups, notes = {}, [], list[str]()
+    attempts, rows, groups, notes = {}, [], [], list[str]()
     if "tables" in parts or "figures" in parts:
         rows = folder.members.results([run.name for run in chosen], left_out.append)
         members = members_of(rows, left_out.append, folder.config())
@@ -118,7 +118,8 @@ def main() -> None:
     # All has been read, and nothing is refused from here on.
     for line in notes:
         warn(line)
-    exports.begin(output, folder, chosen)
+    names = dict.fromkeys([row["run"] for row in rows] + [run.name for run in attempts])
+    exports.begin(output, folder, names, earlier)
     if "tables" in parts:
         write_atomically(output / "results.md", tables.markdown(groups))
         write_atomically(output / "results.tex", tables.latex(groups))

@@ -328,6 +328,7 @@ def test_a_style_of_the_user_changes_the_look_of_a_chart(tmp_path):
         (b"font.size 9", "Missing colon in file"),
         (b"font.sise: 9", "Bad key font.sise"),
         (b"font.size: large", "font.size"),
+        (b"font.family: NoSuchFont", "'NoSuchFont' not found"),
         (b"font.size: 9\nfont.size: 8", "Duplicate key"),
         (b"text.usetex: True\ntext.latex.preamble: \\nonsense", ""),
     ],

@@ -294,6 +294,7 @@ def load_digits_of(folder):
         ({"likelihod": "beta"}, "likelihod is unknown (did you mean 'likelihood'?)."),
         ({"seed": "0"}, "seed is '0': it must be of type int"),
         ({"latent_dim": 9, "seed": 0}, "latent_dim=9, seed=0 fits 0 of 8 runs."),
+        ({"run": 0}, "run is 0: it is no name. Give the name of a run, such as 'like"),
         ({"run": "mine"}, "the run mine fits 0 of 8 runs. Choose likelihood=bern"),
     ],
 )
@@ -596,22 +597,26 @@ def test_an_export_holds_the_numbers_of_the_folder(command, finished, tmp_path):
         for table in ("results.md", "results.tex"):
             assert shown.encode() in files[table]
     # The same again: a file takes the place of its like, and others stay.
-    outcome = command("export", *options, "--what=tables,figures")
+    outcome = command("export", *options, "--what=tables", f"--only={EXPORTED[0]}")
     assert outcome.status == 0, outcome.stderr
-    changed = {name for name, old in files.items() if contents(output)[name] != old}
-    assert changed <= {"export.json"}
+    assert contents(output).keys() >= files.keys()
+    assert json.loads((output / "export.json").read_text())["runs"] == facts["runs"]
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved)
+    outcome = command("export", f"--workdir={moved}", f"--output={output}")
+    assert_refused(outcome, f"holds an export of {finished}", "as --output")
     assert contents(finished) == before
 
 
 def test_images_of_ones_own_are_scored(command, finished, tmp_path):
     own, digits = tmp_path / "mine.npz", load_digits_of(finished).test.images[:3]
-    np.savez(own, images=digits[..., 0].astype(np.int64), labels=["a", "=b", "a"])
+    np.savez(own, images=digits[..., 0].astype(np.int64), labels=["-1", "=b", "+1"])
     run, output = EXPORTED[0], tmp_path / "out"
     options = (f"--workdir={finished}", f"--only={run}", "--what=arrays")
     outcome = command("export", *options, f"--images={own}", f"--output={output}")
     assert outcome.status == 0, outcome.stderr
     rows = rows_of(output / "members" / run / "scores.csv")
-    assert [row["label"] for row in rows] == ["a", "_b", "a"]
+    assert [row["label"] for row in rows] == ["-1", "_b", "+1"]
     score = [float(row["score"]) for row in rows]
     np.testing.assert_allclose(score, load(finished, run).score(digits), rtol=1e-6)
 
@@ -706,7 +711,7 @@ def test_diverged_runs_are_not_evaluated(command, own):
         "evaluate", f"--workdir={own}", "--num_samples=4", f"--only={broken}"
     )
     assert outcome.status != 0
-    assert "no finished run of the 1 chosen that has not diverged" in outcome.stderr
+    assert f"{broken} in {own} diverged, so no model can be used" in outcome.stderr
 
 
 def test_a_model_that_diverged_is_not_loaded(own):
@@ -1335,11 +1340,19 @@ def test_two_settings_are_compared(command, finished, tmp_path):
         (["seed=0", "seed=9"], ["B is 'seed=9': it fits none of the 8 runs"]),
         (["0", "1", "--workdir=nowhere"], ["nowhere is not a run folder"]),
         (["0", "1", "--other_workdir=nowhere"], ["nowhere is not a run folder"]),
+        (
+            ["0", "2", "--output=config.json"],
+            ["--output is", "something else than suc"],
+        ),
+        (["0", "2", "--output=members"], ["--output is", "Choose a new file"]),
     ],
 )
 def test_bad_selections_are_refused(command, finished, arguments, words):
+    before = contents(finished)
+    arguments = [each.replace("put=", f"put={finished}/") for each in arguments]
     outcome = command("compare", f"--workdir={finished}", *arguments)
     assert_refused(outcome, *words)
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize(

@@ -143,13 +143,15 @@ def test_samples_come_in_blocks_that_differ(images, monkeypatch):
         (lambda m, x: m.traverse(x[0], True, (0,)), "latent is True"),
         (lambda m, x: m.traverse(x[0], 0, ()), "values has shape .0.: it is one row"),
         (lambda m, x: m.traverse(x[0], 0, 1.0), "values has shape ..: it is one row"),
-        (lambda m, x: m.traverse(x[0], 0, "ab"), "values is no array of numbers"),
+        (lambda m, x: m.traverse(x[0], 0, "ab"), "values is no array of real"),
         (lambda m, x: m.traverse(x[0], 0, [np.nan]), "values has a value that is not"),
         (lambda m, x: m.traverse(x, 0, (0,)), "image has shape .96, 16.: the model"),
         (lambda m, x: m.traverse(x[0] + 20, 0, (0,)), "image has values from"),
         (lambda m, x: m.interpolate(x[0], x[:2], 5), "b has shape .2, 16.: the model"),
         (lambda m, x: m.interpolate(x[0], x[1], 1), "num_images is 1: it must be a"),
         (lambda m, x: m.decode([[0, 1, np.inf]]), "z has a value that is not finite"),
+        (lambda m, x: m.decode([[0, 1, 1e300]]), "that is not finite in float32"),
+        (lambda m, x: m.decode([[0, 1, 2j]]), "z is no array of real numbers"),
     ],
 )
 def test_walks_refuse_values_that_make_no_sense(images, call, message):

@@ -41,7 +41,7 @@ class _OnArrays:
     """
 
     model: VAE
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     key: jax.Array
     failure: str = ""
 
@@ -403,13 +403,16 @@ def _numbers(
 ) -> np.ndarray:
     """Returns finite numbers as float32 ``[N, *shape]``, with N at least 1."""
     try:
-        array = np.asarray(values, np.float32)
+        if np.iscomplexobj(values):
+            raise TypeError("its imaginary part would be lost")
+        with np.errstate(over="ignore"):  # An infinite number is refused below.
+            array = np.asarray(values, np.float32)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{name} is no array of numbers. {remedy}") from None
+        raise ValueError(f"{name} is no array of real numbers. {remedy}") from None
     if not array.ndim or array.shape[1:] != shape or not len(array):
         raise ValueError(f"{name} has shape {list(array.shape)}: {why}. {remedy}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} has a value that is not finite. {remedy}")
+        raise ValueError(f"{name} has a value that is not finite in float32. {remedy}")
     return array
 
 

@@ -2,13 +2,15 @@
 
 import csv
 import io
+import os
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.files.reading import cannot_read, read_bytes
 from experiments.files.writing import write_atomically
-from experiments.messages.errors import AnotherOwnerError
+from experiments.messages.errors import AnotherOwnerError, SettingsError
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -19,6 +21,27 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({k: None if v != v else v for k, v in row.items()} for row in rows)
     write_atomically(path, text.getvalue())
+
+
+def refuse_other_file(path: Path, columns: Sequence[str], option: str) -> None:
+    """Refuses a place of a table that holds something else.
+
+    Args:
+        path: where the table will be written.
+        columns: the first ones of the table.
+        option: the option that names the place.
+
+    Raises:
+        SettingsError: there is a file that does not begin with these columns, or there
+            is a folder.
+    """
+    if not os.path.lexists(path):
+        return
+    header = ",".join(columns).encode()
+    if path.is_file() and read_bytes(path).removeprefix(BOM_UTF8).startswith(header):
+        return
+    why = "it holds something else than such a table"
+    raise SettingsError.of(option, str(path), why, "Choose a new file")
 
 
 def add_to_table(

@@ -158,6 +158,11 @@ def colors() -> list[str]:
     return cycle.get("color", COLORS)
 
 
+# They warn of lines that are ignored, and of fonts that are not there. (A filter of a
+# logger does not see the records of the loggers below it.)
+_LOGGERS = "matplotlib", "matplotlib.font_manager"
+
+
 def read_look(path: Path) -> Look:
     """Returns our look, changed by a user's style file of matplotlib.
 
@@ -180,19 +185,20 @@ def read_look(path: Path) -> Look:
             ignored.append(record.getMessage())
         return record.levelno < logging.WARNING
 
-    logger = logging.getLogger("matplotlib")
-    logger.addFilter(keep)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(keep)
     try:
         read_bytes(path).decode()  # A regular text of moderate size.
         own = matplotlib.rc_params_from_file(
             str(path), fail_on_error=True, use_default_template=False
         )
-        if ignored:
-            raise refusal(ignored[0])
         # A backend would not be restored afterwards.
         look = MATPLOTLIB | {key: own[key] for key in own if key != "backend"}
         for file_format in FORMATS:
             _draw_a_line(file_format, look=look)
+        if ignored:
+            raise refusal(ignored[0])
     except SettingsError:
         raise
     except OSError as error:
@@ -200,7 +206,8 @@ def read_look(path: Path) -> Look:
     except Exception as error:  # Matplotlib raises errors of many classes.
         raise refusal(error) from error
     finally:
-        logger.removeFilter(keep)
+        for logger in loggers:
+            logger.removeFilter(keep)
     return look
 
 

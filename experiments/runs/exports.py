@@ -15,13 +15,14 @@ Each file is written whole, in place of an earlier one.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.data.sources import Split
+from experiments.files.reading import cannot_read, parse_json, read_bytes
 from experiments.files.sealed import to_json
 from experiments.files.tables import write_table
 from experiments.files.writing import (
@@ -31,26 +32,32 @@ from experiments.files.writing import (
     write_atomically,
 )
 from experiments.messages.errors import FolderError, one_line
-from experiments.messages.wording import plain_name
+from experiments.messages.wording import plain_label
 from experiments.runs import environment
 from experiments.runs.folder import RunFolder
 from experiments.settings.fingerprint import machine_settings
-from experiments.settings.grid import Run
 from vae_jax import views
 from vae_jax.trained import TrainedModel
 
 FACTS = "export.json"
 
 
-def refuse_other_files(folder: Path) -> None:
-    """Refuses a folder that is neither new, nor empty, nor an export.
+def earlier_runs(folder: Path, source: RunFolder) -> dict[str, str]:
+    """Returns the runs that a folder has exports of, and their fingerprints.
+
+    Args:
+        folder: the folder of the export, new or used before.
+        source: the run folder.
 
     Raises:
-        FolderError: naming a file in it.
+        FolderError: it is neither new, nor empty, nor an export of this run folder.
     """
+    facts = folder / FACTS
     with refusing_to_write(folder):
-        if (folder / FACTS).is_file() or not folder.exists():
-            return
+        if facts.is_file():
+            return _runs(facts, source)
+        if not folder.exists():
+            return {}
         names = (path.name for path in folder.iterdir())
         other = next((name for name in names if not name.endswith(UNFINISHED)), None)
     if other is not None:
@@ -58,23 +65,51 @@ def refuse_other_files(folder: Path) -> None:
             f"{folder} holds {other!r} and no {FACTS}: it is no export. Choose an "
             "empty or new folder as --output."
         )
+    return {}
 
 
-def begin(folder: Path, source: RunFolder, runs: Sequence[Run]) -> None:
+def _runs(path: Path, source: RunFolder) -> dict[str, str]:
+    """Returns the runs that the file of an export names.
+
+    Raises:
+        FolderError: the file is damaged, or the export is of another run folder.
+    """
+    remedy = "choose an empty or new folder as --output"
+    try:
+        facts = parse_json(read_bytes(path).decode())
+        workdir, runs = str(facts["workdir"]), dict(facts["runs"])
+    except Exception as error:  # Damage raises errors of any class.
+        raise cannot_read(path, one_line(error), remedy) from error
+    if workdir != _workdir(source):
+        raise FolderError(
+            f"{path.parent} holds an export of {one_line(workdir)}. Remove it, or "
+            f"{remedy}."
+        )
+    return runs
+
+
+def _workdir(source: RunFolder) -> str:
+    return str(source.path.resolve())
+
+
+def begin(
+    folder: Path, source: RunFolder, names: Iterable[str], earlier: Mapping[str, str]
+) -> None:
     """Writes the file that says what an export is of, and marks its folder.
 
     Args:
         folder: the folder of the export.
         source: the run folder.
-        runs: the runs that were chosen.
+        names: of the runs that are exported.
+        earlier: see ``earlier_runs``.
 
     Raises:
         FolderError: the file cannot be written.
     """
     settings = machine_settings(source.config())
     facts = {
-        "workdir": str(source.path.absolute()),
-        "runs": {run.name: source.owners[run.name] for run in runs},
+        "workdir": _workdir(source),
+        "runs": {**earlier, **{name: source.owners[name] for name in names}},
         **environment.environment(source.images(), settings),
     }
     write_atomically(folder / FACTS, to_json(facts))
@@ -138,7 +173,7 @@ def write_arrays(
 
 def _text(label: Any) -> Any:
     """Returns a label that no spreadsheet takes for a formula."""
-    return plain_name(one_line(label)) if isinstance(label, str) else label
+    return plain_label(one_line(label)) if isinstance(label, str) else label
 
 
 def _save(path: Path, **arrays: Any) -> None:

@@ -85,6 +85,12 @@ def trained_runs(
         if run.name in rows and run.name not in diverged
     }
     if not trained:
+        if len(diverged) == len(names):
+            raise FolderError(
+                f"{listed(names, ' ')} in {folder.path} diverged, so no model can be "
+                "used: choose other runs by --only, or train with a smaller "
+                "learning_rate in another --workdir."
+            )
         raise FolderError(
             next(iter(left_out), "")
             or f"{folder.path} holds no finished run of the {len(chosen)} chosen that "

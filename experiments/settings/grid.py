@@ -334,6 +334,9 @@ def one_of(runs: Sequence[Run], name: str, axes: Mapping[str, Any]) -> Run:
     Raises:
         SettingsError: an unknown field, no run that fits, or several.
     """
+    if not isinstance(name, str):
+        remedy = f"Give the name of a run, such as {runs[0].name!r}"
+        raise SettingsError.of("run", name, "it is no name", remedy)
     refuse_unknown(axes, AXES, "")
     wanted = {
         axis: convert(value, get_args(AXES[axis])[0], axis)
