@@ -244,8 +244,14 @@ def test_other_latents_are_refused(trained, z):
         (lambda own, key: own.sample(2.5, key), "num_images is 2.5: it must be"),
         (lambda own, key: own.sample(2, 7), "key is 7: it must be one typed key. Give"),
         (lambda own, key: own.sample(2, key[None]), "it must be one typed key"),
-        (lambda own, key: own.decode([["a"] * 3]), "z is no array of real numbers. Give"),
-        (lambda own, key: own.decode([[1, 2, 3], [4]]), "z is no array of real numbers"),
+        (
+            lambda own, key: own.decode([["a"] * 3]),
+            "z is no array of real numbers. Give",
+        ),
+        (
+            lambda own, key: own.decode([[1, 2, 3], [4]]),
+            "z is no array of real numbers",
+        ),
         *(
             (
                 lambda own, key, name=name, k=k: getattr(own, name)(ONE_IMAGE, k),

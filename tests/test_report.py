@@ -342,6 +342,20 @@ def test_page_tells_a_clear_difference_from_scores_of_test_images(tmp_path):
     assert "above the best" not in page.text
 
 
+def test_models_that_know_the_label_are_no_rivals_of_others(tmp_path):
+    rows = [
+        member("bernoulli", size, 0, 20.0 + size, condition_on=given)
+        | {"run": f"{given}{size}"}
+        for given in ("", "label")
+        for size in (2, 4)
+    ]
+    text = write_report(write_run(tmp_path, rows)).text
+    assert "Binary images, given the label, in nats" in text
+    assert text.count("Scores are nats per image") == 2
+    assert text.count("They are those of p(x|y), y the label of the image") == 1
+    assert "Scores are bits" not in text
+
+
 def test_page_warns_of_what_makes_numbers_doubtful(page):
     assert "1 of 12 models diverged" in page.text
     assert "Laplace †" in page.text

@@ -102,7 +102,7 @@ def ensure(
 def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a run has this picture, which not every run has."""
     stored = "manifold" if name in _OF_A_PLANE else name
-    return name not in _WALKS + _OF_A_PLANE or f"picture/{stored}" in arrays
+    return name not in _WALKS + _CLASSES + _OF_A_PLANE or f"picture/{stored}" in arrays
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
