@@ -400,6 +400,7 @@ OTHER_VALUES = (
         "evaluation.num_samples": 10,
         "evaluation.chunk": 10,
         "evaluation.batch_size": 7,
+        "evaluation.class_samples": 7,
     },
     {
         "diagnostics.latents": False,
@@ -442,6 +443,11 @@ OTHER_VALUES = (
     {"training.objective": "mmd", "training.mmd_weight": 1.0},
     {"training.capacity": 2.0, "training.microbatches": 2},
     {"model.precision": "bfloat16", "model.rematerialize": True},
+    {
+        "model.condition_on": "label",
+        "data.labelled_per_class": 1,
+        "training.objective": "semi_supervised",
+    },
 )
 NO_NUMBER_DEPENDS_ON = {
     "checkpoint.every_epochs": 5,
