@@ -364,11 +364,8 @@ class TrainedModel(_OnArrays):
             Arrays ``[N]``; ``effective_sample_size`` is between 1 and the number of
             samples, and the estimate is poor where it is small.
         """
-        num_samples = self.num_samples if num_samples is None else num_samples
-        require_count("num_samples", num_samples)
-        chunk = min(self.chunk, num_samples)
         found: ImportanceEstimate = self._of_images(
-            _estimate, images, labels, num_samples, chunk
+            _estimate, images, labels, *self._sizes(num_samples)
         )
         return found
 
@@ -390,12 +387,16 @@ class TrainedModel(_OnArrays):
                 "the model has no classes: it cannot classify images. Make it with "
                 "num_classes, and train it with labels."
             )
-        num_samples = self.num_samples if num_samples is None else num_samples
-        require_count("num_samples", num_samples)
+        sizes = self.num_samples, *self._sizes(num_samples)
         any_class = np.zeros(np.shape(images)[:1], np.int32)
-        sizes = self.num_samples, num_samples, min(self.chunk, num_samples)
         found: np.ndarray = self._of_images(_classify, images, any_class, *sizes)
         return found
+
+    def _sizes(self, num_samples: int | None) -> tuple[int, int]:
+        """Returns the number of samples, and how many are decoded together."""
+        num_samples = self.num_samples if num_samples is None else num_samples
+        require_count("num_samples", num_samples)
+        return num_samples, min(self.chunk, num_samples)
 
 
 def _numbers(

@@ -139,11 +139,13 @@ def _by_bayes(
         evaluation: arrays over the test images.
     """
     columns: dict[str, float | None] = dict.fromkeys(_OF_CLASSES)
+    log_q_y, log_px_y = evaluation.log_q_y, evaluation.log_px_y
+    if log_q_y is None and log_px_y is None:  # The data may have no labels.
+        return columns
     labels = data.class_index(data.test.labels)
-    if (log_q_y := evaluation.log_q_y) is not None:
+    if log_q_y is not None:
         correct = np.argmax(log_q_y, axis=1) == labels
         columns |= mean_with_error("classifier_accuracy", correct)
-    log_px_y = evaluation.log_px_y
     if log_px_y is None or not np.isfinite(log_px_y).all():
         return columns
     found = classify(log_px_y, labels)
