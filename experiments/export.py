@@ -101,19 +101,19 @@ def main() -> None:
         members = members_of(rows, left_out.append, folder.config())
         groups = group_members(members)
     if "arrays" in parts or "models" in parts:
-        found = loading.trained_runs(folder, chosen, left_out, notes.append)
-        attempts = {run: row["attempt"] for run, row in found.items()}
+        usable = loading.trained_runs(folder, chosen, left_out, notes.append)
+        attempts = {run: row["attempt"] for run, row in usable.items()}
     if not groups and not attempts:
         raise FolderError(
             next(iter(left_out), "")
             or f"{folder.path} holds no finished run of the {len(chosen)} chosen: "
             "train first, with the command in its environment.json."
         )
-    images, class_names = None, list[str]()
+    images, class_names, artifacts = None, list[str](), {}
     if "arrays" in parts:
         images, class_names = _images(folder, list(attempts), places)
     if "models" in parts:
-        _check_models(folder, attempts)
+        artifacts = _first_artifacts(folder, attempts)
 
     # All has been read, and nothing is refused from here on.
     for line in notes:
@@ -138,7 +138,8 @@ def main() -> None:
         if images is not None:
             exports.write_arrays(where, own, images, class_names, y)
         if "models" in parts:
-            for name, content in _artifacts(run, own).items():
+            found = artifacts.pop(run, None) or _artifacts(run, own)
+            for name, content in found.items():
                 write_atomically(where / f"{name}.jax", content)
         CONSOLE.print(f"[{number}/{len(attempts)}] {run.name}")
     CONSOLE.print(f"exported: {output}")
@@ -223,21 +224,24 @@ def _source() -> str:
     return f"--images is {_IMAGES.value!r}"
 
 
-def _check_models(folder: "RunFolder", attempts: Mapping["Run", int]) -> None:
-    """Exports one model of each kind, and keeps nothing.
+def _first_artifacts(
+    folder: "RunFolder", attempts: Mapping["Run", int]
+) -> dict["Run", dict[str, bytes]]:
+    """Returns the artifacts of one model of each kind, so that others can be exported.
 
     Raises:
         SettingsError: ``jax.export`` cannot do it.
     """
     from experiments.runs.trained import trained_model
 
-    checked = set()
+    checked, found = set(), {}
     for run, attempt in attempts.items():
         with contextlib.suppress(FolderError):  # Of damaged files, which are left out.
             own = trained_model(folder, run, attempt)
             if own.model not in checked:
-                _artifacts(run, own)
+                found[run] = _artifacts(run, own)
                 checked.add(own.model)
+    return found
 
 
 def _artifacts(run: "Run", trained: "TrainedModel") -> dict[str, bytes]:
