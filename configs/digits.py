@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "num_test": -1,
             "num_train": -1,
             "labelled_per_class": -1,
+            "labelled_repeats": 1,
             "cache_dir": "",
             "stream": False,
             "stream_megabytes": 256.0,

@@ -136,6 +136,17 @@ def test_a_number_that_rests_on_few_weights_is_marked(sign):
     assert papers.summary([recorded])["obtained"] == "89.50 ± 0.25 ‡"
 
 
+def test_a_row_of_an_accuracy_shows_the_percent_that_is_wrong():
+    cpu = {"backend": "cpu", "num_cpus": 2}
+    accuracies = [
+        RESULT | {"label_accuracy": value, "label_accuracy_se": 0.0025}
+        for value in (0.98, 0.96)
+    ]
+    recorded = [{"result": each, "bits_depend_on": cpu} for each in accuracies]
+    row = papers.summary(recorded, "label_accuracy")
+    assert row["obtained"] == "3.00 ± 0.25 (2 seeds, sd 1.41)"
+
+
 @pytest.mark.parametrize(
     ("status", "score"), [("diverged", float("nan")), ("failed", 999.0)]
 )

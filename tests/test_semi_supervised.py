@@ -132,3 +132,18 @@ def test_few_labels_of_each_class_are_known():
     np.testing.assert_array_equal(rows.test[:, -1], data.test.labels)
     with pytest.raises(CommandError, match="labelled_per_class is 1000: class 0 has"):
         load_data(dataclasses.replace(settings, labelled_per_class=1000))
+
+
+def test_an_epoch_has_labelled_images_as_often_as_asked():
+    once = load_data(DataSettings("digits", labelled_per_class=3))
+    settings = DataSettings("digits", labelled_per_class=3, labelled_repeats=5)
+    data = load_data(settings)
+    assert len(data.train.images) == len(once.train.images) + 4 * 30
+    images, counts = np.unique(
+        data.train.images[data.labelled], axis=0, return_counts=True
+    )
+    assert counts.tolist() == [5] * 30
+    shown = once.train.images[once.labelled]
+    np.testing.assert_array_equal(images, np.unique(shown, axis=0))
+    with pytest.raises(CommandError, match=r"labelled_repeats is 2: .* Set it to 1"):
+        dataclasses.replace(settings, labelled_per_class=-1, labelled_repeats=2)

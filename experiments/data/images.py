@@ -136,6 +136,12 @@ def load_data(settings: DataSettings) -> ImageData:
     if binarization == "static":
         source = _binarize(source, settings.binarization_seed)
         splits = _cut(source, settings)
+    labelled = _labelled(splits["train"].labels, settings)
+    if labelled is not None and settings.labelled_repeats > 1:
+        again = np.repeat(np.flatnonzero(labelled), settings.labelled_repeats - 1)
+        order = np.concatenate([np.arange(len(labelled)), again])
+        splits["train"] = _take(splits["train"], order)
+        labelled = labelled[order]
     return ImageData(
         _title(settings),
         source.levels,
@@ -143,7 +149,7 @@ def load_data(settings: DataSettings) -> ImageData:
         binarization=binarization,
         class_names=source.class_names,
         reading_notes=source.notes,
-        labelled=_labelled(splits["train"].labels, settings),
+        labelled=labelled,
         originals=originals,
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from experiments.data.names import unknown_data_set
 from experiments.messages.errors import DataError
-from vae_jax.checks import Range, require_fields
+from vae_jax.checks import Count, Range, require_fields
 
 _NAME = r"[a-z][a-z0-9_]*(/\w[\w.\-]*)?(:[\d.*]+)?"
 _Seed = Annotated[int, Range(at_least=0)]
@@ -43,6 +43,8 @@ class DataSettings:
         labelled_per_class: number of training images of each class whose label a model
             with ``model.condition_on`` knows; -1: it knows all. ``split_seed`` selects
             them.
+        labelled_repeats: how often an epoch has each of these images. With few, more
+            repeats give each batch some.
         cache_dir: folder for decoded images; '' stands for $VAE_JAX_CACHE, else
             ~/.cache/vae_jax.
         stream: whether training images stay on the host and are copied to the devices
@@ -67,6 +69,7 @@ class DataSettings:
     num_test: _Count = -1
     num_train: _Count = -1
     labelled_per_class: _Count = -1
+    labelled_repeats: Count = 1
     cache_dir: str = ""
     stream: bool = False
     stream_megabytes: Annotated[float, Range(above=0)] = 256.0
@@ -87,6 +90,9 @@ class DataSettings:
             if self.name == "digits" and getattr(self, field):
                 why = "it has no meaning for 'digits', whose values are known"
                 raise self.refusal(field, why, "Leave it out")
+        if self.labelled_repeats > 1 and self.labelled_per_class == -1:
+            why = "data.labelled_per_class is -1: all images have their label"
+            raise self.refusal("labelled_repeats", why, "Set it to 1")
         is_own = self.name in ("npz", "folder")
         if is_own and not self.path:
             remedy = f"Set it to the {self.name} that holds your images"

@@ -106,7 +106,8 @@ def _table(path: Path, kept: Path) -> dict[str, Any]:
         for variant, only in row["runs"]:
             if found := _chosen(finished[variant], only):
                 try:
-                    obtained.append({**row, "variant": variant, **summary(found)})
+                    cells = summary(found, row.get("accuracy", ""))
+                    obtained.append({**row, "variant": variant, **cells})
                 except (KeyError, OverflowError, TypeError, ValueError) as error:
                     CONSOLE.print(
                         f"{kept / variant}.json is left out: it holds no results of "
@@ -136,11 +137,15 @@ def _chosen(finished: Mapping[Run, dict[str, Any]], only: str) -> list[dict[str,
         return []
 
 
-def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(
+    recorded: Sequence[Mapping[str, Any]], accuracy: str = ""
+) -> dict[str, Any]:
     """Returns the cells of a row.
 
     Args:
         recorded: of each seed, its ``result`` and what its ``bits_depend_on``.
+        accuracy: the column of results whose complement, in percent, the row has in
+            place of the score; '' for the score.
 
     Raises:
         KeyError, TypeError, ValueError: these are no results.
@@ -158,7 +163,7 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     layers = ", ".join(member.active_by_layer for member in sound)
     devices = dict.fromkeys(_device(each["bits_depend_on"]) for each in recorded)
     return {
-        "obtained": _obtained(members),
+        "obtained": _obtained(members, accuracy),
         "negative_elbo": mean("elbo", sign=-1),
         "rate": mean("rate"),
         # Texts of a run folder or record, which may be a stranger's, in a page.
@@ -172,8 +177,8 @@ def summary(recorded: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _obtained(members: Sequence[Member]) -> str:
-    """Returns the score of a row, its errors, and the reasons to doubt it."""
+def _obtained(members: Sequence[Member], accuracy: str) -> str:
+    """Returns the number of a row, its errors, and the reasons to doubt it."""
     statuses = [member.status for member in members]
     if lost := [status for status in LOST if status in statuses]:
         if len(members) == 1:
@@ -182,11 +187,16 @@ def _obtained(members: Sequence[Member]) -> str:
             f"{status} ({statuses.count(status)} of {len(members)} seeds)"
             for status in lost
         )
-    score, spread, count = over_seeds(members, "score")
-    obtained = f"{score:.2f} ± {over_seeds(members, 'score_se')[0]:.2f}"
-    if any(member.is_weak for member in members):
+    name, scale = (accuracy, 100) if accuracy else ("score", 1)
+    value, spread, count = over_seeds(members, name)
+    error = over_seeds(members, f"{name}_se")[0]
+    value = 1 - value if accuracy else value
+    obtained = f"{scale * value:.2f} ± {scale * error:.2f}"
+    if not accuracy and any(member.is_weak for member in members):
         obtained += " ‡"
-    return obtained + (f" ({count} seeds, sd {spread:.2f})" if count > 1 else "")
+    return obtained + (
+        f" ({count} seeds, sd {scale * spread:.2f})" if count > 1 else ""
+    )
 
 
 def _device(facts: Mapping[str, Any]) -> str:

@@ -446,6 +446,7 @@ OTHER_VALUES = (
     {
         "model.condition_on": "label",
         "data.labelled_per_class": 1,
+        "data.labelled_repeats": 2,
         "training.objective": "semi_supervised",
     },
 )
