@@ -62,6 +62,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "flow_widths": (64,),
             "precision": "float32",
             "rematerialize": False,
+            "denoiser": "mlp",
+            "denoiser_widths": (256, 256),
+            "predicts": "velocity",
+            "noise_schedule": "linear",
+            "noise_steps": 0,
+            "gamma_min": -8.0,
+            "gamma_max": 5.0,
+            "preserves_variance": True,
+            "label_dropout": 0.0,
             "condition_on": "",
         }
     )
@@ -78,6 +87,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             "alpha": 0.0,
             "partitions": 1,
             "mmd_weight": 0.0,
+            "weighting": "elbo",
             "batch_size": 100,
             "microbatches": 1,
             "num_epochs": 150,

@@ -276,6 +276,18 @@ OPTIONS = {
     "partitions": ({"objective": "thermodynamic"}, 7),
     "mmd_weight": ({"objective": "mmd"}, 7.0),
 }
+# Options of a chain of latents, with other values: those of one program, and others.
+SHARED_BY_CHAINS = {"noise_steps": 4, "noise_schedule": "cosine"}
+OPTIONS_OF_CHAINS = {
+    "denoiser": "unet",
+    "denoiser_widths": (7,),
+    "predicts": "levels",
+    "gamma_min": -7.0,
+    "gamma_max": 7.0,
+    "preserves_variance": False,
+    "label_dropout": 0.5,
+    "weighting": "simple",
+}
 # Options by name have no values that suit all parts.
 BY_NAME = {f"{kind}_options" for kind in KINDS}
 # Another value is allowed only together with another posterior and objective.
@@ -313,6 +325,43 @@ def test_runs_that_differ_in_an_option_of_a_part_do_not(field):
     assert [group.runs for group in grid.group(runs)] == [runs[:1], runs[1:]]
 
 
+def chains(**axes):
+    """Returns runs of chains of latents over these axes."""
+    base = config(**axes)
+    base["model"] |= {
+        "network": "identity",
+        "posterior": "noise",
+        "prior": "diffusion",
+        "likelihood": "discretized_gaussian",
+        "widths": (256,),
+        "latent_dim": 64,
+    }
+    base["training"] |= {"objective": "diffusion"}
+    return grid.expand(base)
+
+
+@pytest.mark.parametrize("field", SHARED_BY_CHAINS)
+def test_steps_and_fixed_schedules_of_chains_share_a_group(field):
+    now = digits.get_config().model[field]
+    runs = chains(**{field: (now, SHARED_BY_CHAINS[field]), "seed": (0, 1)})
+    (group,) = grid.group(runs)
+    assert group.runs == runs
+
+
+def test_a_learned_schedule_has_a_group_of_its_own():
+    runs = chains(noise_schedule=("learned", "linear"), noise_steps=(4, 0))
+    assert [group.runs for group in grid.group(runs)] == [runs[:2], runs[2:]]
+
+
+@pytest.mark.parametrize("field", OPTIONS_OF_CHAINS)
+def test_chains_that_differ_in_another_option_do_not(field):
+    section = "training" if field == "weighting" else "model"
+    now = digits.get_config()[section][field]
+    more = {"condition_on": "label"} if field == "label_dropout" else {}
+    runs = chains(**{field: (now, OPTIONS_OF_CHAINS[field])}, **more)
+    assert [group.runs for group in grid.group(runs)] == [runs[:1], runs[1:]]
+
+
 def test_hierarchies_of_other_layers_do_not():
     base = config(upper_layers=((3,), (4,)))
     base["model"] |= {"posterior": "ladder"}
@@ -337,7 +386,15 @@ def test_every_field_is_either_shared_or_not():
         for cls in (ModelSettings, TrainingSettings)
         for field in dataclasses.fields(cls)
     } | {"seed"}
-    assert fields == {*SHARED, *OTHER_VALUES, *OPTIONS, *TOGETHER, *BY_NAME}
+    assert fields == {
+        *SHARED,
+        *OTHER_VALUES,
+        *OPTIONS,
+        *SHARED_BY_CHAINS,
+        *OPTIONS_OF_CHAINS,
+        *TOGETHER,
+        *BY_NAME,
+    }
 
 
 def test_the_name_of_a_group_tells_its_runs_and_attempt():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests import linear_gaussian
+from tests.parts import ORDINARY_NETWORKS, ORDINARY_POSTERIORS, ORDINARY_PRIORS
 from vae_jax import fit
 from vae_jax.evidence import (
     LinearGaussian,
@@ -19,10 +20,9 @@ from vae_jax.evidence import (
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.measure import draw, evaluate
 from vae_jax.model import make_vae
-from vae_jax.networks import MLP, NETWORKS
+from vae_jax.networks import MLP
 from vae_jax.population import check_padding
-from vae_jax.posteriors import POSTERIORS, is_hierarchical
-from vae_jax.priors import PRIORS
+from vae_jax.posteriors import is_hierarchical
 from vae_jax.training import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
@@ -59,7 +59,7 @@ def moved(params):
     return jax.tree.unflatten(structure, map(jnp.add, leaves, noise))
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ORDINARY_NETWORKS)
 def test_encoder_and_decoder_of_every_network_see_the_class(network):
     model, params = build(network=network)
     params, z = moved(params), jnp.ones((len(LABELS), 2))
@@ -92,8 +92,8 @@ def test_images_of_a_class_are_drawn(network):
 
 @pytest.mark.parametrize(
     ("posterior", "prior"),
-    [(posterior, "standard_normal") for posterior in POSTERIORS]
-    + [("diagonal", prior) for prior in PRIORS],
+    [(posterior, "standard_normal") for posterior in ORDINARY_POSTERIORS]
+    + [("diagonal", prior) for prior in ORDINARY_PRIORS],
 )
 def test_every_posterior_and_prior_can_have_classes(posterior, prior):
     upper = {"upper_layers": (2,)} if is_hierarchical(posterior) else {}

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.parts import ORDINARY_NETWORKS, ORDINARY_POSTERIORS, ORDINARY_PRIORS
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.networks import ACTIVATIONS, MLP, NETWORKS, Gated, Network
-from vae_jax.posteriors import POSTERIORS, is_hierarchical
-from vae_jax.priors import PRIORS
+from vae_jax.posteriors import is_hierarchical
 
 pytestmark = pytest.mark.usefixtures("keys_are_used_once")
 
@@ -214,8 +214,12 @@ class Undeclared(Network):
 
 def test_a_model_can_be_padded_if_all_its_parts_declare_it(monkeypatch):
     monkeypatch.setitem(NETWORKS, "undeclared", Undeclared)
-    single = [name for name in POSTERIORS if not is_hierarchical(name)]
-    kinds = {"network": NETWORKS, "posterior": single, "prior": PRIORS}
+    single = [name for name in ORDINARY_POSTERIORS if not is_hierarchical(name)]
+    kinds = {
+        "network": [*ORDINARY_NETWORKS, "undeclared"],
+        "posterior": single,
+        "prior": ORDINARY_PRIORS,
+    }
 
     def can_be_padded(**options):
         return make_vae(

@@ -12,6 +12,7 @@ import optax
 import pytest
 import scipy.special
 
+from tests.parts import ORDINARY_NETWORKS
 from vae_jax import networks, population
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.measure import evaluate
@@ -53,7 +54,7 @@ class Case(NamedTuple):
     run: Callable[..., tuple[jax.Array, jax.Array]]  # outputs and posterior means
 
 
-@pytest.fixture(scope="module", params=networks.NETWORKS)
+@pytest.fixture(scope="module", params=ORDINARY_NETWORKS)
 def case(request):
     model, params = build(request.param)
 
@@ -238,7 +239,7 @@ def test_convolutions_without_widths_are_refused(network):
 # --- precision and memory ---
 
 PARTS = {
-    **{network: {"network": network} for network in networks.NETWORKS},
+    **{network: {"network": network} for network in ORDINARY_NETWORKS},
     "flows": {"posterior": "inverse_autoregressive_flow", "prior": "flow"},
     "layers": {"posterior": "ladder", "upper_layers": (2,)},
     "layers upwards": {"posterior": "bottom_up", "upper_layers": (2,)},

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.parts import ORDINARY_OBJECTIVES
 from tests.test_objectives import (
     bernoulli_model,
     elbo,
@@ -192,7 +193,7 @@ def test_a_batch_of_one_says_nothing_of_the_aggregated_posterior():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - {"semi_supervised"}))
+@pytest.mark.parametrize("name", ORDINARY_OBJECTIVES)
 def test_training_by_every_objective_raises_the_elbo(images, name):
     """It rises by nats in ten epochs, even if training maximises another bound."""
     objective = OBJECTIVES.make(name, num_samples=3, **OPTIONS.get(name, {}))

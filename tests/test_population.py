@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.parts import ORDINARY_NETWORKS
 from tests.test_training import CONFIG, assert_same, build, member, train
 from vae_jax import population
 from vae_jax.likelihoods import make_likelihood
@@ -176,7 +177,7 @@ def test_an_unknown_execution_is_refused():
         population.over_members(lambda x: x, num_shared=1, execution="vmap")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ORDINARY_NETWORKS)
 def test_on_a_cpu_small_dense_networks_alone_are_mapped(network):
     model = make_vae(
         make_likelihood("bernoulli", 2),

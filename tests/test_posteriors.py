@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from tests import linear_gaussian
+from tests.parts import ORDINARY_POSTERIORS
 from vae_jax.diagnostics import measure_latent_use
 from vae_jax.distributions import DiagonalGaussian, FullCovarianceGaussian, latent_noise
 from vae_jax.evidence import annealed_estimate, importance_estimate, inference_gap
@@ -294,7 +295,7 @@ def test_every_estimate_of_the_evidence_takes_every_posterior(posterior, key):
     assert np.isfinite(use.two_samples.p_value)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", ORDINARY_POSTERIORS)
 def test_every_posterior_is_mapped_over_members(posterior, key):
     """Two members' bounds and gradients are those of each alone."""
     model, params, x = tiny_model(posterior)

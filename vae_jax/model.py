@@ -33,7 +33,7 @@ from vae_jax.checks import (
 )
 from vae_jax.distributions import Posterior
 from vae_jax.likelihoods import Likelihood
-from vae_jax.networks import NETWORKS, Module, Network, Shape, side_by_side
+from vae_jax.networks import NETWORKS, Identity, Module, Network, Shape, side_by_side
 from vae_jax.posteriors import POSTERIORS, PosteriorFamily, make_posterior
 from vae_jax.priors import Prior, PriorFamily, make_prior, priors_of
 from vae_jax.registry import Registry, refuse_option
@@ -91,6 +91,16 @@ class VAE:
         """Whether KL(q(z|x) || p(z)) has a closed form."""
         families = (self.posterior_family, self.prior_family)
         return all(family.has_closed_form_kl for family in families)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether log p(z) can be computed; a chain of latents only bounds it."""
+        return bool(getattr(self.prior_family, "has_density", True))
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether z is the image and noise, the first layer of a chain."""
+        return bool(getattr(self.posterior_family, "is_noise", False))
 
     @property
     def is_autoregressive(self) -> bool:
@@ -167,7 +177,8 @@ class VAE:
         decoder = self.decoder.init(decoder_key, *decoder_inputs)
         initial = self.likelihood.initial_outputs(pixel_mean, pixel_std)
         pixel_outputs = self.likelihood.pixel_outputs
-        decoder["params"]["bias"]["pixels"] = initial[:pixel_outputs]
+        if not self.is_chain:
+            decoder["params"]["bias"]["pixels"] = initial[:pixel_outputs]
         pixels = jnp.zeros((0, *pixel_mean.shape), jnp.uint8)
         if images is not None:
             pixels, _ = self.rows.split(images)
@@ -230,8 +241,14 @@ class VAE:
         log_q: jax.Array = jax.nn.log_softmax(outputs["class"])
         return log_q
 
-    def prior(self, params: Params) -> Prior:
-        """Returns p(z), which does not depend on the class."""
+    def prior(self, params: Params, x: jax.Array | None = None) -> Prior:
+        """Returns p(z); only a chain of latents depends on the class.
+
+        Args:
+            params: the model's parameters.
+            x: rows whose classes the chain is of, ``[batch, D + 1]``; None: it is of no
+                class.
+        """
 
         def encode(intensity: jax.Array) -> Posterior:
             # A prior's own images have no class: the encoder sees equal parts of all.
@@ -239,7 +256,12 @@ class VAE:
             y = [jnp.full(shape, 1 / self.num_classes)] if self.num_classes else []
             return self._encode_intensity(params, intensity, *y)
 
-        return self.prior_family.at(params, encode)
+        prior: Any = self.prior_family.at(params, encode)
+        family: Any = self.prior_family
+        if x is not None and not self.has_density and family.num_classes:
+            prior = prior.given(*self.rows.one_hot(x, jnp.float32))
+        found: Prior = prior
+        return found
 
     def closed_form_kl(self, params: Params, posterior: Posterior) -> jax.Array:
         """Returns KL(q(z|x) || p(z)) in nats, ``[batch, terms]``.
@@ -281,6 +303,9 @@ class VAE:
                 classes.
         """
         z = z[..., : self.layer_dims[0]] if len(self.layer_dims) > 1 else z
+        if self.is_chain:
+            family: Any = self.posterior_family
+            return self.likelihood.readout(*family.read(z))
         if x is None and (self.is_autoregressive or self.num_classes):
             why = "the decoder is autoregressive"
             if not self.is_autoregressive:
@@ -336,9 +361,8 @@ class VAE:
             likelihood's view. The mean is E[x|z]. For an autoregressive decoder it is
             E[x_i | x_<i, z] at the drawn x; its expectation is E[x|z].
         """
-        num_pixels = params["decoder"]["bias"]["pixels"].shape[-1]
         dtype = jnp.int32 if self.likelihood.view == "levels" else jnp.float32
-        x = jnp.zeros((len(z), num_pixels), dtype)
+        x = jnp.zeros((len(z), self.num_pixels), dtype)
 
         def outputs_of(x: jax.Array) -> jax.Array:
             return self.decode(params, z, self.rows.join(x, labels))
@@ -349,7 +373,7 @@ class VAE:
             return jax.lax.dynamic_update_slice_in_dim(x, pixel, i, axis=-1)
 
         if self.is_autoregressive:
-            x = jax.lax.fori_loop(0, num_pixels, add_pixel, x)
+            x = jax.lax.fori_loop(0, self.num_pixels, add_pixel, x)
             return self.likelihood.mean(outputs_of(x)), x
         outputs = outputs_of(x)
         return self.likelihood.mean(outputs), self.likelihood.sample(key, outputs)
@@ -375,10 +399,11 @@ class VAE:
             ``sample_images``.
         """
         latent_key, pixel_key = jax.random.split(key)
-        z = self.prior(params).sample(latent_key, num_samples)
         if labels is None:
             # The next child of the key; the split above gives children 0 and 1.
             labels = self.rows.draw_labels(jax.random.fold_in(key, 2), num_samples)
+        of_classes = self.rows.join(jnp.zeros((num_samples, self.num_pixels)), labels)
+        z = self.prior(params, of_classes).sample(latent_key, num_samples)
         return self.sample_images(params, pixel_key, z, labels)
 
     def num_parameters(self, params: Params) -> int:
@@ -486,7 +511,13 @@ def make_vae(
             "has_classifier is True: the model has no classes. Give num_classes, or "
             "leave has_classifier out."
         )
-    return VAE(
+    if prior == "diffusion":
+        for_prior["num_classes"] = num_classes
+        if posterior == "noise":
+            binary = likelihood.view == "binary"
+            for_prior["levels"] = 2 if binary else likelihood.levels
+            for_prior["latent_shape"] = image_shape
+    model = VAE(
         network,
         (height, width, channels),
         likelihood,
@@ -497,3 +528,53 @@ def make_vae(
         num_classes,
         has_classifier,
     )
+    if posterior == "noise" or isinstance(network, Identity):
+        _check_chain(model, posterior, prior)
+    return model
+
+
+def _check_chain(model: VAE, posterior: str, prior: str) -> None:
+    """Refuses parts that do not make a chain of latents together.
+
+    Raises:
+        ValueError: naming the part, and the remedy.
+    """
+    if not isinstance(model.network, Identity):
+        raise ValueError(
+            f"network is {type(model.network).__name__}: the latents of the posterior "
+            "'noise' are the image, which no network encodes. Choose 'identity'."
+        )
+    if posterior != "noise":
+        raise ValueError(
+            f"posterior is {posterior!r}: the network 'identity' has no encoder for "
+            "it. Choose the posterior 'noise', or a network such as 'mlp'."
+        )
+    if prior != "diffusion":
+        raise ValueError(
+            f"prior is {prior!r}: the posterior 'noise' is the first layer of a chain "
+            "of latents. Choose the prior 'diffusion'."
+        )
+    if model.latent_dim != model.num_pixels:
+        raise ValueError(
+            f"latent_dim is {model.latent_dim}: the latents of the posterior 'noise' "
+            f"are the values of the image. Set it to {model.num_pixels}."
+        )
+    if model.ignore_x:
+        raise ValueError(
+            "ignore_x is True: the posterior 'noise' would be of a black image, as it "
+            "has no parameters. Leave it out."
+        )
+    if not model.likelihood.has_readout:
+        raise ValueError(
+            f"likelihood is {type(model.likelihood).__name__}: it has no readout of an "
+            "image with noise. Choose 'bernoulli', 'discretized_gaussian', "
+            "'categorical' or 'gaussian_pixel'."
+        )
+    families: list[Any] = [model.posterior_family, model.prior_family]
+    for option in ("gamma_min", "preserves_variance"):
+        own, other = (getattr(family, option) for family in families)
+        if own != other:
+            raise ValueError(
+                f"{option} is {own} of the posterior and {other} of the prior: z_0 is "
+                "a layer of both. Give it once, for both."
+            )

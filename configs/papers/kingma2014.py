@@ -22,8 +22,8 @@ weight of 0.1 N / N_l = 50 of log q(y|x); three seeds.
 Knowingly different: each labelled image is 50 times in an epoch, so that a batch of 100
 has nine on average, and log q(y|x) has the weight 1 each time; so the bound of labelled
 images counts 50 times, too. Images are binarized anew in each batch, with their
-intensities as probabilities; Glorot-uniform weights; Adam 1e-3 with a decay to zero. Our
-seeds share the labelled images (data.split_seed selects them), theirs do not.
+intensities as probabilities; Glorot-uniform weights; Adam 1e-3 with a decay to zero.
+Our seeds share the labelled images (data.split_seed selects them), theirs do not.
 """
 
 from typing import Any

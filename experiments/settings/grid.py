@@ -21,6 +21,7 @@ from experiments.settings.values import (
     plain,
     refuse_unknown,
 )
+from vae_jax.diffusion import NOISE_SCHEDULES
 
 _SWEPT = ("model", "training")  # sections whose fields are axes
 _SECTION_OF = {
@@ -269,9 +270,14 @@ def _program(settings: Settings) -> Settings:
     """Returns the settings with every vmapped field reset.
 
     These are seed, beta, learning rate and, if it can be padded, the latent size: runs
-    whose results are equal share a program (``vae_jax.training.Member``).
+    whose results are equal share a program (``vae_jax.training.Member``). And of a
+    chain of latents its steps and its schedule, if that is not learned.
     """
     model = settings.model
+    if model.prior == "diffusion":
+        model = _replaced(model, noise_steps=0)
+        if not NOISE_SCHEDULES.make(model.noise_schedule).is_learned:
+            model = _replaced(model, noise_schedule="linear")
     if model.can_be_padded:
         model = _replaced(model, latent_dim=1)
     training = _replaced(settings.training, beta=1.0, learning_rate=1.0)

@@ -8,6 +8,7 @@ checked before anything is computed.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -18,12 +19,14 @@ from experiments.settings.values import Options, convert, prefixed, refuse_unkno
 from experiments.trackers.interface import DEFAULT, TRACKERS
 from vae_jax import population
 from vae_jax.checks import Count, CountOrZero, Range
+from vae_jax.diffusion import NOISE_SCHEDULES, PREDICTIONS
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import VAE, make_vae
-from vae_jax.networks import ACTIVATIONS, NETWORKS, PRECISIONS
+from vae_jax.networks import ACTIVATIONS, DENOISERS, NETWORKS, PRECISIONS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
+from vae_jax.priors.diffusion import WEIGHTINGS
 from vae_jax.training import TrainingConfig, TrainingPlan
 
 _NO_OPTIONS = Options()
@@ -53,6 +56,18 @@ class ModelSettings:
             VampPrior.
         flow_steps: transformations of a flow, in posterior or prior.
         flow_widths: hidden units of each layer of a transformation.
+        denoiser: the network that all layers of a chain of latents share.
+        denoiser_widths: hidden units or channels of the denoiser's layers.
+        predicts: what the denoiser's output is read as; 'levels' is the chance of each
+            level of a pixel.
+        noise_schedule: how -log SNR rises from the image to noise.
+        noise_steps: steps of the chain; 0 for infinitely many.
+        gamma_min: -log SNR of the latents next to the image.
+        gamma_max: -log SNR of the last latents.
+        preserves_variance: whether the latents keep the variance of the image;
+            otherwise it explodes, which changes no probability of an image.
+        label_dropout: share of the training images whose class the denoiser does not
+            see.
         precision: the numbers that networks compute in; parameters are float32.
         rematerialize: whether encoder and decoder compute their layers again for the
             gradient, to save memory.
@@ -84,6 +99,15 @@ class ModelSettings:
     flow_widths: ForParts[tuple[Count, ...]]
     precision: Annotated[ForParts[str], PRECISIONS]
     rematerialize: ForParts[bool]
+    denoiser: Annotated[ForParts[str], DENOISERS] = "mlp"
+    denoiser_widths: ForParts[tuple[Count, ...]] = (256, 256)
+    predicts: Annotated[ForParts[str], PREDICTIONS] = "velocity"
+    noise_schedule: Annotated[ForParts[str], NOISE_SCHEDULES] = "linear"
+    noise_steps: ForParts[int] = 0
+    gamma_min: ForParts[float] = -8.0
+    gamma_max: ForParts[float] = 5.0
+    preserves_variance: ForParts[bool] = True
+    label_dropout: ForParts[float] = 0.0
     condition_on: Annotated[str, ("", "label")] = ""
     likelihood_options: Options = _NO_OPTIONS
     network_options: Options = _NO_OPTIONS
@@ -118,7 +142,10 @@ class ModelSettings:
     @property
     def example(self) -> VAE:
         """The model for images that are small enough for every network."""
-        return self.build(image_shape=(8, 8, 1), levels=2, num_classes=2)
+        model, shape = self, (8, 8, 1)
+        if self.posterior == "noise" and self.latent_dim != math.prod(shape):
+            model = dataclasses.replace(self, latent_dim=math.prod(shape))
+        return model.build(image_shape=shape, levels=2, num_classes=2)
 
     @property
     def can_be_padded(self) -> bool:
@@ -166,6 +193,8 @@ class TrainingSettings(TrainingPlan):
         alpha: order of the Renyi divergence: 0 gives 'iwae', 1 the ELBO.
         partitions: points of the thermodynamic integral.
         mmd_weight: weight of the squared maximum mean discrepancy of q(z) from p(z).
+        weighting: what the loss of a chain of latents is in training: the bound, or a
+            mean over times of a squared error; never in measurements.
         objective_options: options of the objective that have no field, by name.
         beta: weight of the KL in training; never in measurements.
         learning_rate: step size of Adam, from which ``schedule`` starts.
@@ -180,6 +209,7 @@ class TrainingSettings(TrainingPlan):
     alpha: ForParts[float] = 0.0
     partitions: ForParts[int] = 1
     mmd_weight: ForParts[float] = 0.0
+    weighting: Annotated[ForParts[str], WEIGHTINGS] = "elbo"
     objective_options: Options = _NO_OPTIONS
     beta: Annotated[float, Range(at_least=0)] = 1.0
     # With a larger rate, a finite gradient could give a step that is not finite.

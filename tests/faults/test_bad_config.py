@@ -357,6 +357,8 @@ def copy(states, tmp_path):
     return copy
 
 
+# A chain of latents as the prior.
+CHAIN = {"model.prior": "diffusion", "training.objective": "diffusion"}
 # Up to four fields at a time, since a refusal names five differences.
 OTHER_VALUES = (
     {"data.name": "digits", "data.path": ""},
@@ -443,6 +445,12 @@ OTHER_VALUES = (
     {"training.objective": "mmd", "training.mmd_weight": 1.0},
     {"training.capacity": 2.0, "training.microbatches": 2},
     {"model.precision": "bfloat16", "model.rematerialize": True},
+    {**CHAIN, "model.denoiser": "unet", "model.denoiser_widths": (7,)},
+    {**CHAIN, "model.predicts": "data", "training.weighting": "simple"},
+    {**CHAIN, "model.noise_schedule": "cosine", "model.noise_steps": 4},
+    {**CHAIN, "model.gamma_min": -7.0, "model.gamma_max": 4.0},
+    {**CHAIN, "model.preserves_variance": False},
+    {**CHAIN, "model.label_dropout": 0.5, "model.condition_on": "label"},
     {
         "model.condition_on": "label",
         "data.labelled_per_class": 1,

@@ -15,6 +15,7 @@ from vae_jax.evidence.annealing import (
 )
 from vae_jax.evidence.gap import InferenceGap, inference_gap
 from vae_jax.evidence.importance import (
+    ChainEstimate,
     ImportanceEstimate,
     importance_bias,
     importance_estimate,
@@ -26,10 +27,12 @@ from vae_jax.evidence.linear_gaussian import (
     principal_components,
 )
 from vae_jax.evidence.sandwich import Sandwich, measure_sandwich
+from vae_jax.evidence.unrolled import unrolled
 
 __all__ = [
     "AnnealedEstimate",
     "BidirectionalEstimate",
+    "ChainEstimate",
     "ImportanceEstimate",
     "InferenceGap",
     "LinearGaussian",
@@ -45,4 +48,5 @@ __all__ = [
     "num_surviving",
     "principal_components",
     "sigmoid_schedule",
+    "unrolled",
 ]

@@ -40,5 +40,9 @@ class Bernoulli(Likelihood):
         probability = self.mean(outputs)
         return jax.random.bernoulli(key, probability).astype(probability.dtype)
 
+    def readout(self, mean: jax.Array, std: jax.Array) -> jax.Array:
+        """See ``Likelihood``: the odds of white and black under the noise."""
+        return ((mean - 0.5) / std**2)[..., None, :]
+
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
         return jax.scipy.special.logit(inner_mean(pixel_mean))[None]

@@ -126,6 +126,17 @@ class Gaussian(_Gaussian):
     def fits_shared(self) -> bool:
         return self.scale == "optimal"
 
+    @property
+    def has_readout(self) -> bool:
+        return self.scale == "pixel"
+
+    def readout(self, mean: jax.Array, std: jax.Array) -> jax.Array:
+        """See ``Likelihood``; only with a scale for each pixel."""
+        if not self.has_readout:
+            return super().readout(mean, std)
+        loc, scale = self._continuous_units(mean, std)
+        return jnp.stack([loc, bounded_log(scale)], axis=-2)
+
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
         loc, std = self._continuous_moments(pixel_mean, pixel_std)
         return jnp.stack([loc, bounded_log(jnp.maximum(std, MIN_INITIAL_STD))])

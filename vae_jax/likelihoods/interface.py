@@ -94,6 +94,33 @@ class Likelihood(abc.ABC):
             pixel_std: its standard deviation, ``[D]``.
         """
 
+    @property
+    def has_readout(self) -> bool:
+        """Whether ``readout`` is defined."""
+        return type(self).readout is not Likelihood.readout
+
+    def readout(self, mean: jax.Array, std: jax.Array) -> jax.Array:
+        """Returns outputs ``[..., C, D]`` for pixels that were seen with noise.
+
+        Only for likelihoods with ``has_readout``. Up to its edges, p(x|z) is then the
+        normal distribution with this mean and standard deviation.
+
+        Args:
+            mean: of the intensity k / (levels - 1), ``[..., D]``.
+            std: its standard deviation, ``[..., D]``.
+
+        Raises:
+            NotImplementedError: there is none for this likelihood.
+        """
+        raise NotImplementedError(f"{self} has no readout")
+
+    def _continuous_units(
+        self, mean: jax.Array, std: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns an intensity's moments in the units of the continuous view."""
+        ratio = (self.levels - 1) / self.levels
+        return ratio * mean + 0.5 / self.levels, ratio * std
+
     def optimal_shared(self, outputs: jax.Array, x: jax.Array) -> jax.Array:
         """Returns the shared parameters that maximise the mean of ``log_prob``.
 

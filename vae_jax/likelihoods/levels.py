@@ -120,6 +120,11 @@ class DiscretizedGaussian(Likelihood):
         noise = jax.random.normal(key, loc.shape)
         return _bin_of(loc + bounded_exp(log_scale) * noise, self.levels)
 
+    def readout(self, mean: jax.Array, std: jax.Array) -> jax.Array:
+        """See ``Likelihood``: the mass of the noise's distribution in each bin."""
+        loc, scale = self._continuous_units(mean, std)
+        return jnp.stack([loc, bounded_log(scale)], axis=-2)
+
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
         loc, std = self._continuous_moments(pixel_mean, pixel_std)
         scale = jnp.maximum(std, MIN_INITIAL_STD)
@@ -238,6 +243,12 @@ class Categorical(Likelihood):
     def sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         self._check(outputs)
         return jax.random.categorical(key, outputs, axis=-2).astype(jnp.int32)
+
+    def readout(self, mean: jax.Array, std: jax.Array) -> jax.Array:
+        """See ``Likelihood``: the odds of the levels under the noise."""
+        level = self._column(mean.ndim + 1) / (self.levels - 1)
+        distance = (level - mean[..., None, :]) / std[..., None, :]
+        return -0.5 * distance**2
 
     def initial_outputs(self, pixel_mean: jax.Array, pixel_std: jax.Array) -> jax.Array:
         # These are the log-masses of a discretized logistic with the same moments.

@@ -17,19 +17,31 @@ from vae_jax.networks.common import (
     side_by_side,
 )
 from vae_jax.networks.convolutional import Conv, ResNet
+from vae_jax.networks.denoisers import (
+    DENOISERS,
+    Denoiser,
+    DenseDenoiser,
+    Transformer,
+    UNet,
+)
 from vae_jax.networks.dense import MLP, Gated, MLPEncoder, hidden_layers
+from vae_jax.networks.identity import Identity
 from vae_jax.networks.interface import Heads, Module, Network, Params, Shape
 from vae_jax.networks.masked import MaskedMLP, PixelCNN
 from vae_jax.registry import Registry
 
 __all__ = [
     "ACTIVATIONS",
+    "DENOISERS",
     "MLP",
     "NETWORKS",
     "PRECISIONS",
     "Conv",
+    "Denoiser",
+    "DenseDenoiser",
     "Gated",
     "Heads",
+    "Identity",
     "MLPEncoder",
     "MaskedMLP",
     "Module",
@@ -39,6 +51,8 @@ __all__ = [
     "PixelCNN",
     "ResNet",
     "Shape",
+    "Transformer",
+    "UNet",
     "hidden_layers",
     "side_by_side",
 ]
@@ -50,4 +64,5 @@ NETWORKS |= {
     "gated": Gated,
     "resnet": ResNet,
     "pixelcnn": PixelCNN,
+    "identity": Identity,
 }

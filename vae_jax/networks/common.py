@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vae_jax.checks import require_fields
-from vae_jax.networks.interface import Heads, Network
+from vae_jax.networks.interface import Heads
 from vae_jax.networks.products import bfloat16_product
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -31,8 +31,8 @@ PRECISIONS: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
-class LayeredNetwork(Network):
-    """A network of layers; the decoder has the encoder's layers in reverse order.
+class LayeredNetwork:
+    """Layers of a network; a decoder has its encoder's layers in reverse order.
 
     Attributes:
         widths: hidden units or channels of each layer, from the image inwards; may be

@@ -18,7 +18,7 @@ from vae_jax.networks.common import (
     side_by_side,
 )
 from vae_jax.networks.convolutions import FORMS, convolve
-from vae_jax.networks.interface import Heads, Module, Shape
+from vae_jax.networks.interface import Heads, Module, Network, Shape
 
 # Channels that are normalised together in a residual block.
 _NORM_GROUP = 8
@@ -26,7 +26,7 @@ _NORM_GROUP = 8
 
 @dataclasses.dataclass(frozen=True)
 class ConvolvingNetwork(ActivatedNetwork):
-    """A network with convolutions, computed in one of ``FORMS``."""
+    """Layers with convolutions, computed in one of ``FORMS``."""
 
     _: dataclasses.KW_ONLY
     convolutions: Annotated[str, FORMS] = "auto"
@@ -40,10 +40,10 @@ class ConvolvingNetwork(ActivatedNetwork):
         **options: Any,
     ) -> nn.Conv:
         """Returns a convolution with the initialisation of all networks."""
+        options = {"kernel_init": nn.initializers.glorot_uniform()} | options
         return kind(
             features,
             window,
-            kernel_init=nn.initializers.glorot_uniform(),
             conv_general_dilated=functools.partial(convolve, form=self.convolutions),
             dtype=self.dtype,
             **options,
@@ -51,7 +51,7 @@ class ConvolvingNetwork(ActivatedNetwork):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Convolutional(ConvolvingNetwork):
+class _Convolutional(ConvolvingNetwork, Network):
     """An encoder that halves the image once for each width, and a mirrored decoder."""
 
     residual: ClassVar[bool]
@@ -169,14 +169,19 @@ class _ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array) -> jax.Array:  # h [batch, height, width, channels]
-        groups = math.gcd(self.features, self.features // _NORM_GROUP or 1)
-        norm = functools.partial(nn.GroupNorm, groups, dtype=self.network.dtype)
+        norm = functools.partial(residual_norm, self.network, self.features)
         linear = functools.partial(self.network.conv, self.features, use_bias=False)
         straight = linear(window=(1, 1), strides=self.strides)(h)
         h = linear(strides=self.strides)(h)
         h = self.network.activate(norm()(h))
         h = linear()(h)
         return self.network.activate(straight + norm()(h))
+
+
+def residual_norm(network: ConvolvingNetwork, features: int) -> nn.GroupNorm:
+    """Returns the normalisation of a map with so many channels, in groups of them."""
+    groups = math.gcd(features, features // _NORM_GROUP or 1)
+    return nn.GroupNorm(groups, dtype=network.dtype)
 
 
 class ConvTranspose(nn.Conv):

@@ -18,10 +18,10 @@ from vae_jax.networks.common import (
     apply_block,
     side_by_side,
 )
-from vae_jax.networks.interface import Heads, Module, Shape
+from vae_jax.networks.interface import Heads, Module, Network, Shape
 
 
-class DenseNetwork(LayeredNetwork):
+class DenseNetwork(LayeredNetwork, Network):
     """An encoder and a decoder of dense layers; a class is a part of their input."""
 
     takes_class: ClassVar[bool] = True

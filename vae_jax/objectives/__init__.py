@@ -8,11 +8,13 @@ bounds stay comparable between likelihoods and batch sizes.
 
 ``elbo`` holds the ELBO in several forms, ``importance`` the bounds that weigh several
 samples, ``aggregate`` those that see the batch as a whole, ``semi_supervised`` the one
-that learns from images with and without a class.
+that learns from images with and without a class, ``diffusion`` that of a chain of
+latents.
 """
 
 from vae_jax.objectives.aggregate import MMD, BetaTC
 from vae_jax.objectives.base import Batch, Objective, Terms
+from vae_jax.objectives.diffusion import Diffusion
 from vae_jax.objectives.elbo import STL, Elbo, ElboLogWeight
 from vae_jax.objectives.importance import (
     CIWAE,
@@ -37,6 +39,7 @@ __all__ = [
     "Batch",
     "BetaTC",
     "DReG",
+    "Diffusion",
     "Elbo",
     "ElboLogWeight",
     "Objective",
@@ -61,4 +64,5 @@ OBJECTIVES |= {
     "beta_tc": BetaTC,
     "mmd": MMD,
     "semi_supervised": SemiSupervised,
+    "diffusion": Diffusion,
 }

@@ -114,6 +114,8 @@ class Objective(abc.ABC):
     depends_on_batch: ClassVar[bool] = False
     # Samples of an image count by their importance weights.
     weighs_samples: ClassVar[bool] = False
+    # log p(z) must be known exactly.
+    needs_density: ClassVar[bool] = True
     # The class of an image may be unknown.
     infers_classes: ClassVar[bool] = False
 
@@ -185,6 +187,13 @@ class Objective(abc.ABC):
                 f"{posterior} and {prior} do not have. Choose 'elbo_log_weight', which "
                 "estimates it."
             )
+        if self.needs_density != model.has_density:
+            remedy = "Choose the objective 'diffusion'."
+            why = f"it needs log p(z), which {prior} has not"
+            if not self.needs_density:
+                why = f"it is the bound of a chain of latents, which {prior} is not"
+                remedy = "Choose the prior 'diffusion', or an objective such as 'elbo'."
+            raise ValueError(f"objective is {name}: {why}. {remedy}")
         if self.infers_classes != model.has_classifier:
             remedy = "Choose the objective 'semi_supervised'."
             if self.infers_classes:

@@ -12,6 +12,7 @@ from vae_jax.posteriors.flow import FlowFamily
 from vae_jax.posteriors.gaussian import DiagonalGaussianFamily, FullCovarianceFamily
 from vae_jax.posteriors.hierarchy import BottomUpFamily, LadderFamily
 from vae_jax.posteriors.interface import PosteriorFamily
+from vae_jax.posteriors.noise import NoiseFamily
 from vae_jax.registry import Registry
 
 __all__ = [
@@ -29,6 +30,7 @@ POSTERIORS |= {
     **{kind: functools.partial(FlowFamily, kind=kind) for kind in STEPS},
     "bottom_up": BottomUpFamily,
     "ladder": LadderFamily,
+    "noise": NoiseFamily,
 }
 
 

@@ -15,7 +15,8 @@ class PosteriorFamily(Protocol):
     ``is_hierarchical = True``, the number for each stochastic layer; its other fields
     are its options. It may also declare ``pads_exactly: ClassVar[bool] = True``: if the
     encoder's outputs for a latent are 0, the posterior of this latent is a standard
-    normal that is independent of the other latents.
+    normal that is independent of the other latents. Or ``is_noise: ClassVar[bool] =
+    True``: z is the image and noise, which ``read`` undoes (see ``noise``).
     """
 
     @property

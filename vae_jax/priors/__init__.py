@@ -6,6 +6,7 @@ with samples and a density.
 
 from typing import Any
 
+from vae_jax.priors.diffusion import DiffusionFamily
 from vae_jax.priors.flow import FlowPriorFamily
 from vae_jax.priors.gaussian import GaussianPriorFamily, StandardNormal
 from vae_jax.priors.hierarchy import TopDown
@@ -34,6 +35,7 @@ PRIORS |= {
     "mixture": GaussianMixtureFamily,
     "vamp": VampPriorFamily,
     "flow": FlowPriorFamily,
+    "diffusion": DiffusionFamily,
 }
 
 # By the name of the top layer's prior; each lower layer depends on the one above.

@@ -27,7 +27,10 @@ class PriorFamily(Protocol):
 
     Its first argument is the number of latents; its other fields are its options. It
     may declare ``pads_exactly: ClassVar[bool] = True``: latents are independent
-    standard normals, so further latents do not change the density of the others.
+    standard normals, so further latents do not change the density of the others. Or
+    ``has_density: ClassVar[bool] = False``: its priors have no ``log_prob``, but
+    ``kl_terms``, an estimate of a bound (see ``diffusion``); and, if there are classes,
+    a field ``num_classes`` and ``given``.
     """
 
     @property

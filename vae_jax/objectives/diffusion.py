@@ -1,0 +1,40 @@
+"""The bound of a model whose prior is a chain of latents."""
+
+import dataclasses
+from typing import Annotated, Any, ClassVar
+
+import jax
+
+from vae_jax.objectives.base import Batch, Objective, Terms
+from vae_jax.priors.diffusion import WEIGHTINGS
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion(Objective):
+    """ELBO with all layers of a chain, estimated from one random layer of each image.
+
+    E_q[log p(x|z_0)] - KL(q(z_0 ... z_T|x) || p(z_0 ... z_T)) where the posterior is
+    the chain's noise (Kingma et al. 2021, "Variational diffusion models"). Else the
+    chain is the prior of the latents, and the bound has their density under q, too.
+
+    Attributes:
+        weighting: how much the loss of each layer counts in training. Only 'elbo' is
+            the bound; reconstruction and KL are reported without another weighting.
+    """
+
+    weighting: Annotated[str, WEIGHTINGS] = "elbo"
+
+    needs_density: ClassVar[bool] = False
+
+    def for_validation(self) -> "Diffusion":
+        return dataclasses.replace(self, weighting="elbo")
+
+    def terms(self, batch: Batch) -> Terms:
+        noise_key, chain_key = jax.random.split(batch.key)
+        batch = dataclasses.replace(batch, key=noise_key)
+        model, params = batch.model, batch.params
+        prior: Any = model.prior(params, batch.x)
+        found = prior.kl_terms(chain_key, batch.posterior, batch.noise, self.weighting)
+        reconstruction = model.log_likelihood(params, batch.x, found.z).mean(0)
+        bound = reconstruction - batch.kl_weight * found.weighted
+        return Terms(bound, reconstruction, found.kl)

@@ -1,0 +1,467 @@
+"""A chain of latents with one denoiser: the prior of a diffusion model.
+
+The latents z_0 ... z_T all have the size of what they noise. The encoder q(z_t|x) is
+linear Gaussian noise without parameters (``diffusion.process``); the generative model
+draws z_T ~ p(z_T), a normal, and then z_s ~ p(z_s|z_t) = q(z_s|z_t, x = xhat(z_t)),
+where xhat is the denoiser. So the KL of each layer is known:
+
+    KL(q(z_s|z_t, x) || p(z_s|z_t)) = 1/2 (SNR_s - SNR_t) |x - xhat(z_t)|^2.
+
+A bound on log p needs the sum over layers. One random layer gives an unbiased estimate
+of the sum, in the memory of one layer, whatever T is. For T = infinity the sum is an
+integral over time (Kingma et al. 2021, section 4).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vae_jax.checks import CountOrZero, Range, require_fields
+from vae_jax.diffusion.process import PREDICTIONS, Denoised, Process, read_output
+from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends, NoiseSchedule
+from vae_jax.distributions import Posterior
+from vae_jax.gradients import with_gradient_of
+from vae_jax.networks import (
+    ACTIVATIONS,
+    DENOISERS,
+    PRECISIONS,
+    Denoiser,
+    Module,
+    Params,
+)
+from vae_jax.priors.interface import Encode
+
+# Steps of a sampler where the chain has infinitely many.
+STEPS_OF_INFINITY = 256
+
+# What the loss is in training: the bound ('elbo'), or a mean over times of a squared
+# error: of the noise ('simple'; Ho, Jain and Abbeel 2020), of the velocity (Salimans
+# and Ho 2022), or of the image times min(SNR, 5) (Hang et al. 2023, "Efficient
+# diffusion training via min-SNR weighting strategy").
+WEIGHTINGS = ("elbo", "simple", "velocity", "min_snr")
+_MOST_SNR = 5.0
+
+
+class ChainTerms(NamedTuple):
+    """The parts of KL(q(z_0 ... z_T|x) || p(z_0 ... z_T)), nats, ``[N]``."""
+
+    prior: jax.Array  # KL(q(z_T|x) || p(z_T)), exact
+    diffusion: jax.Array  # the sum over the other layers, estimated from one of them
+    weighted: jax.Array  # the same with another weight of each layer
+
+
+class KLTerms(NamedTuple):
+    """Latents, and estimates of a bound on KL(q(z|x) || p(z)), nats, ``[batch]``."""
+
+    z: jax.Array  # [samples, batch, latent]
+    last: jax.Array  # of the last layer, exact
+    kl: jax.Array  # of all layers
+    weighted: jax.Array  # the same, with another weight of each layer
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionFamily:
+    """A prior that is a chain of latents; its steps and fixed schedules are data.
+
+    Attributes:
+        latent_dim: D, the size of each layer.
+        denoiser: the network that all layers share: a name in ``networks.DENOISERS``,
+            or a denoiser, which has its options already.
+        denoiser_widths: hidden units or channels of the denoiser's layers.
+        denoiser_options: options of the denoiser that have no field here, by name.
+        activation: nonlinearity between the denoiser's layers.
+        precision: the numbers that the denoiser computes in.
+        rematerialize: whether the denoiser computes its layers again for the gradient.
+        latent_shape: height, width and channels of the latents, whose product is D; ()
+            for a vector; the model sets it.
+        predicts: what the denoiser's output is read as.
+        noise_schedule: a name in ``NOISE_SCHEDULES``.
+        noise_steps: T, the number of steps; 0 for infinitely many.
+        gamma_min: -log SNR of z_0.
+        gamma_max: -log SNR of z_T.
+        preserves_variance: whether the latents keep the variance of what they noise;
+            otherwise it explodes. It changes no density.
+        label_dropout: share of images whose class the denoiser does not see in
+            training, for guidance without a classifier.
+        num_classes: classes that the denoiser sees; the model sets it.
+        levels: of the pixels, for a denoiser that predicts them; the model sets it.
+    """
+
+    latent_dim: int
+    denoiser: str | Denoiser = "mlp"
+    denoiser_widths: tuple[int, ...] = (256, 256)
+    denoiser_options: Any = ()
+    activation: Annotated[str, ACTIVATIONS] = "relu"
+    precision: Annotated[str, PRECISIONS] = "float32"
+    rematerialize: bool = False
+    latent_shape: tuple[int, ...] = ()
+    predicts: Annotated[str, PREDICTIONS] = "velocity"
+    noise_schedule: Annotated[str, NOISE_SCHEDULES] = "linear"
+    noise_steps: CountOrZero = 0
+    gamma_min: Annotated[float, Range(at_least=-30, at_most=30)] = -8.0
+    gamma_max: Annotated[float, Range(at_least=-30, at_most=30)] = 5.0
+    preserves_variance: bool = True
+    label_dropout: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
+    num_classes: int = 0
+    levels: int = 0
+
+    has_closed_form_kl: ClassVar[bool] = False
+    has_density: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_fields(self)
+        if self.gamma_min >= self.gamma_max:
+            raise ValueError(
+                f"gamma_min is {self.gamma_min}: -log SNR must rise, and gamma_max is "
+                f"{self.gamma_max}. Give gamma_min < gamma_max, such as -8 and 5."
+            )
+        if self.label_dropout and not self.num_classes:
+            raise ValueError(
+                f"label_dropout is {self.label_dropout}: the model has no classes. Give "
+                "it classes, or set label_dropout to 0."
+            )
+        if self.predicts == "levels" and not self.levels:
+            raise ValueError(
+                "predicts is 'levels': the latents are no image, whose pixels have "
+                "levels. Choose 'velocity', 'noise' or 'data'."
+            )
+        # Hashable, as all of a description must be.
+        options = tuple(sorted(dict(self.denoiser_options).items()))
+        object.__setattr__(self, "denoiser_options", options)
+        _ = self.module  # Refuses wrong options before anything is computed.
+
+    @property
+    def module(self) -> Module:
+        """The denoiser for latents of this shape."""
+        height, width, channels = self.latent_shape or (1, 1, self.latent_dim)
+        outputs = self.levels if self.predicts == "levels" else 1
+        return self._denoiser.module((height, width, channels), outputs)
+
+    @property
+    def _denoiser(self) -> Denoiser:
+        if not isinstance(self.denoiser, str):
+            return self.denoiser
+        own = {
+            "widths": self.denoiser_widths,
+            "activation": self.activation,
+            "precision": self.precision,
+            "rematerialize": self.rematerialize,
+        }
+        known = DENOISERS.options(self.denoiser)
+        given = {name: value for name, value in own.items() if name in known}
+        return DENOISERS.make(self.denoiser, **given | dict(self.denoiser_options))
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The schedule's description."""
+        return NOISE_SCHEDULES.make(self.noise_schedule)
+
+    @property
+    def process(self) -> Process:
+        """How image and noise are scaled."""
+        return Process(self.preserves_variance)
+
+    @property
+    def ends(self) -> Ends:
+        """Where gamma starts and ends."""
+        return Ends(self.gamma_min, self.gamma_max)
+
+    def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
+        """See ``PriorFamily``.
+
+        'constants' have no gradient. So models that differ in them share a program.
+        """
+        del images, levels
+        z, time = jnp.zeros((1, self.latent_dim)), jnp.zeros(1)
+        y = [jnp.zeros((1, self.num_classes))] if self.num_classes else []
+        network_key, schedule_key = jax.random.split(key)
+        # A network without parameters has no collection of them.
+        variables = self.module.init(network_key, z, time, *y)
+        return {
+            "denoiser": dict(variables).get("params", {}),
+            "schedule": self.schedule.init(schedule_key),
+            "constants": self._constants(),
+        }
+
+    def _constants(self) -> Params:
+        steps = self.noise_steps
+        found = {"inverse_steps": jnp.float32(1 / steps if steps else 0)}
+        if not self.schedule.is_learned:
+            own = [name == self.noise_schedule for name in _fixed_schedules()]
+            found["schedule"] = jnp.asarray(own, jnp.float32)
+        return found
+
+    def at(self, params: Params, encode: Encode | None) -> "DiffusionPrior":
+        """See ``PriorFamily``; no image is encoded."""
+        del encode
+        return DiffusionPrior(params["prior"], None, self)
+
+
+def _fixed_schedules() -> Mapping[str, NoiseSchedule]:
+    """Returns the schedules without parameters, by name."""
+    made = {name: NOISE_SCHEDULES.make(name) for name in NOISE_SCHEDULES}
+    return {name: each for name, each in made.items() if not each.is_learned}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiffusionPrior:
+    """The chain, as a value.
+
+    Attributes:
+        params: of the prior.
+        y: the class of each latent, one-hot, ``[N, K]``; zeros for no class; None for
+            a chain without classes, or of images of no class.
+        family: the description.
+    """
+
+    params: Params
+    y: jax.Array | None
+    family: DiffusionFamily = dataclasses.field(metadata={"static": True})
+
+    def given(self, y: jax.Array | None) -> "DiffusionPrior":
+        """Returns the chain of latents of given classes, one-hot, ``[N, K]``."""
+        return dataclasses.replace(self, y=y)
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """Refuses: the integral over all layers above z_0 has no closed form.
+
+        Raises:
+            ValueError: always; the message names what there is in its place.
+        """
+        raise ValueError(
+            f"prior is {type(self.family).__name__}: log p(z) of a chain of latents is "
+            "not known, only a bound on it. Choose the objective 'diffusion', or "
+            "make the layers latents of their own with vae_jax.evidence.unrolled."
+        )
+
+    # --- noise over time ---
+
+    @property
+    def constants(self) -> Params:
+        """Steps and schedule, which have no gradient."""
+        constants: Params = jax.lax.stop_gradient(self.params["constants"])
+        return constants
+
+    def rise(self, t: jax.Array) -> jax.Array:
+        """Returns the share of its way that gamma has risen at times t, 0 to 1."""
+        family, own = self.family, self.params["schedule"]
+        if family.schedule.is_learned:
+            return family.schedule.rise(own, t, family.ends)
+        shares = [each.rise({}, t, family.ends) for each in _fixed_schedules().values()]
+        chosen = self.constants["schedule"]
+        found = shares[0]
+        for i, share in enumerate(shares):
+            found = jnp.where(chosen[i] > 0, share, found)
+        return found
+
+    def gamma(self, t: jax.Array) -> jax.Array:
+        """Returns -log SNR at times t in [0, 1], elementwise."""
+        ends = self.family.ends
+        return ends.gamma_min + ends.width * self.rise(t)
+
+    def num_steps(self, of_infinity: int = STEPS_OF_INFINITY) -> jax.Array:
+        """Returns T, int32 ``[]``, or a number in the place of infinity."""
+        inverse = self.constants["inverse_steps"]
+        finite = jnp.round(1 / jnp.where(inverse > 0, inverse, 1.0)).astype(jnp.int32)
+        return jnp.where(inverse > 0, finite, of_infinity)
+
+    # --- the denoiser ---
+
+    def denoised(
+        self, z: jax.Array, gamma: jax.Array, y: jax.Array | None = None
+    ) -> Denoised:
+        """Returns what the denoiser says of latents.
+
+        Args:
+            z: ``[N, D]``.
+            gamma: -log SNR of each, ``[N]``.
+            y: their classes, in the place of the chain's own, ``[N, K]``.
+        """
+        family = self.family
+        time = (gamma - family.gamma_min) / family.ends.width
+        inputs = [z / family.process.size(gamma)[..., None], time]
+        if family.num_classes:
+            y = self.y if y is None else y
+            absent = jnp.zeros((*z.shape[:-1], family.num_classes))
+            inputs.append(absent if y is None else jnp.broadcast_to(y, absent.shape))
+        variables = {"params": self.params["denoiser"]}
+        output = family.module.apply(variables, *inputs)
+        return read_output(family.process, family.predicts, output, z, gamma)
+
+    # --- the bound ---
+
+    def terms(
+        self, key: jax.Array, x: jax.Array, weighting: str = "elbo"
+    ) -> ChainTerms:
+        """Returns the KL of the chain that starts at x, estimated from one layer each.
+
+        The layers of a batch are stratified: their times are spread evenly, from a
+        random start. With a learned schedule, the gradient for the schedule is that of
+        the estimate's square: it makes the variance smaller, as the mean depends on the
+        ends of gamma alone if T is infinite.
+
+        Args:
+            key: a typed key.
+            x: what is noised, ``[N, D]``.
+            weighting: one of ``WEIGHTINGS``.
+        """
+        time_key, noise_key, drop_key = jax.random.split(key, 3)
+        num = len(x)
+        start = jax.random.uniform(time_key)
+        u = (start + jnp.arange(num) / num) % 1.0
+        noise = jnp.moveaxis(jax.random.normal(noise_key, (x.shape[-1], num)), 0, -1)
+        own = self
+        if self.y is not None and self.family.label_dropout:
+            kept = jax.random.bernoulli(
+                drop_key, 1 - self.family.label_dropout, (num, 1)
+            )
+            own = self.given(self.y * kept)
+        held, moving = own, None
+        if self.family.schedule.is_learned:
+            held, moving = (
+                own._with_gradient_of("denoiser"),
+                own._with_gradient_of("schedule"),
+            )
+        diffusion, weighted = held.layer_terms(x, u, noise, weighting)
+        if moving is not None:
+            x = jax.lax.stop_gradient(x)
+            square = moving.layer_terms(x, u, noise, weighting)[1] ** 2
+            weighted = with_gradient_of(weighted + square, weighted)
+        last = jnp.broadcast_to(self.gamma(jnp.ones(())), num)
+        prior = self.family.process.kl_to_prior(x, last)
+        return ChainTerms(prior, diffusion, weighted)
+
+    def _with_gradient_of(self, part: str) -> "DiffusionPrior":
+        """Returns the chain whose other parameters have no gradient."""
+        params = jax.lax.stop_gradient(self.params) | {part: self.params[part]}
+        return dataclasses.replace(self, params=params)
+
+    def layer_terms(
+        self, x: jax.Array, u: jax.Array, noise: jax.Array, weighting: str = "elbo"
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns the KL of one layer times the number of layers, nats.
+
+        Its mean over u and noise is the KL of all layers but the last.
+
+        Args:
+            x: what is noised, ``[N, D]``.
+            u: where the layer is, uniform on [0, 1), ``[N]``: in the T-th part that
+                ends at time t, or at t = u if T is infinite.
+            noise: standard normal, of z_t, ``[N, D]``.
+            weighting: as in ``terms``.
+
+        Returns:
+            The KL, and the same with the weighting, ``[N]`` each.
+        """
+        gamma, rate = self._layer(u)
+        z = self.family.process.noised(x, gamma, noise)
+        found = self.denoised(z, gamma)
+        half = 0.5 * ((found.noise - noise) ** 2).sum(-1)
+        return rate * half, layer_weight(weighting, gamma, rate) * half
+
+    def _layer(self, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns gamma of time t, and T (SNR_s / SNR_t - 1), ``[N]`` each."""
+        inverse = self.constants["inverse_steps"]
+        is_finite = inverse > 0
+        width = jnp.where(is_finite, inverse, 1.0)
+        t = jnp.minimum(jnp.floor(u / width) + 1, jnp.round(1 / width)) * width
+        t = jnp.where(is_finite, t, u)
+        gamma, slope = jax.jvp(self.gamma, (t,), (jnp.ones_like(t),))
+        before = self.gamma(jnp.where(is_finite, jnp.maximum(t - width, 0.0), t))
+        steps = jnp.expm1(gamma - before) / width
+        return gamma, jnp.where(is_finite, steps, slope)
+
+    def kl_terms(
+        self,
+        key: jax.Array,
+        posterior: Posterior,
+        noise: jax.Array,
+        weighting: str = "elbo",
+    ) -> KLTerms:
+        """Returns latents, and estimates of an upper bound of KL(q(z|x) || p(z)).
+
+        If q(z|x) is the chain's own noise, the bound is the KL of all layers. Else the
+        chain starts at a sample v of q, and p(v|z_0) is N(z_0 / alpha_0, e^gamma_0 I):
+
+            log q(v|x) - E[log p(v|z_0)] + KL(q(z_0 ... z_T|v) || p(z_0 ... z_T)).
+
+        Args:
+            key: a typed key.
+            posterior: q(z|x).
+            noise: standard normal, ``[samples, batch, latent]``.
+            weighting: one of ``WEIGHTINGS``.
+
+        Returns:
+            Means over the samples, whose layers are stratified.
+        """
+        z, log_q = posterior.sample_and_log_prob(noise)
+        image = getattr(posterior, "image", None)
+        num_samples, batch, size = z.shape
+        start = z if image is None else jnp.broadcast_to(image, z.shape)
+        y = self.y
+        if y is not None:
+            y = jnp.broadcast_to(y, (num_samples, *y.shape)).reshape(-1, y.shape[-1])
+        terms = self.given(y).terms(key, start.reshape(-1, size), weighting)
+        offset = jnp.zeros(batch)
+        if image is None:
+            readout = size * (1 + self.family.gamma_min + math.log(2 * math.pi)) / 2
+            offset = log_q.mean(0) + readout
+        last, *others = (part.reshape(num_samples, batch).mean(0) for part in terms)
+        return KLTerms(z, last, *(offset + last + other for other in others))
+
+    # --- samples ---
+
+    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """Returns z_0 ``[num_samples, D]``, drawn layer by layer from the top."""
+        return self.ancestral(key, num_samples, self.num_steps())
+
+    def ancestral(
+        self, key: jax.Array, num_samples: int, steps: jax.Array | int
+    ) -> jax.Array:
+        """Returns z_0 ``[num_samples, D]``, by so many steps p(z_s|z_t) of equal time.
+
+        Args:
+            key: a typed key.
+            num_samples: number of chains.
+            steps: number of steps; with other numbers than T the samples are those of
+                the model that shares all parameters.
+        """
+        process, shape = self.family.process, (num_samples, self.family.latent_dim)
+
+        def gammas(t: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(self.gamma(t), num_samples)
+
+        def step(i: jax.Array, z: jax.Array) -> jax.Array:
+            t, s = 1 - i / steps, 1 - (i + 1) / steps
+            gamma, before = gammas(t), gammas(jnp.maximum(s, 0.0))
+            noise = self.denoised(z, gamma).noise
+            gaussian = process.step(z, noise, gamma, before)
+            own = jax.random.normal(jax.random.fold_in(key, i + 1), shape)
+            return gaussian.sample(own[None])[0]
+
+        first = jax.random.normal(jax.random.fold_in(key, 0), shape)
+        first = first * process.size(gammas(jnp.ones(())))[:, None]
+        last: jax.Array = jax.lax.fori_loop(0, steps, step, first)
+        return last
+
+
+def layer_weight(weighting: str, gamma: jax.Array, rate: jax.Array) -> jax.Array:
+    """Returns the factor of half the squared error of the noise, of the same shape.
+
+    Args:
+        weighting: one of ``WEIGHTINGS``.
+        gamma: -log SNR of the layer.
+        rate: of 'elbo', the factor itself.
+    """
+    if weighting == "simple":
+        return 2.0 * jnp.ones_like(gamma)
+    if weighting == "velocity":  # noise = sigma z + alpha velocity
+        return 2.0 * (1 + jnp.exp(gamma))
+    if weighting == "min_snr":
+        return 2.0 * jnp.minimum(1.0, _MOST_SNR * jnp.exp(gamma))
+    return rate
