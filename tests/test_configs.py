@@ -60,7 +60,7 @@ def blank_images(settings):
 
 
 def test_variants_are_found():
-    assert [case.id for case in VARIANTS][:2] == ["digits:", "digits:tiny"]
+    assert {"digits:", "digits:tiny"} <= {case.id for case in VARIANTS}
 
 
 @pytest.mark.parametrize(("module", "variant"), VARIANTS)

@@ -309,7 +309,7 @@ def test_page_begins_with_what_failed_and_marks_it(page):
     assert page.text.index(failed) < page.text.index("lowest mean score")
     assert "Bernoulli failed 2 0 999.00 0.01" in page.text  # A row of the table.
     for unit in ("nats", "bits/dim"):
-        assert f"seed score, {unit} ± s.e. rate, nats" in page.text
+        assert f"seed score, {unit} ± s.e. −ELBO, {unit} rate, nats" in page.text
     assert "2 latents · 20.80 (1 failed)" in page.text  # The gallery.
     assert "score 999.00 nats" in page.text
     assert page.text.count("999.00") == 2

@@ -12,7 +12,7 @@ from experiments.evaluation.status import status
 from experiments.settings.grid import Run
 from vae_jax import views
 from vae_jax.diagnostics import active_units, classify
-from vae_jax.evidence import Sandwich, importance_bias
+from vae_jax.evidence import ChainEstimate, Sandwich, importance_bias
 from vae_jax.measure import Evaluation
 from vae_jax.model import VAE
 
@@ -58,6 +58,7 @@ def result_row(
     bias, bias_se = importance_bias(estimate.last_doubling, estimate.doubling_before)
     score = views.scores(view, estimate.log_px, data.num_pixels, data.levels)
     reached = mean_with_error("score", score)
+    minus_elbo = views.scores(view, estimate.elbo, data.num_pixels, data.levels)
     reconstruction = np.asarray(estimate.reconstruction, np.float64)
     log_mass = views.log_mass_bound(view, reconstruction, data.num_pixels, data.levels)
     # The score of a guess that calls all images equally probable.
@@ -75,12 +76,15 @@ def result_row(
         "view": view,
         "unit": views.unit(view),
         **reached,
+        "estimator": "importance" if model.has_density else "bound",
+        **mean_with_error("bound", minus_elbo),
         **bound,
         **mean_with_error("log_px", estimate.log_px),
         "reconstruction": float(np.mean(estimate.reconstruction)),
         "kl": float(np.mean(estimate.kl)),
         "rate": float(np.mean(estimate.kl)),
         "distortion": float(-np.mean(log_mass)),
+        **_of_chain(estimate.chain),
         **(
             {"bits_per_dim": None, "bits_per_dim_se": None}
             if binary
@@ -113,6 +117,18 @@ def result_row(
             num_epochs=settings.training.num_epochs,
         ),
         **facts,
+    }
+
+
+def _of_chain(chain: ChainEstimate | None) -> dict[str, float | None]:
+    """Returns the columns on the layers of a chain of latents; None without them."""
+    if chain is None:
+        return dict.fromkeys(("chain_last_kl", "chain_layers_kl", "chain_error"))
+    last, layers, variance = (np.asarray(part, np.float64) for part in chain)
+    return {
+        "chain_last_kl": float(last.mean()),
+        "chain_layers_kl": float(layers.mean()),
+        "chain_error": float(np.sqrt(variance.sum()) / variance.size),
     }
 
 

@@ -201,8 +201,7 @@ def score_lines(group: Group, along: Axis) -> Chart:
     by = group.colored(along)
     styles = _styles(group, by)
     scores, active_units = (
-        group.panels(group.cells(field), by, along)
-        for field in ("score", "active_units")
+        group.panels(group.cells(field), by, along) for field in ("", "active_units")
     )
     low, high = _range(group.ranking, by)
     within = [cell.spread for cell in group.ranking if cell.mean <= high]

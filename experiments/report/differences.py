@@ -153,6 +153,12 @@ def compare_sides(
         if a is None or b is None:
             continue
         _refuse_other_images(sides, a.num_test_images, b.num_test_images)
+        for side, member in zip(sides, (a, b), strict=True):
+            if measure != "elbo" and member.estimator == "bound":
+                raise side.refusal(
+                    f"{member.run} is a chain of latents, whose score is its ELBO",
+                    "Add --elbo, to compare ELBOs",
+                )
         scores = [
             read_scores(side.folder, member, measure)
             for side, member in zip(sides, (a, b), strict=True)

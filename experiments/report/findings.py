@@ -122,7 +122,8 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
     if best is None:
         return [f"No model is called best: of every kind of model, {_LACKING}."]
     sentences = []
-    if len(group.members) > 1 and any(member.is_weak for member in best.members):
+    weak = group.measure == "score" and any(m.is_weak for m in best.members)
+    if len(group.members) > 1 and weak:
         sentences.append("The best score rests on few importance weights.")
     rivals = contest(group)
     if len(rivals.rivals) > 1:
@@ -223,7 +224,7 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
             f"a clear difference (at most {comparison.LEVEL:.0%} of reports call one"
             " clear that is due to chance)"
         )
-        if doubts := score_doubts(other.members):
+        if doubts := score_doubts(other.members, weighted=group.measure == "score"):
             verdict += f", but the score of the next one {' and '.join(doubts)}"
     power = found.power(group.unit, group.decimals, "sweeps")
     return f"{next_one}, which is larger by {larger}: {verdict}. {power}"

@@ -130,20 +130,37 @@ class Group:
         """Number of seeds that occur."""
         return len({member.seed for member in self.members})
 
-    def cells(self, field: str = "score") -> list[Cell]:
+    @functools.cached_property
+    def measure(self) -> str:
+        """The column that ranks the members: the score, or −ELBO.
+
+        A chain of latents has an ELBO alone. Beside one, all members are ranked by it.
+        """
+        is_bound = any(member.estimator == "bound" for member in self.members)
+        return "bound" if is_bound else "score"
+
+    def score(self, member: Member) -> float:
+        """Returns the number that ranks a member, smaller is better."""
+        return float(getattr(member, self.measure))
+
+    def cells(self, field: str = "") -> list[Cell]:
         """Returns mean and spread of a column over seeds, by point.
 
         The spread is the standard deviation over seeds. If the group has one seed, that
         of the score is the standard error over test images.
+
+        Args:
+            field: the column; '' for the one that ranks the members.
         """
+        field = field or self.measure
         by_point = collections.defaultdict(list)
         for member in sorted(self.members, key=lambda member: int(member.seed)):
             by_point[tuple(member.point.values())].append(member)
         cells = []
         for members in by_point.values():
             mean, spread, count = over_seeds(members, field)
-            if count and self.num_seeds == 1 and field == "score":
-                spread = members[0].score_se
+            if count and self.num_seeds == 1 and field == self.measure:
+                spread = getattr(members[0], f"{field}_se")
             cells.append(Cell(members, mean, spread, count, self.num_seeds))
         return cells
 
@@ -240,6 +257,13 @@ class Group:
     def density(self) -> str:
         """The probability that scores are of."""
         return self.members[0].density
+
+    @property
+    def quantity(self) -> str:
+        """What is ranked: minus log p(x), or the bound in its place."""
+        if self.measure == "score":
+            return f"-log {self.density}"
+        return "-ELBO" if self.density == "p(x)" else f"-ELBO of {self.density}"
 
     @property
     def upper_bounds(self) -> set[str]:

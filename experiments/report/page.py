@@ -60,7 +60,7 @@ def write_report(
     groups = group_members(members)
     drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
-    read = if_readable(folder)
+    read = {measure: if_readable(folder, measure) for measure in ("score", "bound")}
     sections = []
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
@@ -73,8 +73,8 @@ def write_report(
             {
                 "group": group,
                 "styles": styles,
-                "findings": findings.find(group, read, tests),
-                "distances": findings.distances(group, read),
+                "findings": findings.find(group, read[group.measure], tests),
+                "distances": findings.distances(group, read[group.measure]),
                 "extremes": _extremes(group),
                 "charts": drawn_charts,
                 "columns": _columns(group),
@@ -112,11 +112,11 @@ def _extremes(group: Group) -> list[Member]:
         return []
     highest = max(cells, key=lambda cell: cell.mean)
     best, worst = (
-        [m for m in cell.members if not m.is_lost and math.isfinite(m.score)]
+        [m for m in cell.members if not m.is_lost and math.isfinite(group.score(m))]
         for cell in (cells[0], highest)
     )
-    best.sort(key=lambda member: member.score)
-    worst.sort(key=lambda member: member.score)
+    best.sort(key=group.score)
+    worst.sort(key=group.score)
     return [best[0], worst[-1]] if best[0] is not worst[-1] else []
 
 

@@ -49,14 +49,20 @@ def read_scores(
     return scores
 
 
-def if_readable(folder: RunFolder) -> Scores:
-    """Returns a function that reads the scores of a member once, or gives None."""
+def if_readable(folder: RunFolder, measure: str) -> Scores:
+    """Returns a function that reads the scores of a member once, or gives None.
+
+    Args:
+        folder: the run folder.
+        measure: of the scores' group: 'score', or 'bound' for the −ELBO.
+    """
+    stored = {"score": "log_px", "bound": "elbo"}[measure]
     known: dict[str, np.ndarray | None] = {}
 
     def scores(member: Member) -> np.ndarray | None:
         if member.run not in known:
             try:
-                known[member.run] = read_scores(folder, member)
+                known[member.run] = read_scores(folder, member, stored)
             except FolderError:
                 known[member.run] = None
         return known[member.run]

@@ -66,7 +66,7 @@ def score_table(group: Group, mark: str) -> ScoreTable:
     ]
     first = group.members[0]
     return ScoreTable(
-        f"-log {group.density} of {counted(first.num_test_images, 'test image')} of "
+        f"{group.quantity} of {counted(first.num_test_images, 'test image')} of "
         f"{first.dataset}, {group.unit}, smaller is better",
         [axis.name for axis in rows],
         columns.name,
