@@ -375,6 +375,12 @@ def test_every_column_has_a_heading_of_its_own():
         assert len(set(headers)) == len(headers)
 
 
+def test_meanings_of_columns_are_shown_without_marks_of_markdown(page):
+    assert "whose label it finds" in page.text
+    assert "ELBO or score is not finite" in page.text
+    assert not re.search(r"[`\\]|\]\(", page.text)
+
+
 def test_every_member_with_pictures_is_shown(page):
     # Best and worst of each group are shown twice.
     assert sum(alt.startswith("Reconstructions") for alt in page.alts) == 11 + 4

@@ -6,6 +6,7 @@ terminal, and ``docs/columns.md``.
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ _TYPES: dict[type, tuple[type, ...]] = {
     int: (int,),
     float: (int, float, type(None)),
 }
+# A link of a meaning leads to another part of docs/columns.md.
+_LINK = re.compile(r" \[[^]]*\]\([^)]*\)")
 # Of results.csv, in the order of the file.
 SECTIONS = ("run", "reached", "training", "latents", "owner")
 
@@ -43,8 +46,8 @@ class Column:
 
     @property
     def plain_meaning(self) -> str:
-        """The meaning without the marks of Markdown."""
-        return self.meaning.replace("\\|", "|").replace("`", "")
+        """The meaning without the marks of Markdown, and without its links."""
+        return _LINK.sub("", self.meaning).replace("`", "")
 
     @property
     def types(self) -> tuple[type, ...]:
