@@ -354,6 +354,14 @@ def test_models_that_know_the_label_are_no_rivals_of_others(tmp_path):
     assert text.count("Scores are nats per image") == 2
     assert text.count("They are those of p(x|y), y the label of the image") == 1
     assert "Scores are bits" not in text
+    # Each picture says under which class it was drawn.
+    for words in (
+        "Means of p(x|z, y), with z on a grid of equally likely values. y is the first",
+        "between their posterior means. y is the label of the first image of the pair.",
+        "the mean of p(x|z, y) at its posterior mean z. y is the label of the image.",
+    ):
+        assert words in text
+    assert "Means of p(x|z), with z on a grid of equally likely values." in text
 
 
 def test_page_warns_of_what_makes_numbers_doubtful(page):
