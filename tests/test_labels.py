@@ -278,7 +278,12 @@ def test_classes_that_a_model_cannot_have_are_refused(options, message):
             {"labels": [0.0] * 6},
             "labels has dtype float64: classes are whole num",
         ),
-        ({"labels": list("aabbcc")}, "labels has dtype <U1: .* np.unique.labels, "),
+        ({"labels": list("aabbcc")}, "labels has dtype <U1: .* np.unique.training_l"),
+        ({"labels": [[0], [1, 2]]}, "labels is a list of parts of different lengths"),
+        (
+            {"model": model_of(has_classifier=True), "labels": [0, 1, 2, -2, 0, 1]},
+            "labels has values from -2 to 2: .* or -1 if unknown",
+        ),
         (
             {"labels": [0, 1, 2, 3, 0, 1]},
             "labels has values from 0 to 3: the model h",

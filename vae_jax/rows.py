@@ -110,16 +110,22 @@ class Rows(NamedTuple):
         self._require(name, labels)
         if labels is None:
             return pixels
-        given = np.asarray(labels)
+        remedy = (
+            f"Give 0 ... {self.num_classes - 1}, the place of each label in "
+            f"np.unique(training_labels){', or -1 if unknown' * self.may_be_unknown}."
+        )
+        try:
+            given = np.asarray(labels)
+        except ValueError:
+            raise ValueError(
+                f"{name} is a list of parts of different lengths: classes are whole "
+                f"numbers. {remedy}"
+            ) from None
         if given.shape != (len(pixels),):
             raise ValueError(
                 f"{name} has shape {list(given.shape)}: there are {len(pixels)} images."
                 f" Give one for each, [{len(pixels)}]."
             )
-        remedy = (
-            f"Give 0 ... {self.num_classes - 1}, as np.unique({name}, "
-            "return_inverse=True)[1] numbers them."
-        )
         if not np.issubdtype(given.dtype, np.integer):
             raise ValueError(
                 f"{name} has dtype {given.dtype}: classes are whole numbers. {remedy}"
