@@ -288,13 +288,17 @@ def load_digits_of(folder):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "no choice fits 8 of 8 runs. Choose likelihood=bernoulli,latent_dim=1,se"),
+        (
+            {},
+            "an empty choice fits 8 of 8 runs. Choose likelihood=bernoulli,latent_dim",
+        ),
         ({"likelihood": "laplace"}, "likelihood=laplace fits 4 of 8 runs. Choose like"),
         ({"likelihood": "beta"}, "likelihood=beta fits 0 of 8 runs. Choose likelihood"),
         ({"likelihod": "beta"}, "likelihod is unknown (did you mean 'likelihood'?)."),
         ({"seed": "0"}, "seed is '0': it must be of type int"),
         ({"latent_dim": 9, "seed": 0}, "latent_dim=9, seed=0 fits 0 of 8 runs."),
         ({"run": 0}, "run is 0: it is no name. Give the name of a run, such as 'like"),
+        ({"run": "my\nown"}, "the run my own fits 0 of 8 runs. Choose likelihood="),
         ({"run": "mine"}, "the run mine fits 0 of 8 runs. Choose likelihood=bern"),
     ],
 )
@@ -305,6 +309,12 @@ def test_a_choice_that_is_not_of_one_run_is_refused(finished, given, words):
 
 def test_one_run_is_chosen_by_its_values(finished):
     own = load(finished, likelihood="laplace", latent_dim=2, seed=1)
+    assert_same(own.params, load(finished, RUNS[7]).params)
+
+
+def test_a_folder_of_models_may_be_below_the_home_folder(finished, monkeypatch):
+    monkeypatch.setenv("HOME", str(finished.parent))
+    own = load(f"~/{finished.name}", RUNS[7])
     assert_same(own.params, load(finished, RUNS[7]).params)
 
 

@@ -1,12 +1,12 @@
 """Loads a trained model of a run folder."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.evaluation.status import DIVERGED
+from experiments.files.paths import expand_user
 from experiments.messages.errors import FolderError, SettingsError
 from experiments.messages.wording import counted, listed
 from experiments.runs import loading
@@ -36,11 +36,12 @@ def load(workdir: str | os.PathLike[str], run: str = "", **axes: Any) -> Trained
         **axes: values of ``seed`` and of fields of ``model`` and ``training``.
 
     Raises:
+        DataError: the folder is an address, or below an unknown home folder.
         FolderError: there is no such folder, or the run is not finished, has diverged,
             or its files are damaged.
         SettingsError: no run fits, or several do; the message lists them.
     """
-    folder = RunFolder.open(Path(workdir))
+    folder = RunFolder.open(expand_user(os.fspath(workdir)))
     runs = loading.runs_without_images(folder)
     chosen = grid.one_of(runs, run, axes)
     _refuse_unfinished(folder, chosen, runs)

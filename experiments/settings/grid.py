@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from experiments.files.digests import json_digest
-from experiments.messages.errors import SettingsError
+from experiments.messages.errors import SettingsError, one_line
 from experiments.messages.wording import counted, listed, plain_name
 from experiments.settings.options import KINDS, refuse_unused, same_model
 from experiments.settings.schema import Settings, build, field_types
@@ -356,9 +356,10 @@ def one_of(runs: Sequence[Run], name: str, axes: Mapping[str, Any]) -> Run:
     ]
     if len(found) == 1:
         return found[0]
-    given = [*[f"the run {name}"] * bool(name), *(f"{a}={wanted[a]}" for a in wanted)]
+    named = [f"the run {one_line(name)}"] * bool(name)
+    given = [*named, *(f"{axis}={wanted[axis]}" for axis in wanted)]
     among = listed([run.name for run in found or runs], " or ")
     raise SettingsError(
-        f"{', '.join(given) or 'no choice'} fits {len(found)} of "
+        f"{', '.join(given) or 'an empty choice'} fits {len(found)} of "
         f"{counted(len(runs), 'run')}. Choose {among}."
     )
