@@ -113,6 +113,22 @@ def test_images_without_a_class_are_refused(folder, labels, words):
     assert "Choose images with labels of 0 1 2 3" in line
 
 
+def test_labels_of_images_may_be_the_names_of_classes(data, tmp_path):
+    names = list("abcdefghij")
+    named = dataclasses.replace(data, class_names=tuple(names))
+    (group,) = grid.group(grid.expand(config() | {"sweep": {"latent_dim": (2,)}}))
+    with opened(tmp_path / "run", config()) as folder:
+        train(GroupTask(group, Images(named)).compile(), folder)
+        (run,) = group.runs
+        labels = data.test.labels
+        for given in (labels, np.array(names)[labels]):
+            found = class_index(folder, run, given, "--images is 'own.npz'")
+            np.testing.assert_array_equal(found, labels)
+        line = refusal(class_index, folder, run, np.array(["k"]), "--images is 'x'")
+    assert "label k is no class of the model latent_dim=2" in line
+    assert "Choose images with labels of a b c d e and 5 more" in line
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_evaluated_again_with_its_classes(folder, data):
     runs = grid.expand(config())

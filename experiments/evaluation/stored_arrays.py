@@ -1,10 +1,12 @@
 """The arrays that training stores, so that the report needs no model."""
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
 
 from experiments.data.images import ImageData
+from experiments.files.reading import parse_json
 from experiments.settings.grid import Run
 from vae_jax.measure import Evaluation, Pictures
 
@@ -13,7 +15,7 @@ MANIFOLD_SIDE = 10
 WALKS = 8  # number of interpolations, and most latents that are traversed
 STEPS = 7  # images of each, and of each class
 CLASSES = 12  # most classes that are shown
-CLASS_NAMES = "class_names"
+_CLASS_NAMES = "class_names"
 
 
 def to_store(
@@ -71,9 +73,26 @@ def to_store(
         stored["test/labels"] = data.test.labels
         if data.class_names:
             names = json.dumps(data.class_names).encode()
-            stored[CLASS_NAMES] = np.frombuffer(names, np.uint8)
+            stored[_CLASS_NAMES] = np.frombuffer(names, np.uint8)
     if model.condition_on:
         stored["classes"] = data.classes
     if evaluation.log_px_y is not None:
         stored["test/log_px_y"] = evaluation.log_px_y
     return {name: np.asarray(array) for name, array in stored.items()}
+
+
+def class_names(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns the names of the labels 0, 1, ...; none if a run stored none.
+
+    Args:
+        arrays: the arrays of a run, by name.
+
+    Raises:
+        ValueError: the stored names are no list of names.
+    """
+    if _CLASS_NAMES not in arrays:
+        return []
+    names = parse_json(arrays[_CLASS_NAMES].tobytes().decode())
+    if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
+        raise ValueError(f"{_CLASS_NAMES} does not hold a list of names")
+    return names

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from experiments.evaluation.stored_arrays import (
-    CLASS_NAMES,
     MANIFOLD_SIDE,
     SHOWN,
     STEPS,
+    class_names,
 )
-from experiments.files.reading import parse_json, read_bytes
+from experiments.files.reading import read_bytes
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report.grids import (
@@ -134,19 +134,9 @@ def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
         case "classes" | "traversals" | "interpolations":
             return plane_grid(arrays[f"picture/{name}"], STEPS)
         case "latents":
-            labels, names = arrays.get("test/labels"), _class_names(arrays)
+            labels, names = arrays.get("test/labels"), class_names(arrays)
             return latent_scatter(arrays["test/posterior_mean"], labels, names)
     return image_grid(arrays[f"picture/{name}"])
-
-
-def _class_names(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns the names of the labels 0, 1, ...; earlier versions stored none."""
-    if CLASS_NAMES not in arrays:
-        return []
-    names = parse_json(arrays[CLASS_NAMES].tobytes().decode())
-    if not isinstance(names, list) or not all(isinstance(x, str) for x in names):
-        raise ValueError(f"{CLASS_NAMES} does not hold a list of names")
-    return names
 
 
 # A text field of each file. Its name changes with the way pictures are drawn: those

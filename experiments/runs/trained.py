@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation.status import DIVERGED
+from experiments.evaluation.stored_arrays import class_names
 from experiments.files.paths import expand_user
-from experiments.messages.errors import FolderError, SettingsError
+from experiments.messages.errors import FolderError, SettingsError, one_line
 from experiments.messages.wording import counted, listed
 from experiments.runs import loading
 from experiments.runs.folder import RunFolder
@@ -118,7 +119,8 @@ def class_index(
     Args:
         folder: the run folder.
         run: one of its runs.
-        labels: of the images, ``[N]``; None if they have none.
+        labels: of the images, ``[N]``, numbers, or names if the classes of the model
+            have names; None if the images have none.
         images: name of the images, for messages.
 
     Returns:
@@ -129,31 +131,46 @@ def class_index(
         SettingsError: a label is missing, or no training image had it.
     """
     classes = _classes(folder, run)
-    if not len(classes):
+    if not classes:
         return None
+    names = list(classes.values()) if all(classes.values()) else []
+    are_names = labels is not None and labels.dtype.kind == "U" and bool(names)
+    places: dict[Any, int] = {
+        label: place for place, label in enumerate(names if are_names else classes)
+    }
     if labels is None:
         why = f"they have no labels, and the model {run.name} needs the class of each"
-    elif not np.issubdtype(labels.dtype, np.integer):
+    elif not are_names and not np.issubdtype(labels.dtype, np.integer):
         why = f"their labels are no whole numbers, but {labels.dtype}"
-    elif not (known := np.isin(labels, classes)).all():
-        why = f"label {labels[~known][0]} is no class of the model {run.name}"
+    elif unknown := [label for label in labels.tolist() if label not in places]:
+        why = f"label {one_line(unknown[0])} is no class of the model {run.name}"
     else:
-        return np.searchsorted(classes, labels)
-    names = listed([*map(str, classes)], " ")
+        return np.array([places[label] for label in labels.tolist()])
+    shown = listed([one_line(label) for label in names or classes], " ")
     raise SettingsError(
-        f"{images}: {why}. Choose images with labels of {names}, or leave runs with "
+        f"{images}: {why}. Choose images with labels of {shown}, or leave runs with "
         "condition_on out by --only."
     )
 
 
-def _classes(folder: RunFolder, run: Run) -> np.ndarray:
-    """Returns the labels of the classes of a run's model; none without classes."""
+def _classes(folder: RunFolder, run: Run) -> dict[int, str]:
+    """Returns the names of the classes of a run's model, by label, in order.
+
+    The names are '' if the labels have none, or if two have the same. A model without
+    classes has none.
+    """
     if not run.settings.model.condition_on:
-        return np.zeros(0, np.int32)
-    classes = folder.members.arrays(run.name).get("classes")
-    if classes is None or classes.ndim != 1 or len(classes) < 2:
+        return {}
+    arrays = folder.members.arrays(run.name)
+    classes = arrays.get("classes", np.zeros(0))
+    try:
+        names = class_names(arrays)
+    except ValueError:
+        classes = np.zeros(0)
+    if classes.ndim != 1 or len(classes) < 2:
         raise FolderError(
             f"the stored classes of {run.name} in {folder.path} are not those of a "
             "run. Train it again in another --workdir."
         )
-    return classes
+    named = dict(enumerate(names)) if len(set(names)) == len(names) else {}
+    return {label: named.get(label, "") for label in classes.tolist()}
