@@ -301,6 +301,7 @@ def test_charts_are_reproducible_and_leave_matplotlib_alone(name):
     )
     assert ElementTree.fromstring(first[0]).tag.endswith("svg")
     assert first[1].startswith(b"%PDF")
+    assert b"/FontFile2" in first[1]  # TrueType: many journals refuse type 3.
     assert first == second
     assert dict(matplotlib.rcParams) == before
 
