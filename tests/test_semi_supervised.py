@@ -11,7 +11,9 @@ from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from experiments.messages.errors import CommandError
 from experiments.runner.images import Images
+from experiments.settings import grid
 from tests import linear_gaussian
+from tests.folders import refusal, small_sweep
 from tests.test_labels import NUM_CLASSES, conditional_gaussian
 from vae_jax.diagnostics import classify
 from vae_jax.likelihoods import make_likelihood
@@ -111,6 +113,20 @@ def test_a_model_and_its_objective_agree_on_a_classifier():
         Elbo().check(dataclasses.replace(model, has_classifier=True))
     with pytest.raises(ValueError, match="has_classifier is True: the model has no cl"):
         make_vae(make_likelihood("bernoulli", 2), has_classifier=True, **settings)
+
+
+def test_an_objective_for_few_labels_needs_the_settings_that_its_refusal_names():
+    config = small_sweep()
+    config["training"]["objective"] = "semi_supervised"
+    line = refusal(grid.expand, config)
+    assert line.startswith("config.training.objective is 'semi_supervised': the model")
+    assert (
+        "condition_on to 'label' and config.data.labelled_per_class, as in 10" in line
+    )
+    config["model"]["condition_on"] = "label"
+    assert refusal(grid.expand, config) == line
+    config["data"]["labelled_per_class"] = 10
+    assert all(run.settings.has_classifier for run in grid.expand(config))
 
 
 def test_few_labels_of_each_class_are_known():

@@ -354,6 +354,13 @@ def _check_objective(
 ) -> None:
     """Refuses an objective that a model does not allow."""
     objective = training.config().objective
+    if objective.infers_classes and not has_classifier:
+        name, why = "config.training.objective", "the model has no classifier"
+        remedy = (
+            "Set config.model.condition_on to 'label' and "
+            "config.data.labelled_per_class, as in 10, or choose another objective"
+        )
+        raise SettingsError.of(name, training.objective, why, remedy)
     try:
         objective.check(
             dataclasses.replace(model.example, has_classifier=has_classifier)
