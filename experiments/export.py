@@ -21,10 +21,9 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 # isort: split
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -102,7 +101,7 @@ def main() -> None:
         groups = group_members(members)
     if "arrays" in parts or "models" in parts:
         usable = loading.trained_runs(folder, chosen, left_out, notes.append)
-        attempts = {run: row["attempt"] for run, row in usable.items()}
+        attempts = _readable(folder, usable, left_out)
     if not groups and not attempts:
         raise FolderError(
             next(iter(left_out), "")
@@ -110,7 +109,7 @@ def main() -> None:
             "train first, with the command in its environment.json."
         )
     images, class_names, artifacts = None, list[str](), {}
-    if "arrays" in parts:
+    if "arrays" in parts and attempts:
         images, class_names = _images(folder, list(attempts), places)
     if "models" in parts:
         artifacts = _first_artifacts(folder, attempts)
@@ -126,16 +125,10 @@ def main() -> None:
     if "figures" in parts:
         _write_figures(output / "figures", folder, groups, look, left_out)
     for number, (run, attempt) in enumerate(attempts.items(), 1):
-        y = None
-        try:
-            own = trained.trained_model(folder, run, attempt)
-            if images is not None:
-                y = trained.class_index(folder, run, images.labels, _source())
-        except FolderError as error:
-            left_out.append(str(error))
-            continue
+        own = trained.trained_model(folder, run, attempt)
         where = output / "members" / run.name
         if images is not None:
+            y = trained.class_index(folder, run, images.labels, _source())
             exports.write_arrays(where, own, images, class_names, y)
         if "models" in parts:
             found = artifacts.pop(run, None) or _artifacts(run, own)
@@ -187,6 +180,31 @@ def _look() -> "Look":
     return read_look(expand_user(_STYLE.value))
 
 
+def _readable(
+    folder: "RunFolder",
+    rows: Mapping["Run", Mapping[str, Any]],
+    left_out: list[str],
+) -> dict["Run", int]:
+    """Returns the runs whose models can be read, and the number of their attempt.
+
+    Args:
+        folder: the run folder.
+        rows: of its runs.
+        left_out: gets a line for each run whose files are damaged.
+    """
+    from experiments.runs.trained import trained_model
+
+    found = {}
+    for run, row in rows.items():
+        try:
+            trained_model(folder, run, row["attempt"])
+        except FolderError as error:
+            left_out.append(str(error))
+        else:
+            found[run] = row["attempt"]
+    return found
+
+
 def _images(
     folder: "RunFolder", runs: Sequence["Run"], places: Mapping[str, str]
 ) -> tuple["Split", list[str]]:
@@ -212,8 +230,7 @@ def _images(
         with prefixed("--"):
             views.as_rows(split.images, *shape_and_levels, "images")
     for run in runs:
-        with contextlib.suppress(FolderError):  # Of damaged files, which are left out.
-            class_index(folder, run, split.labels, _source())
+        class_index(folder, run, split.labels, _source())
     return split, names
 
 
@@ -236,11 +253,10 @@ def _first_artifacts(
 
     checked, found = set(), {}
     for run, attempt in attempts.items():
-        with contextlib.suppress(FolderError):  # Of damaged files, which are left out.
-            own = trained_model(folder, run, attempt)
-            if own.model not in checked:
-                found[run] = _artifacts(run, own)
-                checked.add(own.model)
+        own = trained_model(folder, run, attempt)
+        if own.model not in checked:
+            found[run] = _artifacts(run, own)
+            checked.add(own.model)
     return found
 
 

@@ -648,11 +648,13 @@ def test_images_of_ones_own_are_scored(command, finished, tmp_path):
         (["--output=USED"], ["holds 'notes.txt' and no export.json"]),
         (["--output=TEXT"], ["TEXT", "Not a directory"]),
         (["--only=0 1"], ["no finished run of the 2 chosen"]),
+        (["--only=2", "--what=arrays"], ["cannot read the arrays", "params.safete"]),
     ],
 )
 def test_what_cannot_be_exported_is_refused(command, own, tmp_path, options, words):
     for run in RUNS[:2]:
         (own / "members" / run / "result.json").unlink()
+    (own / "members" / RUNS[2] / "params.safetensors").write_bytes(b"damaged")
     np.save(tmp_path / "SMALL", np.zeros((2, 4, 4), int))
     np.save(tmp_path / "BRIGHT", np.full((2, 8, 8), 17))
     np.savez(tmp_path / "OTHER", pictures=np.zeros((2, 8, 8), int))
