@@ -115,7 +115,7 @@ def test_a_model_and_its_objective_agree_on_a_classifier():
         make_vae(make_likelihood("bernoulli", 2), has_classifier=True, **settings)
 
 
-def test_an_objective_for_few_labels_needs_the_settings_that_its_refusal_names():
+def test_refusals_of_an_objective_for_few_labels_name_the_settings_to_change():
     config = small_sweep()
     config["training"]["objective"] = "semi_supervised"
     line = refusal(grid.expand, config)
@@ -127,6 +127,9 @@ def test_an_objective_for_few_labels_needs_the_settings_that_its_refusal_names()
     assert refusal(grid.expand, config) == line
     config["data"]["labelled_per_class"] = 10
     assert all(run.settings.has_classifier for run in grid.expand(config))
+    config["training"]["objective_options"] = {"classifier_weight": -1.0}
+    line = refusal(grid.expand, config)
+    assert line.startswith("config.training.objective_options.classifier_weight is -1")
 
 
 def test_few_labels_of_each_class_are_known():

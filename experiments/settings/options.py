@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 from typing import Annotated, Any, TypeVar
 
 from experiments.settings.values import convert, prefixed
+from vae_jax.checks import require_declared
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import NETWORKS
 from vae_jax.objectives import OBJECTIVES
@@ -88,6 +89,7 @@ def part_options(section: Any, kind: str) -> dict[str, Any]:
         usual = type(known[option].default)
         if usual in (bool, int, float, str):  # Others would fail within a program.
             own[option] = convert(value, usual, path)
+        require_declared(path, own[option], known[option].annotation)
     return {option: getattr(section, field) for option, field in fields.items()} | own
 
 
