@@ -293,6 +293,10 @@ def test_classes_that_a_model_cannot_have_are_refused(options, message):
             {"validation_images": np.zeros((1, 24), int)},
             "validation_labels is None: ",
         ),
+        (
+            {"validation_labels": [0]},
+            "validation_labels is given: there are no validation_images. Give both",
+        ),
         ({"model": model_of(num_classes=0)}, "labels is given: the model has no cl"),
     ],
 )

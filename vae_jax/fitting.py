@@ -163,6 +163,11 @@ def epochs(
         name = "validation_images"
         held_out = views.as_rows(validation_images, model.image_shape, levels, name)
         held_out = model.rows.of(held_out, validation_labels, "validation_labels")
+    elif validation_labels is not None:
+        raise ValueError(
+            "validation_labels is given: there are no validation_images. Give both, or "
+            "leave it out."
+        )
     given = {"seeds": seeds, "beta": beta, "learning_rate": learning_rate}
     if latent_dims is not None:
         given["latent_dims"] = latent_dims
