@@ -367,6 +367,17 @@ def test_the_readout_of_a_density_is_the_normal_of_the_noise():
     np.testing.assert_allclose(likelihood.log_prob(outputs, x), expected[0], rtol=1e-3)
 
 
+def test_a_trajectory_ends_where_samples_do():
+    model, params = chain(noise_steps=8)
+    prior, key = model.prior(params), jax.random.key(3)
+    ways = jax.jit(functools.partial(prior.trajectory, num_samples=2, shown=4))(key)
+    assert ways.shape == (2, 4, 16)
+    z = prior.sample(key, 2)
+    end = prior.denoised(z, prior.gamma(jnp.zeros(2))).x
+    np.testing.assert_allclose(ways[:, -1], end, atol=1e-4)
+    assert not np.allclose(ways[:, 0], ways[:, 1])
+
+
 # --- refusals -------------------------------------------------------------------------
 
 

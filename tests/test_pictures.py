@@ -36,8 +36,15 @@ def arrays(seed=0):
     }
 
 
-def ensure(place, latent_dim=2, fingerprint=OWN, load=arrays, has_classes=False):
-    kind = latent_dim, has_classes, fingerprint
+def ensure(
+    place,
+    latent_dim=2,
+    fingerprint=OWN,
+    load=arrays,
+    has_classes=False,
+    has_chain=False,
+):
+    kind = latent_dim, has_classes, has_chain, fingerprint
     return pictures.ensure(place, *kind, load, pytest.fail)
 
 
@@ -99,6 +106,13 @@ def test_a_run_of_two_latents_has_all_pictures_and_others_the_grids(tmp_path, dr
     own = {**arrays(), "picture/classes": arrays()["picture/samples"]}
     found = ensure(tmp_path / "classes", 3, load=lambda: own, has_classes=True)
     assert tuple(found) == (*GRIDS, "classes")
+    of_chain = {
+        name: array
+        for name, array in arrays().items()
+        if name not in ("picture/traversals", "picture/interpolations")
+    } | {"picture/trajectories": arrays()["picture/traversals"]}
+    found = ensure(tmp_path / "chain", 3, load=lambda: of_chain, has_chain=True)
+    assert tuple(found) == (*GRIDS[:3], "trajectories")
     assert {path.stem for path in (tmp_path / "wide").iterdir()} == set(GRIDS)
 
 
@@ -178,7 +192,7 @@ def test_arrays_that_cannot_be_loaded_leave_what_is_there(drawn):
 
     (drawn / "samples.png").unlink()
     lines = []
-    found = pictures.ensure(drawn, 2, False, OWN, damaged, lines.append)
+    found = pictures.ensure(drawn, 2, False, False, OWN, damaged, lines.append)
     assert lines == ["pictures of run are left out: the arrays are damaged"]
     assert set(NAMES) - set(found) == {"samples"}
     assert len(list(drawn.iterdir())) == len(NAMES) - 1
@@ -189,7 +203,7 @@ def test_a_picture_that_cannot_be_written_is_named(drawn):
     path.unlink()
     path.mkdir()
     lines = []
-    pictures.ensure(drawn, 2, False, OWN, arrays, lines.append)
+    pictures.ensure(drawn, 2, False, False, OWN, arrays, lines.append)
     assert len(lines) == 1
     assert "cannot write" in lines[0]
     assert "samples.png" in lines[0]
@@ -226,7 +240,9 @@ def test_arrays_that_would_fill_the_memory_are_not_drawn(tmp_path, arrays):
     own = {f"picture/{n}": images for n in ("originals", *pictures._GRIDS)}
     own = {**own, "picture/levels": np.int32(2), **arrays}
     lines = []
-    assert not pictures.ensure(tmp_path, 3, False, OWN, lambda: own, lines.append)
+    assert not pictures.ensure(
+        tmp_path, 3, False, False, OWN, lambda: own, lines.append
+    )
     assert "picture/" in lines[0]
 
 

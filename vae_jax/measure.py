@@ -218,15 +218,19 @@ class Pictures(NamedTuple):
     reconstructions: jax.Array  # E[x|z] at the posterior mean of the first images
     prior_means: jax.Array  # E[x|z] at z ~ p(z), the same number of images
     samples: jax.Array  # x ~ p(x|z) at the same z
+    # The next four are None for a chain of latents, whose z is the image.
     # E[x|z] on a grid of the first two latents; the others are 0. The class is 0.
-    manifold: jax.Array
+    manifold: jax.Array | None = None
     # E[x|z] from the posterior mean of one image to that of the next, pair by pair;
     # the class is that of the first.
-    interpolations: jax.Array
-    traversals: jax.Array  # E[x|z] with one latent moved, latent by latent
-    latents: jax.Array  # the latents that are traversed, int32 [latents]
+    interpolations: jax.Array | None = None
+    # E[x|z] with one latent moved, latent by latent.
+    traversals: jax.Array | None = None
+    latents: jax.Array | None = None  # those that are traversed, int32 [latents]
     # E[x|z, y] class by class, at the same z ~ p(z); None without classes.
     classes: jax.Array | None = None
+    # E[x|z_t] of a chain of latents, from noise to an image, chain by chain.
+    trajectories: jax.Array | None = None
 
 
 @float32_products
@@ -268,6 +272,16 @@ def draw(
     posterior_means = posterior_mean(model, params, mean_key, x[:num_images])
     _, labels = model.rows.split(x[:num_images])
     means, samples = model.generate(params, generate_key, num_images)
+    if model.is_chain:
+        prior: Any = model.prior(params, x[:num_walks])
+        ways = prior.trajectory(walk_key, min(num_walks, len(x)), num_steps)
+        shown = expected_intensity(model, params, decode_key, posterior_means, labels)
+        return Pictures(
+            shown,
+            _intensity(model, means),
+            _intensity(model, samples),
+            trajectories=(ways.reshape(-1, model.num_pixels) + 1) / 2,
+        )
     quantiles = (jnp.arange(manifold_side) + 0.5) / manifold_side
     coordinates = jax.scipy.stats.norm.ppf(quantiles)
     first, second = jnp.meshgrid(coordinates, -coordinates)

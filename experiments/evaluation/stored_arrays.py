@@ -47,12 +47,13 @@ def to_store(
     estimate = evaluation.estimate
     model = run.settings.model
     has_plane = model.latent_dim == 2 and model.can_be_padded
-    # A padded model has more latents.
-    latents = np.asarray(arrays.latents)[: model.latent_dim]
-    drawn = arrays._replace(traversals=arrays.traversals[: len(latents) * STEPS])
+    latents, drawn = arrays.latents, arrays._asdict()
+    if latents is not None:  # A padded model has more latents.
+        latents = np.asarray(latents)[: model.latent_dim]
+        drawn["traversals"] = drawn["traversals"][: len(latents) * STEPS]
     shown = {
         name: np.asarray(flat).reshape(-1, *data.image_shape)
-        for name, flat in drawn._asdict().items()
+        for name, flat in drawn.items()
         if name != "latents"
         and flat is not None
         and len(flat)
@@ -67,8 +68,9 @@ def to_store(
         "picture/originals": data.test.images[:SHOWN],
         "picture/levels": np.int32(data.levels),
         **{f"picture/{name}": images for name, images in shown.items()},
-        "picture/traversed_latents": latents,
     }
+    if latents is not None:
+        stored["picture/traversed_latents"] = latents
     if data.test.labels is not None:
         stored["test/labels"] = data.test.labels
         if data.class_names:

@@ -149,6 +149,7 @@ def _pictures(
                     folder.path / "figures" / member.run,
                     member.latent_dim,
                     bool(member.condition_on),
+                    member.estimator == "bound",
                     folder.owners[member.run],
                     functools.partial(folder.members.arrays, member.run),
                     report,

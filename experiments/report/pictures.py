@@ -35,6 +35,8 @@ _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
 # classes, and of two latents, if its prior is a standard normal.
 _WALKS, _CLASSES = ("traversals", "interpolations"), ("classes",)
 _OF_A_PLANE = "manifold", "latents"
+# And those of a chain of latents, in the place of walks.
+_CHAIN = ("trajectories",)
 _GRIDS = ("reconstructions", "prior_means", "samples", *_WALKS)
 
 
@@ -58,6 +60,7 @@ def ensure(
     folder: Path,
     latent_dim: int,
     has_classes: bool,
+    has_chain: bool,
     fingerprint: str,
     load: Callable[[], Mapping[str, np.ndarray]],
     report: Callable[[str], object],
@@ -68,11 +71,14 @@ def ensure(
         folder: the folder of the run's pictures; its name is that of the run.
         latent_dim: of the run; runs of two latents have pictures of their plane.
         has_classes: whether its model has classes, which are then shown.
+        has_chain: whether it has a chain of latents, which is shown if that is of
+            images.
         fingerprint: of the run; its pictures carry it.
         load: returns the arrays that ``to_store`` made; called if one is needed.
         report: receives a line if pictures are missing and cannot be drawn or written.
     """
     wanted = _GRIDS + _CLASSES * has_classes + _OF_A_PLANE * (latent_dim == 2)
+    wanted += _CHAIN * has_chain
     found = {
         name: picture
         for name in wanted
@@ -102,7 +108,10 @@ def ensure(
 def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a run has this picture, which not every run has."""
     stored = "manifold" if name in _OF_A_PLANE else name
-    return name not in _WALKS + _CLASSES + _OF_A_PLANE or f"picture/{stored}" in arrays
+    return (
+        name not in _WALKS + _CLASSES + _CHAIN + _OF_A_PLANE
+        or f"picture/{stored}" in arrays
+    )
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
@@ -131,7 +140,7 @@ def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
             return reconstruction_grid(originals, arrays["picture/reconstructions"])
         case "manifold":
             return plane_grid(arrays["picture/manifold"], MANIFOLD_SIDE)
-        case "classes" | "traversals" | "interpolations":
+        case "classes" | "traversals" | "interpolations" | "trajectories":
             return plane_grid(arrays[f"picture/{name}"], STEPS)
         case "latents":
             labels, names = arrays.get("test/labels"), class_names(arrays)

@@ -431,23 +431,63 @@ class DiffusionPrior:
             steps: number of steps; with other numbers than T the samples are those of
                 the model that shares all parameters.
         """
-        process, shape = self.family.process, (num_samples, self.family.latent_dim)
+        z = self._last_layer(key, num_samples)
+        return self._walk(key, z, 0, jnp.asarray(steps), jnp.asarray(steps))
 
-        def gammas(t: jax.Array) -> jax.Array:
-            return jnp.broadcast_to(self.gamma(t), num_samples)
+    def trajectory(self, key: jax.Array, num_samples: int, shown: int) -> jax.Array:
+        """Returns what the denoiser sees on the way of ``sample``: E[x|z_t].
+
+        Args:
+            key: a typed key.
+            num_samples: number of chains.
+            shown: number of times, from pure noise to z_0, ``[shown]``.
+
+        Returns:
+            ``[num_samples, shown, D]``.
+        """
+        steps = self.num_steps()
+        ends = jnp.round(jnp.linspace(0, 1, shown) * steps).astype(jnp.int32)
+
+        def part(z: jax.Array, places: jax.Array) -> tuple[jax.Array, jax.Array]:
+            z = self._walk(key, z, places[0], places[1], steps)
+            gamma = self._gammas(1 - places[1] / steps, num_samples)
+            return z, self.denoised(z, gamma).x
+
+        places = jnp.stack([jnp.concatenate([ends[:1], ends[:-1]]), ends], axis=1)
+        _, found = jax.lax.scan(part, self._last_layer(key, num_samples), places)
+        return found.swapaxes(0, 1)
+
+    def _last_layer(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """Returns z_T ~ p(z_T), ``[num_samples, D]``."""
+        shape = num_samples, self.family.latent_dim
+        z = jax.random.normal(jax.random.fold_in(key, 0), shape)
+        size = self.family.process.size(self._gammas(jnp.ones(()), num_samples))
+        return z * size[:, None]
+
+    def _gammas(self, t: jax.Array, num_samples: int) -> jax.Array:
+        return jnp.broadcast_to(self.gamma(t), num_samples)
+
+    def _walk(
+        self,
+        key: jax.Array,
+        z: jax.Array,
+        first: jax.Array | int,
+        last: jax.Array,
+        steps: jax.Array,
+    ) -> jax.Array:
+        """Returns z after the steps ``first`` ... ``last - 1`` of so many."""
 
         def step(i: jax.Array, z: jax.Array) -> jax.Array:
             t, s = 1 - i / steps, 1 - (i + 1) / steps
-            gamma, before = gammas(t), gammas(jnp.maximum(s, 0.0))
+            gamma = self._gammas(t, len(z))
+            before = self._gammas(jnp.maximum(s, 0.0), len(z))
             noise = self.denoised(z, gamma).noise
-            gaussian = process.step(z, noise, gamma, before)
-            own = jax.random.normal(jax.random.fold_in(key, i + 1), shape)
+            gaussian = self.family.process.step(z, noise, gamma, before)
+            own = jax.random.normal(jax.random.fold_in(key, i + 1), z.shape)
             return gaussian.sample(own[None])[0]
 
-        first = jax.random.normal(jax.random.fold_in(key, 0), shape)
-        first = first * process.size(gammas(jnp.ones(())))[:, None]
-        last: jax.Array = jax.lax.fori_loop(0, steps, step, first)
-        return last
+        found: jax.Array = jax.lax.fori_loop(first, last, step, z)
+        return found
 
 
 def layer_weight(weighting: str, gamma: jax.Array, rate: jax.Array) -> jax.Array:
