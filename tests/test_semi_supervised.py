@@ -164,5 +164,5 @@ def test_an_epoch_has_labelled_images_as_often_as_asked():
     assert counts.tolist() == [5] * 30
     shown = once.train.images[once.labelled]
     np.testing.assert_array_equal(images, np.unique(shown, axis=0))
-    with pytest.raises(CommandError, match=r"labelled_repeats is 2: .* Set it to 1"):
+    with pytest.raises(CommandError, match=r"labelled_repeats is 2: all .* Set it to"):
         dataclasses.replace(settings, labelled_per_class=-1, labelled_repeats=2)

@@ -91,8 +91,9 @@ class DataSettings:
                 why = "it has no meaning for 'digits', whose values are known"
                 raise self.refusal(field, why, "Leave it out")
         if self.labelled_repeats > 1 and self.labelled_per_class == -1:
-            why = "data.labelled_per_class is -1: all images have their label"
-            raise self.refusal("labelled_repeats", why, "Set it to 1")
+            why = "all images have their label, as data.labelled_per_class is -1"
+            remedy = "Set it to 1, or data.labelled_per_class to fewer, as in 10"
+            raise self.refusal("labelled_repeats", why, remedy)
         is_own = self.name in ("npz", "folder")
         if is_own and not self.path:
             remedy = f"Set it to the {self.name} that holds your images"
