@@ -47,9 +47,9 @@ def to_store(
     estimate = evaluation.estimate
     model = run.settings.model
     has_plane = model.latent_dim == 2 and model.can_be_padded
-    latents, drawn = arrays.latents, arrays._asdict()
-    if latents is not None:  # A padded model has more latents.
-        latents = np.asarray(latents)[: model.latent_dim]
+    latents, drawn = None, arrays._asdict()
+    if arrays.latents is not None:  # A padded model has more latents.
+        latents = np.asarray(arrays.latents)[: model.latent_dim]
         drawn["traversals"] = drawn["traversals"][: len(latents) * STEPS]
     shown = {
         name: np.asarray(flat).reshape(-1, *data.image_shape)
