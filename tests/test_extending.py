@@ -14,13 +14,15 @@ import scipy.stats
 from experiments.settings import configuration, user_code
 from experiments.settings.arguments import Argument, expanded
 from experiments.settings.grid import expand
+from vae_jax.diffusion import NOISE_SCHEDULES
 from vae_jax.distributions import latent_noise
 from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.networks import NETWORKS
-from vae_jax.objectives import IWAE, OBJECTIVES, ElboLogWeight
+from vae_jax.networks import DENOISERS, NETWORKS
+from vae_jax.objectives import IWAE, OBJECTIVES, Diffusion, ElboLogWeight
 from vae_jax.population import check_padding
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
+from vae_jax.training import TrainingConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 *PARTS, AT_WORK, CONFIGURATION = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -29,7 +31,15 @@ PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 @pytest.fixture(scope="module")
 def examples():
     """Returns what the page's examples define, and restores the registries."""
-    registries = [LIKELIHOODS, NETWORKS, POSTERIORS, PRIORS, OBJECTIVES]
+    registries = [
+        LIKELIHOODS,
+        NETWORKS,
+        POSTERIORS,
+        PRIORS,
+        OBJECTIVES,
+        DENOISERS,
+        NOISE_SCHEDULES,
+    ]
     before = [dict(registry) for registry in registries]
     names: dict = {}
     # A class needs a module that contains it.
@@ -131,6 +141,34 @@ def test_the_objective_is_the_jackknife_of_the_bound(examples, key):
         np.testing.assert_allclose(terms.bound, expected, rtol=1e-5, atol=1e-4)
     with pytest.raises(ValueError, match="num_samples is 1"):
         examples["Jackknife"]()
+
+
+def test_the_denoiser_and_the_schedule_train_in_a_chain(examples):
+    model = examples["make_vae"](
+        examples["make_likelihood"]("discretized_gaussian", levels=17),
+        image_shape=(4, 4, 1),
+        latent_dim=16,
+        network="identity",
+        posterior="noise",
+        prior="diffusion",
+        denoiser="one_layer",
+        denoiser_widths=(8,),
+        noise_schedule="sigmoid",
+        predicts="levels",
+    )
+    config = TrainingConfig(objective=Diffusion(), batch_size=8, num_epochs=20)
+    (trained,) = examples["fit"](model, examples["images"], config, learning_rate=1e-2)
+    gamma = model.prior(trained.params).gamma(jnp.float32([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(gamma, [-8.0, -1.5, 5.0], atol=1e-5)
+    x = examples["images"].reshape(-1, 16)
+    bounds = [
+        Diffusion()(model, params, jax.random.key(0), x).bound.mean()
+        for params in (
+            model.init(jax.random.key(0), x[0] / 16, x[0] / 16),
+            trained.params,
+        )
+    ]
+    assert bounds[1] > bounds[0] + 5
 
 
 def test_padding_is_not_exact_for_the_network(examples):

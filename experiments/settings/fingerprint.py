@@ -23,7 +23,8 @@ from experiments.settings.grid import Run
 from experiments.settings.options import REGISTRIES
 from experiments.settings.schema import Settings
 from experiments.settings.values import Options
-from vae_jax.networks import ACTIVATIONS
+from vae_jax.diffusion import NOISE_SCHEDULES
+from vae_jax.networks import ACTIVATIONS, DENOISERS
 
 # Sections and fields, and fields of data, on which results depend by rounding at most.
 _OF_THE_MACHINE = ("checkpoint", "parallel", "trackers")
@@ -160,8 +161,11 @@ def _own_modules(settings: Settings) -> dict[str, str]:
     """Returns the digest of the source of each part of the user's own, by its kind."""
     chosen = vars(settings.model) | vars(settings.training)
     found = {}
-    for kind, registry in {**REGISTRIES, "activation": ACTIVATIONS}.items():
-        part = registry[chosen[kind]]
+    named = {"activation": ACTIVATIONS}
+    if settings.model.prior == "diffusion":
+        named |= {"denoiser": DENOISERS, "noise_schedule": NOISE_SCHEDULES}
+    for kind, registry in {**REGISTRIES, **named}.items():
+        part: Any = registry[chosen[kind]]
         part = getattr(part, "func", part)
         if part.__module__.partition(".")[0] not in _LIBRARIES:
             found[kind] = hashlib.sha256(_source(part)).hexdigest()
