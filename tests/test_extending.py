@@ -168,7 +168,7 @@ def test_the_denoiser_and_the_schedule_train_in_a_chain(examples):
             trained.params,
         )
     ]
-    assert bounds[1] > bounds[0] + 5
+    assert bounds[1] > bounds[0] + 0.3
 
 
 def test_padding_is_not_exact_for_the_network(examples):

@@ -161,7 +161,7 @@ def _own_modules(settings: Settings) -> dict[str, str]:
     """Returns the digest of the source of each part of the user's own, by its kind."""
     chosen = vars(settings.model) | vars(settings.training)
     found = {}
-    named = {"activation": ACTIVATIONS}
+    named: dict[str, Any] = {"activation": ACTIVATIONS}
     if settings.model.prior == "diffusion":
         named |= {"denoiser": DENOISERS, "noise_schedule": NOISE_SCHEDULES}
     for kind, registry in {**REGISTRIES, **named}.items():
