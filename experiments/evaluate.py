@@ -81,6 +81,8 @@ def main() -> None:
     }
     if prior is not None:
         reevaluation.check_fit(prior, trained)
+    if num_images:
+        reevaluation.check_sandwich(num_images, trained)
     images = Images(loading.stored_images(folder, chosen[0], places))
     asked = {_EVALUATION: True, _FITTED: prior, _SANDWICH: num_images}
     for table in filter(asked.get, asked):  # Refused before any compute.

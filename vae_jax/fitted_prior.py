@@ -90,16 +90,24 @@ def _fit(
     init_key, step_key = (jax.random.fold_in(key, i) for i in range(2))
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
-    def loss(own: Params, z: jax.Array) -> jax.Array:
-        return -model.prior({**params, "prior": own}).log_prob(z).mean()
+    def loss_of(own: Params, key: jax.Array, z: jax.Array) -> jax.Array:
+        prior: Any = model.prior({**params, "prior": own})
+        if model.has_density:
+            loss: jax.Array = -prior.log_prob(z).mean()
+        else:
+            terms = prior.terms(key, z)  # All of the bound that has parameters.
+            loss = (terms.prior + terms.weighted).mean()
+        return loss
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
         own, state = carry
-        image_key, noise_key = jax.random.split(jax.random.fold_in(step_key, index))
+        key = jax.random.fold_in(step_key, index)
+        image_key, noise_key = jax.random.split(key)
+        chain_key = jax.random.fold_in(key, 2)  # After the two children of the split.
         rows = jax.random.randint(image_key, (batch_size,), 0, x.shape[0])
         noise = latent_noise(noise_key, 1, batch_size, model.latent_dim)
         z = model.encode(params, x[rows]).sample(noise)
-        updates, state = optimizer.update(jax.grad(loss)(own, z), state)
+        updates, state = optimizer.update(jax.grad(loss_of)(own, chain_key, z), state)
         return (optax.apply_updates(own, updates), state), None
 
     no_images = jnp.zeros((0, x.shape[1]), jnp.uint8)

@@ -234,6 +234,23 @@ def with_samples(run: Run, num_samples: int) -> Run:
     return dataclasses.replace(run, settings=settings)
 
 
+def check_sandwich(num_images: int, runs: Iterable[Run]) -> None:
+    """Refuses to bound log p(x) of a chain of latents by annealing.
+
+    Args:
+        num_images: the images whose log p(x) is bounded.
+        runs: the runs of the models.
+
+    Raises:
+        SettingsError: naming the first run of such a model.
+    """
+    for run in runs:
+        if not run.settings.model.example.has_density:
+            why = f"{run.name} has a chain of latents, which has no log p(z)"
+            remedy = "Leave the run out by --only"
+            raise SettingsError.of("--sandwich_images", num_images, why, remedy)
+
+
 def check_fit(prior: str, runs: Iterable[Run]) -> None:
     """Refuses a prior that cannot be fitted, or a model whose own cannot be replaced.
 

@@ -137,13 +137,20 @@ class Members(_Parts):
                 f"no finished run {run!r} in {self._path.parent}{hint} the finished "
                 f"runs are in {self._path}."
             )
-        flat = self._load(run, "params.safetensors")
-        if shapes is not None:
-            expected = flax.traverse_util.flatten_dict(shapes, sep="/")
-            path = self._path / run / "params.safetensors"
-            check_arrays(path, flat, expected)
-        # A family without parameters leaves nothing in the file.
+        flat: Any = self._load(run, "params.safetensors")
+        # A part without parameters leaves nothing in the file.
         empty: dict[str, Any] = {"posterior": {}, "prior": {}}
+        if shapes is not None:
+            expected = flax.traverse_util.flatten_dict(
+                shapes, keep_empty_nodes=True, sep="/"
+            )
+            nothing = flax.traverse_util.empty_node
+            parts = {name: part for name, part in expected.items() if part is nothing}
+            path = self._path / run / "params.safetensors"
+            check_arrays(
+                path, flat, {n: e for n, e in expected.items() if n not in parts}
+            )
+            flat = flat | parts
         return empty | flax.traverse_util.unflatten_dict(flat, sep="/")
 
     def arrays(self, run: str) -> Arrays:
