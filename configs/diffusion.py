@@ -34,54 +34,45 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             )
     is_mnist, share = "mnist" in names, 5 if "cpu" in names else 1
     config = (mnist if is_mnist else digits).get_config().unlock()
+    config.model.predicts = "velocity" if is_mnist else "levels"
+    config.model.denoiser_widths = (512, 512)
+    config.model.gamma_min = -12.0 if is_mnist else -8.0
     config.training.kl_warmup_epochs = 0
+    config.training.num_epochs = 200 // share
+    config.training.learning_rate = 2e-3
     config.training.schedule = "cosine"
+    config.training.ema = 0.998
     config.evaluation.num_samples = 100
     config.diagnostics.latents = False
     config.diagnostics.probes = False
-    one: dict[str, Any] = {"seed": (0,) if share > 1 else (0, 1, 2)}
-    vae = one | {
+    seeds = {"seed": (0,) if share > 1 else (0, 1, 2)}
+    vae: dict[str, Any] = seeds | {
         "likelihood": ("discretized_logistic",),
         "latent_dim": (20 if is_mnist else 16,),
-        "num_epochs": (100 // share,),
     }
     ladder = {
         "posterior": ("ladder",),
         "upper_layers": ((8,),),
         "objective": ("elbo_log_weight",),
     }
-    chain = one | {
+    chain = seeds | {
         "likelihood": ("discretized_gaussian",),
         "latent_dim": (784 if is_mnist else 64,),
         "network": ("identity",),
-        "widths": ((256,),),  # Its default: the network has no layers.
         "posterior": ("noise",),
         "prior": ("diffusion",),
         "objective": ("diffusion",),
-        "ema": (0.998,),
-        "gamma_min": (-12.0 if is_mnist else -8.0,),
-    }
-    dense = {
-        "predicts": ("levels",),
-        "denoiser_widths": ((512, 512),),
-        "learning_rate": (2e-3,),
-        "num_epochs": (200 // share,),
-        "noise_steps": STEPS,
     }
     unet = {
-        "predicts": ("velocity",) if is_mnist else ("levels",),
         "denoiser": ("unet",),
         "denoiser_widths": ((16, 32),),
-        "activation": ("silu",),
-        "learning_rate": (2e-3,),
-        "num_epochs": (100 // share,),
         "noise_steps": (0,),
+        "num_epochs": (10 if is_mnist and share > 1 else 100 // share,),
     }
-    grids = [vae, vae | ladder, vae | {"network": ("pixelcnn",)}, chain | dense]
-    if is_mnist:
-        grids = [vae]
-        if share > 1:
-            unet["num_epochs"] = (10,)
-    config.sweep = (*grids, chain | unet)
+    grids: tuple[dict[str, Any], ...] = (vae, chain | unet)
+    if not is_mnist:
+        pixelcnn = {"network": ("pixelcnn",)}
+        grids += (vae | ladder, vae | pixelcnn, chain | {"noise_steps": STEPS})
+    config.sweep = grids
     config.lock()
     return config
