@@ -10,7 +10,8 @@ Command: python -m experiments.sweep --config=configs/papers/kingma2014.py:few \
              --workdir=runs/papers/kingma2014/few
          and the same with all, few,cpu and all,cpu in place of few
 Data:    mnist, prepared: --config.data.data_dir or TFDS_DATA_DIR.
-Cost:    COST
+Cost:    on two CPU cores, with other work beside, few,cpu took 78 minutes and all,cpu
+         17; by itself an epoch of few takes about 20 s for each seed.
 
 Variants:
     few      the labels of 100 training images
@@ -23,7 +24,10 @@ Knowingly different: each labelled image is 50 times in an epoch, so that a batc
 has nine on average, and log q(y|x) has the weight 1 each time; so the bound of labelled
 images counts 50 times, too. Images are binarized anew in each batch, with their
 intensities as probabilities; Glorot-uniform weights; Adam 1e-3 with a decay to zero.
-Our seeds share the labelled images (data.split_seed selects them), theirs do not.
+Our three seeds share the labelled images (data.split_seed selects them), theirs do not.
+
+With few,cpu, 20 % are misread, more than in the paper: 30 epochs are few. After 6 epochs
+one seed misread 26 %.
 """
 
 from typing import Any
@@ -77,5 +81,4 @@ def get_config(variant: str = "few") -> ml_collections.ConfigDict:
         config.training.objective = "semi_supervised"
     if rest == "cpu":
         config.training.num_epochs = 30
-        config.training.validate_every = 10
     return _protocol.finish(config, {"seed": (0, 1, 2)})
