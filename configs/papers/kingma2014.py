@@ -24,7 +24,7 @@ Knowingly different: each labelled image is 50 times in an epoch, so that a batc
 has nine on average, and log q(y|x) has the weight 1 each time; so the bound of labelled
 images counts 50 times, too. Images are binarized anew in each batch, with their
 intensities as probabilities; Glorot-uniform weights; Adam 1e-3 with a decay to zero.
-Our three seeds share the labelled images (data.split_seed selects them), theirs do not.
+Our three seeds share the labelled images (data.split_seed selects them).
 
 With few,cpu, 20 % are misread, more than in the paper: 30 epochs are few. After 6 epochs
 one seed misread 26 %.
