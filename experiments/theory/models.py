@@ -11,10 +11,13 @@ import numpy as np
 from experiments.data.images import load_data
 from experiments.data.settings import DataSettings
 from vae_jax import views
+from vae_jax.diffusion import ExactDenoiser, GaussianImages
 from vae_jax.fitting import epochs
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import VAE, make_vae
+from vae_jax.networks import Denoiser
 from vae_jax.objectives import Terms
+from vae_jax.priors.diffusion import DiffusionFamily, DiffusionPrior
 from vae_jax.trained import TrainedModel
 from vae_jax.training import TrainingConfig
 
@@ -22,6 +25,9 @@ from vae_jax.training import TrainingConfig
 CONFIG = TrainingConfig(
     batch_size=100, num_epochs=100, validate_every=100, schedule="cosine"
 )
+
+# -log SNR of a chain at the image's end and at the noise's.
+GAMMA = (-8.0, 5.0)
 
 
 class Images(NamedTuple):
@@ -60,6 +66,32 @@ def load(name: str) -> Images:
         split.images.reshape(len(split.images), -1) for split in (data.train, data.test)
     )
     return Images(train, test, data.image_shape, data.levels)
+
+
+def fitted(seed: int) -> tuple[GaussianImages, np.ndarray]:
+    """Returns the normal of the dequantised digits, -1 to 1, and an unseen digit."""
+    images = load("digits")
+    keys = jax.random.split(jax.random.key(seed))
+    train, test = (
+        2 * np.asarray(images.observe("continuous", key, pixels), np.float64) - 1
+        for key, pixels in zip(keys, (images.train, images.test[:1]), strict=True)
+    )
+    return GaussianImages.fitted(train), test[0]
+
+
+def chain(denoiser: Denoiser, latent_dim: int, **options: Any) -> DiffusionPrior:
+    """Returns a chain of latents with a denoiser that gives E[x|z]."""
+    own: dict[str, Any] = {"denoiser": denoiser, "predicts": "data"}
+    own |= dict(zip(("gamma_min", "gamma_max"), GAMMA, strict=True))
+    family = DiffusionFamily(latent_dim, **own | options)
+    params = family.init(jax.random.key(0), jnp.zeros(0), 2)
+    return family.at({"prior": params}, None)
+
+
+def exact_chain(images: GaussianImages, **options: Any) -> DiffusionPrior:
+    """Returns the chain with the best denoiser of such images."""
+    denoiser = ExactDenoiser(images, *GAMMA)
+    return chain(denoiser, len(images.mean), **options)
 
 
 def train(

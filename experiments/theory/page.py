@@ -20,6 +20,7 @@ PROGRAMS = (
     "ignoring_encoder",
     "aggregated_posterior",
     "generation",
+    "noise_chain",
 )
 
 
