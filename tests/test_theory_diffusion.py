@@ -7,11 +7,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 from experiments.theory import (
+    diffusion_bound,
     noise_chain,
 )
-from experiments.theory.models import exact_chain
+from experiments.theory.models import GAMMA, exact_chain
 from vae_jax.diffusion import GaussianImages
 from vae_jax.distributions import DiagonalGaussian
+
+SNR = np.exp(-np.array(GAMMA))
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +63,37 @@ def test_two_forms_have_the_mean_of_the_closed_form(images):
     assert_allclose([consistency.mean, denoising.mean], exact, rtol=1e-10)
     cost = noise_chain.cost_of_mistake(images, steps)
     assert_allclose(exact - mistake.mean, cost, rtol=1e-8)
+
+
+# --- diffusion_bound ---
+
+
+def test_points_have_the_moments_of_a_standard_normal():
+    points = diffusion_bound.points(3)
+    assert_allclose(points.mean(0), 0, atol=1e-12)
+    assert_allclose(points.T @ points / len(points), np.eye(3), atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [2, 0])
+def test_the_mean_of_the_library_is_the_closed_form(images, steps):
+    x = np.array([0.3, 0.2, -0.5])
+    prior = exact_chain(images, noise_steps=steps)
+    exact = images.diffusion_limit(x, *SNR)
+    if steps:
+        exact = images.diffusion_term(x, np.exp(-np.linspace(*GAMMA, steps + 1)))
+    assert_allclose(diffusion_bound.of_one_image(prior, x), exact, rtol=1e-10)
+
+
+def test_no_schedule_is_quieter_than_the_best(images):
+    x = np.array([0.3, 0.2, -0.5])
+    _, table = diffusion_bound._schedules(images, x)
+    least = diffusion_bound.least_variance(images, x)
+    assert 0 < least < min(row["variance"] for row in table)
+
+
+def test_one_step_with_the_exact_variance_costs_no_more_than_many(images):
+    one, three = (
+        diffusion_bound.diffusion_with_exact_steps(images, steps) for steps in (1, 3)
+    )
+    ratios = (1 + SNR[0] * images.eigenvalues) / (1 + SNR[1] * images.eigenvalues)
+    assert_allclose([one, three], 0.5 * np.log(ratios).sum(), rtol=1e-10)

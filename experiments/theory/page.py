@@ -21,6 +21,7 @@ PROGRAMS = (
     "aggregated_posterior",
     "generation",
     "noise_chain",
+    "diffusion_bound",
 )
 
 
