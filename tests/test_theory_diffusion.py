@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 from experiments.theory import (
     diffusion_bound,
     noise_chain,
+    scores,
 )
 from experiments.theory.models import GAMMA, exact_chain
 from vae_jax.diffusion import GaussianImages
@@ -97,3 +98,24 @@ def test_one_step_with_the_exact_variance_costs_no_more_than_many(images):
     )
     ratios = (1 + SNR[0] * images.eigenvalues) / (1 + SNR[1] * images.eigenvalues)
     assert_allclose([one, three], 0.5 * np.log(ratios).sum(), rtol=1e-10)
+
+
+# --- scores ---
+
+
+def test_a_mixture_with_noise_is_a_density():
+    own = scores.mixture([0.3, 0.7], [-1.0, 1.5], 0.1).noised(0.5)
+    z, weight = scores.line()
+    assert_allclose(jnp.exp(own.log_prob(z)).sum() * weight, 1, rtol=1e-10)
+
+
+def test_walkers_between_equal_parts_reach_either_by_where_they_start():
+    own = scores.mixture([0.5, 0.5], [-3.0, 3.0], 1.0)
+    found = [scores.share_by_start(own, jnp.array([at])) for at in (-5.0, 0.0, 3.0)]
+    assert_allclose(found, [1, 0.5, 0], atol=1e-6)
+
+
+def test_langevin_has_the_mean_of_its_recursion():
+    z = jnp.full(1000, 2.0)
+    found = scores.langevin(lambda z: -z, jax.random.key(0), z, 0.1, 3)
+    assert abs(found.mean() - 2 * 0.9**3) < 4 * np.sqrt(0.6 / 1000)

@@ -22,6 +22,7 @@ PROGRAMS = (
     "generation",
     "noise_chain",
     "diffusion_bound",
+    "scores",
 )
 
 
