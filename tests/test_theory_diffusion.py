@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 
 from experiments.theory import (
     diffusion_bound,
+    flows,
     noise_chain,
     scores,
 )
@@ -119,3 +120,15 @@ def test_langevin_has_the_mean_of_its_recursion():
     z = jnp.full(1000, 2.0)
     found = scores.langevin(lambda z: -z, jax.random.key(0), z, 0.1, 3)
     assert abs(found.mean() - 2 * 0.9**3) < 4 * np.sqrt(0.6 / 1000)
+
+
+# --- flows ---
+
+
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_a_solver_has_its_order(order):
+    def error(steps):
+        y = flows.solve(lambda t, y: t * y, jnp.ones(1), (0.0, 1.0), steps, order)
+        return abs(float(y[0]) - np.exp(0.5))
+
+    assert_allclose(np.log2(error(32) / error(64)), order, atol=0.1)

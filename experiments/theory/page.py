@@ -23,6 +23,7 @@ PROGRAMS = (
     "noise_chain",
     "diffusion_bound",
     "scores",
+    "flows",
 )
 
 
