@@ -9,10 +9,11 @@ from numpy.testing import assert_allclose
 from experiments.theory import (
     diffusion_bound,
     flows,
+    memorization,
     noise_chain,
     scores,
 )
-from experiments.theory.models import GAMMA, exact_chain
+from experiments.theory.models import GAMMA, chain, exact_chain
 from vae_jax.diffusion import GaussianImages
 from vae_jax.distributions import DiagonalGaussian
 
@@ -132,3 +133,31 @@ def test_a_solver_has_its_order(order):
         return abs(float(y[0]) - np.exp(0.5))
 
     assert_allclose(np.log2(error(32) / error(64)), order, atol=0.1)
+
+
+# --- memorization ---
+
+
+def test_the_best_denoiser_of_one_image_says_that_image():
+    images = np.array([[0.5, -0.5]])
+    prior = chain(memorization.FiniteDenoiser(images), 2)
+    found = prior.denoised(jnp.ones((1, 2)), jnp.zeros(1))
+    assert_allclose(found.x, images)
+    ratios = memorization.log_ratios(images, images, 0.0, np.ones((1, 2)))
+    assert_allclose(ratios, 0, atol=1e-12)
+
+
+def test_the_best_denoiser_of_two_images_weighs_them():
+    prior = chain(memorization.FiniteDenoiser(np.array([[-1.0], [1.0]])), 1)
+    z, gamma = jnp.array([[0.3]]), jnp.array([1.0])
+    alpha = np.sqrt(1 / (1 + np.e))
+    expected = np.tanh(np.exp(-1) * 0.3 / alpha)
+    assert_allclose(prior.denoised(z, gamma).x, [[expected]], rtol=1e-10)
+
+
+def test_the_bound_of_a_finite_set_is_the_exact_one():
+    images = np.array([[-1.0, 0.5], [1.0, 0.0], [0.2, -0.7]])
+    prior = chain(memorization.FiniteDenoiser(images), 2)
+    found, error = memorization.bound(prior, images, jax.random.key(0))
+    exact, own_error = memorization.exact_bound(images, images, 0)
+    assert abs(found - exact) < 4 * np.hypot(error, own_error)

@@ -6,9 +6,9 @@
 
 The programs, in the order of the page: coin, marginalization, identity,
 reparameterization, reconstruction, ignoring_encoder, aggregated_posterior, generation;
-of part two: noise_chain, diffusion_bound, scores, flows. Their figures go to --workdir.
-With --page, all programs run and print docs/theory.md and its figures. Ends with status
-1 if a claim fails.
+of part two: noise_chain, diffusion_bound, scores, flows, memorization. Their figures go
+to --workdir. With --page, all programs run and print docs/theory.md
+and its figures. Ends with status 1 if a claim fails.
 """
 
 from experiments import guard  # noqa: F401  It listens while the rest is imported.

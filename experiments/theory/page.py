@@ -24,6 +24,7 @@ PROGRAMS = (
     "diffusion_bound",
     "scores",
     "flows",
+    "memorization",
 )
 
 
