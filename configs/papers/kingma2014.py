@@ -26,8 +26,8 @@ images counts 50 times, too. Images are binarized anew in each batch, with their
 intensities as probabilities; Glorot-uniform weights; Adam 1e-3 with a decay to zero.
 Our three seeds share the labelled images (data.split_seed selects them).
 
-With few,cpu, 20 % are misread, more than in the paper: 30 epochs are few. After 6 epochs
-one seed misread 26 %.
+With few,cpu, 20 % are misread, more than in the paper: 30 epochs are few. After six
+epochs one seed misread 26 %.
 """
 
 from typing import Any

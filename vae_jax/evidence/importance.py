@@ -136,7 +136,7 @@ def _bound_of_chain(
     def one_chunk(index: jax.Array) -> tuple[jax.Array, ...]:
         noise_key, chain_key = jax.random.split(jax.random.fold_in(key, index))
         noise = jax.random.normal(noise_key, (size, 1, model.latent_dim))
-        noise = noise if latent_mask is None else noise * latent_mask
+        noise = noise if latent_mask is None else noise * latent_mask[None, None]
         prior: Any = model.prior(params, x[None])
         found = prior.kl_terms(chain_key, model.encode(params, x[None]), noise)
         log_px_z = model.log_likelihood(params, x[None], found.z)

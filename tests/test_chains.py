@@ -1,0 +1,150 @@
+"""Tests of experiments with diffusion models, which are chains of latents."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.data.images import load_data
+from experiments.evaluation.stored_arrays import STEPS
+from experiments.messages.errors import SettingsError
+from experiments.report.differences import compare_sides
+from experiments.report.groups import group_members
+from experiments.report.members import members_of
+from experiments.report.pairs import Side
+from experiments.runner.images import Images
+from experiments.runner.reevaluation import check_sandwich, evaluate
+from experiments.runner.task import GroupTask
+from experiments.runs.trained import load
+from experiments.settings import grid
+from tests.folders import small_sweep
+from tests.sweeps import row
+from tests.test_group_training import opened, train
+
+
+def config(*, steps=(4, 0), schedule=("linear",)):
+    config = small_sweep()
+    config["model"] |= {
+        "likelihood": "discretized_gaussian",
+        "latent_dim": 64,
+        "network": "identity",
+        "widths": (256,),
+        "posterior": "noise",
+        "prior": "diffusion",
+        "predicts": "levels",
+        "denoiser_widths": (8,),
+        "gamma_min": -2.0,
+        "gamma_max": 2.0,
+    }
+    config["training"] |= {
+        "objective": "diffusion",
+        "kl_warmup_epochs": 0,
+        "num_epochs": 2,
+        "validate_every": 1,
+        "ema": 0.5,
+    }
+    config["sweep"] = {"noise_steps": steps, "noise_schedule": schedule}
+    return config
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(grid.expand(config())[0].settings.data)
+
+
+def trained(path, own, data):
+    (group,) = grid.group(grid.expand(own))
+    with opened(path, own) as folder:
+        train(GroupTask(group, Images(data)).compile(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    """Yields a run folder with two finished runs of one program."""
+    path = tmp_path_factory.mktemp("chains") / "run"
+    (group,) = grid.group(grid.expand(config()))
+    with opened(path, config()) as folder:
+        train(GroupTask(group, Images(data)).compile(), folder)
+        yield folder
+
+
+def results(folder):
+    return folder.members.results(sorted(folder.members.finished()), pytest.fail)
+
+
+def test_results_say_that_their_score_is_a_bound(folder):
+    for found in results(folder):
+        assert found["estimator"] == "bound"
+        assert found["bound"] == pytest.approx(found["score"])
+        parts = found["chain_last_kl"] + found["chain_layers_kl"]
+        assert found["kl"] == pytest.approx(parts, rel=1e-5)
+        assert 0 < found["chain_error"] < 64 * found["bound_se"]
+        assert np.isnan(found["effective_sample_size"])
+        assert found["latents"] == ""
+
+
+def test_a_chain_alone_has_the_bits_of_one_beside_other_steps(folder, data, tmp_path):
+    own = config(steps=(4,), schedule=("cosine", "linear"))
+    run = "noise_schedule=linear,noise_steps=4"
+    with_others = trained(tmp_path / "other", own, data).members.params(run)
+    beside = folder.members.params(run)
+    jax.tree.map(np.testing.assert_array_equal, beside["prior"], with_others["prior"])
+
+
+def test_the_report_shows_the_way_from_noise(folder):
+    for found in results(folder):
+        arrays = folder.members.arrays(found["run"])
+        assert len(arrays["picture/trajectories"]) % STEPS == 0
+        assert not {"picture/traversals", "picture/interpolations"} & arrays.keys()
+
+
+def test_beside_a_chain_all_are_ranked_by_the_elbo(folder):
+    chain, *_ = results(folder)
+    vae = row(2.0, latent_dim=2) | {"bound": 2.5, "bound_se": 0.01}
+    vae |= {"unit": chain["unit"], "view": "levels"}
+    (group,) = group_members(members_of([chain, vae], pytest.fail))
+    assert (group.measure, group.quantity) == ("bound", "-ELBO")
+    assert {cell.mean for cell in group.ranking} == {2.5, chain["bound"]}
+    (alone,) = group_members(members_of([vae], pytest.fail))
+    assert (alone.measure, alone.quantity) == ("score", "-log p(x)")
+
+
+def test_a_loaded_chain_has_the_numbers_of_its_results(folder, data):
+    found = results(folder)[0]
+    own = load(folder.path, found["run"])
+    arrays = folder.members.arrays(found["run"])
+    log_px = own.log_prob(data.test.images)
+    np.testing.assert_allclose(log_px, arrays["test/log_px"], rtol=1e-4)
+    score = own.score(data.test.images).mean()
+    assert score == pytest.approx(found["score"], rel=1e-4)
+    assert own.sample(2, jax.random.key(0)).shape == (2, 8, 8)
+
+
+def test_another_number_of_samples_estimates_the_same_bound(folder, data):
+    found = results(folder)[0]
+    (run,) = (run for run in grid.expand(config()) if run.name == found["run"])
+    settings = dataclasses.replace(
+        run.settings,
+        evaluation=dataclasses.replace(run.settings.evaluation, num_samples=64),
+    )
+    more = dataclasses.replace(run, settings=settings)
+    ((one,),) = evaluate(folder, {more: found}, Images(data), [])
+    error = np.hypot(found["chain_error"], one.row()["chain_error"])
+    assert abs(one.row()["elbo"] - found["elbo"]) < 6 * error
+
+
+def test_what_needs_a_density_is_refused_by_name(folder):
+    runs = grid.expand(config())
+    with pytest.raises(SettingsError, match=r"sandwich_images is 3: .* by --only\."):
+        check_sandwich(3, runs)
+
+
+def test_scores_of_chains_are_compared_by_the_elbo(folder):
+    sides = tuple(
+        Side(name, "", folder, (run,))
+        for name, run in zip("AB", grid.expand(config()), strict=True)
+    )
+    with pytest.raises(SettingsError, match=r"whose score is its ELBO\. Add --elbo"):
+        compare_sides(sides, "log_px", pytest.fail)
