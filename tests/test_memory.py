@@ -17,6 +17,7 @@ from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
 from tests.folders import save_member, small_sweep
+from vae_jax.model import num_parameters
 
 SEEDS = tuple(range(5))
 
@@ -68,7 +69,7 @@ def test_what_a_program_takes_grows_with_its_members(whole):
     one = memory.compile_fitting(alone, images, 1e15)
     gained = needed(found) - needed(one)
     task = found.compiled.task
-    params = 4 * task.widest.num_parameters(task.population.shapes)
+    params = 4 * num_parameters(task.population.shapes)
     # Parameters, the best of them, and two moments of each, at least.
     assert gained >= 4 * params * (len(SEEDS) - 1)
 

@@ -16,8 +16,7 @@ as a one-hot vector before z; networks say how their encoders take it.
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import jax
@@ -33,121 +32,19 @@ from vae_jax.checks import (
 )
 from vae_jax.distributions import Posterior
 from vae_jax.likelihoods import Likelihood
-from vae_jax.networks import NETWORKS, Identity, Module, Network, Shape, side_by_side
-from vae_jax.posteriors import POSTERIORS, PosteriorFamily, make_posterior
-from vae_jax.priors import Prior, PriorFamily, make_prior, priors_of
+from vae_jax.networks import NETWORKS, Identity, Network, Shape, side_by_side
+from vae_jax.parts import Parts, require_chain
+from vae_jax.posteriors import POSTERIORS, make_posterior
+from vae_jax.priors import Prior, make_prior, priors_of
 from vae_jax.registry import Registry, refuse_option
-from vae_jax.rows import MOST_CLASSES, Rows
+from vae_jax.rows import MOST_CLASSES
 
 Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class VAE:
+class VAE(Parts):
     """A frozen description of a model; hashable, and static under ``jit``."""
-
-    network: Network
-    image_shape: Shape  # height, width, channels
-    likelihood: Likelihood
-    posterior_family: PosteriorFamily
-    prior_family: PriorFamily
-    layer_dims: tuple[int, ...]  # latents per stochastic layer; next to images first
-    ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
-    num_classes: int = 0  # K, of y; 0: the model has no classes
-    has_classifier: bool = False  # q(y|x), for images whose class is not known
-
-    @property
-    def encoder(self) -> Module:
-        """The map from intensities ``[..., D]`` to the posterior family's inputs."""
-        return self.network.encoder(self.image_shape, self.posterior_family.heads)
-
-    @property
-    def decoder(self) -> Module:
-        """The map from latents, after a class, to the likelihood's parameters."""
-        return self.network.decoder(self.image_shape, self.likelihood.pixel_outputs)
-
-    @property
-    def classifier(self) -> Module:
-        """The map from intensities ``[..., D]`` to the logits of q(y|x), 'class'."""
-        return self.network.encoder(self.image_shape, (("class", self.num_classes),))
-
-    @property
-    def latent_dim(self) -> int:
-        """The number of latents of all stochastic layers together."""
-        return sum(self.layer_dims)
-
-    @property
-    def num_pixels(self) -> int:
-        """D, the number of values of an image, over all channels."""
-        return math.prod(self.image_shape)
-
-    @property
-    def rows(self) -> Rows:
-        """The format of x: an image, with its class if the model has classes."""
-        return Rows(self.num_pixels, self.num_classes, self.has_classifier)
-
-    @property
-    def has_closed_form_kl(self) -> bool:
-        """Whether KL(q(z|x) || p(z)) has a closed form."""
-        families = (self.posterior_family, self.prior_family)
-        return all(family.has_closed_form_kl for family in families)
-
-    @property
-    def has_density(self) -> bool:
-        """Whether log p(z) can be computed; a chain of latents only bounds it."""
-        return bool(getattr(self.prior_family, "has_density", True))
-
-    @property
-    def is_chain(self) -> bool:
-        """Whether z is the image and noise, the first layer of a chain."""
-        return bool(getattr(self.posterior_family, "is_noise", False))
-
-    @property
-    def is_autoregressive(self) -> bool:
-        """Whether a pixel depends on the pixels before it, given z."""
-        return self.network.is_autoregressive
-
-    @property
-    def can_be_padded(self) -> bool:
-        """Whether the model stays the same if it is zero-padded to more latents.
-
-        This is so for one stochastic layer, if network, posterior and prior all declare
-        ``pads_exactly``.
-        """
-        return len(self.layer_dims) == 1 and not self.parts_not_padded
-
-    @property
-    def parts_not_padded(self) -> list[str]:
-        """Names of the parts that do not declare that zero-padding is exact."""
-        return [
-            type(part).__name__
-            for part in (self.network, self.posterior_family, self.prior_family)
-            if not getattr(part, "pads_exactly", False)
-        ]
-
-    def with_latent_dim(self, latent_dim: int) -> "VAE":
-        """Returns the same model with another number of latents.
-
-        Raises:
-            ValueError: the model has several stochastic layers.
-        """
-        if self.layer_dims == (latent_dim,):
-            return self
-        if len(self.layer_dims) > 1:
-            raise ValueError(
-                f"latent_dim is {latent_dim}: the model has the layers "
-                f"{self.layer_dims}. Make a model for each latent size."
-            )
-        families: list[Any] = [self.posterior_family, self.prior_family]
-        posterior, prior = (
-            dataclasses.replace(family, latent_dim=latent_dim) for family in families
-        )
-        return dataclasses.replace(
-            self,
-            posterior_family=posterior,
-            prior_family=prior,
-            layer_dims=(latent_dim,),
-        )
 
     def init(
         self,
@@ -322,13 +219,7 @@ class VAE:
         outputs: jax.Array = self.decoder.apply({"params": params["decoder"]}, *inputs)
         if not self.likelihood.shared_outputs:
             return outputs
-        *leading, _, num_pixels = outputs.shape
-        shared = params["shared"]
-        shared = jnp.broadcast_to(
-            shared.reshape((1,) * len(leading) + (-1, 1)),
-            (*leading, shared.size, num_pixels),
-        )
-        return jnp.concatenate([outputs, shared], axis=-2)
+        return _with_shared(outputs, params["shared"])
 
     def log_likelihood(self, params: Params, x: jax.Array, z: jax.Array) -> jax.Array:
         """Returns log p(x|z) in nats, summed over pixels, ``[samples, batch]``.
@@ -367,13 +258,8 @@ class VAE:
         def outputs_of(x: jax.Array) -> jax.Array:
             return self.decode(params, z, self.rows.join(x, labels))
 
-        def add_pixel(i: jax.Array, x: jax.Array) -> jax.Array:
-            own = jax.lax.dynamic_slice_in_dim(outputs_of(x), i, 1, axis=-1)
-            pixel = self.likelihood.sample(jax.random.fold_in(key, i), own)
-            return jax.lax.dynamic_update_slice_in_dim(x, pixel, i, axis=-1)
-
         if self.is_autoregressive:
-            x = jax.lax.fori_loop(0, self.num_pixels, add_pixel, x)
+            x = _draw_in_order(self.likelihood, key, outputs_of, x)
             return self.likelihood.mean(outputs_of(x)), x
         outputs = outputs_of(x)
         return self.likelihood.mean(outputs), self.likelihood.sample(key, outputs)
@@ -406,9 +292,44 @@ class VAE:
         z = self.prior(params, of_classes).sample(latent_key, num_samples)
         return self.sample_images(params, pixel_key, z, labels)
 
-    def num_parameters(self, params: Params) -> int:
-        """Returns the number of scalars in ``params``."""
-        return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+def num_parameters(params: Params) -> int:
+    """Returns the number of scalars in the parameters of a model."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _with_shared(outputs: jax.Array, shared: jax.Array) -> jax.Array:
+    """Returns outputs ``[..., outputs, D]`` followed by what all pixels share."""
+    *leading, _, num_pixels = outputs.shape
+    shared = jnp.broadcast_to(
+        shared.reshape((1,) * len(leading) + (-1, 1)),
+        (*leading, shared.size, num_pixels),
+    )
+    return jnp.concatenate([outputs, shared], axis=-2)
+
+
+def _draw_in_order(
+    likelihood: Likelihood,
+    key: jax.Array,
+    outputs_of: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+) -> jax.Array:
+    """Draws each pixel of images given the pixels before it.
+
+    Args:
+        likelihood: of the pixels.
+        key: a typed key; the place of each pixel is folded into it.
+        outputs_of: the decoder's outputs, as a function of the pixels drawn so far.
+        x: images to draw over, ``[images, D]``.
+    """
+
+    def add_pixel(i: jax.Array, x: jax.Array) -> jax.Array:
+        own = jax.lax.dynamic_slice_in_dim(outputs_of(x), i, 1, axis=-1)
+        pixel = likelihood.sample(jax.random.fold_in(key, i), own)
+        return jax.lax.dynamic_update_slice_in_dim(x, pixel, i, axis=-1)
+
+    drawn: jax.Array = jax.lax.fori_loop(0, x.shape[-1], add_pixel, x)
+    return drawn
 
 
 def make_vae(
@@ -529,52 +450,5 @@ def make_vae(
         has_classifier,
     )
     if posterior == "noise" or isinstance(network, Identity):
-        _check_chain(model, posterior, prior)
+        require_chain(model, posterior, prior)
     return model
-
-
-def _check_chain(model: VAE, posterior: str, prior: str) -> None:
-    """Refuses parts that do not make a chain of latents together.
-
-    Raises:
-        ValueError: naming the part, and the remedy.
-    """
-    if not isinstance(model.network, Identity):
-        raise ValueError(
-            f"network is {type(model.network).__name__}: the latents of the posterior "
-            "'noise' are the image, which no network encodes. Choose 'identity'."
-        )
-    if posterior != "noise":
-        raise ValueError(
-            f"posterior is {posterior!r}: the network 'identity' has no encoder for "
-            "it. Choose the posterior 'noise', or a network such as 'mlp'."
-        )
-    if prior != "diffusion":
-        raise ValueError(
-            f"prior is {prior!r}: the posterior 'noise' is the first layer of a chain "
-            "of latents. Choose the prior 'diffusion'."
-        )
-    if model.latent_dim != model.num_pixels:
-        raise ValueError(
-            f"latent_dim is {model.latent_dim}: the latents of the posterior 'noise' "
-            f"are the values of the image. Set it to {model.num_pixels}."
-        )
-    if model.ignore_x:
-        raise ValueError(
-            "ignore_x is True: the posterior 'noise' would be of a black image, as it "
-            "has no parameters. Leave it out."
-        )
-    if not model.likelihood.has_readout:
-        raise ValueError(
-            f"likelihood is {type(model.likelihood).__name__}: it has no readout of an "
-            "image with noise. Choose 'bernoulli', 'discretized_gaussian', "
-            "'categorical' or 'gaussian_pixel'."
-        )
-    families: list[Any] = [model.posterior_family, model.prior_family]
-    for option in ("gamma_min", "preserves_variance"):
-        own, other = (getattr(family, option) for family in families)
-        if own != other:
-            raise ValueError(
-                f"{option} is {own} of the posterior and {other} of the prior: z_0 is "
-                "a layer of both. Give it once, for both."
-            )

@@ -17,6 +17,7 @@ from experiments.runner.task import build_model, layout, split_epoch
 from experiments.runs.folder import RunFolder
 from experiments.runs.notes import Note
 from experiments.settings.grid import Group, Run, group
+from vae_jax.model import num_parameters
 from vae_jax.population import param_shapes
 
 _MOST_ON_CPU = 16  # models in a program
@@ -141,8 +142,8 @@ def longest_first(groups: Sequence[Group], data: ImageData) -> list[Group]:
 
     def work(group: Group) -> int:
         model = build_model(group.widest, data)
-        num_parameters = model.num_parameters(param_shapes(model))
-        return num_parameters * len(group.runs) * group.widest.training.num_epochs
+        size = num_parameters(param_shapes(model))
+        return size * len(group.runs) * group.widest.training.num_epochs
 
     return sorted(groups, key=work, reverse=True)
 

@@ -16,6 +16,7 @@ from experiments.runner.position import Position
 from experiments.runner.task import GroupTask
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import MOST_ATTEMPTS
+from vae_jax.model import num_parameters
 from vae_jax.population import member, param_shapes, unpad
 from vae_jax.training import TrainState
 
@@ -134,7 +135,7 @@ class Recording:
             best_epoch=int(own.best_epoch),
             epochs=int(own.epoch),
             last_gain=position.history.last_gain(index),
-            num_parameters=model.num_parameters(param_shapes(model)),
+            num_parameters=num_parameters(param_shapes(model)),
             skipped_steps=int(own.skipped),
             attempt=task.group.attempt,
             seconds=round(position.seconds / len(task.models), 3),

@@ -29,7 +29,7 @@ from vae_jax.checks import require_known
 from vae_jax.evidence import measure_sandwich
 from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior
 from vae_jax.measure import Evaluation
-from vae_jax.model import VAE, Params
+from vae_jax.model import VAE, Params, num_parameters
 from vae_jax.population import member, pad, param_shapes
 from vae_jax.priors import make_prior
 from vae_jax.training import Member, MemberKeys
@@ -107,7 +107,7 @@ class Evaluated:
         facts = {
             **self.trained,
             **{column.name: math.nan for column in RESULTS if column.prior},
-            "num_parameters": model.num_parameters(params),
+            "num_parameters": num_parameters(params),
         }
         fitted = dataclasses.replace(
             self, model=model, params=params, trained=facts, evaluation=evaluation

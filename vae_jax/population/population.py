@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.checks import require_known
-from vae_jax.model import VAE
+from vae_jax.model import VAE, num_parameters
 from vae_jax.networks import MLP, Gated
 from vae_jax.population.padding import check_padding, latent_mask, pad, param_shapes
 from vae_jax.population.placement import Layout, Placement
@@ -114,7 +114,7 @@ class Population:
         self.execution = self._fastest() if execution == "auto" else execution
 
     def _fastest(self) -> str:
-        large = self.widest.num_parameters(self.shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
+        large = num_parameters(self.shapes) > _MOST_PARAMETERS_MAPPED_ON_CPU
         # Not one that inherits from them, as PixelCNN does.
         dense = type(self.widest.network) in (MLP, Gated)
         slow = self.placement.platform == "cpu" and (large or not dense)
