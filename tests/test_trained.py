@@ -70,6 +70,15 @@ def test_every_kind_of_model_can_be_used(own, images):
     assert drawn.max() <= 16
 
 
+def test_a_model_prints_as_one_line(images):
+    own = build(images, *KINDS["two layers"])
+    assert repr(own) == (
+        "TrainedModel(likelihood=Bernoulli(levels=17), network=MLP, "
+        "posterior_family=LadderFamily, prior_family=TopDown, image_shape=(4, 4, 1), "
+        "layer_dims=(3, 2), num_classes=0)"
+    )
+
+
 def test_scores_are_in_the_unit_of_results(own, images):
     log_px, score = own.log_prob(images[:3]), own.score(images[:3])
     view = own.model.likelihood.view

@@ -28,22 +28,27 @@ from vae_jax.training import MemberKeys
 _BLOCK, _BATCH = 1000, 100
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class _OnArrays:
-    """A VAE with its parameters, whose functions of one row are mapped over arrays.
-
-    Attributes:
-        model: the VAE.
-        params: its parameters, without padding.
-        key: the key that it was trained with.
-        failure: the place of the first value in training that was not finite; '' if all
-            were finite. The methods of a model that failed raise an error.
-    """
+    """The fields of a ``TrainedModel``, and functions of one row mapped over arrays."""
 
     model: VAE
-    params: Params = dataclasses.field(repr=False)
+    params: Params
     key: jax.Array
     failure: str = ""
+    num_samples: int = 500
+    chunk: int = 50
+
+    def __repr__(self) -> str:
+        """Returns one line: the kinds of the parts, and the sizes of the model."""
+        model, kinds = self.model, ("network", "posterior_family", "prior_family")
+        sizes = ("image_shape", "layer_dims", "num_classes")
+        facts = [f"likelihood={model.likelihood}"]
+        facts += [f"{name}={type(getattr(model, name)).__name__}" for name in kinds]
+        facts += [f"{name}={getattr(model, name)}" for name in sizes]
+        if self.failure:
+            facts.append(f"failure={self.failure!r}")
+        return f"{type(self).__name__}({', '.join(facts)})"
 
     def _of_images(
         self,
@@ -94,18 +99,15 @@ class _OnArrays:
         return MemberKeys.of(self.key)
 
     def _one(self, name: str, image: np.ndarray) -> np.ndarray:
-        """Returns one image as an array of one.
-
-        Raises:
-            ValueError: it has another shape, or a value that is not allowed.
-        """
+        """Returns one image as an array of one."""
         shape, levels = self.model.image_shape, self.model.likelihood.levels
-        if np.shape(image) not in views.row_shapes(shape):
-            raise ValueError(
-                f"{name} has shape {list(np.shape(image))}: the model is of images "
-                f"{list(shape)}. Give one image of this shape."
-            )
-        return views.as_rows(np.asarray(image)[None], shape, levels, name)
+        return views.as_row(image, shape, levels, name)
+
+    def _sizes(self, num_samples: int | None) -> tuple[int, int]:
+        """Returns the number of samples, and how many are decoded together."""
+        num_samples = self.num_samples if num_samples is None else num_samples
+        require_count("num_samples", num_samples)
+        return num_samples, min(self.chunk, num_samples)
 
     @property
     def _known_rows(self) -> Rows:
@@ -131,7 +133,7 @@ class _OnArrays:
         return rows.reshape(len(rows), *size, *[channels] * (channels > 1))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrainedModel(_OnArrays):
     """A VAE with its parameters.
 
@@ -161,9 +163,6 @@ class TrainedModel(_OnArrays):
         num_samples: importance samples of an image, if a method is not given a number.
         chunk: samples decoded together.
     """
-
-    num_samples: int = 500
-    chunk: int = 50
 
     # --- latents and images ---
 
@@ -246,13 +245,7 @@ class TrainedModel(_OnArrays):
             ValueError: there is no such latent, or the values, the image or the label
                 are not allowed.
         """
-        latent_dim = self.model.latent_dim
-        known = isinstance(latent, int | np.integer) and not isinstance(latent, bool)
-        if not known or not 0 <= latent < latent_dim:
-            raise ValueError(
-                f"latent is {latent!r}: the model has {latent_dim} latents. Give an "
-                f"integer from 0 to {latent_dim - 1}."
-            )
+        _require_latent(self.model, latent)
         why, remedy = "it is one row of numbers", "Give a list, as in (-1, 0, 1)."
         row = _numbers("values", values, (), why, remedy)
         mean = self.encode(self._one("image", image), self._labels(label, 1))
@@ -295,12 +288,8 @@ class TrainedModel(_OnArrays):
             for first in range(0, num_images, size)
         ]
         x = np.concatenate(blocks)[:num_images]
-        levels, view = self.model.likelihood.levels, self.model.likelihood.view
-        if view == "continuous":
-            x = np.clip(np.floor(x * levels), 0, levels - 1)
-        elif view == "binary":
-            x = x * (levels - 1)
-        return self._shaped(x.astype(np.uint8))
+        likelihood = self.model.likelihood
+        return self._shaped(views.to_integers(likelihood.view, x, likelihood.levels))
 
     # --- probabilities ---
 
@@ -336,11 +325,9 @@ class TrainedModel(_OnArrays):
 
         It is the ``score`` of results: an estimate by importance weights.
         """
-        likelihood, model = self.model.likelihood, self.model
+        view, levels = self.model.likelihood.view, self.model.likelihood.levels
         log_px = self.log_prob(images, num_samples, labels)
-        return views.scores(
-            likelihood.view, log_px, model.num_pixels, likelihood.levels
-        )
+        return views.scores(view, log_px, self.model.num_pixels, levels)
 
     @property
     def unit(self) -> str:
@@ -392,11 +379,15 @@ class TrainedModel(_OnArrays):
         found: np.ndarray = self._of_images(_classify, images, any_class, *sizes)
         return found
 
-    def _sizes(self, num_samples: int | None) -> tuple[int, int]:
-        """Returns the number of samples, and how many are decoded together."""
-        num_samples = self.num_samples if num_samples is None else num_samples
-        require_count("num_samples", num_samples)
-        return num_samples, min(self.chunk, num_samples)
+
+def _require_latent(model: VAE, latent: int) -> None:
+    """Refuses the index of a latent that the model does not have."""
+    known = isinstance(latent, int | np.integer) and not isinstance(latent, bool)
+    if not known or not 0 <= latent < model.latent_dim:
+        raise ValueError(
+            f"latent is {latent!r}: the model has {model.latent_dim} latents. Give an "
+            f"integer from 0 to {model.latent_dim - 1}."
+        )
 
 
 def _numbers(

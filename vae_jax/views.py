@@ -106,6 +106,28 @@ def row_shapes(shape: tuple[int, int, int]) -> list[tuple[int, ...]]:
     return [shape, (math.prod(shape),)] + [shape[:2]] * (shape[2] == 1)
 
 
+def as_row(
+    image: np.ndarray, shape: tuple[int, int, int], levels: int, name: str
+) -> np.ndarray:
+    """Returns one image of any allowed shape as a row of integers, uint8 ``[1, D]``.
+
+    Args:
+        image: integers 0 ... levels - 1, in one of the ``row_shapes``.
+        shape: height, width and channels of the image.
+        levels: number of intensity levels, at most 256.
+        name: the name of the image, for messages.
+
+    Raises:
+        ValueError: its shape, type or values are not allowed.
+    """
+    if np.shape(image) not in row_shapes(shape):
+        raise ValueError(
+            f"{name} has shape {list(np.shape(image))}: the model is of images "
+            f"{list(shape)}. Give one image of this shape."
+        )
+    return as_rows(np.asarray(image)[None], shape, levels, name)
+
+
 def as_rows(
     images: np.ndarray,
     shape: tuple[int, int, int],
@@ -212,6 +234,24 @@ def to_intensity(view: str, x: jax.Array, levels: int) -> jax.Array:
     if view == "continuous":
         return (x * levels - 0.5) / (levels - 1)
     return x.astype(jnp.float32)
+
+
+def to_integers(view: str, x: np.ndarray, levels: int) -> np.ndarray:
+    """Returns images in a view as integers 0 ... levels - 1, uint8 of x's shape.
+
+    Values of a continuous view outside [0, 1), which some likelihoods give, become the
+    nearest integer.
+
+    Args:
+        view: one of ``VIEWS``.
+        x: images in that view, any shape.
+        levels: number of intensity levels, at most 256.
+    """
+    if view == "continuous":
+        x = np.clip(np.floor(x * levels), 0, levels - 1)
+    elif view == "binary":
+        x = x * (levels - 1)
+    return x.astype(np.uint8)
 
 
 def log_mass_bound(
