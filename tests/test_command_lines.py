@@ -35,21 +35,11 @@ from experiments.runner import programs
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
 from experiments.settings.fingerprint import fingerprints
+from tests.commands import COMMANDS
 from tests.folders import refusal
 from tests.test_training import assert_same
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [
-    "sweep",
-    "train",
-    "evaluate",
-    "compare",
-    "export",
-    "replay",
-    "papers",
-    "prepare",
-    "theory",
-]
 TINY = "--config=configs/digits.py:tiny"
 SMALL = """
 import runpy
@@ -867,6 +857,17 @@ def test_help_shows_every_option_and_commands_as_they_are_typed(command, name):
     for option in ("--config:", "--workdir:", "--[no]distributed:", "--process_id:"):
         assert f"  {option}" in shown
     assert " \\\n        --config." in shown
+
+
+def test_every_program_of_the_project_is_a_command():
+    folder = ROOT / "experiments"
+    programs = [path.parent.name for path in folder.glob("*/__main__.py")]
+    programs += [
+        path.stem
+        for path in folder.glob("*.py")
+        if '\nif __name__ == "__main__":' in path.read_text()
+    ]
+    assert sorted(programs) == sorted(COMMANDS)
 
 
 def test_help_imports_no_jax_and_a_list_no_plotting():

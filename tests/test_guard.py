@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.guard import STOPPED
+from tests.commands import COMMANDS
 from tests.faults.harness import is_guarded
 
 ROOT = Path(__file__).parents[1]
@@ -63,18 +64,6 @@ def end_of(process):
 
 
 # --- signals --------------------------------------------------------------------------
-
-COMMANDS = [
-    "sweep",
-    "train",
-    "evaluate",
-    "compare",
-    "export",
-    "replay",
-    "papers",
-    "theory",
-    "prepare",
-]
 
 
 def arguments_of(name, folder):

@@ -12,22 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import COMMANDS
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 PACKAGES = ("vae_jax", "experiments", "configs")
-COMMANDS = [
-    "compare",
-    "evaluate",
-    "export",
-    "papers",
-    "prepare",
-    "replay",
-    "sweep",
-    "theory",
-    "train",
-]
 TINY = (
     "--config=configs/digits.py:tiny",
     "--config.model.widths=(8,)",
