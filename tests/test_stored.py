@@ -71,6 +71,7 @@ def test_trackers_of_another_are_shown_and_get_nothing():
         assert run.settings.trackers == ("tensorboard",)
         line = stored.not_obeyed(whole, {}, stored.OVERRIDES)
         assert line.startswith("the run was made with trackers=")
+        assert not_obeyed(whole) == ""  # Such a command trains nothing.
     assert not_obeyed(config() | {"trackers": ["tensorboard"]}) == ""
     for value, typed in ((["wandb", "mlflow"], "wandb,mlflow"), ([], "'()'")):
         whole = config() | {"trackers": value}

@@ -113,6 +113,8 @@ def not_obeyed(
 ) -> str:
     """Returns a line on the stored fields that are not used; '': there are none.
 
+    Trackers are left out for a command that cannot choose them: it trains nothing.
+
     Args:
         config: as it was stored.
         given: fields of the machine that are given here.
@@ -122,6 +124,8 @@ def not_obeyed(
     for name, default in _NEUTRAL.items():
         was = value(name, config)
         if was in (default, given.get(name, default)):
+            continue
+        if name == "trackers" and name not in flags:
             continue
         shown.append(_shown(name, config))
         if name in flags and name not in given:
