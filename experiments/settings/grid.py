@@ -223,10 +223,8 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
         parts += map(str.strip, value.split(",")) if isinstance(value, str) else [value]
     values = tuple(parts)
     if not values:
-        raise SettingsError(
-            f"{name} is empty: give at least one value, as in "
-            f"{example(AXES[axis], None).strip(chr(39))}."
-        )
+        some = example(AXES[axis], None).strip("'\"")  # Only a shell needs quotes.
+        raise SettingsError(f"{name} is empty: give at least one value, as in {some}.")
     is_of_tuples = kind_of(get_args(AXES[axis])[0]) is tuple
     if is_of_tuples and not all(isinstance(value, tuple) for value in values):
         why = "each of its values is a tuple itself"

@@ -250,7 +250,11 @@ def example(hint: Any, now: Any) -> str:
         return _KINDS[kind].example
     if kind is not tuple:
         return _KINDS[kind].example.partition(",")[0] if now is None else str(now)
-    item = kind_of(get_args(bare(hint))[0])
+    item, *_ = get_args(bare(hint))
+    for names in declared(item):
+        if not isinstance(names, Range) and "" in names:  # It needs its quotes.
+            return f'"{tuple(names)}"'
+    item = kind_of(item)
     several = isinstance(now, (tuple, list)) and now and item is not tuple
     return ",".join(map(str, now[:2])) if several else _KINDS[item].example
 

@@ -504,6 +504,11 @@ REFUSED = [
     ),
     Refused("an empty axis", "--config.sweep.seed=", ("is ''", "seed=0,1")),
     Refused(
+        "an empty name",
+        "--config.sweep.condition_on=label,",
+        ("condition_on=\"('', 'label')\".",),
+    ),
+    Refused(
         "a part of widths",
         "--config.sweep.widths.0=8",
         ("config.sweep.widths='((64, 64), (128,))'",),
