@@ -95,7 +95,7 @@ def result_row(
         "largest_weight": float(np.median(estimate.largest_weight)),
         "importance_bias": bias,
         "importance_bias_se": bias_se,
-        **_by_bayes(settings.evaluation.class_samples, data, evaluation),
+        **_of_classes(settings.evaluation.class_samples, data, evaluation),
         "mean_squared_error": float(np.mean(evaluation.squared_error)),
         "active_units": sum(active) if active else math.nan,
         "active_by_layer": "+".join(map(str, active)),
@@ -132,44 +132,32 @@ def _of_chain(chain: ChainEstimate | None) -> dict[str, float | None]:
     }
 
 
-_OF_CLASSES = (
-    "marginal_log_px",
-    "marginal_log_px_se",
-    "label_accuracy",
-    "label_accuracy_se",
-    "calibration_error",
-    "num_class_samples",
-    "classifier_accuracy",
-    "classifier_accuracy_se",
-)
-
-
-def _by_bayes(
+def _of_classes(
     num_samples: int, data: ImageData, evaluation: Evaluation
-) -> dict[str, float | None]:
-    """Returns the columns on p(x) and p(y|x); None where a model has no classes.
+) -> dict[str, float]:
+    """Returns the columns on p(x) and p(y|x); NaN where they are not known.
 
     Args:
         num_samples: importance samples of each image and class.
-        data: the data set.
+        data: the data set; without labels, unless the model has classes.
         evaluation: arrays over the test images.
     """
-    columns: dict[str, float | None] = dict.fromkeys(_OF_CLASSES)
+    log_px = by_bayes = by_classifier = np.full(1, np.nan)
+    calibration_error = num_class_samples = math.nan
     log_q_y, log_px_y = evaluation.log_q_y, evaluation.log_px_y
-    if log_q_y is None and log_px_y is None:  # The data may have no labels.
-        return columns
-    labels = data.class_index(data.test.labels)
     if log_q_y is not None:
-        correct = np.argmax(log_q_y, axis=1) == labels
-        columns |= mean_with_error("classifier_accuracy", correct)
-    if log_px_y is None or not np.isfinite(log_px_y).all():
-        return columns
-    found = classify(log_px_y, labels)
-    return columns | {
-        **mean_with_error("marginal_log_px", found.log_px),
-        **mean_with_error("label_accuracy", found.correct),
-        "calibration_error": found.calibration_error,
-        "num_class_samples": num_samples,
+        labels = data.class_index(data.test.labels)
+        by_classifier = np.argmax(log_q_y, axis=1) == labels
+    if log_px_y is not None and np.isfinite(log_px_y).all():
+        found = classify(log_px_y, data.class_index(data.test.labels))
+        log_px, by_bayes = found.log_px, found.correct
+        calibration_error, num_class_samples = found.calibration_error, num_samples
+    return {
+        **mean_with_error("marginal_log_px", log_px),
+        **mean_with_error("label_accuracy", by_bayes),
+        "calibration_error": calibration_error,
+        "num_class_samples": num_class_samples,
+        **mean_with_error("classifier_accuracy", by_classifier),
     }
 
 
