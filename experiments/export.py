@@ -79,8 +79,9 @@ def main() -> None:
     from experiments.report import tables
     from experiments.report.groups import group_members
     from experiments.report.members import members_of
-    from experiments.runs import exports, loading, trained
+    from experiments.runs import exports, loading
     from experiments.runs.folder import RunFolder
+    from experiments.runs.trained import stored_model
     from experiments.settings import grid
 
     parts = _parts()
@@ -94,25 +95,25 @@ def main() -> None:
     else:
         runs = loading.runs_without_images(folder)
     chosen = grid.choose(runs, _ONLY.value)
-    attempts, rows, groups, notes = {}, [], [], list[str]()
+    rows, groups, notes = [], [], list[str]()
+    images, class_names = None, list[str]()
+    attempts: dict[Run, int] = {}
+    artifacts: dict[Run, dict[str, bytes]] = {}
     if "tables" in parts or "figures" in parts:
         rows = folder.members.results([run.name for run in chosen], left_out.append)
         members = members_of(rows, left_out.append, folder.config())
         groups = group_members(members)
     if "arrays" in parts or "models" in parts:
         usable = loading.trained_runs(folder, chosen, left_out, notes.append)
-        attempts = _readable(folder, usable, left_out)
+        if "arrays" in parts:
+            images, class_names = _images(folder, next(iter(usable)), places)
+        attempts, artifacts = _checked(folder, usable, parts, images, left_out)
     if not groups and not attempts:
         raise FolderError(
             next(iter(left_out), "")
             or f"{folder.path} holds no finished run of the {len(chosen)} chosen: "
             "train first, with the command in its environment.json."
         )
-    images, class_names, artifacts = None, list[str](), {}
-    if "arrays" in parts and attempts:
-        images, class_names = _images(folder, list(attempts), places)
-    if "models" in parts:
-        artifacts = _first_artifacts(folder, attempts)
 
     # All has been read, and nothing is refused from here on.
     for line in notes:
@@ -125,13 +126,13 @@ def main() -> None:
     if "figures" in parts:
         _write_figures(output / "figures", folder, groups, look, left_out)
     for number, (run, attempt) in enumerate(attempts.items(), 1):
-        own = trained.trained_model(folder, run, attempt)
+        own = stored_model(folder, run, attempt)
         where = output / "members" / run.name
         if images is not None:
-            y = trained.class_index(folder, run, images.labels, _source())
-            exports.write_arrays(where, own, images, class_names, y)
+            y = own.class_index(images.labels, _source())
+            exports.write_arrays(where, own.trained, images, class_names, y)
         if "models" in parts:
-            found = artifacts.pop(run, None) or _artifacts(run, own)
+            found = artifacts.pop(run, None) or _artifacts(run, own.trained)
             for name, content in found.items():
                 write_atomically(where / f"{name}.jax", content)
         CONSOLE.print(f"[{number}/{len(attempts)}] {run.name}")
@@ -180,58 +181,21 @@ def _look() -> "Look":
     return read_look(expand_user(_STYLE.value))
 
 
-def _readable(
-    folder: "RunFolder",
-    rows: Mapping["Run", Mapping[str, Any]],
-    left_out: list[str],
-) -> dict["Run", int]:
-    """Returns the runs whose models can be read, and the number of their attempt.
-
-    Args:
-        folder: the run folder.
-        rows: of its runs.
-        left_out: gets a line for each run whose files are damaged.
-    """
-    from experiments.runs.trained import trained_model
-
-    found = {}
-    for run, row in rows.items():
-        try:
-            trained_model(folder, run, row["attempt"])
-        except FolderError as error:
-            left_out.append(str(error))
-        else:
-            found[run] = row["attempt"]
-    return found
-
-
 def _images(
-    folder: "RunFolder", runs: Sequence["Run"], places: Mapping[str, str]
+    folder: "RunFolder", run: "Run", places: Mapping[str, str]
 ) -> tuple["Split", list[str]]:
     """Returns the images of the arrays and the names of their classes.
 
     Raises:
         DataError: they cannot be read.
-        SettingsError: they are not like those that the runs were trained on, or have no
-            labels that a run needs.
     """
     from experiments.data import npz
     from experiments.runs import loading
-    from experiments.runs.trained import class_index, image_shape_and_levels
-    from experiments.settings.values import prefixed
-    from vae_jax import views
 
-    if _IMAGES.value is None:
-        data = loading.stored_images(folder, runs[0], places)
-        split, names = getattr(data, _SPLIT.value), list(data.class_names)
-    else:
-        split, names = npz.read_as_they_are(_IMAGES.value, "--images"), []
-        shape_and_levels = image_shape_and_levels(folder, runs[0])
-        with prefixed("--"):
-            views.as_rows(split.images, *shape_and_levels, "images")
-    for run in runs:
-        class_index(folder, run, split.labels, _source())
-    return split, names
+    if _IMAGES.value is not None:
+        return npz.read_as_they_are(_IMAGES.value, "--images"), []
+    data = loading.stored_images(folder, run, places)
+    return getattr(data, _SPLIT.value), list(data.class_names)
 
 
 def _source() -> str:
@@ -241,23 +205,50 @@ def _source() -> str:
     return f"--images is {_IMAGES.value!r}"
 
 
-def _first_artifacts(
-    folder: "RunFolder", attempts: Mapping["Run", int]
-) -> dict["Run", dict[str, bytes]]:
-    """Returns the artifacts of one model of each kind, so that others can be exported.
+def _checked(
+    folder: "RunFolder",
+    rows: Mapping["Run", Mapping[str, Any]],
+    parts: Sequence[str],
+    images: "Split | None",
+    left_out: list[str],
+) -> tuple[dict["Run", int], dict["Run", dict[str, bytes]]]:
+    """Returns the runs that can be exported, and artifacts of one model of each kind.
+
+    Args:
+        folder: the run folder.
+        rows: of its runs.
+        parts: those to export.
+        images: those of the arrays.
+        left_out: gets a line for each run whose files are damaged.
+
+    Returns:
+        The number of the attempt of each run, and the artifacts of the first run of
+        each kind of model: if these can be exported, the others can.
 
     Raises:
-        SettingsError: ``jax.export`` cannot do it.
+        SettingsError: the images are not like those of training, or lack labels that a
+            run needs, or ``jax.export`` cannot export a model.
     """
-    from experiments.runs.trained import trained_model
+    from experiments.runs.trained import stored_model
+    from experiments.settings.values import prefixed
+    from vae_jax import views
 
-    checked, found = set(), {}
-    for run, attempt in attempts.items():
-        own = trained_model(folder, run, attempt)
-        if own.model not in checked:
-            found[run] = _artifacts(run, own)
-            checked.add(own.model)
-    return found
+    attempts, artifacts, kinds = {}, {}, set()
+    for run, row in rows.items():
+        try:
+            own = stored_model(folder, run, row["attempt"])
+        except FolderError as error:
+            left_out.append(str(error))
+            continue
+        attempts[run], model = row["attempt"], own.trained.model
+        if images is not None:
+            with prefixed("--"):
+                views.as_rows(images.images, model.image_shape, model.likelihood.levels)
+            own.class_index(images.labels, _source())
+        if "models" in parts and model not in kinds:
+            kinds.add(model)
+            artifacts[run] = _artifacts(run, own.trained)
+    return attempts, artifacts
 
 
 def _artifacts(run: "Run", trained: "TrainedModel") -> dict[str, bytes]:

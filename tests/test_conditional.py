@@ -15,7 +15,7 @@ from experiments.report.pictures import _draw
 from experiments.runner.images import Images, training_sample
 from experiments.runner.reevaluation import evaluate
 from experiments.runner.task import GroupTask, build_model
-from experiments.runs.trained import class_index, load
+from experiments.runs.trained import load, stored_model
 from experiments.settings import grid
 from tests.folders import refusal, small_sweep
 from tests.test_group_training import opened, train
@@ -87,11 +87,12 @@ def test_a_loaded_model_has_the_numbers_of_its_results(folder, data):
     row = results(folder)[0]
     own = load(folder.path, row["run"])
     (run,) = (run for run in grid.expand(config()) if run.name == row["run"])
-    labels = class_index(folder, run, data.test.labels, "the test images")
+    stored = stored_model(folder, run, 0)
+    labels = stored.class_index(data.test.labels, "the test images")
     arrays = folder.members.arrays(row["run"])
     means = own.encode(data.test.images, labels)
-    stored = arrays["test/posterior_mean"][:, : means.shape[1]]  # Without padding.
-    np.testing.assert_allclose(means, stored, atol=1e-4)
+    expected = arrays["test/posterior_mean"][:, : means.shape[1]]  # Without padding.
+    np.testing.assert_allclose(means, expected, atol=1e-4)
     log_px = own.log_prob(data.test.images, labels=labels)
     np.testing.assert_allclose(log_px, arrays["test/log_px"], rtol=1e-4)
     accuracy = np.argmax(own.classify(data.test.images, 3), axis=1) == labels
@@ -108,7 +109,8 @@ def test_a_loaded_model_has_the_numbers_of_its_results(folder, data):
 )
 def test_images_without_a_class_are_refused(folder, labels, words):
     run = grid.expand(config())[0]
-    line = refusal(class_index, folder, run, labels, "--images is 'own.npz'")
+    own = stored_model(folder, run, 0)
+    line = refusal(own.class_index, labels, "--images is 'own.npz'")
     assert line.startswith(f"--images is 'own.npz': {words}")
     assert "Choose images with labels of 0 1 2 3" in line
 
@@ -119,12 +121,12 @@ def test_labels_of_images_may_be_the_names_of_classes(data, tmp_path):
     (group,) = grid.group(grid.expand(config() | {"sweep": {"latent_dim": (2,)}}))
     with opened(tmp_path / "run", config()) as folder:
         train(GroupTask(group, Images(named)).compile(), folder)
-        (run,) = group.runs
+        own = stored_model(folder, group.runs[0], 0)
         labels = data.test.labels
         for given in (labels, np.array(names)[labels]):
-            found = class_index(folder, run, given, "--images is 'own.npz'")
+            found = own.class_index(given, "--images is 'own.npz'")
             np.testing.assert_array_equal(found, labels)
-        line = refusal(class_index, folder, run, np.array(["k"]), "--images is 'x'")
+        line = refusal(own.class_index, np.array(["k"]), "--images is 'x'")
     assert "label k is no class of the model latent_dim=2" in line
     assert "Choose images with labels of a b c d e and 5 more" in line
 

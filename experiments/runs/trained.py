@@ -1,13 +1,15 @@
 """Loads a trained model of a run folder."""
 
 import os
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.evaluation.status import DIVERGED
 from experiments.evaluation.stored_arrays import class_names
 from experiments.files.paths import expand_user
+from experiments.files.tensors import Arrays
 from experiments.messages.errors import FolderError, SettingsError, one_line
 from experiments.messages.wording import counted, listed
 from experiments.runs import loading
@@ -52,32 +54,7 @@ def load(workdir: str | os.PathLike[str], run: str = "", **axes: Any) -> Trained
             f"the run {chosen.name} has diverged: its model cannot be used. Train it "
             "with a smaller learning_rate, or load another run."
         )
-    return trained_model(folder, chosen, result["attempt"])
-
-
-def trained_model(folder: RunFolder, run: Run, attempt: int) -> TrainedModel:
-    """Returns the model of a finished run.
-
-    Args:
-        folder: the run folder.
-        run: one of its runs.
-        attempt: number of restarts of the run, as in its row.
-
-    Raises:
-        FolderError: its files are damaged.
-    """
-    settings = run.settings
-    model = settings.model.build(
-        *image_shape_and_levels(folder, run),
-        len(_classes(folder, run)),
-        settings.has_classifier,
-    )
-    params = folder.members.params(run.name, param_shapes(model))
-    (key,) = member_keys(np.array([settings.seed], np.uint32), attempt)
-    sizes = settings.evaluation
-    return TrainedModel(
-        model, params, key, num_samples=sizes.num_samples, chunk=sizes.chunk
-    )
+    return stored_model(folder, chosen, result["attempt"]).trained
 
 
 def _refuse_unfinished(folder: RunFolder, chosen: Run, runs: tuple[Run, ...]) -> None:
@@ -93,75 +70,113 @@ def _refuse_unfinished(folder: RunFolder, chosen: Run, runs: tuple[Run, ...]) ->
     )
 
 
-def image_shape_and_levels(
-    folder: RunFolder, run: Run
+class StoredModel(NamedTuple):
+    """The model of a finished run, and the classes that it knows.
+
+    Attributes:
+        run: name of the run.
+        trained: its model.
+        classes: names of the classes by label, in the order of the labels. The names
+            are '' if the labels have none, or if two have the same. Empty for a model
+            without classes.
+    """
+
+    run: str
+    trained: TrainedModel
+    classes: Mapping[int, str]
+
+    def class_index(self, labels: np.ndarray | None, images: str) -> np.ndarray | None:
+        """Returns the classes of images as the model numbers them.
+
+        Args:
+            labels: of the images, ``[N]``, numbers, or names if the classes have names;
+                None if the images have none.
+            images: name of the images, for messages.
+
+        Returns:
+            The classes, 0 ... K - 1, ``[N]``; None if the model has no classes.
+
+        Raises:
+            SettingsError: a label is missing, or no training image had it.
+        """
+        if not self.classes:
+            return None
+        names = list(self.classes.values()) if all(self.classes.values()) else []
+        are_names = labels is not None and labels.dtype.kind == "U" and bool(names)
+        known: Iterable[Any] = names if are_names else self.classes
+        places = {label: place for place, label in enumerate(known)}
+        if labels is None:
+            why = (
+                f"they have no labels, and the model {self.run} needs the class of each"
+            )
+        elif not are_names and not np.issubdtype(labels.dtype, np.integer):
+            why = f"their labels are no whole numbers, but {labels.dtype}"
+        elif unknown := [label for label in labels.tolist() if label not in places]:
+            why = f"label {one_line(unknown[0])} is no class of the model {self.run}"
+        else:
+            return np.array([places[label] for label in labels.tolist()])
+        shown = listed([one_line(label) for label in names or self.classes], " ")
+        raise SettingsError(
+            f"{images}: {why}. Choose images with labels of {shown}, or leave runs "
+            "with condition_on out by --only."
+        )
+
+
+def stored_model(folder: RunFolder, run: Run, attempt: int) -> StoredModel:
+    """Returns the model of a finished run.
+
+    Args:
+        folder: the run folder.
+        run: one of its runs.
+        attempt: number of restarts of the run, as in its row.
+
+    Raises:
+        FolderError: its files are damaged.
+    """
+    settings, arrays = run.settings, folder.members.arrays(run.name)
+    where = f"{run.name} in {folder.path}"
+    classes = _classes(arrays, where) if settings.model.condition_on else {}
+    image_shape, levels = _image_shape_and_levels(arrays, where)
+    model = settings.model.build(
+        image_shape, levels, len(classes), settings.has_classifier
+    )
+    params = folder.members.params(run.name, param_shapes(model))
+    (key,) = member_keys(np.array([settings.seed], np.uint32), attempt)
+    sizes = settings.evaluation
+    trained = TrainedModel(
+        model, params, key, num_samples=sizes.num_samples, chunk=sizes.chunk
+    )
+    return StoredModel(run.name, trained, classes)
+
+
+def _image_shape_and_levels(
+    arrays: Arrays, where: str
 ) -> tuple[tuple[int, int, int], int]:
-    """Returns shape and number of levels of the images that a run was trained on."""
-    arrays = folder.members.arrays(run.name)
+    """Returns shape and number of levels of the images that a run was trained on.
+
+    Args:
+        arrays: those that the run stored.
+        where: name and folder of the run, for messages.
+    """
     originals, levels = (
         arrays.get(f"picture/{name}") for name in ("originals", "levels")
     )
     if originals is None or levels is None or originals.ndim != 4 or levels.ndim:
         raise FolderError(
-            f"the stored pictures of {run.name} in {folder.path} are not those of a "
-            "run: the shape of its images is not known. Train it again in another "
-            "--workdir."
+            f"the stored pictures of {where} are not those of a run: the shape of its "
+            "images is not known. Train it again in another --workdir."
         )
     height, width, channels = originals.shape[1:]
     return (height, width, channels), int(levels)
 
 
-def class_index(
-    folder: RunFolder, run: Run, labels: np.ndarray | None, images: str
-) -> np.ndarray | None:
-    """Returns the classes of images as the model of a run numbers them.
+def _classes(arrays: Arrays, where: str) -> dict[int, str]:
+    """Returns ``StoredModel.classes`` of a model with classes.
 
     Args:
-        folder: the run folder.
-        run: one of its runs.
-        labels: of the images, ``[N]``, numbers, or names if the classes of the model
-            have names; None if the images have none.
-        images: name of the images, for messages.
-
-    Returns:
-        The classes, 0 ... K - 1, ``[N]``; None if the model has no classes.
-
-    Raises:
-        FolderError: the stored classes of the run are damaged.
-        SettingsError: a label is missing, or no training image had it.
+        arrays: those that its run stored.
+        where: name and folder of the run, for messages.
     """
-    classes = _classes(folder, run)
-    if not classes:
-        return None
-    names = list(classes.values()) if all(classes.values()) else []
-    are_names = labels is not None and labels.dtype.kind == "U" and bool(names)
-    places: dict[Any, int] = {
-        label: place for place, label in enumerate(names if are_names else classes)
-    }
-    if labels is None:
-        why = f"they have no labels, and the model {run.name} needs the class of each"
-    elif not are_names and not np.issubdtype(labels.dtype, np.integer):
-        why = f"their labels are no whole numbers, but {labels.dtype}"
-    elif unknown := [label for label in labels.tolist() if label not in places]:
-        why = f"label {one_line(unknown[0])} is no class of the model {run.name}"
-    else:
-        return np.array([places[label] for label in labels.tolist()])
-    shown = listed([one_line(label) for label in names or classes], " ")
-    raise SettingsError(
-        f"{images}: {why}. Choose images with labels of {shown}, or leave runs with "
-        "condition_on out by --only."
-    )
-
-
-def _classes(folder: RunFolder, run: Run) -> dict[int, str]:
-    """Returns the names of the classes of a run's model, by label, in order.
-
-    The names are '' if the labels have none, or if two have the same. A model without
-    classes has none.
-    """
-    if not run.settings.model.condition_on:
-        return {}
-    arrays = folder.members.arrays(run.name)
     classes = arrays.get("classes", np.zeros(0))
     try:
         names = class_names(arrays)
@@ -169,8 +184,8 @@ def _classes(folder: RunFolder, run: Run) -> dict[int, str]:
         classes = np.zeros(0)
     if classes.ndim != 1 or len(classes) < 2:
         raise FolderError(
-            f"the stored classes of {run.name} in {folder.path} are not those of a "
-            "run. Train it again in another --workdir."
+            f"the stored classes of {where} are not those of a run. Train it again in "
+            "another --workdir."
         )
     named = dict(enumerate(names)) if len(set(names)) == len(names) else {}
     return {label: named.get(label, "") for label in classes.tolist()}
