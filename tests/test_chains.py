@@ -119,6 +119,13 @@ def test_a_loaded_chain_has_the_numbers_of_its_results(folder, data):
     np.testing.assert_allclose(log_px, arrays["test/log_px"], rtol=1e-4)
     score = own.score(data.test.images).mean()
     assert score == pytest.approx(found["score"], rel=1e-4)
+    first, second = data.test.images[:2]
+    for walk in (
+        lambda: own.interpolate(first, second, 3),
+        lambda: own.traverse(first, 0, [0.0]),
+    ):
+        with pytest.raises(ValueError, match="posterior is 'noise': .* Use sample"):
+            walk()
     assert own.sample(2, jax.random.key(0)).shape == (2, 8, 8)
 
 

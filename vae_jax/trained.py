@@ -215,6 +215,7 @@ class TrainedModel(_OnArrays):
             ValueError: ``num_images`` is less than 2, or an image or the label is not
                 allowed.
         """
+        _require_encoder(self.model)
         require_count("num_images", num_images, smallest=2)
         y = self._labels(label, 1)
         ends = [
@@ -245,6 +246,7 @@ class TrainedModel(_OnArrays):
             ValueError: there is no such latent, or the values, the image or the label
                 are not allowed.
         """
+        _require_encoder(self.model)
         _require_latent(self.model, latent)
         why, remedy = "it is one row of numbers", "Give a list, as in (-1, 0, 1)."
         row = _numbers("values", values, (), why, remedy)
@@ -378,6 +380,19 @@ class TrainedModel(_OnArrays):
         any_class = np.zeros(np.shape(images)[:1], np.int32)
         found: np.ndarray = self._of_images(_classify, images, any_class, *sizes)
         return found
+
+
+def _require_encoder(model: VAE) -> None:
+    """Refuses a model whose latents cannot be walked through.
+
+    Raises:
+        ValueError: z is the image with noise.
+    """
+    if model.is_chain:
+        raise ValueError(
+            "posterior is 'noise': z is the image with noise, so a walk through it "
+            "only blends pixels. Use sample, or a model with an encoder."
+        )
 
 
 def _require_latent(model: VAE, latent: int) -> None:
