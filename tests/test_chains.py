@@ -124,7 +124,7 @@ def test_a_loaded_chain_has_the_numbers_of_its_results(folder, data):
         lambda: own.interpolate(first, second, 3),
         lambda: own.traverse(first, 0, [0.0]),
     ):
-        with pytest.raises(ValueError, match="posterior is 'noise': .* Use sample"):
+        with pytest.raises(ValueError, match=r"posterior is 'noise': .* Use sample"):
             walk()
     assert own.sample(2, jax.random.key(0)).shape == (2, 8, 8)
 
