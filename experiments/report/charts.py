@@ -238,7 +238,7 @@ def score_lines(group: Group, along: Axis) -> Chart:
         lower.set_xlabel(along.name)
         if i % across == 0:
             unit = f"({group.unit}, smaller is better)"
-            upper.set_ylabel(f"negative log-likelihood\n{unit}")
+            upper.set_ylabel(f"{group.words}\n{unit}")
             lower.set_ylabel("active units")
     _add_legend(figure, by, styles)
     file = "along_" + along.name.replace("β", "beta").replace(" ", "_")

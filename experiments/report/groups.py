@@ -266,6 +266,11 @@ class Group:
         return "-ELBO" if self.density == "p(x)" else f"-ELBO of {self.density}"
 
     @property
+    def words(self) -> str:
+        """What is ranked, in words."""
+        return "negative log-likelihood" if self.measure == "score" else "minus ELBO"
+
+    @property
     def upper_bounds(self) -> set[str]:
         """Likelihoods whose score is an upper bound, from a density."""
         return {m.likelihood for m in self.members if m.view == "continuous"}
