@@ -108,7 +108,7 @@ def main() -> None:
     for one in looked_at:
         row = one.sandwich_row(num_images, _GAP_STEPS.value, **annealing)
         add(_SANDWICH, [row])
-        print_sandwich(row)
+        print_sandwich(row, one.run.settings.model.condition_on)
     for table in tables:
         CONSOLE.print(f"numbers: {folder.path / table}")
     command_line.leave_if_left_out(left_out)

@@ -55,6 +55,10 @@ def test_columns_add_up_and_are_printed(measured):
     assert "one, nats per image" in text
     assert f"{row['elbo']:.3f}" in text
     assert "generated images" in text
+    assert "= log p(x), annealed from below" in text
+    with progress.CONSOLE.capture() as capture:
+        terminal.print_sandwich({"run": "one", "view": "binary", **row}, "label")
+    assert "= log p(x|y), annealed from below" in capture.get()
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -19,6 +19,11 @@ _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 Value = Any
 
 
+def density(condition_on: str) -> str:
+    """Returns the probability that a score is of: p(x), or p(x|y) of a label y."""
+    return "p(x|y)" if condition_on else "p(x)"
+
+
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A row of results, whose columns are attributes too.
@@ -55,8 +60,8 @@ class Member:
 
     @property
     def density(self) -> str:
-        """The probability that its score is of: p(x), or p(x|y) of a label y."""
-        return "p(x|y)" if self.condition_on else "p(x)"
+        """The probability that its score is of."""
+        return density(self.condition_on)
 
     @property
     def is_lost(self) -> bool:

@@ -13,7 +13,7 @@ from experiments.messages.console import CONSOLE, warn
 from experiments.messages.wording import counted, listed
 from experiments.report.differences import Result
 from experiments.report.groups import Group, group_members
-from experiments.report.members import members_of
+from experiments.report.members import density, members_of
 from experiments.report.tables import score_table
 
 _DECIMALS = 3
@@ -96,8 +96,13 @@ def terminal_table(title: str, caption: str = "") -> Table:
     )
 
 
-def print_sandwich(row: Mapping[str, Any]) -> None:
-    """Prints the losses between a run's ELBO and log p(x), and bounds of log p(x)."""
+def print_sandwich(row: Mapping[str, Any], condition_on: str = "") -> None:
+    """Prints the losses between a run's ELBO and log p(x), and bounds of log p(x).
+
+    Args:
+        row: as in ``sandwich.csv``.
+        condition_on: of the run's model; with 'label', the bounds are of log p(x|y).
+    """
     table = terminal_table(
         f"{row['run']}, nats per image ({row['view']} view)",
         f"{row['num_images']} images each; HMC acceptance "
@@ -109,7 +114,8 @@ def print_sandwich(row: Mapping[str, Any]) -> None:
     table.add_column("s.e.", justify="right", no_wrap=True)
     for name, label in _SANDWICH_LINES.items():
         if not math.isnan(row[name]):
-            table.add_row(label, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
+            words = label.format(density=density(condition_on))
+            table.add_row(words, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
     CONSOLE.print(table)
 
 
@@ -117,8 +123,8 @@ _SANDWICH_LINES = {
     "elbo": "ELBO",
     "amortization_gap": "+ amortization: the encoder's loss",
     "approximation_gap": "+ approximation: the family's loss",
-    "annealed_log_px": "= log p(x), annealed from below",
-    "importance_log_px": "  log p(x), importance-weighted",
+    "annealed_log_px": "= log {density}, annealed from below",
+    "importance_log_px": "  log {density}, importance-weighted",
     "last_rise": "rise of the best q's ELBO at the end",
     "simulated_lower": "generated images: from below",
     "simulated_upper": "generated images: from above",
