@@ -474,6 +474,21 @@ def test_a_warm_up_longer_than_the_training_is_told_in_one_line(data, changes, w
     assert line.endswith(". Set it to at most 10.")
 
 
+def test_an_average_over_more_steps_than_there_are_is_told_in_one_line(data):
+    config = digits.get_config().to_dict()
+    config["training"] |= {"kl_warmup_epochs": 0, "batch_size": 8, "num_epochs": 20}
+    lines = []
+    for ema in (0.0, 0.99, (0.99, 0.999)):  # Training has 100 steps.
+        config["sweep"] = {"ema": ema}
+        with progress.CONSOLE.capture() as capture:
+            progress.announce(data, grid.expand(config))
+        lines.append(capture.get().splitlines()[1:])
+    assert lines[:2] == [[], []]
+    ((line,),) = lines[2:]
+    assert "training.ema is 0.999: its average is over about the last 1,000" in line
+    assert "the training has 100: it is close to the mean" in line
+
+
 def photographs(side):
     """Returns noise with the mean intensity of a photograph."""
     images = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), np.uint8)

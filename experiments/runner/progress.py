@@ -23,7 +23,11 @@ _MOST_AVERAGED = 1000  # The mean intensity of so many images stands for all.
 def announce(data: ImageData, runs: Sequence[Run]) -> None:
     """Prints the data set, and warnings about it and about the settings."""
     CONSOLE.print(data.describe())
-    doubts = [_doubt_of_warmup(runs), _doubt_of_learning_rate(data, runs)]
+    doubts = [
+        _doubt_of_warmup(runs),
+        _doubt_of_learning_rate(data, runs),
+        _doubt_of_average(data, runs),
+    ]
     for doubt in filter(None, [*data.notes, *doubts]):
         warn(doubt)
 
@@ -74,6 +78,20 @@ def _doubt_of_learning_rate(data: ImageData, runs: Sequence[Run]) -> str:
         f"encoder's first layer by {rate * total:.0f}. At 12 or more, most models "
         f"ended worse than a constant output. Set it to at most {remedy:g}."
     )
+
+
+def _doubt_of_average(data: ImageData, runs: Sequence[Run]) -> str:
+    """Returns a warning if an average of parameters is one of all steps; else ''."""
+    for training in dict.fromkeys(run.settings.training for run in runs):
+        span = 1 / (1 - training.ema)
+        steps = len(data.train.images) // training.batch_size * training.num_epochs
+        if training.ema and span > steps:
+            return (
+                f"training.ema is {training.ema}: its average is over about the last "
+                f"{span:,.0f} steps, and the training has {steps:,}: it is close to "
+                "the mean over all of them. Set it to a smaller decay, or to 0."
+            )
+    return ""
 
 
 class _Rate(rich.progress.ProgressColumn):
