@@ -20,6 +20,7 @@ from experiments.report.members import (
     Value,
     likelihood_label,
     named,
+    quantity,
 )
 
 
@@ -254,16 +255,9 @@ class Group:
     # --- words ------------------------------------------------------------------------
 
     @property
-    def density(self) -> str:
-        """The probability that scores are of."""
-        return self.members[0].density
-
-    @property
     def quantity(self) -> str:
-        """What is ranked: minus log p(x), or the bound in its place."""
-        if self.measure == "score":
-            return f"-log {self.density}"
-        return "-ELBO" if self.density == "p(x)" else f"-ELBO of {self.density}"
+        """The name of what is ranked."""
+        return quantity(self.members[0].density, is_bound=self.measure == "bound")
 
     @property
     def words(self) -> str:

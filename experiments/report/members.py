@@ -24,6 +24,13 @@ def density(condition_on: str) -> str:
     return "p(x|y)" if condition_on else "p(x)"
 
 
+def quantity(density: str, *, is_bound: bool) -> str:
+    """Returns the name of a score: minus log p(x), or the -ELBO in its place."""
+    if not is_bound:
+        return f"-log {density}"
+    return "-ELBO" if density == "p(x)" else f"-ELBO of {density}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Member:
     """A row of results, whose columns are attributes too.

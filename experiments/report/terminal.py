@@ -13,7 +13,7 @@ from experiments.messages.console import CONSOLE, warn
 from experiments.messages.wording import counted, listed
 from experiments.report.differences import Result
 from experiments.report.groups import Group, group_members
-from experiments.report.members import density, members_of
+from experiments.report.members import density, members_of, quantity
 from experiments.report.tables import score_table
 
 _DECIMALS = 3
@@ -62,7 +62,7 @@ def _rich_table(group: Group) -> Table:
 
 def print_result(result: Result) -> None:
     """Prints the differences of two selections, A and B, and what they say."""
-    name = {"log_px": f"-log {result.density}", "elbo": "-ELBO"}[result.measure]
+    name = quantity(result.density, is_bound=result.measure == "elbo")
     num_images = result.lines[-1].found.num_images
     table = terminal_table(
         f"{name} of {counted(num_images, 'test image')}, {result.unit}, smaller is "
