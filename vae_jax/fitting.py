@@ -156,7 +156,7 @@ def epochs(
     config = TrainingConfig() if config is None else config
     require_type("model", model, VAE, "what make_vae returns")
     require_type("config", config, TrainingConfig, "TrainingConfig(num_epochs=100)")
-    view, levels = model.likelihood.view, model.likelihood.levels
+    levels = model.likelihood.levels
     pixels = views.as_rows(images, model.image_shape, levels)
     train, held_out = model.rows.of(pixels, labels), None
     if validation_images is not None:
@@ -194,11 +194,7 @@ def epochs(
     one_epoch = population.compile_epoch(on_device)
     validate: Validate | None = None
     if held_out is not None:
-        x = model.rows.map(
-            lambda pixels: views.shared_draw(view, views.VALIDATION, pixels, levels),
-            held_out,
-        )
-        x = place.place_shared(x)
+        x = place.place_shared(model.shared_draw(views.VALIDATION, held_out))
         validation = population.compile_validation(x)
         validate = lambda state: validation(state, members, x)  # noqa: E731
     keeps_best = validate is not None

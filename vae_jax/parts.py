@@ -4,6 +4,9 @@ import dataclasses
 import math
 from typing import Any, Self
 
+import jax
+
+from vae_jax import views
 from vae_jax.likelihoods import Likelihood
 from vae_jax.networks import Identity, Module, Network, Shape
 from vae_jax.posteriors import PosteriorFamily
@@ -93,6 +96,18 @@ class Parts:
             for part in (self.network, self.posterior_family, self.prior_family)
             if not getattr(part, "pads_exactly", False)
         ]
+
+    def shared_draw(self, which: int, x: Any) -> jax.Array:
+        """Returns rows in the likelihood's view, with the draw that all models share.
+
+        Args:
+            which: ``views.VALIDATION``, ``TEST`` or ``TRAIN`` images.
+            x: rows of integers, ``[N, D]``.
+        """
+        view, levels = self.likelihood.view, self.likelihood.levels
+        return self.rows.map(
+            lambda pixels: views.shared_draw(view, which, pixels, levels), x
+        )
 
     def with_latent_dim(self, latent_dim: int) -> Self:
         """Returns the same model with another number of latents.

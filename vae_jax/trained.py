@@ -58,14 +58,11 @@ class _OnArrays:
         *sizes: int,
     ) -> Any:
         """Maps a function of one row over images as evaluation sees them."""
-        key, likelihood = self._keys().evaluate, self.model.likelihood
-        view, levels = likelihood.view, likelihood.levels
-        pixels = views.as_rows(images, self.model.image_shape, levels)
-        x = self._known_rows.map(
-            lambda pixels: views.shared_draw(view, views.TEST, pixels, levels),
-            self._known_rows.of(pixels, labels),
-        )
-        return self._map(function, key, np.asarray(x), *sizes)
+        key, model = self._keys().evaluate, self.model
+        pixels = views.as_rows(images, model.image_shape, model.likelihood.levels)
+        rows = self._known_rows.of(pixels, labels)
+        x = np.asarray(model.shared_draw(views.TEST, rows))
+        return self._map(function, key, x, *sizes)
 
     def _map(
         self,
@@ -147,12 +144,12 @@ class TrainedModel(_OnArrays):
     log p(x|y), y the class. A model without classes takes no labels.
 
     Log-probabilities are nats per image in the likelihood's view: log-masses, or
-    log-densities of dequantised images; ``score`` makes them comparable. The view of an
-    image is drawn with a key that all models share, and latents with the model's own
-    key. So the same images in the same order give the same numbers.
+    log-densities of dequantised images; ``score`` makes them comparable. A key that all
+    models share draws the view of an image, and the model's own key draws latents. So
+    the same images in the same order give the same numbers.
 
-    A method compiles once for a number of images, and once for all numbers from 1,000.
-    Beside the images and their view, its memory does not depend on their number.
+    A method compiles once for each number of images below 1,000, and once for all other
+    numbers. Beside the images and their view, its memory does not depend on the number.
 
     Attributes:
         model: the VAE.
