@@ -261,8 +261,8 @@ def draw(
         num_images: number of images that are reconstructed (the first ones of x), and
             number of images that are drawn.
         manifold_side: number of values of each of the manifold's two latents.
-        num_walks: number of pairs of images between which is interpolated, and number
-            of latents that are traversed, at most.
+        num_walks: number of interpolations, each between two images, and number of
+            latents that are traversed, at most.
         num_steps: number of images of each interpolation, traversal and class.
         num_classes: number of classes that are shown, at most: the first ones.
     """

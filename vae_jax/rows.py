@@ -2,9 +2,9 @@
 
 A model with K classes describes p(x|z, y) and q(z|x, y), y the class. Its rows are
 ``[..., D + 1]``: the D values of an image, and the number of its class, 0 ... K - 1.
-Without classes a row is the image alone, ``[..., D]``. So everything that passes images
-on (batches, streams, importance samples, members) passes classes on, and looks at
-neither; only the model splits a row.
+Without classes a row is the image alone, ``[..., D]``. So code that passes images on
+(batches, streams, importance samples, members) passes their classes on with them; only
+the model splits a row.
 
 If the model has a classifier, the class of an image may be unknown: it is then K in a
 row, and -1 among a user's labels.

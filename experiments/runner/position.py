@@ -138,7 +138,7 @@ class Saver:
         position: where training starts; it needs no saving.
         checkpoints: those of the group; None in a process that does not write.
         saved: called with the validations that a checkpoint holds, once it is on disk;
-            None likewise.
+            None in such a process.
     """
 
     def __init__(

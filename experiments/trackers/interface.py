@@ -1,4 +1,4 @@
-"""What a tracker is: a service that keeps the metrics, results and reports of runs.
+"""The interface of a tracker: a service that keeps metrics, results and reports.
 
 TensorBoard only reads files of the run folder (``tensorboard``). Each other tracker is
 a module of this room with the functions of ``Service``. It imports its package, an
@@ -18,7 +18,7 @@ DEFAULT = ("tensorboard",)
 
 
 class Description(NamedTuple):
-    """What a tracker knows of a run.
+    """A run, as a tracker knows it.
 
     Attributes:
         id: the same each time the run continues; no other run has it.

@@ -28,7 +28,7 @@ def check() -> None:
     """Refuses a store that does not answer.
 
     Raises:
-        SettingsError: likewise.
+        SettingsError: it does not answer.
     """
     try:
         _experiment(MlflowClient())

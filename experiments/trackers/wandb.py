@@ -25,10 +25,10 @@ _PROJECT = "vae_jax"
 
 
 def check() -> None:
-    """Refuses to send anything to the server if nobody is logged in there.
+    """Refuses a server where nobody is logged in.
 
     Raises:
-        SettingsError: likewise.
+        SettingsError: nobody is logged in, and runs are not kept offline.
     """
     if _mode() not in ("online", "shared", "run"):
         return
