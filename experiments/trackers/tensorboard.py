@@ -14,7 +14,7 @@ from typing import Any
 from experiments.files.writing import remove
 
 # Where torch is installed, tensorboardX imports it, which takes seconds; likewise the
-# clients of remote storage. Only others need them.
+# clients of remote storage. Files on a disk need none of them.
 _NOT_NEEDED = {"boto3", "comet_ml", "google.cloud", "torch"} - sys.modules.keys()
 
 sys.modules |= dict.fromkeys(_NOT_NEEDED)  # type: ignore[arg-type]  # Not installed.

@@ -34,7 +34,7 @@ class ImportanceEstimate(NamedTuple):
 
 
 class ChainEstimate(NamedTuple):
-    """What only a chain of latents has: its KL in parts, and the error of sampling."""
+    """Numbers of a chain of latents: its KL in parts, and the error of sampling."""
 
     prior_kl: jax.Array  # KL(q(z_T|x) || p(z_T)), exact, nats
     diffusion_kl: jax.Array  # of the other layers, nats

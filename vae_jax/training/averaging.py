@@ -18,9 +18,9 @@ def add_to_average(
     weight, and for a decay near 1 the average is the plain mean over all steps (Polyak
     & Juditsky 1992).
 
-    It covers all parameters, also those that a running M-step fits: each of their
-    values fits the decoder of its step, so their average goes with that of the
-    decoders.
+    It covers all parameters, also those that a running M-step sets: each of their
+    values belongs to the decoder of its step, so their average belongs to the average
+    of the decoders.
 
     ``optax.incremental_update`` and ``optax.ema`` add two terms whose weights, once
     rounded to float32, do not sum to 1: at a decay of 0.9999 their averages are off by
