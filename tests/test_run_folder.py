@@ -17,6 +17,7 @@ from experiments.runs import claims
 from experiments.runs.folder import RunFolder
 from experiments.runs.notes import Note
 from experiments.runs.refusals import refuse_links
+from experiments.settings.fingerprint import with_defaults
 from tests.folders import (
     CONFIG,
     IMAGES,
@@ -46,7 +47,8 @@ def impatient(monkeypatch):
 
 def test_a_new_folder_holds_config_and_environment(folder):
     assert listing(folder.path) == ["config.json", "environment.json"]
-    assert folder.config() == json.loads(json.dumps(CONFIG))
+    whole = with_defaults(json.loads(json.dumps(CONFIG)))
+    assert folder.config() == json.loads(json.dumps(whole))
     environment = json.loads((folder.path / "environment.json").read_text())
     assert environment["format"] == 2
     assert environment["bits_depend_on"]["jax"] == jax.__version__
