@@ -47,8 +47,7 @@ def impatient(monkeypatch):
 
 def test_a_new_folder_holds_config_and_environment(folder):
     assert listing(folder.path) == ["config.json", "environment.json"]
-    whole = with_defaults(json.loads(json.dumps(CONFIG)))
-    assert folder.config() == json.loads(json.dumps(whole))
+    assert folder.config() == with_defaults(json.loads(json.dumps(CONFIG)))
     environment = json.loads((folder.path / "environment.json").read_text())
     assert environment["format"] == 2
     assert environment["bits_depend_on"]["jax"] == jax.__version__
