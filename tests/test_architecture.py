@@ -26,6 +26,8 @@ RANKS = {
     "posteriors": 5,
     "priors": 5,
     "parts": 6,
+    "samplers": 6,
+    "guidance": 6,
     "model": 7,
     "objectives": 8,
     "evidence": 8,

@@ -14,7 +14,7 @@ integral over time (Kingma et al. 2021, section 4).
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
@@ -32,6 +32,7 @@ from vae_jax.networks import (
     Denoiser,
     Module,
     Params,
+    Shape,
 )
 from vae_jax.priors.interface import Encode
 
@@ -44,6 +45,10 @@ STEPS_OF_INFINITY = 256
 # diffusion training via min-SNR weighting strategy").
 WEIGHTINGS = ("elbo", "simple", "velocity", "min_snr")
 _MOST_SNR = 5.0
+
+# One step of a sampler: of a key, z_t ``[N, D]``, and gamma at t and at s <= t, both
+# ``[N]``, it makes z_s ``[N, D]``.
+Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class ChainTerms(NamedTuple):
@@ -137,9 +142,14 @@ class DiffusionFamily:
     @property
     def module(self) -> Module:
         """The denoiser for latents of this shape."""
-        height, width, channels = self.latent_shape or (1, 1, self.latent_dim)
         outputs = self.levels if self.predicts == "levels" else 1
-        return self._denoiser.module((height, width, channels), outputs)
+        return self._denoiser.module(self.shape, outputs)
+
+    @property
+    def shape(self) -> Shape:
+        """Height, width and channels of the latents; a vector is one pixel."""
+        height, width, channels = self.latent_shape or (1, 1, self.latent_dim)
+        return height, width, channels
 
     @property
     def _denoiser(self) -> Denoiser:
@@ -169,6 +179,14 @@ class DiffusionFamily:
     def ends(self) -> Ends:
         """Where gamma starts and ends."""
         return Ends(self.gamma_min, self.gamma_max)
+
+    def inputs(self, z: jax.Array, gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns latents ``[N, D]`` and gamma ``[N]`` as networks see them.
+
+        The latents then have about unit variance, and the time is 0 to 1.
+        """
+        time = (gamma - self.gamma_min) / self.ends.width
+        return z / self.process.size(gamma)[..., None], time
 
     def init(self, key: jax.Array, images: jax.Array, levels: int) -> Params:
         """See ``PriorFamily``.
@@ -283,8 +301,7 @@ class DiffusionPrior:
             y: their classes, in the place of the chain's own, ``[N, K]``.
         """
         family = self.family
-        time = (gamma - family.gamma_min) / family.ends.width
-        inputs = [z / family.process.size(gamma)[..., None], time]
+        inputs = [*family.inputs(z, gamma)]
         if family.num_classes:
             y = self.y if y is None else y
             absent = jnp.zeros((*z.shape[:-1], family.num_classes))
@@ -431,8 +448,16 @@ class DiffusionPrior:
             steps: number of steps; with other numbers than T the samples are those of
                 the model that shares all parameters.
         """
-        z = self._last_layer(key, num_samples)
-        return self._walk(key, z, 0, jnp.asarray(steps), jnp.asarray(steps))
+        z = self.last_layer(key, num_samples)
+        return self.walk(self.ancestral_step, key, z, 0, steps, steps)
+
+    def ancestral_step(
+        self, key: jax.Array, z: jax.Array, gamma: jax.Array, gamma_before: jax.Array
+    ) -> jax.Array:
+        """Returns z_s ~ p(z_s|z_t); see ``Step``."""
+        noise = self.denoised(z, gamma).noise
+        gaussian = self.family.process.step(z, noise, gamma, gamma_before)
+        return gaussian.sample(jax.random.normal(key, z.shape)[None])[0]
 
     def trajectory(self, key: jax.Array, num_samples: int, shown: int) -> jax.Array:
         """Returns what the denoiser sees on the way of ``sample``: E[x|z_t].
@@ -449,15 +474,15 @@ class DiffusionPrior:
         ends = jnp.round(jnp.linspace(0, 1, shown) * steps).astype(jnp.int32)
 
         def part(z: jax.Array, places: jax.Array) -> tuple[jax.Array, jax.Array]:
-            z = self._walk(key, z, places[0], places[1], steps)
+            z = self.walk(self.ancestral_step, key, z, places[0], places[1], steps)
             gamma = self._gammas(1 - places[1] / steps, num_samples)
             return z, self.denoised(z, gamma).x
 
         places = jnp.stack([jnp.concatenate([ends[:1], ends[:-1]]), ends], axis=1)
-        _, found = jax.lax.scan(part, self._last_layer(key, num_samples), places)
+        _, found = jax.lax.scan(part, self.last_layer(key, num_samples), places)
         return found.swapaxes(0, 1)
 
-    def _last_layer(self, key: jax.Array, num_samples: int) -> jax.Array:
+    def last_layer(self, key: jax.Array, num_samples: int) -> jax.Array:
         """Returns z_T ~ p(z_T), ``[num_samples, D]``."""
         shape = num_samples, self.family.latent_dim
         z = jax.random.normal(jax.random.fold_in(key, 0), shape)
@@ -467,26 +492,34 @@ class DiffusionPrior:
     def _gammas(self, t: jax.Array, num_samples: int) -> jax.Array:
         return jnp.broadcast_to(self.gamma(t), num_samples)
 
-    def _walk(
+    def walk(
         self,
+        step: Step,
         key: jax.Array,
         z: jax.Array,
         first: jax.Array | int,
-        last: jax.Array,
-        steps: jax.Array,
+        last: jax.Array | int,
+        steps: jax.Array | int,
     ) -> jax.Array:
-        """Returns z after the steps ``first`` ... ``last - 1`` of so many."""
+        """Returns z after some of the steps from t = 1 to 0, in constant memory.
 
-        def step(i: jax.Array, z: jax.Array) -> jax.Array:
+        Args:
+            step: what makes each layer of the one above it.
+            key: a typed key; the place of each step is folded into it.
+            z: before the first of these steps, ``[N, D]``.
+            first: the first of these steps; 0 starts at the last layer.
+            last: the step after the last of them.
+            steps: number of all steps, of equal time.
+        """
+        last, steps = jnp.asarray(last), jnp.asarray(steps)
+
+        def body(i: jax.Array, z: jax.Array) -> jax.Array:
             t, s = 1 - i / steps, 1 - (i + 1) / steps
             gamma = self._gammas(t, len(z))
             before = self._gammas(jnp.maximum(s, 0.0), len(z))
-            noise = self.denoised(z, gamma).noise
-            gaussian = self.family.process.step(z, noise, gamma, before)
-            own = jax.random.normal(jax.random.fold_in(key, i + 1), z.shape)
-            return gaussian.sample(own[None])[0]
+            return step(jax.random.fold_in(key, i + 1), z, gamma, before)
 
-        found: jax.Array = jax.lax.fori_loop(first, last, step, z)
+        found: jax.Array = jax.lax.fori_loop(first, last, body, z)
         return found
 
 
