@@ -310,7 +310,8 @@ class TrainedModel(_OnArrays):
         """Returns the importance-weighted log p(x) of each image, ``[N]``, in nats.
 
         It is a lower bound on average; more samples of q make it tighter.
-        ``importance_estimate`` also says how many samples count.
+        ``importance_estimate`` also says how many samples count. A chain of latents has
+        no importance weights: its ELBO is returned.
         """
         return np.asarray(self.importance_estimate(images, num_samples, labels).log_px)
 
@@ -322,7 +323,7 @@ class TrainedModel(_OnArrays):
     ) -> np.ndarray:
         """Returns -log p(x) of each image in ``unit``, ``[N]``; lower is more normal.
 
-        It is the ``score`` of results: an estimate by importance weights.
+        It is the ``score`` of results, from ``log_prob``.
         """
         view, levels = self.model.likelihood.view, self.model.likelihood.levels
         log_px = self.log_prob(images, num_samples, labels)
