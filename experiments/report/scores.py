@@ -42,7 +42,7 @@ def read_scores(
             raise ValueError(
                 f"it has scores {list(scores.shape)} of {member.num_test_images} images"
             )
-    except Exception as error:  # A stranger's arrays may be of any kind.
+    except Exception as error:  # Damaged arrays may be of any kind.
         own = folder.path / "members" / member.run
         remedy = f"delete {own} and repeat the command that trained it"
         raise cannot_read(own / "arrays.safetensors", repr(error), remedy) from error

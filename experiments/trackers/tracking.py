@@ -5,8 +5,8 @@ epoch is sent after a checkpoint holds it, and a tracker itself says which epoch
 has. So a run that continues sends every epoch exactly once, however the command before
 it ended. Runs that are finished and not completely sent are sent by the next command.
 
-One thread sends everything, so that training never waits for a network. A tracker that
-fails is warned of once, and the command goes on without it.
+One thread sends everything, so that training never waits for a network. If a tracker
+fails, one warning says so, and the command continues without it.
 """
 
 import dataclasses
