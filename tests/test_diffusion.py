@@ -309,6 +309,14 @@ def test_without_their_class_images_have_none():
         for label in (0, 2)
     ]
     np.testing.assert_array_equal(*terms)
+    # Measurements keep the classes.
+    found = [
+        importance_estimate(
+            model, params, jax.random.key(0), row, num_samples=4, chunk=2
+        ).kl
+        for row in (x[0].at[-1].set(label) for label in (0, 2))
+    ]
+    assert not np.allclose(*found)
 
 
 def test_a_chain_can_be_the_prior_of_encoded_latents():

@@ -30,10 +30,13 @@ class Diffusion(Objective):
         return dataclasses.replace(self, weighting="elbo")
 
     def terms(self, batch: Batch) -> Terms:
-        noise_key, chain_key = jax.random.split(batch.key)
+        batch_key = batch.key
+        noise_key, chain_key = jax.random.split(batch_key)
         batch = dataclasses.replace(batch, key=noise_key)
         model, params = batch.model, batch.params
         prior: Any = model.prior(params, batch.x)
+        # The next child of the key; the split above gives children 0 and 1.
+        prior = prior.with_fewer_classes(jax.random.fold_in(batch_key, 2))
         found = prior.kl_terms(chain_key, batch.posterior, batch.noise, self.weighting)
         reconstruction = model.log_likelihood(params, batch.x, found.z).mean(0)
         bound = reconstruction - batch.kl_weight * found.weighted

@@ -245,6 +245,16 @@ class DiffusionPrior:
         """Returns the chain of latents of given classes, one-hot, ``[N, K]``."""
         return dataclasses.replace(self, y=y)
 
+    def with_fewer_classes(self, key: jax.Array) -> "DiffusionPrior":
+        """Returns the chain without the class of some latents, for training.
+
+        Each loses it with the probability ``label_dropout``. Measurements keep all.
+        """
+        if self.y is None or not self.family.label_dropout:
+            return self
+        share = 1 - self.family.label_dropout
+        return self.given(self.y * jax.random.bernoulli(key, share, (len(self.y), 1)))
+
     def log_prob(self, z: jax.Array) -> jax.Array:
         """Refuses: the integral over all layers above z_0 has no closed form.
 
@@ -327,23 +337,15 @@ class DiffusionPrior:
             x: what is noised, ``[N, D]``.
             weighting: one of ``WEIGHTINGS``.
         """
-        time_key, noise_key, drop_key = jax.random.split(key, 3)
+        time_key, noise_key = jax.random.split(key)
         num = len(x)
         start = jax.random.uniform(time_key)
         u = (start + jnp.arange(num) / num) % 1.0
         noise = jnp.moveaxis(jax.random.normal(noise_key, (x.shape[-1], num)), 0, -1)
-        own = self
-        if self.y is not None and self.family.label_dropout:
-            kept = jax.random.bernoulli(
-                drop_key, 1 - self.family.label_dropout, (num, 1)
-            )
-            own = self.given(self.y * kept)
-        held, moving = own, None
+        held, moving = self, None
         if self.family.schedule.is_learned:
-            held, moving = (
-                own._with_gradient_of("denoiser"),
-                own._with_gradient_of("schedule"),
-            )
+            held = self._with_gradient_of("denoiser")
+            moving = self._with_gradient_of("schedule")
         diffusion, weighted = held.layer_terms(x, u, noise, weighting)
         if moving is not None:
             x = jax.lax.stop_gradient(x)
