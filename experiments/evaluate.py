@@ -5,6 +5,8 @@
 
     python -m experiments.evaluate --workdir=runs/sweep --only=3 --sandwich_images=20
     python -m experiments.evaluate --workdir=runs/sweep --fit_prior=mixture
+    python -m experiments.evaluate --workdir=runs/sweep --only=prior=diffusion \
+        --noise_steps=4,16,64,0 --flow_images=100
     python -m experiments.evaluate --workdir=theirs --data_path=images.npz
 
 The images come from the places in --data_path, --data_dir and --cache_dir, or from the
@@ -15,8 +17,15 @@ With --sandwich_images, log p(x) is also bounded by annealing, and its gap to th
 is split in two: ``sandwich.csv``. On images that the model generates, annealing bounds
 log p(x) from below and from above, which shows how far it can be trusted. With
 --fit_prior, such a prior is fitted to the q(z) of each run's training images, and the
-run is evaluated with it; encoder and decoder stay as they are: ``fitted_prior.csv``. A
-row of these tables stays until the same run is evaluated again with the same settings.
+run is evaluated with it; encoder and decoder stay as they are: ``fitted_prior.csv``.
+
+With --noise_steps, chains of latents are evaluated with other numbers of steps than
+they were trained with, which share all parameters: ``noise_steps.csv``. With
+--flow_images, the bound of the probability flow stands beside that of the chain:
+``flow.csv``. The flow of a learned denoiser is another model than its chain.
+
+A row of these tables stays until the same run is evaluated again with the same
+settings.
 """
 
 from experiments import guard  # noqa: F401  It listens while the rest is imported.
@@ -55,12 +64,31 @@ _FIT_PRIOR = flags.DEFINE_string(
 _FIT_STEPS = flags.DEFINE_integer(
     "fit_steps", 5000, "Steps of Adam that fit it.", lower_bound=1
 )
+_NOISE_STEPS = flags.DEFINE_list(
+    "noise_steps", [], "Numbers of steps of chains of latents; 0: infinitely many."
+)
+_FLOW_IMAGES = flags.DEFINE_integer(
+    "flow_images", 0, "Test images for the probability flow of chains.", lower_bound=0
+)
+_FLOW_TOLERANCE = flags.DEFINE_float(
+    "flow_tolerance",
+    1e-5,
+    "Error of a step of the flow's solver, in nats and in units of the latents.",
+    lower_bound=1e-6,
+    upper_bound=0.1,
+)
 
 _EVALUATION, _FITTED, _SANDWICH = "evaluation.csv", "fitted_prior.csv", "sandwich.csv"
+_STEPS, _FLOW = "noise_steps.csv", "flow.csv"
 
 
 def main() -> None:
-    from experiments.report.terminal import print_results, print_sandwich
+    from experiments.report.terminal import (
+        print_flow,
+        print_noise_steps,
+        print_results,
+        print_sandwich,
+    )
     from experiments.runner import reevaluation
     from experiments.runner.images import Images
     from experiments.runs import loading
@@ -69,7 +97,10 @@ def main() -> None:
 
     command_line.refuse_idle(("temperatures", "chains", "gap_steps"), "sandwich_images")
     command_line.refuse_idle(("fit_steps",), "fit_prior")
+    command_line.refuse_idle(("flow_tolerance",), "flow_images")
     prior, num_images = _FIT_PRIOR.value, _SANDWICH_IMAGES.value
+    steps = reevaluation.numbers_of_steps(_NOISE_STEPS.value)
+    flow = _FLOW_IMAGES.value, _FLOW_TOLERANCE.value
     annealing = {"num_temperatures": _TEMPERATURES.value, "num_chains": _CHAINS.value}
     left_out: list[str] = []
     folder = RunFolder.open(command_line.workdir())
@@ -83,8 +114,16 @@ def main() -> None:
         reevaluation.check_fit(prior, trained)
     if num_images:
         reevaluation.check_sandwich(num_images, trained)
+    reevaluation.check_steps(steps, trained)
+    reevaluation.check_flow(flow[0], trained)
     images = Images(loading.stored_images(folder, chosen[0], places))
-    asked = {_EVALUATION: True, _FITTED: prior, _SANDWICH: num_images}
+    asked = {
+        _EVALUATION: True,
+        _FITTED: prior,
+        _SANDWICH: num_images,
+        _STEPS: steps,
+        _FLOW: flow[0],
+    }
     for table in filter(asked.get, asked):  # Refused before any compute.
         read_table(folder.path / table, folder.owners)
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -99,6 +138,11 @@ def main() -> None:
         add(_EVALUATION, [one.row() for one in evaluated])
         if prior:
             add(_FITTED, [one.fitted_row(prior, _FIT_STEPS.value) for one in evaluated])
+        for one in evaluated:
+            if steps:
+                add(_STEPS, [one.steps_row(number) for number in steps])
+            if flow[0]:
+                add(_FLOW, [one.flow_row(*flow)])
         if num_images:
             looked_at += evaluated
     if not tables:
@@ -109,6 +153,10 @@ def main() -> None:
         row = one.sandwich_row(num_images, _GAP_STEPS.value, **annealing)
         add(_SANDWICH, [row])
         print_sandwich(row, one.run.settings.model.condition_on)
+    if steps:
+        print_noise_steps(tables[_STEPS])
+    if flow[0]:
+        print_flow(tables[_FLOW])
     for table in tables:
         CONSOLE.print(f"numbers: {folder.path / table}")
     command_line.leave_if_left_out(left_out)

@@ -7,14 +7,23 @@ import numpy as np
 import pytest
 
 from experiments.data.images import load_data
+from experiments.evaluation.columns import TABLES
 from experiments.evaluation.stored_arrays import STEPS
+from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
+from experiments.report import terminal
 from experiments.report.differences import compare_sides
 from experiments.report.groups import group_members
 from experiments.report.members import members_of
 from experiments.report.pairs import Side
 from experiments.runner.images import Images
-from experiments.runner.reevaluation import check_sandwich, evaluate
+from experiments.runner.reevaluation import (
+    check_flow,
+    check_sandwich,
+    check_steps,
+    evaluate,
+    numbers_of_steps,
+)
 from experiments.runner.task import GroupTask
 from experiments.runs.trained import load
 from experiments.settings import grid
@@ -142,10 +151,63 @@ def test_another_number_of_samples_estimates_the_same_bound(folder, data):
     assert abs(one.row()["elbo"] - found["elbo"]) < 6 * error
 
 
-def test_what_needs_a_density_is_refused_by_name(folder):
-    runs = grid.expand(config())
+@pytest.fixture(scope="module")
+def evaluated(folder, data):
+    """Returns the run of four steps, evaluated again."""
+    found = results(folder)[0]
+    (run,) = (run for run in grid.expand(config()) if run.name == found["run"])
+    assert run.settings.model.noise_steps in (4, 0)
+    ((one,),) = evaluate(folder, {run: found}, Images(data), [])
+    return one
+
+
+def test_a_trained_chain_is_reported_with_other_steps(evaluated):
+    trained = evaluated.run.settings.model.noise_steps
+    rows = [evaluated.steps_row(steps) for steps in (1, trained, 4, 400)]
+    assert rows[1]["bound"] == pytest.approx(evaluated.row()["bound"], rel=1e-6)
+    assert rows[1]["bound_change"] == pytest.approx(0, abs=1e-6)
+    # The bound falls with the steps.
+    assert rows[0]["bound"] > rows[2]["bound"] > rows[3]["bound"]
+    assert list(rows[0]) == [column.name for column in TABLES["noise_steps.csv"]]
+    with CONSOLE.capture() as capture:
+        terminal.print_noise_steps([*rows, evaluated.steps_row(0)])
+    assert "∞" in capture.get()
+    assert f"{rows[0]['bound']:.3f}" in capture.get()
+
+
+def test_the_flow_stands_beside_the_bound_of_the_same_images(evaluated):
+    row = evaluated.flow_row(5, 1e-3)
+    own = evaluated.evaluation.estimate.elbo[:5]
+    assert row["bound"] == pytest.approx(float(-own.mean() / 64 / np.log(2)), rel=1e-5)
+    assert row["flow_bound"] == pytest.approx(row["bound"], abs=1)
+    assert row["flow_change"] == pytest.approx(row["flow_bound"] - row["bound"])
+    assert (row["num_images"], row["num_failed"]) == (5, 0)
+    assert list(row) == [column.name for column in TABLES["flow.csv"]]
+    with CONSOLE.capture() as capture:
+        terminal.print_flow([row | {"num_failed": 2}])
+    assert "another model than its chain" in " ".join(capture.get().split())
+    assert "the solver failed for 2" in " ".join(capture.get().split())
+
+
+def test_what_a_model_does_not_have_is_refused_by_name():
+    chains, others = grid.expand(config()), grid.expand(small_sweep())
     with pytest.raises(SettingsError, match=r"sandwich_images is 3: .* by --only\."):
-        check_sandwich(3, runs)
+        check_sandwich(3, chains)
+    with pytest.raises(SettingsError, match=r"--noise_steps is '4,0': .* by --only\."):
+        check_steps([4, 0], others)
+    with pytest.raises(SettingsError, match=r"--flow_images is 3: .* by --only\."):
+        check_flow(3, others)
+    check_steps([], others)
+    check_flow(0, others)
+    check_steps([4], chains)
+    check_flow(1, chains)
+
+
+@pytest.mark.parametrize("given", ["-1", "1.5", "x", "", "²", "100001", "9" * 5000])
+def test_a_number_of_steps_is_whole(given):
+    with pytest.raises(SettingsError, match=r"as in --noise_steps=4,16,64,0"):
+        numbers_of_steps(["4", given])
+    assert numbers_of_steps(["4", "0", "4"]) == [4, 0]
 
 
 def test_scores_of_chains_are_compared_by_the_elbo(folder):

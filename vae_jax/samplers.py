@@ -156,7 +156,7 @@ class Euler(Sampler):
     ) -> jax.Array:
         """See ``Sampler``."""
         del key
-        slope = _flow_slope(chain, z, gamma)
+        slope = flow_slope(chain, z, gamma)
         return _moved(chain, z, gamma, gamma_before, slope)
 
 
@@ -179,14 +179,20 @@ class Heun(Sampler):
     ) -> jax.Array:
         """See ``Sampler``."""
         del key
-        first = _flow_slope(chain, z, gamma)
+        first = flow_slope(chain, z, gamma)
         end = _moved(chain, z, gamma, gamma_before, first)
-        second = _flow_slope(chain, end, gamma_before)
+        second = flow_slope(chain, end, gamma_before)
         return _moved(chain, z, gamma, gamma_before, 0.5 * (first + second))
 
 
-def _flow_slope(chain: DiffusionPrior, z: jax.Array, gamma: jax.Array) -> jax.Array:
-    """Returns d(z / size) / dgamma along the probability flow, ``[N, D]``."""
+def flow_slope(chain: DiffusionPrior, z: jax.Array, gamma: jax.Array) -> jax.Array:
+    """Returns d(z / size) / dgamma along the probability flow, ``[N, D]``.
+
+    Args:
+        chain: whose flow it is.
+        z: ``[N, D]``.
+        gamma: -log SNR of each, ``[N]``.
+    """
     preserving = Process()
     rate = 0.5 * preserving.alpha(gamma) * preserving.sigma(gamma)
     return rate[..., None] * chain.denoised(z, gamma).velocity

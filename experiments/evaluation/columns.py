@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,22 @@ SHOWN = tuple(
     if column.header
 )
 _BY_NAME = {column.name: column for column in RESULTS}
+
+
+def _with(names: Sequence[str], section: str) -> tuple[Column, ...]:
+    """Returns columns of results.csv, and those of a section."""
+    return tuple(_BY_NAME[name] for name in names) + BY_SECTION[section]
+
+
+_BOUND = ("run", "fingerprint", "view", "unit", "bound", "bound_se")
+_CHAIN = ("num_importance_samples", *(n for n in _BY_NAME if n.startswith("chain_")))
 TABLES = {
     "results.csv": RESULTS,
     "evaluation.csv": RESULTS,
     "fitted_prior.csv": RESULTS + BY_SECTION["fitted_prior"],
-    "sandwich.csv": (
-        *(_BY_NAME[name] for name in ("run", "fingerprint", "view")),
-        *BY_SECTION["sandwich"],
-    ),
+    "sandwich.csv": _with(("run", "fingerprint", "view"), "sandwich"),
+    "noise_steps.csv": _with((*_BOUND, *_CHAIN), "noise_steps"),
+    "flow.csv": _with(_BOUND, "flow"),
 }
 
 

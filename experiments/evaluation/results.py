@@ -84,7 +84,7 @@ def result_row(
         "kl": float(np.mean(estimate.kl)),
         "rate": float(np.mean(estimate.kl)),
         "distortion": float(-np.mean(log_mass)),
-        **_of_chain(estimate.chain),
+        **chain_columns(estimate.chain),
         **(
             {"bits_per_dim": None, "bits_per_dim_se": None}
             if binary
@@ -120,7 +120,7 @@ def result_row(
     }
 
 
-def _of_chain(chain: ChainEstimate | None) -> dict[str, float | None]:
+def chain_columns(chain: ChainEstimate | None) -> dict[str, float | None]:
     """Returns the columns on the layers of a chain of latents; None without them."""
     if chain is None:
         return dict.fromkeys(("chain_last_kl", "chain_layers_kl", "chain_error"))

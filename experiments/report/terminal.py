@@ -1,6 +1,7 @@
 """Tables of results in the terminal."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -109,14 +110,69 @@ def print_sandwich(row: Mapping[str, Any], condition_on: str = "") -> None:
         f"{row['acceptance']:.2f}, effective chains "
         f"{row['annealed_effective_sample_size']:.1f} (median)",
     )
+    lines = {
+        label.format(density=density(condition_on)): name
+        for name, label in _SANDWICH_LINES.items()
+        if not math.isnan(row[name])
+    }
+    _add_means(table, lines, row)
+    CONSOLE.print(table)
+
+
+def print_noise_steps(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints bounds of chains of latents by their number of steps, run by run.
+
+    Args:
+        rows: as in ``noise_steps.csv``.
+    """
+    for run, own in itertools.groupby(rows, key=lambda row: row["run"]):
+        lines = list(own)
+        table = terminal_table(
+            f"{run}: -ELBO in {lines[0]['unit']}, smaller is better",
+            "with the parameters of the trained model; the change is paired over "
+            "images, and relative to the steps of training",
+        )
+        for heading in ("steps", "-ELBO", "s.e.", "change", "s.e."):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in lines:
+            names = ("bound", "bound_se", "bound_change", "bound_change_se")
+            numbers = (f"{row[name]:.{_DECIMALS}f}" for name in names)
+            table.add_row(str(row["noise_steps"] or "∞"), *numbers)
+        CONSOLE.print(table)
+
+
+def print_flow(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints bounds of probability flows beside those of their chains.
+
+    Args:
+        rows: as in ``flow.csv``.
+    """
+    for row in rows:
+        failed = f"; the solver failed for {row['num_failed']}" * bool(
+            row["num_failed"]
+        )
+        table = terminal_table(
+            f"{row['run']}: -ELBO in {row['unit']}, smaller is better",
+            f"{counted(row['num_images'], 'image')}{failed}; "
+            f"{row['flow_evaluations']:.0f} evaluations of the denoiser each. The flow "
+            "of a learned denoiser is another model than its chain",
+        )
+        lines = {
+            "chain of latents": "bound",
+            "probability flow": "flow_bound",
+            "flow - chain": "flow_change",
+        }
+        _add_means(table, lines, row)
+        CONSOLE.print(table)
+
+
+def _add_means(table: Table, names: Mapping[str, str], row: Mapping[str, Any]) -> None:
+    """Adds a line of mean and standard error for each name of a row."""
     table.add_column("", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
     table.add_column("s.e.", justify="right", no_wrap=True)
-    for name, label in _SANDWICH_LINES.items():
-        if not math.isnan(row[name]):
-            words = label.format(density=density(condition_on))
-            table.add_row(words, f"{row[name]:.3f}", f"{row[f'{name}_se']:.3f}")
-    CONSOLE.print(table)
+    for words, name in names.items():
+        table.add_row(words, *(f"{row[n]:.3f}" for n in (name, f"{name}_se")))
 
 
 _SANDWICH_LINES = {

@@ -1,10 +1,11 @@
-"""Evaluates finished runs again: more samples, a fitted prior, bounds on log p(x)."""
+"""Evaluates finished runs again: more samples, other steps, other bounds, a prior."""
 
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,12 @@ import numpy as np
 
 from experiments.evaluation import diagnosis
 from experiments.evaluation.columns import RESULTS
-from experiments.evaluation.results import mean_with_error, result_row, sandwich_columns
+from experiments.evaluation.results import (
+    chain_columns,
+    mean_with_error,
+    result_row,
+    sandwich_columns,
+)
 from experiments.evaluation.status import FAILED
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import FolderError, SettingsError
@@ -26,16 +32,20 @@ from experiments.settings.options import fitted_prior_options
 from experiments.settings.values import prefixed
 from vae_jax import views
 from vae_jax.checks import require_known
-from vae_jax.evidence import measure_sandwich
+from vae_jax.evidence import FlowEstimate, flow_estimate, measure_sandwich
 from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior
 from vae_jax.measure import Evaluation
 from vae_jax.model import VAE, Params, num_parameters
+from vae_jax.per_image import map_images
 from vae_jax.population import member, pad, param_shapes
 from vae_jax.priors import make_prior
+from vae_jax.priors.diffusion import with_steps
 from vae_jax.training import Member, MemberKeys
 
 # Children of a member's key for diagnoses, beside those of ``measure_latent_use``.
-_FIT_KEY, _SANDWICH_KEY = 3, 4
+_FIT_KEY, _SANDWICH_KEY, _FLOW_KEY = 3, 4, 5
+# float32 still tells the steps of such a chain apart.
+_MOST_NOISE_STEPS = 100_000
 
 # Models that differ in a seed or in beta are equal, and share a compiled program.
 _evaluate = jax.jit(evaluate_member, static_argnums=(0, 1))
@@ -44,6 +54,16 @@ _measure_sandwich = jax.jit(
     static_argnums=0,
     static_argnames=("num_samples", "num_temperatures", "num_chains", "gap_steps"),
 )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure_flow(
+    model: VAE, params: Params, key: jax.Array, x: jax.Array, tolerance: jax.Array
+) -> FlowEstimate:
+    def one_image(key: jax.Array, x: jax.Array) -> FlowEstimate:
+        return flow_estimate(model, params, key, x, tolerance=tolerance)
+
+    return map_images(one_image, key, x, batch_size=100)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,6 +169,64 @@ class Evaluated:
             **sandwich_columns(measured),
         }
 
+    def steps_row(self, noise_steps: int) -> dict[str, Any]:
+        """Returns the bound with another number of steps, evaluated with the same keys.
+
+        Args:
+            noise_steps: T; 0 for infinitely many.
+        """
+        params = with_steps(self.params, noise_steps)
+        test = self._view(views.TEST), self.images.of(self.model).test
+        options = self.run.settings.evaluation
+        estimate = _evaluate(self.model, options, params, self.member, *test).estimate
+        bounds = self._scores(estimate.elbo)
+        change = bounds - self._scores(self.evaluation.estimate.elbo)
+        return {
+            **self._keys_of_row(),
+            **mean_with_error("bound", bounds),
+            "num_importance_samples": options.num_samples,
+            **chain_columns(estimate.chain),
+            "noise_steps": noise_steps,
+            **mean_with_error("bound_change", change),
+        }
+
+    def flow_row(self, num_images: int, tolerance: float) -> dict[str, Any]:
+        """Returns the bound of the probability flow, beside that of the chain.
+
+        Args:
+            num_images: the first test images, so many.
+            tolerance: of the solver; see ``flow_log_prob``.
+        """
+        x = self._view(views.TEST)[:num_images]
+        found = _measure_flow(
+            self.model, self.params, self._key(_FLOW_KEY), x, tolerance
+        )
+        flow = self._scores(found.bound)
+        own = self._scores(self.evaluation.estimate.elbo)[:num_images]
+        return {
+            **self._keys_of_row(),
+            **mean_with_error("bound", own),
+            "num_images": len(x),
+            "tolerance": tolerance,
+            **mean_with_error("flow_bound", flow),
+            **mean_with_error("flow_change", flow - own),
+            "num_failed": int(np.isnan(found.bound).sum()),
+            "flow_evaluations": float(np.mean(found.evaluations)),
+        }
+
+    def _keys_of_row(self) -> dict[str, Any]:
+        return {
+            "run": self.run.name,
+            "fingerprint": self.trained["fingerprint"],
+            "view": self.model.likelihood.view,
+            "unit": views.unit(self.model.likelihood.view),
+        }
+
+    def _scores(self, nats: jax.Array) -> np.ndarray:
+        """Returns estimates of log p(x) as scores of the same images."""
+        data, view = self.images.data, self.model.likelihood.view
+        return np.asarray(views.scores(view, nats, data.num_pixels, data.levels))
+
     def _key(self, index: int) -> jax.Array:
         return jax.random.fold_in(MemberKeys.of(self.member.key).diagnose, index)
 
@@ -246,9 +324,61 @@ def check_sandwich(num_images: int, runs: Iterable[Run]) -> None:
     """
     for run in runs:
         if not run.settings.model.example.has_density:
-            why = f"{run.name} has a chain of latents, which has no log p(z)"
-            remedy = "Leave the run out by --only"
-            raise SettingsError.of("--sandwich_images", num_images, why, remedy)
+            why = "has a chain of latents, which has no log p(z)"
+            _refuse_model("--sandwich_images", num_images, run, why)
+
+
+def check_steps(steps: Sequence[int], runs: Iterable[Run]) -> None:
+    """Refuses numbers of steps for a model that has no chain of latents.
+
+    Args:
+        steps: the numbers; if there are none, all models are allowed.
+        runs: the runs of the models.
+
+    Raises:
+        SettingsError: naming the first run of such a model.
+    """
+    for run in runs:
+        if steps and run.settings.model.example.has_density:
+            given = ",".join(map(str, steps))
+            why = "has no chain of latents, whose steps these are"
+            _refuse_model("--noise_steps", given, run, why)
+
+
+def check_flow(num_images: int, runs: Iterable[Run]) -> None:
+    """Refuses the probability flow of a model that is no chain from noise to an image.
+
+    Args:
+        num_images: the images of the flow; if it is 0, all models are allowed.
+        runs: the runs of the models.
+
+    Raises:
+        SettingsError: naming the first run of such a model.
+    """
+    for run in runs:
+        if num_images and not run.settings.model.example.is_chain:
+            why = "has no chain from noise to an image, whose flow this is"
+            _refuse_model("--flow_images", num_images, run, why)
+
+
+def _refuse_model(option: str, value: Any, run: Run, why: str) -> NoReturn:
+    remedy = "Leave the run out by --only"
+    raise SettingsError.of(option, value, f"{run.name} {why}", remedy)
+
+
+def numbers_of_steps(given: Sequence[str]) -> list[int]:
+    """Returns numbers of steps as whole numbers, each once.
+
+    Raises:
+        SettingsError: one is none.
+    """
+    for each in given:
+        digits = re.fullmatch(r"\d{1,6}", each, re.ASCII)
+        if not digits or int(each) > _MOST_NOISE_STEPS:
+            why = f"a number of steps is 1 to {_MOST_NOISE_STEPS}, or 0 for infinity"
+            remedy = "Give them as in --noise_steps=4,16,64,0"
+            raise SettingsError.of("--noise_steps", ",".join(given), why, remedy)
+    return list(dict.fromkeys(map(int, given)))
 
 
 def check_fit(prior: str, runs: Iterable[Run]) -> None:

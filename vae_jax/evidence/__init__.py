@@ -2,7 +2,8 @@
 
 ``importance`` and ``annealing`` estimate it for any model. ``linear_gaussian`` computes
 it exactly for one family. ``gap`` splits the difference between log p(x) and the ELBO.
-``sandwich`` applies the estimates and the split to each image of a set.
+``sandwich`` applies the estimates and the split to each image of a set. ``flow`` is
+about the probability flow of a chain of latents, ``unrolled`` about its layers.
 """
 
 from vae_jax.evidence.annealing import (
@@ -12,6 +13,12 @@ from vae_jax.evidence.annealing import (
     bidirectional_estimate,
     linear_schedule,
     sigmoid_schedule,
+)
+from vae_jax.evidence.flow import (
+    FlowDensity,
+    FlowEstimate,
+    flow_estimate,
+    flow_log_prob,
 )
 from vae_jax.evidence.gap import InferenceGap, inference_gap
 from vae_jax.evidence.importance import (
@@ -33,6 +40,8 @@ __all__ = [
     "AnnealedEstimate",
     "BidirectionalEstimate",
     "ChainEstimate",
+    "FlowDensity",
+    "FlowEstimate",
     "ImportanceEstimate",
     "InferenceGap",
     "LinearGaussian",
@@ -40,6 +49,8 @@ __all__ = [
     "Sandwich",
     "annealed_estimate",
     "bidirectional_estimate",
+    "flow_estimate",
+    "flow_log_prob",
     "importance_bias",
     "importance_estimate",
     "inference_gap",

@@ -206,8 +206,7 @@ class DiffusionFamily:
         }
 
     def _constants(self) -> Params:
-        steps = self.noise_steps
-        found = {"inverse_steps": jnp.float32(1 / steps if steps else 0)}
+        found = {"inverse_steps": _inverse(self.noise_steps)}
         if not self.schedule.is_learned:
             own = [name == self.noise_schedule for name in _fixed_schedules()]
             found["schedule"] = jnp.asarray(own, jnp.float32)
@@ -217,6 +216,22 @@ class DiffusionFamily:
         """See ``PriorFamily``; no image is encoded."""
         del encode
         return DiffusionPrior(params["prior"], None, self)
+
+
+def with_steps(params: Params, noise_steps: int) -> Params:
+    """Returns parameters of the same chain with another number of steps.
+
+    Args:
+        params: of a model whose prior is a chain of latents.
+        noise_steps: T; 0 for infinitely many.
+    """
+    constants = params["prior"]["constants"] | {"inverse_steps": _inverse(noise_steps)}
+    return params | {"prior": params["prior"] | {"constants": constants}}
+
+
+def _inverse(noise_steps: int) -> jax.Array:
+    inverse: jax.Array = jnp.float32(1 / noise_steps if noise_steps else 0)
+    return inverse
 
 
 def _fixed_schedules() -> Mapping[str, NoiseSchedule]:
