@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import app, flags
 
 from benchmarks import (
+    chain,
     chart,
     evaluation,
     large_sweep,
@@ -40,6 +41,7 @@ TITLES = {
     "sweep": "A sweep of eight members",
     "members": "Members mapped or looped",
     "scaling": "One to many members in one program",
+    "chain": "A chain of latents",
     "evaluation": "Evaluation",
     "start_up": "From start to first epoch",
     "main_job": "The main job",
@@ -231,6 +233,11 @@ def _measure(
         work = scaling.work(work)
         text = scaling.section(work, [int(count) for count in _MEMBERS.value], repeats)
         return f"{_of(work, images)}; members mapped.\n\n{text}"
+    if name == "chain":
+        work = dataclasses.replace(work, num_images=work.num_images // 20)
+        what = f"U-Net of 16 and 32 channels, batch {work.batch_size}; "
+        what += f"{work.num_images:,} {images}"
+        return f"{what}.\n\n{chain.section(work, repeats)}"
     if name == "evaluation":
         samples = [int(count) for count in _SAMPLES.value]
         text = evaluation.section(work, samples, repeats)
