@@ -227,6 +227,21 @@ def test_runs_of_another_grid_have_the_value_that_is_configured():
     assert widths == "64x64"
 
 
+def test_a_value_that_no_part_of_a_model_takes_is_no_value():
+    model = {"prior": "standard_normal", "noise_steps": 0, "posterior": "diagonal"}
+    group = group_of(
+        row(), row(prior="diffusion", noise_steps=0), config={"model": model}
+    )
+    axis = group.axes["noise steps"]
+    labels = {group.label(axis, cell.point[axis.name]) for cell in group.ranking}
+    assert labels == {"–", "∞"}
+    (chain,) = (c for c in group.ranking if c.point["prior"] == "diffusion")
+    assert group.name(chain).endswith("prior = diffusion, noise steps = ∞")
+    # A part that is not known may take it.
+    unknown = group_of(row(noise_steps=4), row(noise_steps=0, prior="of a user"))
+    assert {c.point["noise steps"] for c in unknown.ranking} == {0, 4}
+
+
 # --- sentences ------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from experiments.report.members import (
     likelihood_label,
     named,
     quantity,
+    value_label,
 )
 
 
@@ -272,7 +273,7 @@ class Group:
     def label(self, axis: Axis, value: Value) -> str:
         """Returns a value on an axis for a reader; † marks upper bounds."""
         if axis.name != LIKELIHOOD:
-            return "–" if value is None else str(value)
+            return value_label(axis.name, value)
         mark = " †" if value in self.upper_bounds else ""
         return likelihood_label(str(value)) + mark
 

@@ -132,7 +132,8 @@ def members_of(
     members = []
     for row, setting in zip(read, settings, strict=True):
         known = configured | row | setting
-        point = {_words(axis): _value(known.get(axis)) for axis in axes}
+        own = {a: known.get(a) if grid.has_effect(a, known) else None for a in axes}
+        point = {_words(axis): _value(value) for axis, value in own.items()}
         first = {LIKELIHOOD: row["likelihood"], LATENT_SIZE: row["latent_dim"]}
         members.append(Member(row, first | point))
     return members
@@ -156,6 +157,13 @@ def _value(value: Any) -> Value:
         if math.isfinite(number):
             return number
     return text
+
+
+def value_label(axis: str, value: Value) -> str:
+    """Returns a value on an axis for a reader."""
+    if value is None:
+        return "–"
+    return "∞" if axis == "noise steps" and value == 0 else str(value)
 
 
 def likelihood_label(name: str) -> str:
@@ -184,7 +192,7 @@ def named(point: Mapping[str, Value], axes: Collection[str]) -> str:
 def _setting(point: Mapping[str, Value], axes: Collection[str]) -> str:
     """Returns the known values on axes in words, without likelihood and latent size."""
     return ", ".join(
-        f"{axis} = {value}"
+        f"{axis} = {value_label(axis, value)}"
         for axis, value in point.items()
         if axis in axes and axis not in (LIKELIHOOD, LATENT_SIZE) and value is not None
     )

@@ -11,7 +11,14 @@ from typing import Any, get_args
 from experiments.files.digests import json_digest
 from experiments.messages.errors import SettingsError, one_line
 from experiments.messages.wording import counted, listed, plain_name
-from experiments.settings.options import KINDS, refuse_unused, same_model
+from experiments.settings.options import (
+    KINDS,
+    REGISTRIES,
+    option_fields,
+    refuse_unused,
+    same_model,
+    takers,
+)
 from experiments.settings.schema import Settings, build, field_types
 from experiments.settings.values import (
     Options,
@@ -36,6 +43,13 @@ AXES: dict[str, Any] = {
     for cls in (Settings, *(field_types(Settings)[section] for section in _SWEPT))
     for axis, hint in field_types(cls).items()
     if axis == "seed" or axis in _SECTION_OF
+}
+
+# The axes that are options of a model's parts.
+_OPTIONS = {
+    axis: marker
+    for section in _SWEPT
+    for axis, marker in option_fields(field_types(Settings)[section]).items()
 }
 
 _MOST_RUNS = 100_000  # More is a slip, and would end in a lack of memory.
@@ -188,6 +202,22 @@ def setting(name: str) -> dict[str, str]:
 def point(settings: Settings) -> dict[str, str]:
     """Returns the value on every axis that a sweep may have, as in a run's name."""
     return {axis: _text(settings, axis) for axis in AXES}
+
+
+def has_effect(axis: str, values: Mapping[str, Any]) -> bool:
+    """Returns whether a value on an axis reaches a model; True if that is not known.
+
+    Args:
+        axis: a field of ``model`` or ``training``.
+        values: the names of the model's parts, by kind, as far as they are known.
+    """
+    marker = _OPTIONS.get(axis)
+    if marker is None:
+        return True
+    taking = takers(marker)
+    parts = [(kind, values.get(kind)) for kind in {kind for kind, _ in taking}]
+    unknown = (name not in REGISTRIES[kind] for kind, name in parts)
+    return any(unknown) or any(part in taking for part in parts)
 
 
 def _axis_order(axis: str) -> tuple[int, str]:
