@@ -220,3 +220,49 @@ def test_every_member_is_trained_once(groups, cache, faults, tmp_path, seed):
     assert finished.items() <= harness.results(tmp_path).items()
     assert len(harness.results(tmp_path)) == NUM_GROUP_RUNS
     harness.assert_undisturbed(tmp_path, groups)
+
+
+# --- chains of latents ----------------------------------------------------------------
+
+# Steps that share a program, and averaged parameters; the evaluation draws layers.
+CHAINS = (
+    "--config=configs/digits.py",
+    "--config.data.num_train=400",
+    "--config.model.network=identity",
+    "--config.model.widths=(256,)",  # The default: the network has no layers.
+    "--config.model.posterior=noise",
+    "--config.model.prior=diffusion",
+    "--config.model.denoiser_widths=(12,)",
+    "--config.sweep.likelihood=discretized_gaussian",
+    "--config.sweep.latent_dim=(64,)",
+    "--config.sweep.noise_steps=(4, 0)",
+    "--config.sweep.seed=(0, 1)",
+    "--config.training.objective=diffusion",
+    "--config.training.kl_warmup_epochs=0",
+    "--config.training.ema=0.9",
+    f"--config.training.num_epochs={NUM_EPOCHS}",
+    "--config.training.validate_every=4",
+    "--config.evaluation.num_samples=20",
+    "--config.checkpoint.every_epochs=3",
+    *harness.NO_DIAGNOSTICS,
+)
+
+
+@pytest.fixture(scope="session")
+def chains(common, cache):
+    """Returns the folder of chains of latents, trained undisturbed."""
+    return harness.reference(common / "chains", CHAINS, cache)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kills_change_no_chain_of_latents(chains, cache, faults, tmp_path, seed):
+    rng = random.Random(200 + seed)
+    for moment in (at_any_time, in_a_save, in_the_evaluation):
+        with faults.injected("SIGKILL of chains of latents"):
+            condition = moment(tmp_path, rng)
+            process = start_sweep(tmp_path, cache, CHAINS)
+            harness.send_while(condition, process, signal.SIGKILL)
+            assert harness.Outcome(process).status == KILLED
+    outcome = harness.Outcome(start_sweep(tmp_path, cache, CHAINS))
+    assert outcome.status == 0, outcome.stderr
+    harness.assert_undisturbed(tmp_path, chains)
