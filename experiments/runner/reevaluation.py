@@ -28,7 +28,7 @@ from experiments.runner.measuring import evaluate_member
 from experiments.runner.task import GroupTask, build_model
 from experiments.runs.folder import RunFolder
 from experiments.settings.grid import Run, group
-from experiments.settings.options import fitted_prior_options
+from experiments.settings.options import fitted_prior_options, same_model
 from experiments.settings.values import prefixed
 from vae_jax import views
 from vae_jax.checks import require_known
@@ -38,7 +38,7 @@ from vae_jax.measure import Evaluation
 from vae_jax.model import VAE, Params, num_parameters
 from vae_jax.per_image import map_images
 from vae_jax.population import member, pad, param_shapes
-from vae_jax.priors import make_prior
+from vae_jax.priors import PriorFamily, make_prior
 from vae_jax.priors.diffusion import with_steps
 from vae_jax.training import Member, MemberKeys
 
@@ -110,12 +110,10 @@ class Evaluated:
             prior: name of the prior.
             num_steps: steps of Adam that fit it.
         """
-        settings, sizes = self.run.settings, (self.model.latent_dim,)
-        options = fitted_prior_options(settings.model, prior)
         model, params = fit_prior(
             self.model,
             self.params,
-            make_prior(prior, sizes, **options),
+            _prior_to_fit(self.run, prior),
             self._key(_FIT_KEY),
             self._view(views.TRAIN),
             num_steps=num_steps,
@@ -123,7 +121,8 @@ class Evaluated:
             learning_rate=1e-2,
         )
         test = self._view(views.TEST), self.images.of(self.model).test
-        evaluation = _evaluate(model, settings.evaluation, params, self.member, *test)
+        options = self.run.settings.evaluation
+        evaluation = _evaluate(model, options, params, self.member, *test)
         facts = {
             **self.trained,
             **{column.name: math.nan for column in RESULTS if column.prior},
@@ -283,6 +282,16 @@ def evaluate(
         )
 
 
+def _prior_to_fit(run: Run, prior: str) -> PriorFamily:
+    """Returns a prior for the latents of a run.
+
+    Options that no part of the run takes are those of other runs, for their latents:
+    the prior has its defaults.
+    """
+    model = same_model(run.settings).model
+    return make_prior(prior, (model.latent_dim,), **fitted_prior_options(model, prior))
+
+
 def _evaluate_group(task: GroupTask, params: Sequence[Params]) -> Evaluation:
     """Evaluates the parameters of each run of a group, not padded, stacked."""
     padded = [pad(own, task.population.shapes) for own in params]
@@ -400,5 +409,6 @@ def check_fit(prior: str, runs: Iterable[Run]) -> None:
             raise SettingsError.of("--fit_prior", prior, why, remedy)
         try:
             require_own_prior(run.settings.model.example.posterior_family)
+            _prior_to_fit(run, prior)
         except ValueError as error:
             raise SettingsError(f"--fit_prior: {run.name}: {error}") from error
