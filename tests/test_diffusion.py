@@ -186,7 +186,10 @@ def test_a_weighting_shapes_training_alone(weighting):
     )
     np.testing.assert_array_equal(terms.elbo, plain.elbo)
     assert jnp.all(terms.bound == plain.bound) == (weighting == "elbo")
-    assert Diffusion(weighting=weighting).for_validation() == Diffusion()
+    validated = Diffusion(weighting=weighting).for_validation()
+    assert validated == Diffusion().for_validation()
+    found = terms_of(validated, model, params, jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, found, plain)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -287,34 +290,29 @@ def test_every_denoiser_has_the_shape_of_the_image(name, num_classes):
     assert mean.shape == sample.shape == (3, model.num_pixels)
 
 
-def test_classes_reach_the_denoiser():
-    model, params = chain(num_classes=3)
-    x = jnp.ones((4, 17), jnp.int32)
-    terms = [
-        terms_of(
-            Diffusion(), model, params, jax.random.key(0), x.at[:, -1].set(label)
-        ).kl
+def kl_of_classes(objective, model, params):
+    """Returns the KL of images of two classes, with the same noise."""
+    x, key = jnp.ones((4, 17), jnp.int32), jax.random.key(0)
+    return [
+        terms_of(objective, model, params, key, x.at[:, -1].set(label)).kl
         for label in (0, 2)
     ]
-    assert not np.allclose(*terms)
+
+
+def test_classes_reach_the_denoiser():
+    assert not np.allclose(*kl_of_classes(Diffusion(), *chain(num_classes=3)))
 
 
 def test_without_their_class_images_have_none():
     model, params = chain(num_classes=3, label_dropout=1.0)
-    x = jnp.ones((4, 17), jnp.int32)
-    terms = [
-        terms_of(
-            Diffusion(), model, params, jax.random.key(0), x.at[:, -1].set(label)
-        ).kl
-        for label in (0, 2)
-    ]
-    np.testing.assert_array_equal(*terms)
-    # Measurements keep the classes.
+    np.testing.assert_array_equal(*kl_of_classes(Diffusion(), model, params))
+    # Validation and measurements keep the classes.
+    assert not np.allclose(*kl_of_classes(Diffusion().for_validation(), model, params))
     found = [
         importance_estimate(
             model, params, jax.random.key(0), row, num_samples=4, chunk=2
         ).kl
-        for row in (x[0].at[-1].set(label) for label in (0, 2))
+        for row in (jnp.ones(17, jnp.int32).at[-1].set(label) for label in (0, 2))
     ]
     assert not np.allclose(*found)
 

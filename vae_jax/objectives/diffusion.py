@@ -25,9 +25,11 @@ class Diffusion(Objective):
     weighting: Annotated[str, WEIGHTINGS] = "elbo"
 
     needs_density: ClassVar[bool] = False
+    # Whether some images lose their class, as ``label_dropout`` of the chain says.
+    hides_classes: ClassVar[bool] = True
 
     def for_validation(self) -> "Diffusion":
-        return dataclasses.replace(self, weighting="elbo")
+        return _AllClasses(self.num_samples)
 
     def terms(self, batch: Batch) -> Terms:
         batch_key = batch.key
@@ -35,9 +37,17 @@ class Diffusion(Objective):
         batch = dataclasses.replace(batch, key=noise_key)
         model, params = batch.model, batch.params
         prior: Any = model.prior(params, batch.x)
-        # The next child of the key; the split above gives children 0 and 1.
-        prior = prior.with_fewer_classes(jax.random.fold_in(batch_key, 2))
+        if self.hides_classes:
+            # The next child of the key; the split above gives children 0 and 1.
+            prior = prior.with_fewer_classes(jax.random.fold_in(batch_key, 2))
         found = prior.kl_terms(chain_key, batch.posterior, batch.noise, self.weighting)
         reconstruction = model.log_likelihood(params, batch.x, found.z).mean(0)
         bound = reconstruction - batch.kl_weight * found.weighted
         return Terms(bound, reconstruction, found.kl)
+
+
+@dataclasses.dataclass(frozen=True)
+class _AllClasses(Diffusion):
+    """The bound of images that keep their classes, as in measurements."""
+
+    hides_classes: ClassVar[bool] = False
