@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.diffusion.gaussian import ExactDenoiser, GaussianImages
+from tests import chains
+from tests.chains import CHAIN, chain
+from vae_jax.diffusion.gaussian import GaussianImages
 from vae_jax.diffusion.process import PREDICTIONS, Process, read_output
 from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends
 from vae_jax.evidence import importance_estimate
@@ -17,45 +19,16 @@ from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.networks import DENOISERS
 from vae_jax.objectives import IWAE, Diffusion, Elbo, ElboLogWeight
-from vae_jax.priors.diffusion import WEIGHTINGS, DiffusionFamily
+from vae_jax.priors.diffusion import WEIGHTINGS
 
 ENDS = Ends(-8.0, 5.0)
-CHAIN = {"network": "identity", "posterior": "noise", "prior": "diffusion"}
+exact_chain = functools.partial(chains.exact_chain, ends=ENDS)
 
 
 @pytest.fixture(scope="module")
 def images():
     """Returns a normal distribution of images of six values."""
-    rng = np.random.default_rng(0)
-    factor = 0.4 * rng.standard_normal((6, 6))
-    return GaussianImages(
-        rng.uniform(-0.5, 0.5, 6), factor @ factor.T + 0.01 * np.eye(6)
-    )
-
-
-def exact_chain(images, **options):
-    """Returns the chain whose denoiser is the best one."""
-    denoiser = ExactDenoiser(images, ENDS.gamma_min, ENDS.gamma_max)
-    options = {"denoiser": denoiser, "predicts": "data"} | options
-    family = DiffusionFamily(6, **options)
-    return family.at({"prior": family.init(jax.random.key(0), None, 2)}, None)
-
-
-def chain(shape=(4, 4, 1), levels=3, likelihood="discretized_gaussian", **options):
-    """Returns a chain of images as a model, and parameters."""
-    model = make_vae(
-        make_likelihood(likelihood, levels),
-        image_shape=shape,
-        latent_dim=int(np.prod(shape)),
-        **CHAIN | {"denoiser_widths": (8,)} | options,
-    )
-    half = jnp.full(model.num_pixels, 0.5)
-    params = model.init(jax.random.key(0), half, half)
-    leaves, tree = jax.tree.flatten(params["prior"]["denoiser"])
-    rng = np.random.default_rng(0)
-    moved = [leaf + 0.3 * rng.standard_normal(leaf.shape) for leaf in leaves]
-    denoiser = jax.tree.unflatten(tree, [jnp.float32(leaf) for leaf in moved])
-    return model, params | {"prior": params["prior"] | {"denoiser": denoiser}}
+    return chains.normal_images(6, scale=0.4, variance=0.01)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.diffusion import ExactDenoiser, GaussianImages
+from tests import chains
+from vae_jax.diffusion import Ends, GaussianImages
 from vae_jax.guidance import (
     classifier_free,
     classifier_guided,
@@ -19,27 +20,15 @@ from vae_jax.priors.diffusion import DiffusionFamily
 from vae_jax.samplers import SAMPLERS, Sampler
 
 # At -log SNR = 9 nothing is left of the mean.
-ENDS = {"gamma_min": -5.0, "gamma_max": 9.0}
+ENDS = Ends(-5.0, 9.0)
+exact_chain = functools.partial(chains.exact_chain, ends=ENDS)
 NUM = 4000
 
 
 @pytest.fixture(scope="module")
 def images():
     """Returns a normal distribution of images of three values."""
-    rng = np.random.default_rng(0)
-    factor = 0.6 * rng.standard_normal((3, 3))
-    return GaussianImages(
-        rng.uniform(-0.5, 0.5, 3), factor @ factor.T + 0.02 * np.eye(3)
-    )
-
-
-def exact_chain(images, **options):
-    """Returns the chain whose denoiser is the best one."""
-    denoiser = ExactDenoiser(images, *ENDS.values())
-    family = DiffusionFamily(
-        len(images.mean), denoiser=denoiser, predicts="data", **ENDS | options
-    )
-    return family.at({"prior": family.init(jax.random.key(0), None, 2)}, None)
+    return chains.normal_images(3, scale=0.6, variance=0.02)
 
 
 def chain_of_classes(**options):
@@ -66,7 +55,7 @@ def denoised(chain, z, gamma):
 
 def moments_of_z0(images):
     """Returns mean and covariance of q(z_0)."""
-    snr = np.exp(-ENDS["gamma_min"])
+    snr = np.exp(-ENDS.gamma_min)
     alpha2 = snr / (1 + snr)
     noise = alpha2 / snr * np.eye(3)
     return np.sqrt(alpha2) * images.mean, alpha2 * images.covariance + noise
@@ -115,7 +104,7 @@ def test_annealed_langevin_lags_behind_the_levels_by_what_is_known(images):
     options = {"steps": 100, "langevin_steps": 5, "signal_to_noise": 0.2}
     sampler = SAMPLERS.make("annealed_langevin", **options)
     z = draw(sampler, exact_chain(images), jax.random.key(1), NUM)
-    k = 4 * 0.2**2 * 5 * 100 / (ENDS["gamma_max"] - ENDS["gamma_min"])
+    k = 4 * 0.2**2 * 5 * 100 / ENDS.width
     _, covariance = moments_of_z0(images)
     ratio = np.trace(np.linalg.solve(covariance, np.cov(z.T))) / 3
     # The standard error is 0.013 times the ratio.
@@ -129,7 +118,7 @@ def test_samples_of_exploding_variance_are_the_same(images, name):
         draw(sampler, exact_chain(images, preserves_variance=preserves), key, 20)
         for preserves in (True, False)
     )
-    alpha = np.sqrt(1 / (1 + np.exp(ENDS["gamma_min"])))
+    alpha = np.sqrt(1 / (1 + np.exp(ENDS.gamma_min)))
     np.testing.assert_allclose(z / alpha, other, atol=2e-3)
 
 
@@ -144,7 +133,7 @@ def test_solvers_have_their_order(images, name, order):
         own, key = exact_chain(images), jax.random.key(2)
         start = np.asarray(own.last_layer(key, 10))
         # Along the flow each coordinate keeps its place among its standard deviations.
-        snr = np.exp(-np.array([*ENDS.values()]))[:, None]
+        snr = np.exp(-np.array([[ENDS.gamma_min], [ENDS.gamma_max]]))
         alpha = np.sqrt(snr / (1 + snr))
         scale = np.sqrt(alpha**2 * images.eigenvalues[None] + alpha**2 / snr)
         center = alpha * (images.mean @ images.eigenvectors)[None]
@@ -200,7 +189,7 @@ def test_a_sampler_of_ones_own_is_a_step(images):
     own = exact_chain(images)
     found = draw(Denoising(steps=1), own, jax.random.key(0), 4)
     z = own.last_layer(jax.random.key(0), 4)
-    expected = own.denoised(z, jnp.full(4, ENDS["gamma_max"])).x
+    expected = own.denoised(z, jnp.full(4, ENDS.gamma_max)).x
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -288,7 +277,7 @@ def test_a_fitted_classifier_knows_the_class_and_guides_to_it():
     )
     classifier = jax.jit(fit)(own, jax.random.key(0), x, labels)
     classify = jax.jit(lambda z, gamma: classifier(z, gamma))
-    log_p = classify(x, jnp.full(2000, ENDS["gamma_min"]))
+    log_p = classify(x, jnp.full(2000, ENDS.gamma_min))
     np.testing.assert_allclose(jnp.exp(log_p).sum(1), 1, rtol=1e-5)
     assert (log_p.argmax(1) == labels).mean() > 0.9
     pure = classify(jax.random.normal(jax.random.key(1), (500, 3)), jnp.full(500, 9.0))

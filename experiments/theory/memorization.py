@@ -17,7 +17,7 @@ from experiments.theory.claims import Claim, Story, equal, mean_and_error, same
 from experiments.theory.figures import draw_images, drawing
 from experiments.theory.models import GAMMA, chain, load
 from vae_jax.diffusion import Process
-from vae_jax.networks import Denoiser, Module, Shape
+from vae_jax.networks import Denoiser, Module, Shape, WithoutParameters
 from vae_jax.priors.diffusion import DiffusionPrior
 
 _SIZES = (10, 100, 1300)
@@ -43,22 +43,12 @@ class FiniteDenoiser(Denoiser):
     def module(self, shape: Shape, outputs: int) -> Module:
         """See ``Denoiser``."""
         del shape, outputs
-        return _Finite(self)
+        return WithoutParameters(self._expectation)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Finite:
-    denoiser: FiniteDenoiser
-
-    def init(self, key: jax.Array, /, *inputs: jax.Array) -> Any:
-        del key, inputs
-        return {"params": {}}
-
-    def apply(self, variables: Any, /, *inputs: jax.Array) -> Any:
-        del variables
-        z, time = inputs
+    def _expectation(self, z: jax.Array, time: jax.Array) -> jax.Array:
+        """Returns E[x|z] of latents ``[N, D]`` at times ``[N]``, ``[N, 1, D]``."""
         gamma = GAMMA[0] + (GAMMA[1] - GAMMA[0]) * time
-        images = jnp.asarray(self.denoiser.images)
+        images = jnp.asarray(self.images)
         weights = jax.nn.softmax(log_weights(images, z, gamma), axis=-1)
         return (weights @ images)[:, None]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vae_jax.diffusion.process import Process
-from vae_jax.networks import Denoiser, Module, Shape
+from vae_jax.networks import Denoiser, Module, Shape, WithoutParameters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,22 +148,12 @@ class ExactDenoiser(Denoiser):
     def module(self, shape: Shape, outputs: int) -> Module:
         """See ``Denoiser``."""
         del shape, outputs
-        return _Exact(self)
+        return WithoutParameters(self._expectation)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Exact:
-    denoiser: ExactDenoiser
-
-    def init(self, key: jax.Array, /, *inputs: jax.Array) -> Any:
-        del key, inputs
-        return {"params": {}}
-
-    def apply(self, variables: Any, /, *inputs: jax.Array) -> Any:
-        del variables
-        z, time = inputs
-        own, images = self.denoiser, self.denoiser.images
-        gamma = own.gamma_min + (own.gamma_max - own.gamma_min) * time
+    def _expectation(self, z: jax.Array, time: jax.Array) -> jax.Array:
+        """Returns E[x|z] of latents ``[N, D]`` at times ``[N]``, ``[N, 1, D]``."""
+        images = self.images
+        gamma = self.gamma_min + (self.gamma_max - self.gamma_min) * time
         process = Process()
         vectors = jnp.asarray(images.eigenvectors)
         mean, values = jnp.asarray(images.mean)[None], jnp.asarray(images.eigenvalues)
@@ -171,4 +161,5 @@ class _Exact:
         # alpha lambda / (alpha^2 lambda + sigma^2), for each coordinate.
         gain = alpha * values[None] / (alpha**2 * values[None] + sigma**2)
         rest = z - alpha * mean
-        return (mean + ((rest @ vectors) * gain) @ vectors.T)[..., None, :]
+        found: jax.Array = mean + ((rest @ vectors) * gain) @ vectors.T
+        return found[..., None, :]

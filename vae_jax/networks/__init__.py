@@ -26,7 +26,14 @@ from vae_jax.networks.denoisers import (
 )
 from vae_jax.networks.dense import MLP, Gated, MLPEncoder, hidden_layers
 from vae_jax.networks.identity import Identity
-from vae_jax.networks.interface import Heads, Module, Network, Params, Shape
+from vae_jax.networks.interface import (
+    Heads,
+    Module,
+    Network,
+    Params,
+    Shape,
+    WithoutParameters,
+)
 from vae_jax.networks.masked import MaskedMLP, PixelCNN
 from vae_jax.registry import Registry
 
@@ -53,6 +60,7 @@ __all__ = [
     "Shape",
     "Transformer",
     "UNet",
+    "WithoutParameters",
     "hidden_layers",
     "side_by_side",
 ]

@@ -1,6 +1,8 @@
 """The interface of every network to the rest of the library."""
 
 import abc
+import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -28,6 +30,23 @@ class Module(Protocol):
 
     def apply(self, variables: Any, /, *inputs: jax.Array) -> Any:
         """Returns the outputs for the inputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutParameters:
+    """A module that is a function of its inputs alone."""
+
+    function: Callable[..., Any]
+
+    def init(self, key: jax.Array, /, *inputs: jax.Array) -> Any:
+        """See ``Module``."""
+        del key, inputs
+        return {"params": {}}
+
+    def apply(self, variables: Any, /, *inputs: jax.Array) -> Any:
+        """See ``Module``."""
+        del variables
+        return self.function(*inputs)
 
 
 class Network(abc.ABC):
