@@ -15,6 +15,7 @@ from experiments.report import terminal
 from experiments.report.differences import compare_sides
 from experiments.report.groups import group_members
 from experiments.report.members import members_of
+from experiments.report.page import write_report
 from experiments.report.pairs import Side
 from experiments.runner.images import Images
 from experiments.runner.reevaluation import (
@@ -107,6 +108,15 @@ def test_the_report_shows_the_way_from_noise(folder):
         arrays = folder.members.arrays(found["run"])
         assert len(arrays["picture/trajectories"]) % STEPS == 0
         assert not {"picture/traversals", "picture/interpolations"} & arrays.keys()
+
+
+def test_a_chain_with_classes_has_a_report(data, tmp_path):
+    own = config(steps=(4,))
+    own["model"] |= {"condition_on": "label"}
+    folder = trained(tmp_path / "labelled", own, data)
+    write_report(folder, results(folder), [])
+    page = (folder.path / "report.html").read_text()
+    assert "a row for each chain. y is the label of a test image." in page
 
 
 def test_beside_a_chain_all_are_ranked_by_the_elbo(folder):
