@@ -1,12 +1,16 @@
 """Tests of trained models: latents, walks, scores, and every kind of model."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
+from tests.chains import chain
 from vae_jax import trained, views
 from vae_jax.likelihoods import make_likelihood
 from vae_jax.model import make_vae
+from vae_jax.samplers import SAMPLERS
 from vae_jax.trained import TrainedModel
 
 KINDS = {
@@ -170,6 +174,84 @@ def test_walks_refuse_values_that_make_no_sense(images, call, message):
         call(own, images)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith(".")
+
+
+# --- chains of latents ---
+
+
+@pytest.fixture(scope="module")
+def of_chain():
+    """Returns a chain of images with three classes."""
+    model, params = chain(num_classes=3, label_dropout=0.1, noise_steps=8)
+    return TrainedModel(model, params, jax.random.key(3))
+
+
+def test_a_chain_has_samplers_with_steps_and_guidance(of_chain):
+    key, labels = jax.random.key(4), np.arange(40) % 3
+    for call in (of_chain.sample, functools.partial(of_chain.sample, sampler="ddim")):
+        found = [
+            call(40, key, labels, **options)
+            for options in (
+                {},
+                {"steps": 8},
+                {"steps": 3},
+                {"guidance": 4.0},
+                {"guidance": 0.0},
+            )
+        ]
+        assert found[0].shape == (40, 4, 4)
+        same, *others = ((found[0] == each).mean() for each in found[1:])
+        assert same > 0.99  # Up to rounding.
+        assert all(share < 0.9 for share in others)
+    of_no_class = of_chain.sample(40, key, labels[::-1], sampler="ddim", guidance=0.0)
+    assert (of_no_class == found[-1]).mean() > 0.99
+
+
+def test_a_sampler_keeps_its_options_and_its_steps(of_chain):
+    key, labels = jax.random.key(4), np.arange(40) % 3
+    ddim = SAMPLERS.make("ddim", eta=1.0, steps=4)
+    first, same, other = (
+        of_chain.sample(40, key, labels, sampler=sampler, steps=steps)
+        for sampler, steps in ((ddim, 0), ("ancestral", 4), (ddim, 5))
+    )
+    assert (first == same).mean() > 0.99
+    assert (first == other).mean() < 0.9
+
+
+def test_steps_and_weights_share_a_program(of_chain):
+    before = trained._sample._cache_size()
+    for steps, weight in ((2, 3.0), (3, 0.5), (4, 7)):
+        of_chain.sample(
+            5, jax.random.key(0), sampler="heun", steps=steps, guidance=weight
+        )
+    assert trained._sample._cache_size() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "dim"}, r"sampler is 'dim': it is unknown \(did you mean 'ddim'"),
+        ({"sampler": 3}, r"sampler is 3: it must be of type Sampler\. Give a name"),
+        ({"steps": -1}, "steps is -1: it must be a whole number of at least 0"),
+        ({"guidance": -1}, "guidance is -1: it must be at least 0"),
+        ({"guidance": np.nan}, "guidance is nan: it must be finite"),
+    ],
+)
+def test_ways_of_sampling_that_make_no_sense_are_refused(of_chain, options, message):
+    with pytest.raises(ValueError, match=message):
+        of_chain.sample(2, jax.random.key(0), **options)
+
+
+def test_models_without_chain_or_classes_have_no_samplers_or_guidance(images):
+    own = build(images, "bernoulli", {"widths": (4,)})
+    assert own.sample(2, jax.random.key(0), sampler="ancestral").shape == (2, 4, 4)
+    for options in ({"sampler": "heun"}, {"steps": 4}, {"guidance": 2.0}):
+        with pytest.raises(ValueError, match=r"prior is .*: it is no chain of latents"):
+            own.sample(2, jax.random.key(0), **options)
+    for parts in ({}, {"num_classes": 3}):
+        plain = TrainedModel(*chain(**parts), jax.random.key(3))
+        with pytest.raises(ValueError, match=r"num_classes is 0|label_dropout is 0\.0"):
+            plain.sample(2, jax.random.key(0), guidance=2.0)
 
 
 # --- models with classes ---

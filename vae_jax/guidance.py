@@ -8,19 +8,23 @@ gives images that are more typical of their class, and less different.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
 
+from vae_jax.checks import Range
 from vae_jax.diffusion import Denoised, read_output
 from vae_jax.networks import Denoiser, DenseDenoiser, Module, Params
 from vae_jax.priors.diffusion import DiffusionFamily, DiffusionPrior
 
 # log p(y|z_t), nats, ``[N]``: of latents ``[N, D]`` and their gamma ``[N]``.
 LogClass = Callable[[jax.Array, jax.Array], jax.Array]
+
+# Of classifier-free guidance; 1 is none.
+Weight = Annotated[float, Range(at_least=0)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ as a one-hot vector before z; networks say how their encoders take it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from vae_jax.checks import (
     require_type,
 )
 from vae_jax.distributions import Posterior
+from vae_jax.guidance import classifier_free
 from vae_jax.likelihoods import Likelihood
 from vae_jax.networks import NETWORKS, Identity, Network, Shape, side_by_side
 from vae_jax.parts import Parts, require_chain
@@ -38,6 +40,7 @@ from vae_jax.posteriors import POSTERIORS, make_posterior
 from vae_jax.priors import Prior, make_prior, priors_of
 from vae_jax.registry import Registry, refuse_option
 from vae_jax.rows import MOST_CLASSES
+from vae_jax.samplers import Sampler
 
 Params = dict[str, Any]
 
@@ -264,12 +267,52 @@ class VAE(Parts):
         outputs = outputs_of(x)
         return self.likelihood.mean(outputs), self.likelihood.sample(key, outputs)
 
+    def sample_latents(
+        self,
+        params: Params,
+        key: jax.Array,
+        num_samples: int,
+        labels: jax.Array | None = None,
+        sampler: Sampler | None = None,
+        guidance: jax.Array | float | None = None,
+    ) -> jax.Array:
+        """Returns samples z ~ p(z), ``[num_samples, latent]``.
+
+        Args:
+            params: the model's parameters.
+            key: a typed key.
+            num_samples: number of samples.
+            labels: the class of each, ``[num_samples]``; None without classes.
+            sampler: of a chain of latents, its way from noise to z; None for its own,
+                the model itself.
+            guidance: of a chain of latents that can be guided, the weight of
+                classifier-free guidance towards the classes; None without guidance.
+
+        Raises:
+            ValueError: a sampler or guidance of a model that does not allow it.
+        """
+        if self.has_density and (sampler is not None or guidance is not None):
+            raise ValueError(
+                f"prior is {type(self.prior_family).__name__}: it is no chain of "
+                "latents, which alone has samplers and guidance. Leave them out, or "
+                "choose the prior 'diffusion'."
+            )
+        of_classes = self.rows.join(jnp.zeros((num_samples, self.num_pixels)), labels)
+        prior: Any = self.prior(params, of_classes)
+        if guidance is not None:
+            prior = classifier_free(prior, guidance)
+        sample = prior.sample if sampler is None else functools.partial(sampler, prior)
+        z: jax.Array = sample(key, num_samples)
+        return z
+
     def generate(
         self,
         params: Params,
         key: jax.Array,
         num_samples: int,
         labels: jax.Array | None = None,
+        sampler: Sampler | None = None,
+        guidance: jax.Array | float | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Returns ancestral samples: z ~ p(z), then x ~ p(x|z).
 
@@ -279,17 +322,23 @@ class VAE(Parts):
             num_samples: number of images.
             labels: the class of each, ``[num_samples]``; if None and there are classes,
                 all are drawn with equal probabilities.
+            sampler: as in ``sample_latents``.
+            guidance: as in ``sample_latents``.
 
         Returns:
             The mean of each pixel and a draw, each ``[num_samples, D]``, as in
             ``sample_images``.
+
+        Raises:
+            ValueError: as in ``sample_latents``.
         """
         latent_key, pixel_key = jax.random.split(key)
         if labels is None:
             # The next child of the key; the split above gives children 0 and 1.
             labels = self.rows.draw_labels(jax.random.fold_in(key, 2), num_samples)
-        of_classes = self.rows.join(jnp.zeros((num_samples, self.num_pixels)), labels)
-        z = self.prior(params, of_classes).sample(latent_key, num_samples)
+        z = self.sample_latents(
+            params, latent_key, num_samples, labels, sampler, guidance
+        )
         return self.sample_images(params, pixel_key, z, labels)
 
 

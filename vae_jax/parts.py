@@ -75,6 +75,11 @@ class Parts:
         return bool(getattr(self.posterior_family, "is_noise", False))
 
     @property
+    def can_be_guided(self) -> bool:
+        """Whether a chain of latents has learned to do without the class, too."""
+        return bool(getattr(self.prior_family, "label_dropout", 0.0))
+
+    @property
     def is_autoregressive(self) -> bool:
         """Whether a pixel depends on the pixels before it, given z."""
         return self.network.is_autoregressive

@@ -10,8 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vae_jax import views
-from vae_jax.checks import require_count, require_key
+from vae_jax.checks import (
+    require_count,
+    require_declared,
+    require_key,
+    require_type,
+)
 from vae_jax.evidence import ImportanceEstimate, importance_estimate
+from vae_jax.guidance import Weight
 from vae_jax.measure import (
     expected_intensity,
     latent_mean,
@@ -22,6 +28,7 @@ from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
 from vae_jax.rows import Rows
+from vae_jax.samplers import SAMPLERS, Ancestral, Sampler
 from vae_jax.training import MemberKeys
 
 # Most images on the device at once, and most of them computed together.
@@ -255,22 +262,39 @@ class TrainedModel(_OnArrays):
         return self.decode(prior.with_means_below(z, layer) if layer else z, labels)
 
     def sample(
-        self, num_images: int, key: jax.Array, labels: ArrayLike | None = None
+        self,
+        num_images: int,
+        key: jax.Array,
+        labels: ArrayLike | None = None,
+        *,
+        sampler: str | Sampler = "ancestral",
+        steps: int = 0,
+        guidance: float = 1.0,
     ) -> np.ndarray:
         """Returns images x ~ p(x|z) with z ~ p(z), as integers.
+
+        A chain of latents has other samplers, and guidance: with them z is not from
+        p(z). All numbers of steps and weights but 1 share a compiled program.
 
         Args:
             num_images: number of images.
             key: a typed key.
             labels: the class of each; if None, a model with classes draws all classes
                 with equal probabilities.
+            sampler: of a chain, a name in ``samplers.SAMPLERS``, or one with options.
+            steps: of the sampler; 0 for its own: those of the chain, if it is a name.
+            guidance: of a chain with classes and ``label_dropout``, the weight of
+                classifier-free guidance; 1 for none, 0 for images of no class.
 
         Raises:
-            ValueError: ``num_images`` is less than 1, ``key`` is not one typed key, or
-                labels are not allowed.
+            ValueError: ``num_images`` is less than 1, ``key`` is not one typed key,
+                labels are not allowed, or the model does not allow the sampler, the
+                steps or the guidance.
         """
         require_count("num_images", num_images)
         require_key("key", key)
+        require_declared("guidance", guidance, Weight)
+        way, weight = _way(sampler, steps), None if guidance == 1 else float(guidance)
         self._keys()
         y: np.ndarray | None = None
         if labels is not None:
@@ -283,6 +307,8 @@ class TrainedModel(_OnArrays):
                 jax.random.fold_in(key, first) if first else key,
                 size,
                 None if y is None else np.resize(y[first:], size).astype(np.int32),
+                way,
+                weight,
             )
             for first in range(0, num_images, size)
         ]
@@ -403,6 +429,16 @@ def _require_latent(model: VAE, latent: int) -> None:
         )
 
 
+def _way(sampler: str | Sampler, steps: int) -> Sampler | None:
+    """Returns a sampler with its steps; None for that of every model, p(z) itself."""
+    if isinstance(sampler, str):
+        sampler = SAMPLERS.make(sampler)
+    example = "a name such as 'ddim', or one as SAMPLERS.make('ddim', eta=0.5) is"
+    require_type("sampler", sampler, Sampler, example)
+    sampler = dataclasses.replace(sampler, steps=steps or sampler.steps)
+    return None if sampler == Ancestral() else sampler
+
+
 def _numbers(
     name: str, values: ArrayLike, shape: tuple[int, ...], why: str, remedy: str
 ) -> np.ndarray:
@@ -508,6 +544,8 @@ def _sample(
     params: Params,
     key: jax.Array,
     num_images: int,
-    labels: jax.Array | None = None,
+    labels: jax.Array | None,
+    sampler: Sampler | None,
+    guidance: jax.Array | None,
 ) -> jax.Array:
-    return model.generate(params, key, num_images, labels)[1]
+    return model.generate(params, key, num_images, labels, sampler, guidance)[1]
