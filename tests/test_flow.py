@@ -1,10 +1,13 @@
 """Tests of the likelihood of the probability flow, against normal data's answers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.chains import CHAIN
 from tests.test_samplers import ENDS, exact_chain
 from tests.test_samplers import images as images  # A fixture.
 from vae_jax.diffusion import ExactDenoiser
@@ -20,14 +23,14 @@ def latents(chain, images, num):
     rng = np.random.default_rng(1)
     x = rng.multivariate_normal(images.mean, images.covariance, num)
     noise = rng.standard_normal(x.shape)
-    gamma = jnp.full(num, ENDS["gamma_min"])
+    gamma = jnp.full(num, ENDS.gamma_min)
     return chain.family.process.noised(jnp.float32(x), gamma, jnp.float32(noise))
 
 
 def exact_log_prob(process, images, z):
     """Returns log p(z_0) of the flow: it stretches each principal direction."""
     eigenvalues, directions = np.linalg.eigh(images.covariance)
-    ends = [jnp.float32(end) for end in ENDS.values()]
+    ends = [jnp.float32(end) for end in (ENDS.gamma_min, ENDS.gamma_max)]
     alphas, sigmas = (
         [float(part(end)) for end in ends] for part in (process.alpha, process.sigma)
     )
@@ -80,12 +83,10 @@ def exact_model(images):
         make_likelihood("gaussian_pixel", 256),
         image_shape=(1, 3, 1),
         latent_dim=3,
-        network="identity",
-        posterior="noise",
-        prior="diffusion",
-        denoiser=ExactDenoiser(images, *ENDS.values()),
+        **CHAIN,
+        denoiser=ExactDenoiser(images, **dataclasses.asdict(ENDS)),
         predicts="data",
-        **ENDS,
+        **dataclasses.asdict(ENDS),
     )
     half = jnp.full(3, 0.5)
     return model, model.init(jax.random.key(0), half, half)
