@@ -62,6 +62,22 @@ def test_a_plane_keeps_its_columns_and_is_shown_whole():
     assert grid.info[CUT_FIELD] == grid.height
 
 
+def test_rows_of_a_plane_that_belong_together_have_a_larger_gap_below():
+    images = np.random.default_rng(0).random((12, 8, 8, 1))
+    pixels = np.asarray(plane_grid(images, 2, 3))
+    scale = 21  # Of 173 pixels for each column.
+    step, parts = 8 * scale + 2, enlarged(images, scale)
+    assert pixels.shape[:2] == (6 * step - 2 + 6, 2 * step - 2)
+    for i, image in enumerate(parts):
+        row, column = divmod(i, 2)
+        tile = pixels[row * step + 6 * (row // 3) :, column * step :]
+        np.testing.assert_array_equal(tile[: step - 2, : step - 2, :-1], image)
+    gap = pixels[3 * step - 2 : 3 * step + 6]
+    assert not gap.any()
+    with pytest.raises(ValueError, match="reshape"):
+        plane_grid(images, 2, 4)
+
+
 def test_reconstruction_grid_puts_each_reconstruction_below_its_original():
     originals = np.zeros((8, 28, 28, 1))
     pixels = np.asarray(reconstruction_grid(originals, originals + 1))

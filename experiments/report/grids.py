@@ -53,17 +53,25 @@ def image_grid(images: np.ndarray) -> Image.Image:
     return _mosaic(_tiles(images), _GAP)
 
 
-def plane_grid(images: np.ndarray, columns: int) -> Image.Image:
+def plane_grid(images: np.ndarray, columns: int, rows: int = 1) -> Image.Image:
     """Returns images at the points of a plane, which is shown whole.
 
     Args:
         images: [n, H, W, C] intensities, clipped to [0, 1]; C is 1 or 3.
         columns: number of images in a row.
+        rows: number of rows that belong together; a larger gap follows them.
 
     Raises:
-        ValueError: the shape is not that of images.
+        ValueError: the shape is not that of images, or the last rows are not whole.
     """
-    return _mosaic(_tiles(images, _WIDTH // columns - _GAP), _GAP, columns)
+    tiles = _tiles(images, _WIDTH // columns - _GAP)
+    if rows == 1:
+        return _mosaic(tiles, _GAP, columns)
+    tiles = np.pad(tiles, [(0, 0), (0, _GAP), (0, 0), (0, 0)])
+    _, height, width, channels = tiles.shape
+    pillars = tiles.reshape(-1, rows, columns, height, width, channels)
+    pillars = pillars.swapaxes(1, 2).reshape(-1, rows * height, width, channels)
+    return _mosaic(pillars[:, :-_GAP], _PAIR_GAP, columns)
 
 
 def _tiles(images: np.ndarray, side: int = _MOST_ENLARGED) -> np.ndarray:
