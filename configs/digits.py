@@ -104,7 +104,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         }
     )
     config.evaluation = ml_collections.ConfigDict(
-        {"num_samples": 500, "chunk": 50, "batch_size": 100, "class_samples": 50}
+        {
+            "num_samples": 500,
+            "chunk": 50,
+            "batch_size": 100,
+            "class_samples": 50,
+            "sampler": "ancestral",
+            "sampler_steps": 0,
+            "guidance": 1.0,
+        }
     )
     config.parallel = ml_collections.ConfigDict(
         {

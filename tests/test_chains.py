@@ -1,6 +1,8 @@
 """Tests of experiments with diffusion models, which are chains of latents."""
 
+import ast
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -8,16 +10,22 @@ import pytest
 
 from experiments.data.images import load_data
 from experiments.evaluation.columns import TABLES
-from experiments.evaluation.stored_arrays import STEPS
+from experiments.evaluation.stored_arrays import (
+    GUIDANCE_WEIGHTS,
+    SAMPLER_STEPS,
+    SAMPLERS_SHOWN,
+    STEPS,
+)
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
 from experiments.report import terminal
 from experiments.report.differences import compare_sides
 from experiments.report.groups import group_members
 from experiments.report.members import members_of
-from experiments.report.page import write_report
+from experiments.report.page import _pictures, write_report
 from experiments.report.pairs import Side
 from experiments.runner.images import Images
+from experiments.runner.measuring import sampling_of
 from experiments.runner.reevaluation import (
     check_flow,
     check_sandwich,
@@ -28,13 +36,16 @@ from experiments.runner.reevaluation import (
 from experiments.runner.task import GroupTask
 from experiments.runs.trained import load
 from experiments.settings import grid
-from tests.folders import small_sweep
+from tests.folders import refusal, small_sweep
 from tests.sweeps import row
 from tests.test_group_training import opened, train
+from vae_jax.measure import Sampling
+from vae_jax.samplers import Heun, PredictorCorrector
 
 
-def config(*, steps=(4, 0), schedule=("linear",)):
+def config(*, steps=(4, 0), schedule=("linear",), **evaluation):
     config = small_sweep()
+    config["evaluation"] |= evaluation
     config["model"] |= {
         "likelihood": "discretized_gaussian",
         "latent_dim": 64,
@@ -107,16 +118,59 @@ def test_the_report_shows_the_way_from_noise(folder):
     for found in results(folder):
         arrays = folder.members.arrays(found["run"])
         assert len(arrays["picture/trajectories"]) % STEPS == 0
-        assert not {"picture/traversals", "picture/interpolations"} & arrays.keys()
+        absent = {f"picture/{name}" for name in ("traversals", "interpolations")}
+        assert not (absent | {"picture/samples_by_guidance"}) & arrays.keys()
 
 
-def test_a_chain_with_classes_has_a_report(data, tmp_path):
-    own = config(steps=(4,))
-    own["model"] |= {"condition_on": "label"}
-    folder = trained(tmp_path / "labelled", own, data)
-    write_report(folder, results(folder), [])
-    page = (folder.path / "report.html").read_text()
+def test_the_report_compares_samplers_by_their_steps(folder):
+    for found in results(folder):
+        shown = folder.members.arrays(found["run"])["picture/samples_by_steps"]
+        shape = len(SAMPLERS_SHOWN), len(SAMPLER_STEPS), STEPS, -1
+        _, ddim, heun = shown.reshape(shape)
+        # The same noise: with many steps both solvers find the same images.
+        few, *_, many = np.abs(ddim - heun).mean(axis=(1, 2))
+        assert many < 0.1 * few
+    members = members_of(results(folder), pytest.fail)
+    drawn = _pictures(folder, group_members(members), pytest.fail)
+    assert all("samples_by_steps" in each for each in drawn.values())
+
+
+def labelled(**evaluation):
+    """Returns a configuration of one chain that knows classes and can do without."""
+    own = config(steps=(4,), **evaluation)
+    own["model"] |= {"condition_on": "label", "label_dropout": 0.5}
+    return own
+
+
+def test_the_report_compares_weights_of_guidance(data, tmp_path):
+    own = labelled(sampler="ddim", sampler_steps=3, guidance=2.0)
+    with_guidance = trained(tmp_path / "guided", own, data)
+    plain = trained(tmp_path / "plain", labelled(), data)
+    (run,) = plain.members.finished()
+    one, other = (each.members.arrays(run) for each in (with_guidance, plain))
+    changed = {
+        name
+        for name in one
+        if not np.array_equal(one[name], other[name], equal_nan=True)
+    }
+    names = "prior_means", "samples", "samples_by_guidance"
+    assert changed == {f"picture/{name}" for name in names}
+    for arrays in (one, other):
+        shown = arrays["picture/samples_by_guidance"]
+        assert shown.shape == (len(GUIDANCE_WEIGHTS) * 10, 8, 8, 1)
+        none, *others = shown.reshape(len(GUIDANCE_WEIGHTS), -1)
+        assert all(not np.allclose(none, each, atol=1e-3) for each in others)
+    for each in (plain, with_guidance):
+        write_report(each, each.members.results([run], pytest.fail), [])
+    page = (plain.path / "report.html").read_text()
     assert "a row for each chain. y is the label of a test image." in page
+    assert "Means of p(x|z, y), a column for each class" in page
+    assert "Each z is drawn from the prior. Each y" in page
+    assert "0, 1, 2, 4; all from the same noise." in page
+    assert "4, 16, 64, 256; a column starts at the same noise. The columns" in page
+    other = (with_guidance.path / "report.html").read_text()
+    way = "sampler = ddim, sampler steps = 3, guidance = 2.0."
+    assert f"; of a chain of latents with {way}" in other
 
 
 def test_beside_a_chain_all_are_ranked_by_the_elbo(folder):
@@ -227,3 +281,96 @@ def test_scores_of_chains_are_compared_by_the_elbo(folder):
     )
     with pytest.raises(SettingsError, match=r"whose score is its ELBO\. Add --elbo"):
         compare_sides(sides, "log_px", pytest.fail)
+
+
+# --- samplers and guidance in a configuration -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "line"),
+    [
+        ({"sampler": "ddim"}, "sampler is 'ddim'"),
+        ({"sampler_steps": 4}, "sampler_steps is 4"),
+        ({"guidance": 2.0}, "guidance is 2.0"),
+    ],
+)
+def test_samplers_and_guidance_need_a_chain(evaluation, line):
+    own = small_sweep()
+    own["evaluation"] |= evaluation
+    found = refusal(grid.expand, own)
+    assert found.startswith(f"config.evaluation.{line}: no model of the sweep is a ch")
+    # Both remedies, literally.
+    (name,) = evaluation
+    default = ast.literal_eval(re.search(r"Leave it at (.*), or", found)[1])
+    assert grid.expand(own | {"evaluation": own["evaluation"] | {name: default}})
+    assert "set config.model.prior and config.training.objective to 'diff" in found
+    own["model"]["prior"] = own["training"]["objective"] = "diffusion"
+    if name == "guidance":
+        assert "no chain of the sweep learns" in refusal(grid.expand, own)
+    else:
+        assert grid.expand(own)
+
+
+@pytest.mark.parametrize("condition_on", ["", "label"])
+def test_guidance_needs_a_chain_that_can_do_without_classes(condition_on):
+    own = config(guidance=2.0)
+    own["model"]["condition_on"] = condition_on
+    line = refusal(grid.expand, own)
+    assert line == (
+        "config.evaluation.guidance is 2.0: no chain of the sweep learns to do without "
+        "the class. Leave it at 1.0, or set config.model.condition_on to 'label' and "
+        "config.model.label_dropout to a share such as 0.1."
+    )
+    own["model"] |= {"condition_on": "label", "label_dropout": 0.1}
+    assert grid.expand(own)
+
+
+def test_beside_a_chain_other_models_have_no_sampler():
+    own = labelled(sampler="heun", guidance=2.0)
+    chain = own["model"] | {"objective": "diffusion"}
+    vae = small_sweep()["model"] | {"objective": "elbo"}
+    swept = ("likelihood", "latent_dim", "network", "posterior", "prior", "objective")
+    own["sweep"] = tuple({n: (each[n],) for n in swept} for each in (vae, chain))
+    own["model"] |= {"condition_on": "label"}
+    runs = grid.expand(own)
+    found = [
+        sampling_of(run.settings.model.example, run.settings.evaluation) for run in runs
+    ]
+    assert found[0] == Sampling()
+    assert (type(found[1].sampler), found[1].guidance) == (Heun, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "line"),
+    [
+        ({"sampler": "huen"}, r"sampler is 'huen': it is unknown .did you mean 'heun'"),
+        ({"sampler_steps": -1}, "sampler_steps is -1: it must be a whole number"),
+        ({"guidance": -0.5}, r"guidance is -0\.5: it must be at least 0"),
+        (
+            {"sampler_options": {"eta": 0.5}},
+            r"sampler_options\.eta is 0\.5: sampler 'ancestral' has no such option\. "
+            "Leave it out, or choose 'ddim'",
+        ),
+        (
+            {"sampler": "ddim", "sampler_options": {"eta": 2.0}},
+            r"sampler_options\.eta is 2\.0: it must be at least 0 and at most 1",
+        ),
+        (
+            {"sampler_options": {"steps": 2}},
+            r"sampler_options\.steps is 2: it is the field sampler_steps\. Set that",
+        ),
+    ],
+)
+def test_options_of_samplers_are_checked_by_name(evaluation, line):
+    assert re.match(rf"config\.evaluation\.{line}", refusal(expanded, evaluation))
+
+
+def expanded(evaluation):
+    return grid.expand(config(**evaluation))
+
+
+def test_options_of_a_sampler_reach_it():
+    own = {"sampler": "predictor_corrector", "sampler_steps": 5}
+    own["sampler_options"] = {"predictor": "heun", "langevin_steps": 2}
+    found = expanded(own)[0].settings.evaluation.build_sampler()
+    assert found == PredictorCorrector(5, predictor="heun", langevin_steps=2)

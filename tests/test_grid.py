@@ -289,7 +289,7 @@ OPTIONS_OF_CHAINS = {
     "weighting": "simple",
 }
 # Options by name have no values that suit all parts.
-BY_NAME = {f"{kind}_options" for kind in KINDS}
+BY_NAME = {f"{kind}_options" for kind in KINDS if kind in grid.AXES}
 # Another value is allowed only together with another posterior and objective.
 TOGETHER = ("upper_layers",)
 

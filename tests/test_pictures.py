@@ -18,6 +18,7 @@ from vae_jax.measure import Evaluation, Pictures
 
 OWN, OTHER = "0" * 64, "1" * 64
 GRIDS = ("reconstructions", "prior_means", "samples", "traversals", "interpolations")
+OF_CHAIN = ("trajectories", "samples_by_steps", "samples_by_guidance")
 NAMES = (*GRIDS, "manifold", "latents")
 
 
@@ -110,9 +111,11 @@ def test_a_run_of_two_latents_has_all_pictures_and_others_the_grids(tmp_path, dr
         name: array
         for name, array in arrays().items()
         if name not in ("picture/traversals", "picture/interpolations")
-    } | {"picture/trajectories": arrays()["picture/traversals"]}
+    } | {f"picture/{name}": np.ones((28, 4, 4, 1)) for name in OF_CHAIN}
     found = ensure(tmp_path / "chain", 3, load=lambda: of_chain, has_chain=True)
-    assert tuple(found) == (*GRIDS[:3], "trajectories")
+    assert tuple(found) == (*GRIDS[:3], *OF_CHAIN[:2])
+    chain = {"load": lambda: of_chain, "has_chain": True, "has_classes": True}
+    assert tuple(ensure(tmp_path / "guided", 3, **chain)) == (*GRIDS[:3], *OF_CHAIN)
     assert {path.stem for path in (tmp_path / "wide").iterdir()} == set(GRIDS)
 
 

@@ -4,6 +4,7 @@
 model. Both decode the mean of q(z|x).
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from vae_jax.evidence import ImportanceEstimate, importance_estimate
 from vae_jax.model import VAE, Params
 from vae_jax.per_image import map_images
 from vae_jax.products import float32_products
+from vae_jax.samplers import Sampler
 
 # Number of samples for E_q[z|x] if it has no closed form.
 _MEAN_SAMPLES = 100
@@ -231,6 +233,33 @@ class Pictures(NamedTuple):
     classes: jax.Array | None = None
     # E[x|z_t] of a chain of latents, from noise to an image, chain by chain.
     trajectories: jax.Array | None = None
+    # E[x|z] of a chain of latents, sampler by sampler with ever more steps; all from
+    # the same noise z_T, and of the first classes, if there are any.
+    samples_by_steps: jax.Array | None = None
+    # E[x|z, y] of a chain of latents that can be guided, weight by weight; of each
+    # weight one image for each class, from the same noise.
+    samples_by_guidance: jax.Array | None = None
+
+
+class Sampling(NamedTuple):
+    """How a chain of latents is sampled, in its pictures.
+
+    Attributes:
+        sampler: its way from noise to z; None for its own.
+        guidance: the weight of classifier-free guidance; None without guidance.
+        compared: samplers that are compared, without guidance.
+        steps: of each of these, in the place of its own.
+        weights: of guidance, which are compared with ``sampler``.
+    """
+
+    sampler: Sampler | None = None
+    guidance: float | None = None
+    compared: tuple[Sampler, ...] = ()
+    steps: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+_PLAIN = Sampling()
 
 
 @float32_products
@@ -246,6 +275,7 @@ def draw(
     num_walks: int,
     num_steps: int,
     num_classes: int,
+    sampling: Sampling = _PLAIN,
 ) -> Pictures:
     """Computes all pictures of a model as arrays.
 
@@ -263,15 +293,24 @@ def draw(
         manifold_side: number of values of each of the manifold's two latents.
         num_walks: number of interpolations, each between two images, and number of
             latents that are traversed, at most.
-        num_steps: number of images of each interpolation, traversal and class.
+        num_steps: number of images of each interpolation, traversal and class, and of
+            each number of steps.
         num_classes: number of classes that are shown, at most: the first ones.
+        sampling: how a chain of latents is sampled; only the default for other models.
     """
-    mean_key, generate_key, decode_key, walk_key, style_key = (
-        jax.random.fold_in(key, i) for i in range(5)
+    mean_key, generate_key, decode_key, walk_key, style_key, chain_key = (
+        jax.random.fold_in(key, i) for i in range(6)
     )
     posterior_means = posterior_mean(model, params, mean_key, x[:num_images])
     _, labels = model.rows.split(x[:num_images])
-    means, samples = model.generate(params, generate_key, num_images)
+    means, samples = model.generate(
+        params,
+        generate_key,
+        num_images,
+        sampler=sampling.sampler,
+        guidance=sampling.guidance,
+    )
+    compared = _compared(model, params, chain_key, sampling, num_steps, num_classes)
     if model.is_chain:
         prior: Any = model.prior(params, x[:num_walks])
         ways = prior.trajectory(walk_key, min(num_walks, len(x)), num_steps)
@@ -281,6 +320,7 @@ def draw(
             _intensity(model, means),
             _intensity(model, samples),
             trajectories=(ways.reshape(-1, model.num_pixels) + 1) / 2,
+            **compared,
         )
     quantiles = (jnp.arange(manifold_side) + 0.5) / manifold_side
     coordinates = jax.scipy.stats.norm.ppf(quantiles)
@@ -328,7 +368,64 @@ def draw(
         traversals,
         latents,
         *by_class,
+        **compared,
     )
+
+
+def _compared(
+    model: VAE,
+    params: Params,
+    key: jax.Array,
+    sampling: Sampling,
+    num_images: int,
+    num_classes: int,
+) -> dict[str, jax.Array]:
+    """Returns the pictures that compare samples of a chain, by their names.
+
+    Numbers of steps and weights are data: each sampler is compiled once for all.
+
+    Args:
+        model: the VAE.
+        params: its parameters.
+        key: a typed key; all images with the same place in their row start at the same
+            noise.
+        sampling: what is compared.
+        num_images: number of images for each number of steps.
+        num_classes: as in ``draw``.
+    """
+    latent_key, decode_key = jax.random.split(key)
+    classes = jnp.arange(model.num_classes)
+    first = jnp.resize(classes, (num_images,)) if model.num_classes else None
+
+    def latents(labels: jax.Array | None, *way: Any) -> jax.Array:
+        num = num_images if labels is None else len(labels)
+        return model.sample_latents(params, latent_key, num, labels, *way)
+
+    def by_steps(sampler: Any) -> jax.Array:
+        def row(steps: jax.Array) -> jax.Array:
+            return latents(first, dataclasses.replace(sampler, steps=steps))
+
+        rows: jax.Array = jax.lax.map(row, jnp.array(sampling.steps))
+        return rows
+
+    def decoded(z: jax.Array, labels: jax.Array | None) -> jax.Array:
+        """Returns E[x|z] of latents [rows, images, latent]."""
+        labels = None if labels is None else jnp.tile(labels, len(z))
+        flat = z.reshape(-1, model.latent_dim)
+        return expected_intensity(model, params, decode_key, flat, labels)
+
+    found = {}
+    if sampling.compared:
+        z = jnp.concatenate([by_steps(sampler) for sampler in sampling.compared])
+        found["samples_by_steps"] = decoded(z, first)
+    if sampling.weights:
+        shown = classes[:num_classes]
+        z = jax.lax.map(
+            lambda weight: latents(shown, sampling.sampler, weight),
+            jnp.array(sampling.weights),
+        )
+        found["samples_by_guidance"] = decoded(z, shown)
+    return found
 
 
 def _traversals(

@@ -15,6 +15,10 @@ MANIFOLD_SIDE = 10
 WALKS = 8  # number of interpolations, and most latents that are traversed
 STEPS = 7  # images of each, and of each class
 CLASSES = 12  # most classes that are shown
+# Of chains of latents: samplers with numbers of steps, and weights of guidance.
+SAMPLERS_SHOWN = ("ancestral", "ddim", "heun")
+SAMPLER_STEPS = (4, 16, 64, 256)
+GUIDANCE_WEIGHTS = (0.0, 1.0, 2.0, 4.0)
 _CLASS_NAMES = "class_names"
 
 

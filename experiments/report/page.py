@@ -19,6 +19,11 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation.columns import SHOWN, Column
+from experiments.evaluation.stored_arrays import (
+    GUIDANCE_WEIGHTS,
+    SAMPLER_STEPS,
+    SAMPLERS_SHOWN,
+)
 from experiments.files.templates import templates
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
@@ -28,6 +33,8 @@ from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.scores import if_readable
 from experiments.report.style import rendered, styles_of
 from experiments.runs.folder import RunFolder
+from experiments.settings.options import OF_CHAINS
+from experiments.settings.schema import EvaluationSettings
 
 # Browsers open a page quickly that has at most so many members with pictures in a
 # group, and at most so many bytes of pictures.
@@ -90,6 +97,10 @@ def write_report(
         warnings=[*findings.warn(members), *left_out],
         sections=sections,
         drawn=drawn,
+        way=_way(folder.config()),
+        sampler_names=SAMPLERS_SHOWN,
+        sampler_steps=SAMPLER_STEPS,
+        guidance_weights=[f"{weight:g}" for weight in GUIDANCE_WEIGHTS],
         provenance={
             "Evaluation": evaluation,
             "Configuration": folder.config(),
@@ -213,6 +224,17 @@ def _evaluation(members: Sequence[Member]) -> dict[str, list[Any]]:
         for name, column, some in facts
         if some
     }
+
+
+def _way(config: Mapping[str, Any]) -> str:
+    """Returns how chains of latents are sampled, in words; '' if by their own steps."""
+    section = config.get("evaluation")
+    given = section if isinstance(section, Mapping) else {}
+    return ", ".join(
+        f"{name.replace('_', ' ')} = {value}"
+        for name in OF_CHAINS
+        if (value := given.get(name, {})) not in ({}, getattr(EvaluationSettings, name))
+    )
 
 
 def _environment(found: Mapping[str, Any]) -> dict[str, Any]:

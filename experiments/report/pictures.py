@@ -14,7 +14,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from experiments.evaluation.stored_arrays import (
+    GUIDANCE_WEIGHTS,
     MANIFOLD_SIDE,
+    SAMPLER_STEPS,
     SHOWN,
     STEPS,
     class_names,
@@ -35,8 +37,9 @@ _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
 # classes, and of two latents, if its prior is a standard normal.
 _WALKS, _CLASSES = ("traversals", "interpolations"), ("classes",)
 _OF_A_PLANE = "manifold", "latents"
-# And those of a chain of latents, in the place of walks.
-_CHAIN = ("trajectories",)
+# And those of a chain of latents: of images, in the place of walks; and if it knows
+# classes and can do without.
+_CHAIN, _GUIDED = ("trajectories", "samples_by_steps"), ("samples_by_guidance",)
 _GRIDS = ("reconstructions", "prior_means", "samples", *_WALKS)
 
 
@@ -71,14 +74,13 @@ def ensure(
         folder: the folder of the run's pictures; its name is that of the run.
         latent_dim: of the run; runs of two latents have pictures of their plane.
         has_classes: whether its model has classes, which are then shown.
-        has_chain: whether it has a chain of latents, which is shown if that is of
-            images.
+        has_chain: whether it has a chain of latents, whose samples are then compared.
         fingerprint: of the run; its pictures carry it.
         load: returns the arrays that ``to_store`` made; called if one is needed.
         report: receives a line if pictures are missing and cannot be drawn or written.
     """
     wanted = _GRIDS + _CLASSES * has_classes + _OF_A_PLANE * (latent_dim == 2)
-    wanted += _CHAIN * has_chain
+    wanted += _CHAIN * has_chain + _GUIDED * (has_chain and has_classes)
     found = {
         name: picture
         for name in wanted
@@ -109,7 +111,7 @@ def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a run has this picture, which not every run has."""
     stored = "manifold" if name in _OF_A_PLANE else name
     return (
-        name not in _WALKS + _CLASSES + _CHAIN + _OF_A_PLANE
+        name not in _WALKS + _CLASSES + _CHAIN + _GUIDED + _OF_A_PLANE
         or f"picture/{stored}" in arrays
     )
 
@@ -142,6 +144,11 @@ def _draw(name: str, arrays: Mapping[str, np.ndarray]) -> Image.Image:
             return plane_grid(arrays["picture/manifold"], MANIFOLD_SIDE)
         case "classes" | "traversals" | "interpolations" | "trajectories":
             return plane_grid(arrays[f"picture/{name}"], STEPS)
+        case "samples_by_steps":
+            return plane_grid(arrays[f"picture/{name}"], STEPS, len(SAMPLER_STEPS))
+        case "samples_by_guidance":
+            images = arrays[f"picture/{name}"]
+            return plane_grid(images, len(images) // len(GUIDANCE_WEIGHTS))
         case "latents":
             labels, names = arrays.get("test/labels"), class_names(arrays)
             return latent_scatter(arrays["test/posterior_mean"], labels, names)

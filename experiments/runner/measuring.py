@@ -1,6 +1,5 @@
 """Measures one member of a group on the test images: functions that are compiled."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -9,7 +8,10 @@ import numpy as np
 
 from experiments.evaluation.stored_arrays import (
     CLASSES,
+    GUIDANCE_WEIGHTS,
     MANIFOLD_SIDE,
+    SAMPLER_STEPS,
+    SAMPLERS_SHOWN,
     SHOWN,
     STEPS,
     WALKS,
@@ -19,8 +21,9 @@ from experiments.settings.schema import EvaluationSettings, Settings
 from vae_jax import views
 from vae_jax.diagnostics import LatentUse, likelihood_floor, measure_latent_use
 from vae_jax.likelihoods import Likelihood
-from vae_jax.measure import Evaluation, Pictures, draw, evaluate
+from vae_jax.measure import Evaluation, Pictures, Sampling, draw, evaluate
 from vae_jax.model import VAE, Params
+from vae_jax.samplers import SAMPLERS
 from vae_jax.training import Member, MemberKeys
 
 
@@ -46,8 +49,32 @@ def evaluate_member(
             drawn from, ``[M, D]`` each.
     """
     key, (x, images) = MemberKeys.of(member.key).evaluate, test
-    sizes = dataclasses.asdict(options)
-    return evaluate(model, params, key, x, images, member.latent_mask, **sizes)
+    return evaluate(
+        model,
+        params,
+        key,
+        x,
+        images,
+        member.latent_mask,
+        num_samples=options.num_samples,
+        chunk=options.chunk,
+        batch_size=options.batch_size,
+        class_samples=options.class_samples,
+    )
+
+
+def sampling_of(model: VAE, options: EvaluationSettings) -> Sampling:
+    """Returns how a model is sampled in its pictures; only chains have a choice."""
+    if model.has_density:
+        return Sampling()
+    is_guided = model.can_be_guided and options.guidance != 1
+    return Sampling(
+        options.build_sampler(),
+        options.guidance if is_guided else None,
+        tuple(SAMPLERS.make(name) for name in SAMPLERS_SHOWN),
+        SAMPLER_STEPS,
+        GUIDANCE_WEIGHTS * model.can_be_guided,
+    )
 
 
 def measure_member(
@@ -66,9 +93,18 @@ def measure_member(
         "decompose": settings.diagnostics.latents,
         "num_permutations": settings.diagnostics.permutations,
     }
+    sampling = sampling_of(model, settings.evaluation)
     return Measured(
         evaluate_member(model, settings.evaluation, params, member, *test),
-        draw(model, params, keys.pictures, x, member.latent_mask, **sizes),
+        draw(
+            model,
+            params,
+            keys.pictures,
+            x,
+            member.latent_mask,
+            sampling=sampling,
+            **sizes,
+        ),
         measure_latent_use(
             model, params, keys.diagnose, x, member.latent_mask, **asked
         ),

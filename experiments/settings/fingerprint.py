@@ -159,7 +159,7 @@ _LIBRARIES = ("vae_jax", "jax", "jaxlib", "flax")
 
 def _own_modules(settings: Settings) -> dict[str, str]:
     """Returns the digest of the source of each part of the user's own, by its kind."""
-    chosen = vars(settings.model) | vars(settings.training)
+    chosen = vars(settings.model) | vars(settings.training) | vars(settings.evaluation)
     found = {}
     named: dict[str, Any] = {"activation": ACTIVATIONS}
     if settings.model.prior == "diffusion":

@@ -15,6 +15,7 @@ from experiments.settings.options import (
     KINDS,
     REGISTRIES,
     option_fields,
+    refuse_sampling,
     refuse_unused,
     same_model,
     takers,
@@ -132,7 +133,9 @@ def expand(config: Mapping[str, Any]) -> tuple[Run, ...]:
                     f"{first.name}. Leave one of them out, or give an axis that only "
                     "some parts take a grid of its own, config.sweep=[{...}, {...}]."
                 )
-    refuse_unused([run.settings for run in runs.values()])
+    every = [run.settings for run in runs.values()]
+    refuse_unused(every)
+    refuse_sampling(every)
     return tuple(runs.values())
 
 
@@ -237,7 +240,7 @@ def _values(path: str, axis: str, values: Any) -> tuple[Any, ...]:
         SettingsError: there is no such axis, or it has no values, or other ones.
     """
     name = f"{path}{axis}"
-    if axis in (f"{kind}_options" for kind in KINDS):
+    if axis in (f"{kind}_options" for kind in KINDS if kind in AXES):
         raise SettingsError(
             f"{name} is no axis: options by name are the same in all runs. Register "
             "the part once more, as functools.partial(PART, OPTION=VALUE), and sweep "

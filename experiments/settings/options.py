@@ -1,8 +1,8 @@
 """Options of a model's parts: the fields of a configuration that reach each part.
 
-A part (likelihood, network, posterior, prior, objective) takes options. Every field
-that is marked with an ``Option`` goes to each part with an option of that name; an
-option without a field is given by name, in ``KIND_options``.
+A part (likelihood, network, posterior, prior, objective, sampler) takes options. Every
+field that is marked with an ``Option`` goes to each part with an option of that name;
+an option without a field is given by name, in ``KIND_options``.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ import inspect
 from collections.abc import Container, Sequence
 from typing import Annotated, Any, TypeVar
 
-from experiments.settings.values import convert, prefixed
+from experiments.messages.errors import SettingsError
+from experiments.settings.values import Options, convert, prefixed
 from vae_jax.checks import require_declared
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.networks import NETWORKS
@@ -19,6 +20,7 @@ from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS, priors_of
 from vae_jax.registry import Registry, refuse_option
+from vae_jax.samplers import SAMPLERS
 
 REGISTRIES: dict[str, Registry[Any]] = {
     "likelihood": LIKELIHOODS,
@@ -26,6 +28,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "posterior": POSTERIORS,
     "prior": PRIORS,
     "objective": OBJECTIVES,
+    "sampler": SAMPLERS,
 }
 KINDS = tuple(REGISTRIES)  # of parts
 
@@ -160,7 +163,7 @@ def refuse_unused(every: Sequence[Any]) -> None:
     Raises:
         SettingsError: naming the first one, its parts, and the remedy.
     """
-    for name in ("model", "training"):
+    for name in ("model", "training", "evaluation"):
         sections = {getattr(settings, name): None for settings in every}
         unused = [_without_effect(section) for section in sections]
         common = set(unused[0]).intersection(*unused[1:]) if unused else ()
@@ -175,3 +178,44 @@ def refuse_unused(every: Sequence[Any]) -> None:
             neutral = f"Leave it at {unused[0][field]!r}"
             with prefixed(f"config.{name}."):
                 refuse_option(marker.name, value, parts, field=field, neutral=neutral)
+
+
+# The fields of ``evaluation`` that say how a chain of latents is sampled.
+OF_CHAINS = ("sampler", "sampler_steps", "sampler_options", "guidance")
+
+
+def refuse_sampling(every: Sequence[Any]) -> None:
+    """Refuses a sampler or guidance that is given, but that no run of a sweep allows.
+
+    Args:
+        every: the settings of each run.
+
+    Raises:
+        SettingsError: naming the first such field, and the remedy.
+    """
+    evaluation = every[0].evaluation
+    values, defaults = (
+        {name: getattr(owner, name) for name in OF_CHAINS}
+        for owner in (evaluation, type(evaluation))
+    )
+    given = [name for name in OF_CHAINS if values[name] != defaults[name]]
+    if not given:
+        return
+    models = (model.example for model in {settings.model for settings in every})
+    chains = [model for model in models if not model.has_density]
+    name, why = given[0], "no model of the sweep is a chain of latents"
+    remedy = "set config.model.prior and config.training.objective to 'diffusion'"
+    if chains:
+        if "guidance" not in given or any(chain.can_be_guided for chain in chains):
+            return
+        name, why = "guidance", "no chain of the sweep learns to do without the class"
+        remedy = (
+            "set config.model.condition_on to 'label' and config.model.label_dropout "
+            "to a share such as 0.1"
+        )
+    value, default = (
+        dict(each[name]) if isinstance(each[name], Options) else each[name]
+        for each in (values, defaults)
+    )
+    remedy = f"Leave it at {default!r}, or {remedy}"
+    raise SettingsError.of(f"config.evaluation.{name}", value, why, remedy)

@@ -135,7 +135,10 @@ def _for_parts(cls: type, field: str) -> str:
 
 def _parts(kind: str) -> list[tuple[str, ...]]:
     """Returns a row for each part of a kind, with its options."""
-    section = field_types(Settings)["training" if kind == "objective" else "model"]
+    sections: Iterable[Any] = field_types(Settings).values()
+    (section,) = (
+        cls for cls in sections if kind in getattr(cls, "__dataclass_fields__", ())
+    )
     rows: list[tuple[str, ...]] = []
     for name, part in REGISTRIES[kind].items():
         about = summary(getattr(part, "func", part))

@@ -20,6 +20,7 @@ from experiments.trackers.interface import DEFAULT, TRACKERS
 from vae_jax import population
 from vae_jax.checks import Count, CountOrZero, Range
 from vae_jax.diffusion import NOISE_SCHEDULES, PREDICTIONS
+from vae_jax.guidance import Weight
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import ACTIVATIONS, DENOISERS, NETWORKS, PRECISIONS
@@ -27,6 +28,7 @@ from vae_jax.objectives import OBJECTIVES
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.priors import PRIORS
 from vae_jax.priors.diffusion import WEIGHTINGS
+from vae_jax.samplers import SAMPLERS, Sampler
 from vae_jax.training import TrainingConfig, TrainingPlan
 
 _NO_OPTIONS = Options()
@@ -251,7 +253,7 @@ class DiagnosticsSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """How log p(x) of the test images is estimated.
+    """How log p(x) of test images is estimated, and chains of latents are sampled.
 
     Attributes:
         num_samples: importance samples per test image.
@@ -259,12 +261,31 @@ class EvaluationSettings:
         batch_size: images that are evaluated together.
         class_samples: importance samples per test image and class, for p(x) and p(y|x)
             of a model with classes; 0: they are not estimated.
+        sampler: the way from noise to the samples in the report, of a model whose prior
+            is a chain of latents.
+        sampler_steps: steps of the sampler; 0 for those of the chain, of which it takes
+            256 if they are infinitely many.
+        sampler_options: options of the sampler that have no field, by name.
+        guidance: weight of classifier-free guidance towards the class of these samples,
+            of a chain with ``label_dropout``; 1: none.
     """
 
     num_samples: Count
     chunk: Count
     batch_size: Count
     class_samples: CountOrZero = 50
+    sampler: Annotated[str, SAMPLERS] = "ancestral"
+    sampler_steps: Annotated[CountOrZero, Option("steps", kinds=("sampler",))] = 0
+    sampler_options: Options = _NO_OPTIONS
+    guidance: Weight = 1.0
+
+    def __post_init__(self) -> None:
+        with prefixed("config.evaluation."):
+            self.build_sampler()
+
+    def build_sampler(self) -> Sampler:
+        """Returns the sampler with its options."""
+        return SAMPLERS.make(self.sampler, **part_options(self, "sampler"))
 
 
 @dataclasses.dataclass(frozen=True)

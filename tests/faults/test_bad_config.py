@@ -450,7 +450,13 @@ OTHER_VALUES = (
     {**CHAIN, "model.noise_schedule": "cosine", "model.noise_steps": 4},
     {**CHAIN, "model.gamma_min": -7.0, "model.gamma_max": 4.0},
     {**CHAIN, "model.preserves_variance": False},
-    {**CHAIN, "model.label_dropout": 0.5, "model.condition_on": "label"},
+    {**CHAIN, "evaluation.sampler": "ddim", "evaluation.sampler_steps": 4},
+    {
+        **CHAIN,
+        "model.label_dropout": 0.5,
+        "model.condition_on": "label",
+        "evaluation.guidance": 2.0,
+    },
     {
         "model.condition_on": "label",
         "data.labelled_per_class": 1,
