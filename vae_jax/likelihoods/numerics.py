@@ -284,8 +284,8 @@ def _log_normal_mass(
     distance = jnp.where(middle < 0, -middle, middle)
     narrow = (width * jnp.maximum(distance, 1.0) < 0.5) & ~edge
 
-    near_factor, near_exponent = _normal_tail(near)
-    far_factor, far_exponent = _normal_tail(jnp.where(edge, near, high))
+    near_factor, near_exponent = normal_tail(near)
+    far_factor, far_exponent = normal_tail(jnp.where(edge, near, high))
     tail_exponent = near_exponent - 0.5 * near * near
     tail = near_factor * jnp.exp(tail_exponent)
     ratio = jnp.where(
@@ -319,7 +319,7 @@ def _log_normal_mass(
     return exponent + jnp.log(factor)
 
 
-def _normal_tail(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def normal_tail(t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns s, p with Q(t) = s e^(p - t^2/2), the normal upper tail at t >= 0."""
     s = 1.0 / (1.0 + _TAIL_RATE * t)
     return s, polynomial(2.0 * s - 1.0, _TAIL_COEFFICIENTS)

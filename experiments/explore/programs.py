@@ -1,0 +1,80 @@
+"""JAX functions as programs of the page.
+
+    weights = Weights()
+    decode = program(lambda z: {"image": ...}, {"z": z}, {}, weights)
+
+A program is the list of operations that the function's own jaxpr holds, so that
+networks, likelihoods and priors of any kind need no second form in JavaScript. A
+function with a primitive that the page does not have is refused by the name of it.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.explore.operations import FORMULAS, LOWERINGS
+from experiments.explore.writer import MissingError, Weights, Writer
+
+__all__ = ["MissingError", "Weights", "engine", "program", "stored"]
+
+_ENGINE = Path(__file__).with_name("engine.js")
+_TABLE = "/* One loop for each formula, by ``programs.engine``. */"
+
+
+def program(
+    function: Callable[..., Mapping[str, jax.Array]],
+    inputs: Mapping[str, jax.ShapeDtypeStruct],
+    defaults: Mapping[str, Any],
+    weights: Weights,
+) -> dict[str, Any]:
+    """Returns a function as the page reads it.
+
+    Args:
+        function: of the inputs, in their order; returns arrays by name.
+        inputs: shape and type of each input, by name.
+        defaults: arrays for inputs that need not be given.
+        weights: gets the numbers that the program needs.
+
+    Raises:
+        MissingError: the function needs an operation that the page does not have.
+    """
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*inputs.values())
+    writer = Writer(weights, LOWERINGS)
+    own = [writer.add(like) for like in inputs.values()]
+    found = writer.program(own, writer.call(traced, own))
+    outputs = sorted(shapes)  # the order of a dictionary's leaves in JAX
+    return found | {
+        "inputs": [
+            [name, place, weights.place(defaults[name]) if name in defaults else -1]
+            for name, place in zip(inputs, found["inputs"], strict=True)
+        ],
+        "outputs": list(zip(outputs, found["outputs"], strict=True)),
+    }
+
+
+def stored(array: np.ndarray) -> str:
+    """Returns an array as base64 of float32."""
+    return base64.b64encode(np.asarray(array, np.float32).tobytes()).decode()
+
+
+def engine() -> str:
+    """Returns the script that executes programs, with a loop for each formula.
+
+    A loop of its own for each formula is several times as fast as one loop that calls
+    functions, and the page may not make functions of text.
+    """
+    loops = "\n".join(f"    {name}: {_loop(text)}," for name, text in FORMULAS.items())
+    return _ENGINE.read_text().replace(_TABLE, loops.lstrip())
+
+
+def _loop(formula: str) -> str:
+    """Returns the loop of a formula over x, y, z; their steps are 0 or 1."""
+    read = re.sub(r"\b([xyz])\b", lambda name: f"{name[1]}[i * {name[1]}Step]", formula)
+    arguments = "out, x, xStep, y, yStep, z, zStep"
+    body = f"for (let i = 0; i < out.length; i++) out[i] = {read};"
+    return f"({arguments}) => {{ {body} }}"
