@@ -52,7 +52,7 @@ EXPERIMENTS = {
     "evaluation": 4,
     "runs": 5,
     "runner": 6,
-    "explore": 6,
+    "explorer": 6,
     "report": 7,
     "launch": 8,
     "command_line": 9,

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.explore.writer import Lowering, Value, Writer
+from experiments.explorer.writer import Lowering, Value, Writer
 from vae_jax.likelihoods.numerics import normal_tail
 
 # JavaScript of each elementwise primitive, of inputs x, y, z; bool is 0 or 1.

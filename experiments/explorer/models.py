@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.explore.programs import MissingError, Weights, program, stored
+from experiments.explorer.programs import MissingError, Weights, program, stored
 from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian, latent_noise
 from vae_jax.measure import expected_intensity

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.explore.operations import FORMULAS, LOWERINGS
-from experiments.explore.writer import MissingError, Weights, Writer
+from experiments.explorer.operations import FORMULAS, LOWERINGS
+from experiments.explorer.writer import MissingError, Weights, Writer
 
 __all__ = ["MissingError", "Weights", "engine", "program", "stored"]
 
