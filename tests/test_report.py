@@ -7,8 +7,6 @@ import itertools
 import json
 import math
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from experiments.messages.errors import FolderError
 from experiments.report import page as report
 from experiments.report.groups import group_members
 from experiments.report.members import members_of
+from tests.browser import Browser, needs_chromium
 from tests.folders import opened, owners_of, reseal, save_member
 
 ROW = {
@@ -261,34 +260,33 @@ def test_nothing_is_wider_than_a_phone_but_what_scrolls_by_itself(page):
     assert all(box["tabindex"] == "0" for box in boxes)
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-
-
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+@needs_chromium
 def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path):
     """This includes long names, paths and digests, which have no place to break."""
     long = "x" * 300
     rows = [row | {"dataset": long} for row in sweep()]
     config = {"data": {"path": f"/{long}" * 4, "digests": [long]}, long: {long: long}}
     path = write_report(write_run(tmp_path / "run", rows, config=config)).path
-    measure = "document.title = document.documentElement.scrollWidth"
-    frame = f"<iframe src='{path.as_uri()}' width=390 height=800></iframe>"
-    path.write_text(path.read_text() + f"<script>{measure}</script>")
-    # A window of the browser itself may be wider than 390 pixels.
-    (tmp_path / "phone.html").write_text(
-        frame + "<script>onload = () => document.body.append("
-        "document.querySelector('iframe').contentDocument.title)</script>"
-    )
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'own'}"]
-    dom = subprocess.run(
-        [*command, (tmp_path / "phone.html").as_uri()],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
-    assert int(re.search(r"</iframe>.*?(\d+)", dom, re.DOTALL)[1]) <= 390
+    with Browser(tmp_path / "own") as browser:
+        tab = browser.open(path, width=390)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not tab.errors
+
+
+@needs_chromium
+def test_a_click_on_a_heading_sorts_the_rows(page, tmp_path):
+    with Browser(tmp_path) as browser:
+        tab = browser.open(page.path)
+        heading = "document.querySelectorAll('table.sortable th')[3]"
+        scores = (
+            f"[...document.querySelector('table.sortable').tBodies[0].rows].map(row =>"
+            f" Number(row.cells[{heading}.cellIndex].dataset.value))"
+        )
+        for click, reverse in ((0, False), (1, True)):
+            tab.evaluate(f"{heading}.firstElementChild.click()")
+            found = [value for value in tab.evaluate(scores) if value is not None]
+            assert found == sorted(found, reverse=reverse), click
+        assert not tab.errors
 
 
 def test_best_member_of_each_group_comes_first(page):
