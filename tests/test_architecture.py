@@ -57,8 +57,8 @@ EXPERIMENTS = {
     "launch": 8,
     "command_line": 9,
     "theory": 10,
-    **dict.fromkeys(("sweep", "train", "evaluate", "compare", "export", "replay"), 10),
-    **dict.fromkeys(("prepare", "papers"), 10),
+    **dict.fromkeys(("sweep", "train", "evaluate", "compare", "export", "explore"), 10),
+    **dict.fromkeys(("replay", "prepare", "papers"), 10),
 }
 FORBIDDEN_IN_LIBRARY = {
     "absl",

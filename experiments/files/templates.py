@@ -5,15 +5,15 @@ from pathlib import Path
 import jinja2
 
 
-def templates(folder: Path, *, autoescape: bool = False) -> jinja2.Environment:
-    """Returns the templates in a folder; a name without a value is an error.
+def templates(*folders: Path, autoescape: bool = False) -> jinja2.Environment:
+    """Returns the templates in folders; a name without a value is an error.
 
     Args:
-        folder: the folder.
+        *folders: the folders; the first that has a template counts.
         autoescape: whether text is escaped, as a page of HTML needs it.
     """
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

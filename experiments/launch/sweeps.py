@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from experiments.data.images import load_data
+from experiments.data.sources import Split
 from experiments.evaluation.columns import in_order
 from experiments.files.tables import write_table
 from experiments.launch.jobs import Launch, refuse_earlier_jobs
@@ -91,7 +92,7 @@ def train_and_report(
         left_out = []
         if folder and reports:
             send_the_rest(folder, runs)
-            left_out = report(folder, runs)
+            left_out = report(folder, runs, data.test)
         if failed:
             raise LaunchError(failed)
         return left_out
@@ -118,7 +119,7 @@ def send_the_rest(folder: RunFolder, runs: Sequence[Run]) -> None:
             folder.tracking.finish(row)
 
 
-def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
+def report(folder: RunFolder, runs: Sequence[Run], images: Split) -> list[str]:
     """Writes the table and the report of all finished runs, and prints both.
 
     Runs that cannot be read are left out and named; the others are reported.
@@ -126,6 +127,7 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
     Args:
         folder: the run folder.
         runs: all runs of the configuration.
+        images: the test images.
 
     Returns:
         Lines on what was left out.
@@ -146,7 +148,7 @@ def report(folder: RunFolder, runs: Sequence[Run]) -> list[str]:
         if rows:
             table = folder.path / "results.csv"
             write_table(table, [in_order(row) for row in rows])
-            page = write_report(folder, rows, left_out)
+            page = write_report(folder, rows, left_out, runs, images)
             folder.tracking.report([table, page])
             print_results(rows, folder.config())
             CONSOLE.print(f"numbers: {table}\nreport:  {page}")

@@ -17,22 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
+from experiments.data.sources import Split
 from experiments.evaluation.columns import SHOWN, Column
 from experiments.evaluation.stored_arrays import (
     GUIDANCE_WEIGHTS,
     SAMPLER_STEPS,
     SAMPLERS_SHOWN,
 )
-from experiments.files.templates import templates
+from experiments.explorer.page import MOST_BYTES, explore, pages
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
+from experiments.report.best import best_of_each_likelihood
 from experiments.report.groups import Group, group_members
 from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.scores import if_readable
 from experiments.report.style import rendered, styles_of
 from experiments.runs.folder import RunFolder
+from experiments.settings.grid import Run
 from experiments.settings.options import OF_CHAINS
 from experiments.settings.schema import EvaluationSettings
 
@@ -40,12 +44,16 @@ from experiments.settings.schema import EvaluationSettings
 # group, and at most so many bytes of pictures.
 _MOST_PICTURED = 200
 _MOST_BYTES = 2**25
+# An explorer may have so many bytes also where pictures fill the page.
+_LEAST_EXPLORED = 2_000_000
 
 
 def write_report(
     folder: RunFolder,
     rows: Sequence[Mapping[str, Any]],
     left_out: list[str],
+    runs: Sequence[Run] = (),
+    images: Split | None = None,
 ) -> Path:
     """Writes `report.html` into a run folder and returns its path.
 
@@ -54,6 +62,9 @@ def write_report(
         rows: its results, of at least one run.
         left_out: lines on what could not be read, which the page shows; lines on what
             the page leaves out are appended.
+        runs: those of the configuration, of which the page explores the best of each
+            likelihood; without them it explores none.
+        images: the test images; None: the page explores those that a run stored.
 
     Raises:
         FolderError: there are no results that can be shown, or the folder cannot be
@@ -68,7 +79,7 @@ def write_report(
     drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
     read = {measure: if_readable(folder, measure) for measure in ("score", "bound")}
-    sections = []
+    sections, svgs = [], list[bytes]()
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
         styles = styles_of(group.labels(group.axes[LIKELIHOOD]))
@@ -76,6 +87,7 @@ def write_report(
         for chart, svg in drawn_charts:
             name = f"{chart.name}_{group.key}.svg"
             write_atomically(folder.path / "figures" / name, svg)
+            svgs.append(svg)
         sections.append(
             {
                 "group": group,
@@ -88,9 +100,15 @@ def write_report(
             }
         )
     evaluation = _evaluation(members)
-    pages = templates(Path(__file__).parent, autoescape=True)
-    pages.filters |= {"value": _format, "uri": _data_uri}
-    page = pages.get_template("report.html.jinja").render(
+    explorer = None
+    if runs:
+        pngs = [picture.png for own in drawn.values() for picture in own.values()]
+        room = MOST_BYTES - sum(map(len, pngs + svgs)) * 4 // 3  # They are in base64.
+        best = best_of_each_likelihood(groups, runs)
+        explorer = explore(folder, best, images, max(room, _LEAST_EXPLORED))
+    templates = pages(Path(__file__).parent)
+    templates.filters |= {"value": _format, "uri": _data_uri}
+    page = templates.get_template("report.html.jinja").render(
         title=f"Variational autoencoders on {', '.join(evaluation['data'])}",
         overview=findings.overview(members),
         lost=findings.lost(members),
@@ -101,6 +119,8 @@ def write_report(
         sampler_names=SAMPLERS_SHOWN,
         sampler_steps=SAMPLER_STEPS,
         guidance_weights=[f"{weight:g}" for weight in GUIDANCE_WEIGHTS],
+        explorer=explorer,
+        sorting=Markup((Path(__file__).parent / "sorting.js").read_text("utf-8")),
         provenance={
             "Evaluation": evaluation,
             "Configuration": folder.config(),

@@ -1,0 +1,50 @@
+// Starts the explorer: one model, and another one beside it, on the same image.
+//
+// page.py puts these files, in the order of their use, into one function of the page:
+// latents, elements, model, map, panel, easel, explorer. Engine comes before them.
+
+// Shows one model, and a second one beside it, on the same image.
+class Explorer {
+  constructor(root, {models, points}) {
+    const {image, levels} = models[0], shared = new Points(points, image[0] * image[1] * image[2], levels);
+    this.models = models.map(facts => new Model(facts, shared));
+    this.panels = [null, null];
+    this.places = [0, 1].map(() => ({above: make('div'), below: make('div')}));
+    this.easel = new Easel(image, levels, shared, (...chosen) => this.setImage(...chosen));
+    const titles = models.map(({title}) => title);
+    const second = models.length > 1 ? select('Beside it', ['none', ...titles], i => this.open(1, i - 1)).node : null;
+    const panels = part => make('div', {className: 'panels'}, ...this.places.map(place => place[part]));
+    this.stage = make('div', {className: 'stage'}, panels('above'),
+      make('div', {}, make('h3', {}, 'The image'), this.easel.node, panels('below')));
+    root.replaceChildren(row(select('Model', titles, i => this.open(0, i)).node, second), this.stage);
+    this.open(0, 0);
+    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () =>
+      this.panels.forEach(panel => panel?.map.plane && panel.map.refresh()));
+  }
+
+  // Shows a model at a place, 0 or 1; none if there is no model with this number.
+  open(place, number) {
+    this.panels[place]?.close();
+    const model = this.models[number];
+    const panel = this.panels[place] = model ? new Panel(model, point => this.easel.choose(point)) : null;
+    for (const part of ['above', 'below']) {
+      this.places[place][part].replaceChildren(...panel ? [panel[part]] : []);
+      this.places[place][part].hidden = !panel;
+    }
+    this.stage.classList.toggle('alone', !this.panels[1]);
+    if (panel && this.image) panel.setImage(...this.image);
+  }
+
+  setImage(...image) {
+    this.image = image;
+    for (const panel of this.panels) panel?.setImage(...image);
+  }
+}
+
+const root = document.getElementById('explorer-root');
+try {
+  new Explorer(root, JSON.parse(document.getElementById('explorer-data').textContent));
+} catch (error) {
+  root.replaceChildren(make('p', {className: 'doubt', role: 'alert'},
+    `The explorer cannot start: the page is damaged, or this browser is too old (${error.message}). The rest of the page works.`));
+}

@@ -1,0 +1,263 @@
+"""The explorer as HTML: chosen models of a run folder, in one page that needs no other.
+
+    found = explore(folder, {run: "Laplace with 2 latents"}, images)
+    write_atomically(path, page(found, "Digits"))
+
+The page holds the models' programs and parameters, and test images. Its scripts run
+them; they load nothing, and a content security policy forbids it. A report embeds the
+same section.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from experiments.data.sources import Split
+from experiments.evaluation.stored_arrays import class_names
+from experiments.explorer import models, programs
+from experiments.files.templates import templates
+from experiments.files.tensors import Arrays
+from experiments.messages.errors import CommandError, one_line
+from experiments.runs.folder import RunFolder
+from experiments.runs.trained import StoredModel, stored_model
+from experiments.settings.grid import Run
+from vae_jax import views
+from vae_jax.model import num_parameters
+
+MOST_BYTES = 6_000_000  # of a page
+_MOST_POINTS = 500
+_MOST_POINT_BYTES = 1_000_000
+_PARAMETER_BYTES = 2 * 4 / 3  # half precision, in base64
+
+# Scripts, each of which uses those before it.
+_FILES = ("latents", "elements", "model", "map", "panel", "easel", "explorer")
+
+FOLDER = Path(__file__).parent
+
+
+class Explorer(NamedTuple):
+    """What a page shows.
+
+    Attributes:
+        data: models and test images as JSON without ``<``; '' if there is no model.
+        left_out: a line for each model that the page leaves out.
+    """
+
+    data: str
+    left_out: list[str]
+
+    @property
+    def scripts(self) -> list[Markup]:
+        """The scripts that show the data."""
+        if not self.data:
+            return []
+        own = "\n".join((FOLDER / f"{name}.js").read_text("utf-8") for name in _FILES)
+        whole = f"(() => {{\n'use strict';\n{own}}})();"
+        return [Markup(programs.engine()), Markup(whole)]
+
+
+def explore(
+    folder: RunFolder,
+    chosen: Mapping[Run, str],
+    images: Split | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Explorer:
+    """Returns the explorer of some finished runs.
+
+    Args:
+        folder: their folder.
+        chosen: the runs, those that matter most first, and a title for each.
+        images: the test images in their order; None: those that the runs stored.
+        most_bytes: of the models and images. A model that does not fit is left out.
+    """
+    left_out, found = list[str](), list[str]()
+    points: _Points | None = None
+    is_binary = False
+    for run, title in chosen.items():
+        try:
+            attempt = folder.members.result(run.name)["attempt"]
+            own = stored_model(folder, run, attempt)
+            arrays = folder.members.arrays(run.name)
+            if points is None:
+                points = _Points.of(own, arrays, images)
+                room = most_bytes - len(_json(points.facts(binary=True)))
+            needed = int(num_parameters(own.trained.params) * _PARAMETER_BYTES)
+            if needed <= room:  # Else it is not described, which takes time.
+                facts = _json(_described(own, run, title, arrays, points))
+                needed = len(facts)
+        except (CommandError, programs.MissingError) as error:
+            left_out.append(f"{title} is left out: {one_line(error)}")
+        except Exception as error:  # A part of one's own may be of any kind.
+            left_out.append(
+                f"{title} is left out: it cannot run in a page ({error!r})."
+            )
+        else:
+            if needed <= room:
+                found.append(facts)
+                is_binary |= own.trained.model.likelihood.view == "binary"
+                room -= needed
+            else:
+                left_out.append(
+                    f"{title} is left out: it has {needed / 1e6:.1f} MB, and the page "
+                    f"has room for {max(room, 0) / 1e6:.1f} MB more."
+                )
+    if points is None or not found:
+        return Explorer("", left_out)
+    shown = _json(points.facts(binary=is_binary))
+    return Explorer(f'{{"points":{shown},"models":[{",".join(found)}]}}', left_out)
+
+
+def _json(value: Any) -> str:
+    """Returns JSON that neither ends a script element nor starts another."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _encoded(array: np.ndarray, dtype: type[np.generic]) -> str:
+    """Returns the numbers of an array, little-endian, in base64."""
+    own = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<"))
+    return base64.b64encode(own.tobytes()).decode()
+
+
+class _Points(NamedTuple):
+    """Test images that the models of a page share.
+
+    Attributes:
+        images: the first of the test images, integers, ``[n, D]``.
+        levels: number of intensities.
+        labels: their places among ``names``, ``[n]``; None without labels.
+        names: of the labels.
+    """
+
+    images: np.ndarray
+    levels: int
+    labels: np.ndarray | None
+    names: list[str]
+
+    @classmethod
+    def of(cls, own: StoredModel, arrays: Arrays, images: Split | None) -> "_Points":
+        """Returns points for the models of a sweep.
+
+        Args:
+            own: one of these models.
+            arrays: those that its run stored.
+            images: the test images; None: those that are stored.
+        """
+        stored = arrays["picture/originals"]
+        shown = stored if images is None else images.images
+        count = min(len(shown), _MOST_POINTS, _MOST_POINT_BYTES // stored[0].size)
+        model = own.trained.model
+        rows = views.as_rows(shown[:count], model.image_shape, model.likelihood.levels)
+        labels = arrays.get("test/labels")
+        if labels is None:
+            return cls(rows, model.likelihood.levels, None, [])
+        kinds, known = np.unique(list(own.classes) or labels), class_names(arrays)
+        names = [known[k] if 0 <= k < len(known) else str(k) for k in kinds.tolist()]
+        places = np.searchsorted(kinds, labels[:count])
+        return cls(rows, model.likelihood.levels, places, names)
+
+    def facts(self, *, binary: bool) -> dict[str, Any]:
+        """Returns them for the page, with the draw of binary images if it is needed."""
+        facts: dict[str, Any] = {
+            "count": len(self.images),
+            "image": _encoded(self.images, np.uint8),
+            "label": None if self.labels is None else self.labels.tolist(),
+            "names": self.names,
+        }
+        if binary:
+            x = views.shared_draw("binary", views.TEST, self.images, self.levels)
+            facts["binary"] = _encoded(np.packbits(np.asarray(x, bool)), np.uint8)
+        return facts
+
+
+def _described(
+    own: StoredModel, run: Run, title: str, arrays: Arrays, points: _Points
+) -> dict[str, Any]:
+    """Returns a model for the page.
+
+    Args:
+        own: the model.
+        run: its run.
+        title: what it is, in words.
+        arrays: those that its run stored.
+        points: test images.
+
+    Raises:
+        MissingError: none of its programs can run in a page.
+    """
+    model = own.trained.model
+    facts: dict[str, Any] = models.describe(
+        own.trained,
+        name=run.name,
+        title=title,
+        likelihood=run.settings.model.likelihood,
+        classes=points.names if own.classes else None,
+    )
+    means = arrays["test/posterior_mean"][:, : model.latent_dim]
+    count = len(points.images)
+    if means.shape[-1] > 2 and "encode" in facts["programs"]:
+        facts["directions"] = _directions(means)
+    if "encode" not in facts["programs"] and "decode" in facts["programs"]:
+        facts["mean"] = _encoded(means[:count], np.float32)
+    if "bound" not in facts["programs"]:
+        scores = views.scores(
+            model.likelihood.view,
+            arrays["test/elbo"][:count],
+            model.num_pixels,
+            model.likelihood.levels,
+        )
+        facts["bound"] = _encoded(scores, np.float32)
+    return facts
+
+
+def _directions(means: np.ndarray) -> dict[str, str]:
+    """Returns the center of posterior means, and their first two principal axes."""
+    center = means.mean(axis=0)
+    _, _, axes = np.linalg.svd(means - center, full_matrices=False)
+    return {
+        "center": _encoded(center, np.float32),
+        "axes": _encoded(axes[:2], np.float32),
+    }
+
+
+# --- HTML -----------------------------------------------------------------------------
+
+
+def content_policy(scripts: Sequence[str]) -> str:
+    """Returns a content security policy: the page loads nothing and runs these scripts.
+
+    Args:
+        scripts: the texts of its script elements.
+    """
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    allowed = " ".join(hashes) or "'none'"
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "img-src data:",
+            "style-src 'unsafe-inline'",
+            f"script-src {allowed}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+
+
+def pages(*folders: Path) -> jinja2.Environment:
+    """Returns the templates of pages that may embed an explorer, with its own ones."""
+    found = templates(*folders, FOLDER, autoescape=True)
+    found.globals["content_policy"] = content_policy
+    return found
+
+
+def page(explorer: Explorer, title: str) -> str:
+    """Returns a page that holds an explorer alone."""
+    template = pages().get_template("page.html.jinja")
+    return template.render(explorer=explorer, title=title)

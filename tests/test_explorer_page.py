@@ -1,0 +1,365 @@
+"""Tests of experiments.explorer.page, and of the page in a browser."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments.data.images import load_data
+from experiments.explorer.page import content_policy, explore, page
+from experiments.runner.images import Images
+from experiments.runner.task import GroupTask
+from experiments.settings import grid
+from tests.browser import Browser, needs_chromium
+from tests.folders import small_sweep
+from tests.test_group_training import opened, train
+from tests.test_report import Page
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+def config():
+    own = small_sweep()
+    own["training"] |= {"num_epochs": 2, "validate_every": 1}
+    own["sweep"] = {
+        "likelihood": ("bernoulli", "discretized_logistic"),
+        "latent_dim": (2, 4),
+    }
+    return own
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return grid.expand(config())
+
+
+@pytest.fixture(scope="module")
+def data(runs):
+    return load_data(runs[0].settings.data)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, runs, data):
+    """Yields the folder of a small trained sweep; tests restore what they change."""
+    with opened(tmp_path_factory.mktemp("explorer") / "run", config()) as folder:
+        for group in grid.group(runs):
+            train(GroupTask(group, Images(data)).compile(), folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def explorer(folder, runs, data):
+    return explore(folder, {run: run.name for run in runs}, data.test)
+
+
+def read(text, tmp_path):
+    """Returns the elements of a page, and the JSON that it holds."""
+    path = tmp_path / "page.html"
+    path.write_text(text)
+    found = re.search(r'id="explorer-data">(.*?)</script>', text, re.S)
+    return Page(path), json.loads(found[1])
+
+
+def write(folder, explorer, title="Digits"):
+    path = folder / "page.html"
+    path.write_text(page(explorer, title))
+    return path
+
+
+# --- the file -------------------------------------------------------------------------
+
+
+def test_page_is_well_formed_and_needs_nothing_else(explorer, tmp_path):
+    own, facts = read(page(explorer, "Digits"), tmp_path)
+    assert not own.open_tags
+    assert not own.links
+    assert not explorer.left_out
+    assert len(facts["models"]) == 4
+    assert own.headings == [1, 2]
+
+
+def test_policy_allows_the_scripts_of_the_page_alone(explorer, tmp_path):
+    text = page(explorer, "Digits")
+    own, _ = read(text, tmp_path)
+    (policy,) = (a["content"] for _, a in own.tags if "http-equiv" in a)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    assert policy == content_policy(scripts)
+    parts = dict(part.split(" ", 1) for part in policy.split("; "))
+    assert parts["default-src"] == parts["base-uri"] == "'none'"
+    assert parts["script-src"].count("'sha256-") == len(scripts) == 2
+    assert "unsafe" not in parts["script-src"]
+    assert "eval(" not in text
+    assert "new Function" not in text
+
+
+def test_page_has_the_test_images_and_their_labels(explorer, data, tmp_path):
+    _, facts = read(page(explorer, "Digits"), tmp_path)
+    points = facts["points"]
+    assert points["count"] == 297
+    assert points["names"] == [str(digit) for digit in range(10)]
+    assert points["label"] == data.test.labels.tolist()
+
+
+def test_without_images_page_has_those_that_a_run_stored(folder, runs, tmp_path):
+    found = explore(folder, {runs[0]: "model"})
+    _, facts = read(page(found, "Digits"), tmp_path)
+    assert facts["points"]["count"] == 32
+
+
+def test_models_that_do_not_fit_are_left_out_by_name_and_size(folder, runs, data):
+    chosen = {run: f"model {i}" for i, run in enumerate(runs)}
+    whole = explore(folder, chosen, data.test)
+    some = explore(folder, chosen, data.test, len(whole.data) // 2)
+    assert 0 < len(some.data) <= len(whole.data) // 2
+    assert some.left_out
+    for line in some.left_out:
+        words = r"model \d is left out: it has 0\.\d MB, and the page has room for 0\."
+        assert re.match(words, line)
+        assert line.split(" is left out")[0] not in some.data
+    none = explore(folder, chosen, data.test, 0)
+    assert (none.data, len(none.left_out)) == ("", 4)
+    assert "No model can be explored." in page(none, "Digits")
+
+
+def test_a_model_without_parameters_is_left_out_and_named(folder, runs, data):
+    path = folder.path / "members" / runs[0].name / "params.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(b"damaged")
+    try:
+        found = explore(folder, {runs[0]: "first", runs[1]: "second"}, data.test)
+    finally:
+        path.write_bytes(content)
+    (line,) = found.left_out
+    assert line.startswith("first is left out: cannot read the arrays in")
+    assert [own["title"] for own in json.loads(found.data)["models"]] == ["second"]
+
+
+def test_a_model_that_surprises_is_left_out_and_named(folder, runs, data, monkeypatch):
+    def describe(trained, **words):
+        raise ZeroDivisionError("of one's own part")
+
+    monkeypatch.setattr("experiments.explorer.models.describe", describe)
+    found = explore(folder, {runs[0]: "first"}, data.test)
+    assert found.left_out == [
+        "first is left out: it cannot run in a page (ZeroDivisionError(\"of one's own "
+        'part")).'
+    ]
+
+
+def hostile(folder, run, data):
+    """Returns an explorer whose names are markup, and 300 characters long."""
+    members, name = folder.members, run.name
+    arrays = members.arrays(name)
+    classes = json.dumps([HOSTILE] * 9 + [300 * "x"]).encode()
+    changed = arrays | {"class_names": np.frombuffer(classes, np.uint8)}
+    own = members.params(name), members.result(name)
+    bits = members.bits_depend_on(name)
+    members.save(name, *own, changed, bits)
+    try:
+        found = explore(folder, {run: HOSTILE + 300 * "x"}, data.test)
+    finally:
+        members.save(name, *own, arrays, bits)
+    return found._replace(left_out=[HOSTILE])
+
+
+def test_names_never_become_markup(folder, runs, data, tmp_path):
+    own, facts = read(page(hostile(folder, runs[0], data), HOSTILE), tmp_path)
+    assert facts["models"][0]["title"].startswith(HOSTILE)
+    assert not own.open_tags
+    assert "img" not in [tag for tag, _ in own.tags]
+
+
+# --- in a browser ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, explorer):
+    return write(tmp_path_factory.mktemp("page"), explorer)
+
+
+def text_of(tab, selector):
+    return tab.evaluate(f"document.querySelector({selector!r}).textContent")
+
+
+def place(tab, selector):
+    """Returns the middle of an element in the window, after scrolling to it."""
+    return tab.evaluate(
+        f"(e => (e.scrollIntoView({{block: 'center'}}), e = e.getBoundingClientRect(),"
+        f" [e.x + e.width / 2, e.y + e.height / 2]))(document.querySelector("
+        f"{selector!r}))"
+    )
+
+
+BOUND = "/ELBO .* nats of KL/.test(document.querySelector('.explorer').textContent)"
+PIXELS = (
+    "[...document.querySelector('.decoded canvas').getContext('2d')"
+    ".getImageData(0, 0, 8, 8).data].join()"
+)
+CAPTION = "document.querySelector('.image figcaption').textContent"
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_page_opens_without_an_error_and_loads_nothing(browser, file, dark):
+    tab = browser.open(file, dark=dark)
+    tab.wait(BOUND)
+    assert tab.evaluate("performance.getEntriesByType('resource').length") == 0
+    injected = (
+        "(s => (s.textContent = 'window.ran = 1', document.body.append(s),"
+        " window.ran ?? 0))(document.createElement('script'))"
+    )
+    assert not tab.errors
+    assert tab.evaluate(injected) == 0
+    assert tab.evaluate("fetch('data:,x').then(() => 1, () => 0)") == 0
+
+
+@needs_chromium
+def test_pointer_moves_z_and_a_click_chooses_a_test_image(browser, file):
+    tab = browser.open(file)
+    tab.wait(BOUND)
+    x, y = place(tab, "canvas.map")
+    before = tab.evaluate(PIXELS), text_of(tab, ".decoded output")
+    tab.pointer("Moved", x + 60, y + 60)
+    tab.wait(f"{PIXELS} !== {before[0]!r}")
+    assert text_of(tab, ".decoded output") != before[1]
+    # Without a click, z returns when the pointer leaves.
+    tab.pointer("Moved", 5, 5)
+    tab.wait(f"{PIXELS} === {before[0]!r}")
+    chosen = tab.evaluate(CAPTION)
+    for i in range(-40, 40, 4):  # Among 297 images, some lie near.
+        tab.pointer("Pressed", x + i, y, pressed=True)
+        tab.pointer("Released", x + i, y)
+    tab.wait(f"{CAPTION} !== {chosen!r}")
+    assert not tab.errors
+
+
+@needs_chromium
+def test_everything_is_reached_and_used_by_the_keyboard_alone(browser, file):
+    tab = browser.open(file)
+    tab.wait(BOUND)
+    names = []
+    for _ in range(60):
+        tab.key("Tab")
+        name = tab.evaluate(
+            "(e => e.getAttribute('aria-label') ?? e.labels?.[0]?.textContent ?? "
+            "e.textContent)(document.activeElement)"
+        )
+        if tab.evaluate("document.activeElement === document.body"):
+            break
+        assert name
+        names.append(name)
+        kind = name.split(" ")[0]
+        if kind == "Plane" and "Arrow" in name:
+            before = text_of(tab, ".decoded output")
+            tab.key("ArrowRight", shift=True)
+            tab.wait(f"document.querySelector('output').textContent !== {before!r}")
+            tab.key("Enter")
+            tab.wait("document.activeElement.matches('.map')")
+        elif kind == "All":
+            tab.key("Enter")
+            assert tab.evaluate("document.querySelector('details').open")
+        elif name.startswith("z1") and not name.startswith("z1z2"):
+            before = tab.evaluate(PIXELS)
+            for _ in range(20):
+                tab.key("ArrowRight")
+            tab.wait(f"{PIXELS} !== {before!r}")
+        elif "draws" in name:
+            for key in (" ", "ArrowRight", " "):
+                tab.key(key)
+            tab.wait(
+                "document.querySelector('.easel canvas').getAttribute('aria-label')"
+                ".startsWith('Your drawing')"
+            )
+    text = " ".join(names)
+    for word in (
+        "Model",
+        "Beside it",
+        "Plane",
+        "test images",
+        "contours",
+        "Draw z",
+        "All latents",
+        "z2",
+        "Arrow keys move the pen",
+        "Clear",
+        "Ink",
+        "Pen",
+        "A file",
+    ):
+        assert word in text, word
+    assert not tab.errors
+
+
+@needs_chromium
+def test_two_models_are_compared_on_one_image(browser, file):
+    tab = browser.open(file)
+    tab.wait(BOUND)
+    tab.evaluate(
+        "(s => (s.value = 4, s.dispatchEvent(new Event('change'))))"
+        "(document.querySelectorAll('#explorer-root select')[1])"
+    )
+    tab.wait("document.querySelectorAll('canvas.map').length === 2")
+    tab.wait("(document.body.textContent.match(/ELBO/g) ?? []).length >= 2")
+    assert not tab.errors
+
+
+@needs_chromium
+def test_a_file_of_another_size_is_refused_in_place_and_can_be_resized(browser, file):
+    tab = browser.open(file)
+    tab.wait(BOUND)
+    drop = """(async (name, type, width, height) => {
+        const canvas = Object.assign(document.createElement('canvas'), {width, height});
+        canvas.getContext('2d').fillStyle = 'white';
+        canvas.getContext('2d').fillRect(0, 0, width, height);
+        const blob = await new Promise(done => canvas.toBlob(done));
+        const data = new DataTransfer();
+        data.items.add(new File([type ? blob : 'words'], name));
+        const event = new DragEvent('drop', {bubbles: true, dataTransfer: data});
+        document.querySelector('.image').dispatchEvent(event);
+    })"""
+    notice = "document.querySelector('.image .note').textContent"
+    tab.evaluate(f"{drop}('<b>.png', true, 20, 10)")
+    words = "<b>.png has 20 × 10 pixels, and the models are of 8 × 8."
+    tab.wait(f"{notice}.includes({words!r})")
+    tab.evaluate("document.querySelector('.image .note button').click()")
+    tab.wait(f"{CAPTION} === '<b>.png' && {notice} === ''")
+    tab.evaluate(f"{drop}('right.png', true, 8, 8)")
+    tab.wait(f"{CAPTION} === 'right.png'")
+    tab.evaluate(f"{drop}('words.png', false, 8, 8)")
+    tab.wait(f"{notice} === 'words.png is no image that this browser reads.'")
+    assert not tab.errors
+
+
+@needs_chromium
+def test_a_phone_shows_it_without_scrolling_sideways(
+    browser, folder, runs, data, tmp_path
+):
+    """This includes long names, which have no place to break, and names of markup."""
+    tab = browser.open(write(tmp_path, hostile(folder, runs[0], data)), width=390)
+    tab.wait(BOUND)
+    tab.evaluate("document.querySelector('details').open = true")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert tab.evaluate("document.images.length") == 0
+    assert not tab.errors
+
+
+@needs_chromium
+def test_damage_is_said_in_place(browser, explorer, tmp_path):
+    path = write(tmp_path, explorer)
+    text = path.read_text()
+    for old, new, words in (
+        ('{"points":', '{"points', "The explorer cannot start: the page is damaged"),
+        ('"programs":{', '"programs":{},"lost":{', "No images: the page does not"),
+        ('"weights":', '"lost":', "does not run here:"),
+    ):
+        path.write_text(text.replace(old, new))
+        tab = browser.open(path)
+        tab.wait(f"document.body.textContent.includes({words!r})")
+        assert not tab.errors
