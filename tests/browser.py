@@ -21,8 +21,11 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM, reason=f"none of {', '.join(_NAMES)} is on PATH"
+)
 _KEYS = {"Tab": 9, "Enter": 13, " ": 32, "Home": 36}
 _KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 _SHIFT = 8

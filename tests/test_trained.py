@@ -24,14 +24,13 @@ KINDS = {
 
 
 def build(images, likelihood, parts):
-    components = parts.get("prior_components")
-    named = {name: value for name, value in parts.items() if name != "prior_components"}
+    named = {"latent_dim": 3} | parts
+    components = named.pop("prior_components", 0)
     if components:
         named["prior_options"] = {"components": components}
     model = make_vae(
         make_likelihood(likelihood, 17),
         image_shape=(4, 4, 1),
-        latent_dim=3,
         **named,
     )
     mean, std = views.pixel_statistics(images, 17)

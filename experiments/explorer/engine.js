@@ -186,12 +186,12 @@ globalThis.Engine = (() => {
           row.set(from.subarray(at * row.length, (at + 1) * row.length));
         });
         inner.run();
-        // Several states may be one array: all are read before one is written.
-        const next = inner.outputs.slice(0, carried).map((own) => own.slice());
-        state.forEach((own, i) => own.set(next[i]));
         inner.outputs.slice(carried).forEach((row, i) => {
           outputs[carried + i].set(row, at * row.length);
         });
+        // An output may be a state itself: all are read before one is written.
+        const next = inner.outputs.slice(0, carried).map((own) => own.slice());
+        state.forEach((own, i) => own.set(next[i]));
       }
       state.forEach((own, i) => outputs[i].set(own));
     };

@@ -15,6 +15,9 @@ take         slices at places that are numbers of another array
 scan         a program that is executed several times
 ===========  =======================================================================
 
+All numbers are float32; a conversion to bfloat16 rounds them, and what is computed with
+them is not rounded again.
+
 A convolution is a move, of the pixels below each place of the kernel side by side, and
 a product with the kernel; the product skips zeros, those of a dilation too.
 """
