@@ -1,7 +1,7 @@
 // The map: a plane through latent space, over which a reader moves.
 
 const SIDE = 340, MARGIN = 26, INSIDE = SIDE - 2 * MARGIN; // pixels of CSS
-const GRID = 81, SHARES = [0.5, 0.9], TILES = 13, NEAR = 9;
+const GRID = 121, SHARES = [0.5, 0.9], TILES = 13, NEAR = 9;
 
 // A canvas of a plane: test images, contours of q(z) and p(z), and the place of z.
 class PlaneMap {
@@ -105,11 +105,11 @@ class PlaneMap {
     context.beginPath();
     context.rect(MARGIN, MARGIN, INSIDE, INSIDE);
     context.clip();
-    if (shown.points) this.drawPoints(context);
     if (shown.contours && plane.names[1]) {
-      this.drawContours(context, model.prior(plane), css('--soft'), 1);
-      this.drawContours(context, model.posteriors(plane), css('--accent'), 1.8);
+      this.drawRegions(context, model.posteriors(plane));
+      this.drawContours(context, model.prior(plane));
     }
+    if (shown.points) this.drawPoints(context);
     context.restore();
   }
 
@@ -147,15 +147,33 @@ class PlaneMap {
     });
   }
 
-  drawContours(context, gaussians, strokeStyle, lineWidth) {
+  // The density of Gaussians on a grid, and its levels that hold the SHARES of its mass.
+  levels(gaussians) {
     const grid = density(gaussians, this.reach, GRID);
-    Object.assign(context, {strokeStyle, lineWidth});
-      context.beginPath();
-    for (const level of gaussians.length ? SHARES.map(share => levelOf(grid, share)) : []) {
-      for (const segment of contour(grid, this.reach, GRID, level)) {
-        context.moveTo(...this.toPixels(segment.slice(0, 2)));
-        context.lineTo(...this.toPixels(segment.slice(2)));
-      }
+    return {grid, levels: SHARES.map(share => levelOf(grid, share))};
+  }
+
+  // Fills the region inside each level; inner ones are darker.
+  drawRegions(context, gaussians) {
+    if (!gaussians.length) return;
+    const {grid, levels} = this.levels(gaussians), canvas = make('canvas', {width: GRID, height: GRID});
+    const own = canvas.getContext('2d');
+    Object.assign(own, {fillStyle: css('--accent'), globalAlpha: 0.22});
+    grid.forEach((value, i) => levels.forEach(level => {
+      if (value > level) own.fillRect(i % GRID, GRID - 1 - Math.floor(i / GRID), 1, 1);
+    }));
+    const edge = INSIDE / (GRID - 1) / 2; // A pixel of the grid is around its place.
+    context.drawImage(canvas, MARGIN - edge, MARGIN - edge, INSIDE + 2 * edge, INSIDE + 2 * edge);
+  }
+
+  drawContours(context, gaussians) {
+    if (!gaussians.length) return;
+    const {grid, levels} = this.levels(gaussians);
+    context.strokeStyle = css('--soft');
+    context.beginPath();
+    for (const segment of levels.flatMap(level => contour(grid, this.reach, GRID, level))) {
+      context.moveTo(...this.toPixels(segment.slice(0, 2)));
+      context.lineTo(...this.toPixels(segment.slice(2)));
     }
     context.stroke();
   }

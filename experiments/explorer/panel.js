@@ -64,8 +64,8 @@ class Panel {
 
   meaning() {
     const {model} = this, prior = model.prior(Plane.ofLatents(model.names, 0, 1));
-    const q = 'Blue lines hold 50 % and 90 % of q(z), the mean of q(z|x) over these test images.';
-    const p = `Grey lines hold as much of p(z)${prior.length > 1 ? ', smoothed over its draws' : ''}.`;
+    const q = 'Blue regions hold 50 % and 90 % of q(z), the mean of q(z|x) over these test images.';
+    const p = `Lines enclose as much of p(z)${prior.length > 1 ? ', smoothed over its draws' : ''}.`;
     return [model.has('encode') ? q : model.why('encode'), prior.length ? p : ''].join(' ');
   }
 
