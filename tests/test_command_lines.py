@@ -608,6 +608,57 @@ def test_an_export_holds_the_numbers_of_the_folder(command, finished, tmp_path):
     assert contents(finished) == before
 
 
+# --- the explorer ---------------------------------------------------------------------
+
+
+def explored(page):
+    """Returns what a page holds of the models that a reader walks through."""
+    text = page.read_text()
+    return json.loads(re.search(r'id="explorer-data">(.*?)</script>', text)[1])
+
+
+def test_an_explorer_has_the_best_model_of_each_likelihood(command, finished, tmp_path):
+    before, output = contents(finished), tmp_path / "own.html"
+    outcome = command("explore", f"--workdir={finished}", f"--output={output}")
+    assert outcome.status == 0, outcome.stderr
+    assert str(output) in outcome.stdout
+    assert contents(finished) == before
+    page = explored(output)
+    rows = rows_of(finished / "results.csv")
+    usable = {row["likelihood"] for row in rows if row["status"] not in LOST}
+    assert sorted(own["likelihood"] for own in page["models"]) == sorted(usable)
+    assert page["points"]["count"] == 297
+    # The report has the same.
+    assert explored(finished / "report.html") == page
+
+
+def test_an_explorer_has_the_runs_that_are_chosen(command, own):
+    (own / "members" / RUNS[2] / "params.safetensors").write_bytes(b"damaged")
+    only = f"--only={' '.join(RUNS[1:4])}"
+    outcome = command("explore", f"--workdir={own}", only)
+    assert outcome.status == 3
+    lines = " ".join(outcome.stdout.split())
+    assert f"{RUNS[2]} is left out: cannot read the arrays in" in lines
+    names = [each["name"] for each in explored(own / "explorer.html")["models"]]
+    assert names == [RUNS[1], RUNS[3]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--megabytes=0"], ["has no model to explore", "has room for 0.0 MB"]),
+        (["--megabytes=-1"], ["--megabytes", "non-negative"]),
+        (["--only=beta"], ["--only", "beta"]),
+        (["--data_path=x"], ["data_path"]),
+        (["--output=/dev/null/x.html"], ["/dev/null"]),
+    ],
+)
+def test_what_cannot_be_explored_is_refused(command, own, options, words):
+    before = contents(own)
+    assert_refused(command("explore", f"--workdir={own}", *options), *words)
+    assert contents(own) == before
+
+
 def test_images_of_ones_own_are_scored(command, finished, tmp_path):
     own, digits = tmp_path / "mine.npz", load_digits_of(finished).test.images[:3]
     np.savez(own, images=digits[..., 0].astype(np.int64), labels=["-1", "=b", "+1"])
@@ -1120,7 +1171,7 @@ def test_parts_of_ones_own_are_trained_and_evaluated(command, small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["sweep", "train", "evaluate", "export", "replay", "papers"]
+    "name", ["sweep", "train", "evaluate", "explore", "export", "replay", "papers"]
 )
 def test_parts_that_cannot_be_imported_are_refused(command, tmp_path, name):
     (tmp_path / "my_parts.py").write_text("\n1 / 0\n")

@@ -82,7 +82,7 @@ function inPieces(step) {
 
 const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#8c6d1f', '#56b4e9',
   '#e69f00', '#7f3fbf', '#7a7a7a', '#b22222'];
-const colour = i => COLOURS[i % COLOURS.length];
+const colour = i => COLOURS[i] ?? `hsl(${137.5 * i % 360}, 60%, 50%)`;
 
 // A colour from black by orange to pale yellow, for x from 0 to 1.
 const glow = x => [[0, 230, 255], [0, 90, 245], [0, 0, 200]].map(([low, middle, high]) =>

@@ -71,8 +71,10 @@ class PlaneMap {
 
   // Sets the range so that it holds p(z) and the test images.
   fit() {
+    const prior = this.model.prior(this.plane).flatMap(({at: [u, v], cov: [uu, , vv]}) =>
+      [Math.abs(u) + 2.2 * Math.sqrt(uu), Math.abs(v) + 2.2 * Math.sqrt(vv)]);
     const far = this.encodedPlaces().flat().filter(Number.isFinite).map(Math.abs);
-    this.reach = Math.ceil(Math.max(3, 1.02 * Math.max(0, ...far)));
+    this.reach = Math.ceil(1.02 * Math.max(2, ...prior, ...far));
     this.refresh();
   }
 

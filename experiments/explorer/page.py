@@ -35,6 +35,7 @@ MOST_BYTES = 6_000_000  # of a page
 _MOST_POINTS = 500
 _MOST_POINT_BYTES = 1_000_000
 _PARAMETER_BYTES = 2 * 4 / 3  # half precision, in base64
+_FRAME_BYTES = 100_000  # of the scripts and styles, at most
 
 # Scripts, each of which uses those before it.
 _FILES = ("latents", "elements", "model", "map", "panel", "easel", "explorer")
@@ -75,7 +76,8 @@ def explore(
         folder: their folder.
         chosen: the runs, those that matter most first, and a title for each.
         images: the test images in their order; None: those that the runs stored.
-        most_bytes: of the models and images. A model that does not fit is left out.
+        most_bytes: of the page with models, images, scripts and styles. A model that
+            does not fit is left out.
     """
     left_out, found = list[str](), list[str]()
     points: _Points | None = None
@@ -87,7 +89,8 @@ def explore(
             arrays = folder.members.arrays(run.name)
             if points is None:
                 points = _Points.of(own, arrays, images)
-                room = most_bytes - len(_json(points.facts(binary=True)))
+                shared = len(_json(points.facts(binary=True))) + _FRAME_BYTES
+                room = most_bytes - shared
             needed = int(num_parameters(own.trained.params) * _PARAMETER_BYTES)
             if needed <= room:  # Else it is not described, which takes time.
                 facts = _json(_described(own, run, title, arrays, points))

@@ -56,7 +56,7 @@ class Panel {
     const legend = points.names.slice(0, MOST_LABELS).map((name, i) =>
       make('li', {}, make('span', {className: 'dot', style: `background: ${colour(i)}`}), name));
     return [make('ul', {className: 'legend', 'aria-label': 'Labels of the test images'}, ...legend),
-      row(check('test images', true, toggle('points')), check('contours', true, toggle('contours')),
+      row(check('test images', true, toggle('points')), check('q(z) and p(z)', true, toggle('contours')),
         check('decoded images', false, toggle('tiles'))),
       row(kind.node, this.axesRow, facts.prior_samples ? button('Draw z from p(z)', () => this.sample()) : null),
       make('p', {className: 'note'}, this.meaning())];

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from experiments.report.groups import Group
-from experiments.report.members import LIKELIHOOD
+from experiments.report.members import LATENT_SIZE, LIKELIHOOD, named
 from experiments.settings.grid import Run
 
 
@@ -24,11 +24,13 @@ def best_of_each_likelihood(
     by_name, found = {run.name: run for run in runs}, dict[Run, str]()
     for group in groups:
         known = set()
+        axes = {LIKELIHOOD, LATENT_SIZE, *(axis.name for axis in group.varying)}
         for cell in group.ranking:
             own = [m for m in cell.members if not m.is_lost and m.run in by_name]
             own = [member for member in own if math.isfinite(group.score(member))]
             if own and cell.point[LIKELIHOOD] not in known:
                 known.add(cell.point[LIKELIHOOD])
                 best = min(own, key=group.score)
-                found[by_name[best.run]] = f"{group.name(cell)}, seed {best.seed}"
+                words = named(cell.point, axes)
+                found[by_name[best.run]] = f"{words}, seed {best.seed}"
     return found

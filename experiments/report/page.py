@@ -45,7 +45,8 @@ from experiments.settings.schema import EvaluationSettings
 _MOST_PICTURED = 200
 _MOST_BYTES = 2**25
 # An explorer may have so many bytes also where pictures fill the page.
-_LEAST_EXPLORED = 2_000_000
+_LEAST_EXPLORED = 4_000_000
+_TEXT_BYTES = 200_000  # of the page besides pictures and explorer, about
 
 
 def write_report(
@@ -103,9 +104,10 @@ def write_report(
     explorer = None
     if runs:
         pngs = [picture.png for own in drawn.values() for picture in own.values()]
-        room = MOST_BYTES - sum(map(len, pngs + svgs)) * 4 // 3  # They are in base64.
+        pictured = sum(map(len, pngs + svgs)) * 4 // 3  # They are in base64.
+        room = max(MOST_BYTES - pictured - _TEXT_BYTES, _LEAST_EXPLORED)
         best = best_of_each_likelihood(groups, runs)
-        explorer = explore(folder, best, images, max(room, _LEAST_EXPLORED))
+        explorer = explore(folder, best, images, room)
     templates = pages(Path(__file__).parent)
     templates.filters |= {"value": _format, "uri": _data_uri}
     page = templates.get_template("report.html.jinja").render(
