@@ -9,7 +9,7 @@
 "use strict";
 
 globalThis.Engine = (() => {
-  // Functions of (out, x, xStep, y, yStep, z, zStep).
+  // Functions of (out, x, xMask, y, yMask, z, zMask).
   const loops = {
     /* One loop for each formula, by ``programs.engine``. */
   };
@@ -29,6 +29,20 @@ globalThis.Engine = (() => {
     const low = Math.floor(x);
     if (x - low !== 0.5) return Math.round(x);
     return low % 2 === 0 ? low : low + 1;
+  }
+
+  // The upper tail of the standard normal is s exp(p(2 s - 1) - t^2 / 2) at t >= 0, with
+  // s = 1 / (1 + rate t) and the polynomial p, lowest power first.
+  const normalTail = {rate: 0, coefficients: []};
+
+  function erfc(x) {
+    const s = 1 / (1 + normalTail.rate * Math.SQRT2 * Math.abs(x));
+    let power = 0;
+    for (let i = normalTail.coefficients.length - 1; i >= 0; i--) {
+      power = power * (2 * s - 1) + normalTail.coefficients[i];
+    }
+    const tail = 2 * s * Math.exp(power - x * x);
+    return x < 0 ? 2 - tail : tail;
   }
 
   // --- kernels: of options, inputs and outputs, they return a function to run ---
@@ -53,41 +67,78 @@ globalThis.Engine = (() => {
     return found;
   }
 
-  function move(options, [x, fill], [out]) {
-    const places = placesOf(options);
+  // Returns how many neighbours of a move's output are always neighbours in its input.
+  function runOf({shape, axes}) {
+    const last = shape.length - 1;
+    const moving = axes.filter(([, , , , steps]) => steps[last]);
+    if (moving.length !== 1) return 1;
+    const [size, stride, base, dilation, steps] = moving[0];
+    const ends = steps.map((step, d) => step * (shape[d] - 1));
+    const least = ends.reduce((sum, end) => sum + Math.min(end, 0), base);
+    const most = ends.reduce((sum, end) => sum + Math.max(end, 0), base);
+    const isInside = least >= 0 && most < size;
+    return isInside && stride === 1 && dilation === 1 && steps[last] === 1 ? shape[last] : 1;
+  }
+
+  function move({shape, axes}, [x, fill], [out]) {
+    const run = runOf({shape, axes});
+    const places = placesOf({shape: run > 1 ? shape.slice(0, -1) : shape, axes});
     return () => {
       const outside = fill ? fill[0] : 0;
-      for (let i = 0; i < out.length; i++) {
-        out[i] = places[i] < 0 ? outside : x[places[i]];
+      for (let i = 0; i < places.length; i++) {
+        const from = places[i];
+        for (let j = 0; j < run; j++) out[i * run + j] = from < 0 ? outside : x[from + j];
       }
     };
   }
 
-  // Sums rows of y, each times a number of x. Zeros are skipped: those of relu, of
-  // padding and of dilation are many.
-  function addRows(out, first, n, x, from, k, y, start) {
-    for (let j = 0; j < k; j++) {
-      const factor = x[from + j];
-      if (factor === 0) continue;
-      const row = start + j * n;
-      for (let c = 0; c < n; c++) out[first + c] += factor * y[row + c];
-    }
-  }
-
-  function dot(x, from, k, y, start, step) {
-    let sum = 0;
-    for (let j = 0; j < k; j++) sum += x[from + j] * y[start + j * step];
-    return sum;
-  }
-
+  // Products skip the zeros of x: those of relu, of padding and of dilation are many.
+  // Eight columns at a time, the sums stay out of memory.
   function matmul({batch, m, k, n}, [x, y], [out]) {
-    return () => {
-      out.fill(0);
-      for (let row = 0; row < batch * m; row++) {
-        const start = Math.floor(row / m) * k * n;
-        if (n > 4) addRows(out, row * n, n, x, row * k, k, y, start);
-        else for (let c = 0; c < n; c++) out[row * n + c] = dot(x, row * k, k, y, start + c, n);
+    const starts = new Int32Array(k);
+    const factors = new Float64Array(k);
+    const inEights = n - (n % 8);
+
+    function multiplyRow(row, start) {
+      let count = 0;
+      for (let j = 0; j < k; j++) {
+        if (x[row * k + j] === 0) continue;
+        factors[count] = x[row * k + j];
+        starts[count++] = start + j * n;
       }
+      const to = row * n;
+      for (let c = 0; c < inEights; c += 8) {
+        let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
+        for (let j = 0; j < count; j++) {
+          const factor = factors[j];
+          const from = starts[j] + c;
+          s0 += factor * y[from];
+          s1 += factor * y[from + 1];
+          s2 += factor * y[from + 2];
+          s3 += factor * y[from + 3];
+          s4 += factor * y[from + 4];
+          s5 += factor * y[from + 5];
+          s6 += factor * y[from + 6];
+          s7 += factor * y[from + 7];
+        }
+        out[to + c] = s0;
+        out[to + c + 1] = s1;
+        out[to + c + 2] = s2;
+        out[to + c + 3] = s3;
+        out[to + c + 4] = s4;
+        out[to + c + 5] = s5;
+        out[to + c + 6] = s6;
+        out[to + c + 7] = s7;
+      }
+      for (let c = inEights; c < n; c++) {
+        let sum = 0;
+        for (let j = 0; j < count; j++) sum += factors[j] * y[starts[j] + c];
+        out[to + c] = sum;
+      }
+    }
+
+    return () => {
+      for (let row = 0; row < batch * m; row++) multiplyRow(row, Math.floor(row / m) * k * n);
     };
   }
 
@@ -199,10 +250,11 @@ globalThis.Engine = (() => {
 
   const kernels = {move, matmul, reduce, cumulate, concatenate, take, scan};
 
+  // An input of one number is read at place i & 0, the others at i & -1.
   function elementwise(loop, inputs, [out]) {
-    const steps = inputs.map((x) => (x.length === 1 ? 0 : 1));
+    const masks = inputs.map((x) => (x.length === 1 ? 0 : -1));
     const [x, y, z] = inputs;
-    return () => loop(out, x, steps[0], y, steps[1], z, steps[2]);
+    return () => loop(out, x, masks[0], y, masks[1], z, masks[2]);
   }
 
   // --- programs ---
@@ -255,7 +307,9 @@ globalThis.Engine = (() => {
 
   // Returns the arrays of the table of weights, which are float32 or half precision.
   function read({sizes, content}) {
-    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+    const letters = atob(content);
+    const bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
     let start = 0;
     return sizes.map(([size, width]) => {
       const own = bytes.slice(start, (start += size * width)).buffer;
@@ -264,13 +318,13 @@ globalThis.Engine = (() => {
   }
 
   function fromHalves(halves) {
-    return Float32Array.from(halves, (half) => {
-      const sign = half & 0x8000 ? -1 : 1;
-      const exponent = (half >> 10) & 31;
-      const fraction = half & 1023;
-      if (!exponent) return sign * fraction * 2 ** -24;
-      return sign * (1024 + fraction) * 2 ** (exponent - 25);
-    });
+    const found = new Float32Array(halves.length);
+    for (let i = 0; i < halves.length; i++) {
+      const exponent = (halves[i] >> 10) & 31;
+      const fraction = (exponent ? 1024 : 0) + (halves[i] & 1023);
+      found[i] = (halves[i] >> 15 ? -fraction : fraction) * 2 ** (Math.max(exponent, 1) - 25);
+    }
+    return found;
   }
 
   function open(description) {

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.explorer.programs import MissingError, Weights, program, stored
 from vae_jax import views
-from vae_jax.distributions import DiagonalGaussian, latent_noise
+from vae_jax.distributions import DiagonalGaussian
 from vae_jax.measure import expected_intensity
 from vae_jax.model import VAE
 from vae_jax.per_image import map_batches
@@ -89,7 +89,7 @@ def describe(
         "latents": _layers(model),
         "classes": None if classes is None else list(classes),
         "is_chain": model.is_chain,
-        "has_standard_prior": isinstance(model.prior_family, StandardNormal),
+        "has_standard_prior": _has_standard_prior(model),
         "programs": programs,
         "weights": weights.described(),
         "missing": missing,
@@ -156,9 +156,20 @@ def mapped(
 
 def prior_samples(trained: TrainedModel) -> np.ndarray:
     """Returns z ~ p(z), ``[PRIOR_SAMPLES, K]``."""
+    model = trained.model
+    if _has_standard_prior(model):
+        return _normal(PRIOR_SAMPLES, model.latent_dim)
     key = MemberKeys.of(trained.key).pictures
-    prior = trained.model.prior(trained.params)
-    return np.asarray(prior.sample(key, PRIOR_SAMPLES))
+    return np.asarray(model.prior(trained.params).sample(key, PRIOR_SAMPLES))
+
+
+def _has_standard_prior(model: VAE) -> bool:
+    return isinstance(model.prior_family, StandardNormal)
+
+
+def _normal(*shape: int) -> np.ndarray:
+    """Returns standard normal noise, always the same; JAX would compile for it."""
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def _layers(model: VAE) -> list[dict[str, Any]]:
@@ -263,10 +274,9 @@ def _of_images(
     model: VAE, compute: Callable[..., dict[str, jax.Array]], num_samples: int
 ) -> Function:
     """Returns a function of an image, its draw, and noise of q's samples."""
-    noise_key, uniform_key = jax.random.split(jax.random.key(0))
-    noise = latent_noise(noise_key, num_samples, 1, model.latent_dim)[:, 0]
-    uniform = jax.random.uniform(uniform_key, (model.num_pixels,))
-    defaults = {"uniform": np.asarray(uniform), "noise": np.asarray(noise)}
+    uniform = np.random.default_rng(1).random(model.num_pixels, np.float32)
+    noise = _normal(num_samples, model.latent_dim)
+    defaults = {"uniform": uniform, "noise": noise}
     inputs = {"image": _array(model.num_pixels)}
     inputs |= {each: _array(*array.shape) for each, array in defaults.items()}
     return Function(compute, _labelled(model, inputs), defaults)

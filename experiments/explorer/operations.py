@@ -24,7 +24,7 @@ a product with the kernel; the product skips zeros, those of a dilation too.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.explorer.writer import Lowering, Value, Writer
-from vae_jax.likelihoods.numerics import normal_tail
 
 # JavaScript of each elementwise primitive, of inputs x, y, z; bool is 0 or 1.
 FORMULAS = {
@@ -49,6 +48,8 @@ FORMULAS = {
     "cosh": "Math.cosh(x)",
     "div": "x / y",
     "eq": "x === y",
+    "erf": "1 - erfc(x)",
+    "erfc": "erfc(x)",
     "exp": "Math.exp(x)",
     "exp2": "Math.pow(2, x)",
     "expm1": "Math.expm1(x)",
@@ -148,7 +149,7 @@ def _transposed(writer: Writer, value: Value, order: Sequence[int]) -> Value:
     """Returns the value with its axes in another order."""
     shape = [value.shape[axis] for axis in order]
     if value.known is not None and value.place < 0:
-        known = jnp.transpose(value.known, order)
+        known = np.transpose(value.known, order)
         return Value(tuple(shape), value.dtype, known)
     moved = [axis for axis in order if value.shape[axis] > 1]
     if moved == sorted(moved):
@@ -455,22 +456,6 @@ def _unchanged(writer: Writer, params: Any, values: Any, like: Any) -> list[Valu
     return [value.renamed(out) for value, out in zip(values, like, strict=True)]
 
 
-def _as_formula(function: Callable[..., jax.Array]) -> Lowering:
-    """Returns the lowering of a primitive that is a formula of others."""
-
-    def lowered(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
-        inputs = [_like(value.shape, value.dtype) for value in values]
-        return writer.call(jax.make_jaxpr(function)(*inputs), values)
-
-    return lowered
-
-
-def _erfc(x: jax.Array) -> jax.Array:
-    factor, exponent = normal_tail(jnp.abs(x) * math.sqrt(2))
-    tail = 2 * factor * jnp.exp(exponent - x * x)
-    return jnp.where(x < 0, 2 - tail, tail)
-
-
 def _scan(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
     fixed, carried = params["num_consts"], params["num_carry"]
     consts, carry, xs = (
@@ -508,8 +493,6 @@ LOWERINGS: dict[str, Lowering] = {
     "conv_general_dilated": _convolution,
     "convert_element_type": _convert,
     "dot_general": _dot,
-    "erf": _as_formula(lambda x: 1 - _erfc(x)),
-    "erfc": _as_formula(_erfc),
     "gather": _take,
     "integer_pow": _integer_power,
     "pad": _pad,

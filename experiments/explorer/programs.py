@@ -9,6 +9,7 @@ function with a primitive that the page does not have is refused by the name of 
 """
 
 import base64
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,11 +20,14 @@ import numpy as np
 
 from experiments.explorer.operations import FORMULAS, LOWERINGS
 from experiments.explorer.writer import MissingError, Weights, Writer
+from vae_jax.likelihoods.numerics import TAIL_COEFFICIENTS, TAIL_RATE
 
 __all__ = ["MissingError", "Weights", "engine", "program", "stored"]
 
 _ENGINE = Path(__file__).with_name("engine.js")
-_TABLE = "/* One loop for each formula, by ``programs.engine``. */"
+# What ``engine`` fills in.
+_LOOPS = "/* One loop for each formula, by ``programs.engine``. */"
+_TAIL = "{rate: 0, coefficients: []}"
 
 
 def program(
@@ -69,12 +73,16 @@ def engine() -> str:
     functions, and the page may not make functions of text.
     """
     loops = "\n".join(f"    {name}: {_loop(text)}," for name, text in FORMULAS.items())
-    return _ENGINE.read_text().replace(_TABLE, loops.lstrip())
+    tail = {"rate": TAIL_RATE, "coefficients": TAIL_COEFFICIENTS}
+    script = _ENGINE.read_text()
+    for place, text in (_LOOPS, loops.lstrip()), (_TAIL, json.dumps(tail)):
+        script = script.replace(place, text)
+    return script
 
 
 def _loop(formula: str) -> str:
-    """Returns the loop of a formula over x, y, z; their steps are 0 or 1."""
-    read = re.sub(r"\b([xyz])\b", lambda name: f"{name[1]}[i * {name[1]}Step]", formula)
-    arguments = "out, x, xStep, y, yStep, z, zStep"
+    """Returns the loop of a formula over x, y, z; their masks are -1, or 0 for one."""
+    read = re.sub(r"\b([xyz])\b", r"\1[i & \1Mask]", formula)
+    arguments = "out, x, xMask, y, yMask, z, zMask"
     body = f"for (let i = 0; i < out.length; i++) out[i] = {read};"
     return f"({arguments}) => {{ {body} }}"

@@ -25,8 +25,8 @@ LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 # log(Q(t) e^(t^2/2) / s) as a polynomial in 2 s - 1, lowest power first, where Q is the
 # upper tail of the standard normal and s = 1 / (1 + 0.3 t): a Chebyshev fit of degree
 # 10 to 40-digit values on all t >= 0, with error below 3e-8.
-_TAIL_RATE = 0.3
-_TAIL_COEFFICIENTS = (
+TAIL_RATE = 0.3
+TAIL_COEFFICIENTS = (
     -1.50521026,
     0.741447228,
     0.115041423,
@@ -284,8 +284,8 @@ def _log_normal_mass(
     distance = jnp.where(middle < 0, -middle, middle)
     narrow = (width * jnp.maximum(distance, 1.0) < 0.5) & ~edge
 
-    near_factor, near_exponent = normal_tail(near)
-    far_factor, far_exponent = normal_tail(jnp.where(edge, near, high))
+    near_factor, near_exponent = _normal_tail(near)
+    far_factor, far_exponent = _normal_tail(jnp.where(edge, near, high))
     tail_exponent = near_exponent - 0.5 * near * near
     tail = near_factor * jnp.exp(tail_exponent)
     ratio = jnp.where(
@@ -319,10 +319,10 @@ def _log_normal_mass(
     return exponent + jnp.log(factor)
 
 
-def normal_tail(t: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _normal_tail(t: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns s, p with Q(t) = s e^(p - t^2/2), the normal upper tail at t >= 0."""
-    s = 1.0 / (1.0 + _TAIL_RATE * t)
-    return s, polynomial(2.0 * s - 1.0, _TAIL_COEFFICIENTS)
+    s = 1.0 / (1.0 + TAIL_RATE * t)
+    return s, polynomial(2.0 * s - 1.0, TAIL_COEFFICIENTS)
 
 
 def stirling_correction(z: jax.Array) -> jax.Array:
