@@ -44,7 +44,7 @@ class Model {
 
   // Why the model lacks a program, as a sentence.
   why(program) {
-    const lacks = {decode: 'No images', encode: 'No encoding, and no regions of q(z)', bound: 'No ELBO of an image'}[program];
+    const lacks = {decode: 'No images', encode: 'No encoding, and no regions of q(z)', bound: 'The page computes no ELBO'}[program];
     return `${lacks}: ${this.facts.missing?.[program] ?? 'the page does not hold it'}.`;
   }
 

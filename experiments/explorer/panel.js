@@ -175,11 +175,12 @@ class Panel {
   // Goes from noise to an image, and shows what the denoiser sees on the way.
   runChain() {
     this.stopChain?.();
-    const {model, y} = this, steps = Number(this.steps.value), path = this.map.path = [];
+    const {model, y} = this, steps = Number(this.steps.value);
     const gamma = i => model.run('schedule', {t: 1 - i / steps}, y).gamma[0];
     let {z} = model.run('start', {noise: normals(this.seed, model.size)}, y), frame = 0;
+    const path = this.map.path = [z];
     this.stopChain = inPieces(() => this.attempt(() => {
-      const i = path.length, found = model.run('denoise', {z, gamma: gamma(i), gamma_before: gamma(i + 1)}, y);
+      const i = path.length - 1, found = model.run('denoise', {z, gamma: gamma(i), gamma_before: gamma(i + 1)}, y);
       path.push(z = found.z);
       for (; frame < FRAMES && frame * (steps - 1) <= i * (FRAMES - 1); frame++) {
         this.frames[frame].show(model.decode(found.seen, y));
