@@ -217,8 +217,10 @@ def _decode(trained: TrainedModel) -> Function:
         )
 
     def decode(z: jax.Array, *label: jax.Array) -> dict[str, jax.Array]:
-        key, y = MemberKeys.of(trained.key).pictures, [each[None] for each in label]
-        return {"image": expected_intensity(model, params, key, z[None], *y)[0]}
+        y = [each[None] for each in label]
+        # Only an autoregressive decoder draws with a key.
+        found = expected_intensity(model, params, trained.key, z[None], *y)
+        return {"image": found[0]}
 
     return Function(decode, _labelled(model, {"z": _array(model.latent_dim)}))
 

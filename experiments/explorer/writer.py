@@ -298,5 +298,23 @@ def _closed(jaxpr: Any) -> Any:
 
 def _computed(equation: Any, arrays: Sequence[Any]) -> list[Any]:
     """Returns the outputs of an equation whose inputs are known."""
-    found = equation.primitive.bind(*arrays, **equation.params)
+    name, params = equation.primitive.name, equation.params
+    if name in _IN_NUMPY:
+        return [_IN_NUMPY[name](arrays[0], params)]
+    found = equation.primitive.bind(*arrays, **params)
     return list(found) if equation.primitive.multiple_results else [found]
+
+
+def _broadcast(array: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
+    shape = [1] * len(params["shape"])
+    for size, axis in zip(array.shape, params["broadcast_dimensions"], strict=True):
+        shape[axis] = size
+    return np.broadcast_to(array.reshape(shape), params["shape"])
+
+
+# What most constants need. JAX would compile a program for each shape.
+_IN_NUMPY: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "broadcast_in_dim": _broadcast,
+    "convert_element_type": lambda array, params: array.astype(params["new_dtype"]),
+    "reshape": lambda array, params: array.reshape(params["new_sizes"]),
+}
