@@ -33,7 +33,6 @@ def record(page: Path, folder: Path) -> list[Image.Image]:
     with Browser(folder) as browser:
         tab = browser.open(page, width=_WINDOW)
         tab.wait("/ELBO .* nats of KL/.test(document.body.textContent)")
-        tab.wait()
         x, y, width, height = _box(tab, ".stage")
         part = x - width / 2, y - height / 2, width, height
         clip = dict(zip(("x", "y", "width", "height"), part, strict=True))
