@@ -23,6 +23,7 @@ from benchmarks import (
     chain,
     chart,
     evaluation,
+    explorer,
     large_sweep,
     machine,
     member_execution,
@@ -43,6 +44,7 @@ TITLES = {
     "scaling": "One to many members in one program",
     "chain": "A chain of latents",
     "evaluation": "Evaluation",
+    "explorer": "The explorer",
     "start_up": "From start to first epoch",
     "main_job": "The main job",
     "large_sweep": "A sweep of many members",
@@ -242,6 +244,9 @@ def _measure(
         samples = [int(count) for count in _SAMPLES.value]
         text = evaluation.section(work, samples, repeats)
         return f"{work.describe()}. {text}"
+    if name == "explorer":
+        with machine.pinned(1):
+            return explorer.section()
     if name == "start_up":
         return start_up.section(work.threads, work.platform, _STARTS.value)
     if name == "main_job":

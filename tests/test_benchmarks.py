@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import itertools
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from benchmarks import (
     chart,
     evaluation,
+    explorer,
     large_sweep,
     machine,
     one_model,
@@ -272,3 +275,13 @@ def test_the_stages_of_a_group_take_time():
     assert all(seconds > 0 for seconds in taken.values())
     rows = sweeps._stages({"laplace": taken, "beta": taken}).splitlines()
     assert rows[-1].count("**") == 2 * (1 + len(taken))
+
+
+def test_the_explorer_is_timed_in_node(monkeypatch):
+    """Without node, sizes are printed still."""
+    name = "784-400-20, Bernoulli"
+    monkeypatch.setattr(explorer, "MODELS", {name: ("bernoulli", {"widths": (8,)})})
+    number = r" \| [0-9.]+" * 3 if shutil.which("node") else r" \| –" * 3
+    assert re.search(rf"\| {name}{number} \| – \| [0-9]+ \|", explorer.section(0.05))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "there is no `node` on PATH" in explorer.section()

@@ -93,33 +93,34 @@ globalThis.Engine = (() => {
   }
 
   // Products skip the zeros of x: those of relu, of padding and of dilation are many.
-  // Eight columns at a time, the sums stay out of memory.
+  // The sums of eight columns at a time stay out of memory.
   function matmul({batch, m, k, n}, [x, y], [out]) {
     const starts = new Int32Array(k);
     const factors = new Float64Array(k);
     const inEights = n - (n % 8);
 
     function multiplyRow(row, start) {
+      const from = row * k;
+      const to = row * n;
       let count = 0;
-      for (let j = 0; j < k; j++) {
-        if (x[row * k + j] === 0) continue;
-        factors[count] = x[row * k + j];
+      for (let j = 0; j < k && inEights; j++) {
+        if (x[from + j] === 0) continue;
+        factors[count] = x[from + j];
         starts[count++] = start + j * n;
       }
-      const to = row * n;
       for (let c = 0; c < inEights; c += 8) {
         let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
         for (let j = 0; j < count; j++) {
           const factor = factors[j];
-          const from = starts[j] + c;
-          s0 += factor * y[from];
-          s1 += factor * y[from + 1];
-          s2 += factor * y[from + 2];
-          s3 += factor * y[from + 3];
-          s4 += factor * y[from + 4];
-          s5 += factor * y[from + 5];
-          s6 += factor * y[from + 6];
-          s7 += factor * y[from + 7];
+          const at = starts[j] + c;
+          s0 += factor * y[at];
+          s1 += factor * y[at + 1];
+          s2 += factor * y[at + 2];
+          s3 += factor * y[at + 3];
+          s4 += factor * y[at + 4];
+          s5 += factor * y[at + 5];
+          s6 += factor * y[at + 6];
+          s7 += factor * y[at + 7];
         }
         out[to + c] = s0;
         out[to + c + 1] = s1;
@@ -132,7 +133,7 @@ globalThis.Engine = (() => {
       }
       for (let c = inEights; c < n; c++) {
         let sum = 0;
-        for (let j = 0; j < count; j++) sum += factors[j] * y[starts[j] + c];
+        for (let j = 0; j < k; j++) sum += x[from + j] * y[start + j * n + c];
         out[to + c] = sum;
       }
     }
@@ -227,6 +228,7 @@ globalThis.Engine = (() => {
   function scan({length, reverse, fixed, carried, body}, inputs, outputs, weights) {
     const inner = compile(body, weights);
     const state = inner.inputs.slice(fixed, fixed + carried);
+    const next = state.map((own) => own.slice());
     const rows = inner.inputs.slice(fixed + carried);
     return () => {
       inner.inputs.slice(0, fixed + carried).forEach((own, i) => own.set(inputs[i]));
@@ -241,7 +243,7 @@ globalThis.Engine = (() => {
           outputs[carried + i].set(row, at * row.length);
         });
         // An output may be a state itself: all are read before one is written.
-        const next = inner.outputs.slice(0, carried).map((own) => own.slice());
+        next.forEach((own, i) => own.set(inner.outputs[i]));
         state.forEach((own, i) => own.set(next[i]));
       }
       state.forEach((own, i) => outputs[i].set(own));

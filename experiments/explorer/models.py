@@ -1,7 +1,6 @@
 """A trained model as the page reads it, and the functions that the page computes.
 
-Each function is of one image. The page runs the programs that these are traced to, and
-``mapped`` runs the functions themselves: both are the same formulas.
+Each function is of one image, in JAX; the page runs the program that it is traced to.
 """
 
 import dataclasses
@@ -17,7 +16,6 @@ from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.measure import expected_intensity
 from vae_jax.model import VAE
-from vae_jax.per_image import map_batches
 from vae_jax.priors.gaussian import StandardNormal
 from vae_jax.samplers import DDIM
 from vae_jax.trained import TrainedModel
@@ -27,8 +25,6 @@ from vae_jax.training import MemberKeys
 BOUND_SAMPLES, MOMENT_SAMPLES = 8, 64
 # Samples of p(z) that the page holds.
 PRIOR_SAMPLES = 256
-
-_BATCH = 50
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,28 +126,6 @@ def functions(trained: TrainedModel) -> tuple[dict[str, Function], dict[str, str
     if not model.has_density:
         found |= _chain(trained)
     return found, missing
-
-
-def mapped(
-    trained: TrainedModel, name: str, **inputs: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Returns the outputs of a function for many inputs, computed by JAX.
-
-    Args:
-        trained: the model.
-        name: of one of its ``functions``.
-        **inputs: those without a default, ``[N, ...]``.
-    """
-    function = functions(trained)[0][name]
-    types = {each: like.dtype for each, like in function.inputs.items()}
-    given = {each: jnp.asarray(rows, types[each]) for each, rows in inputs.items()}
-
-    def one(row: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        arrays = {**function.defaults, **row}
-        return function.compute(*(arrays[each] for each in function.inputs))
-
-    many = jax.jit(lambda rows: map_batches(one, rows, batch_size=_BATCH))
-    return {each: np.asarray(array) for each, array in many(given).items()}
 
 
 def prior_samples(trained: TrainedModel) -> np.ndarray:

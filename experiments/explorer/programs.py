@@ -62,8 +62,8 @@ def program(
 
 
 def stored(array: np.ndarray) -> str:
-    """Returns an array as base64 of float32."""
-    return base64.b64encode(np.asarray(array, np.float32).tobytes()).decode()
+    """Returns an array as base64 of float32, little-endian as all numbers of a page."""
+    return base64.b64encode(np.asarray(array, "<f4").tobytes()).decode()
 
 
 def engine() -> str:

@@ -68,11 +68,11 @@ class Weights:
     def place(self, array: Any) -> int:
         """Returns the index of an array in the table, which it is added to."""
         array = np.asarray(array)
-        numbers = array.astype(np.float32).ravel()
+        numbers = array.astype("<f4").ravel()
         content, width = numbers.tobytes(), 4
         is_whole = np.issubdtype(array.dtype, np.integer)  # and must stay exact
         if numbers.size >= _FEWEST_HALVES and not is_whole and _fits_halves(numbers):
-            content, width = numbers.astype(np.float16).tobytes(), 2
+            content, width = numbers.astype("<f2").tobytes(), 2
         if content not in self._places:
             self._places[content] = len(self._sizes)
             self._sizes.append([numbers.size, width])
