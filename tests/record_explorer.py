@@ -34,7 +34,7 @@ def record(page: Path, folder: Path) -> list[Image.Image]:
         tab = browser.open(page, width=_WINDOW)
         tab.wait("/ELBO .* nats of KL/.test(document.body.textContent)")
         x, y, width, height = _box(tab, ".stage")
-        part = x - width / 2, y - height / 2, width, height
+        part = x - width / 2 - 12, y - height / 2, width + 24, height
         clip = dict(zip(("x", "y", "width", "height"), part, strict=True))
         parts = itertools.chain(_over_the_plane(tab), _drawing(tab))
         return [_frame(tab, clip) for _ in parts]
