@@ -179,7 +179,8 @@ def _parts(platform: str, bars: list[chart.Bar]) -> Iterator[str]:
         for name in TITLES:
             if name not in _ONLY.value:
                 continue
-            most = Work(path, _IMAGES.value, counts[-1], platform)
+            threads = 1 if name == "explorer" else counts[-1]  # As a page has.
+            most = Work(path, _IMAGES.value, threads, platform)
             works: list[tuple[Work, Workload | None]] = [(most, None)]
             if name == "one_model":
                 works = list(_one_model_works(most, counts))
@@ -245,7 +246,7 @@ def _measure(
         text = evaluation.section(work, samples, repeats)
         return f"{work.describe()}. {text}"
     if name == "explorer":
-        with machine.pinned(1):
+        with machine.pinned(work.threads):
             return explorer.section()
     if name == "start_up":
         return start_up.section(work.threads, work.platform, _STARTS.value)

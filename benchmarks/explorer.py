@@ -61,20 +61,26 @@ def section(seconds: float = _SECONDS) -> str:
         )
         size = len(json.dumps(described, separators=(",", ":")))
         taken = _taken(node, trained, described, seconds) if node else {}
-        times = [f"{median(taken[p]):.2f}" if p in taken else "–" for p in PROGRAMS]
+        times = [_shown(taken[p]) if p in taken else "–" for p in PROGRAMS]
         rows.append([name, *times, f"{size / 1000:,.0f}"])
     header = ("images of 28x28, 20 latents", *PROGRAMS, "kB in a page")
     scripts = len(programs.engine().encode())
     files = [*page.FOLDER.glob("*.js"), *page.FOLDER.glob("*.css")]
     others = sum(f.stat().st_size for f in files if f.name != "engine.js")
-    return (
-        "Milliseconds of one image in node, whose engine is that of Chromium: the mean "
-        f"image of a z, q(z|x) of an image, its ELBO from {models.BOUND_SAMPLES} "
-        "samples, and one step from noise to an image. "
-        + ("" if node else "Not measured: there is no `node` on PATH. ")
-        + f"A page also has the engine, {scripts / 1000:.0f} kB, its other scripts and "
-        f"styles, {others / 1000:.0f} kB, and test images.\n\n" + table(header, rows)
+    text = (
+        "Milliseconds of one image, with the least in brackets, in node, whose engine "
+        "is that of Chromium: the mean image of a z, q(z|x) of an image, its ELBO from "
+        f"{models.BOUND_SAMPLES} samples, and one step from noise to an image. A page "
+        f"also has the engine, {scripts / 1000:.0f} kB, its other scripts and styles, "
+        f"{others / 1000:.0f} kB, and test images."
     )
+    if not node:
+        text += " Not measured: there is no `node` on PATH."
+    return f"{text}\n\n{table(header, rows)}"
+
+
+def _shown(taken: list[float]) -> str:
+    return f"{median(taken):.2f} ({min(taken):.2f})"
 
 
 def _model(likelihood: str, parts: dict[str, Any]) -> TrainedModel:

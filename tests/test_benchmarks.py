@@ -281,7 +281,7 @@ def test_the_explorer_is_timed_in_node(monkeypatch):
     """Without node, sizes are printed still."""
     name = "784-400-20, Bernoulli"
     monkeypatch.setattr(explorer, "MODELS", {name: ("bernoulli", {"widths": (8,)})})
-    number = r" \| [0-9.]+" * 3 if shutil.which("node") else r" \| –" * 3
+    number = r" \| [0-9.]+ \([0-9.]+\)" * 3 if shutil.which("node") else r" \| –" * 3
     assert re.search(rf"\| {name}{number} \| – \| [0-9]+ \|", explorer.section(0.05))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "there is no `node` on PATH" in explorer.section()
