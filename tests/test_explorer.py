@@ -17,6 +17,7 @@ from vae_jax.fitting import fit
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.networks import ACTIVATIONS
+from vae_jax.networks.convolutions import convolve
 from vae_jax.per_image import map_batches
 from vae_jax.posteriors import POSTERIORS
 from vae_jax.training import TrainingConfig
@@ -25,6 +26,7 @@ from vae_jax.training import TrainingConfig
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 5, 6, 4)).astype(np.float32)
 KERNEL = np.random.default_rng(1).normal(size=(3, 3, 2, 6)).astype(np.float32)
+PLAIN = np.random.default_rng(2).normal(size=(3, 3, 4, 2)).astype(np.float32)
 NHWC, NCHW = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
 
 
@@ -86,6 +88,9 @@ FUNCTIONS = {
         1, 7, lambda i, t: t / 2 + jnp.tanh(x - i), x
     ),
     "a loop over rows": swapped,
+    "mapped kernels": lambda x: jax.vmap(
+        lambda kernel: convolve(x, kernel, (1, 1), "SAME", form="unrolled")
+    )(jnp.stack([PLAIN, 2 * PLAIN])),
     "a choice": lambda x: jax.lax.cond(True, jnp.sin, jnp.cos, x),
     "many constants": lambda x: x.reshape(-1, 1) + jnp.log(jnp.full((240, 9), 2.0)),
     "whole numbers": lambda x: (
@@ -213,6 +218,18 @@ def test_programs_of_a_model_share_their_weights():
     like = jax.ShapeDtypeStruct((64,), jnp.float32)
     model = described({"a": lambda x: x @ own, "b": lambda x: x @ own + 1}, like)
     assert sorted(model["weights"]["sizes"]) == [[1, 4], [64 * 64, 2]]
+
+
+def test_weights_of_equal_bytes_and_other_sizes_are_two():
+    zeros = [np.zeros(count, np.float32) for count in (2048, 1024)]
+    weights = Weights()
+    assert [weights.place(array) for array in (*zeros, zeros[0])] == [0, 1, 0]
+    assert weights.described()["sizes"] == [[2048, 2], [1024, 2]]
+    assert (
+        weights.place(np.zeros(512, np.float32)) == 2
+    )  # As many bytes as 1024 halves.
+    assert weights.place(np.arange(5000)) == 3  # Whole numbers stay exact.
+    assert weights.described()["sizes"][2:] == [[512, 4], [5000, 4]]
 
 
 # --- models ---

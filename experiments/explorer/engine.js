@@ -263,9 +263,7 @@ globalThis.Engine = (() => {
 
   // Returns {inputs, outputs, run}: arrays to write and to read, and what lies between.
   function compile(program, weights) {
-    const {sizes, operations} = program;
-    const inputs = program.inputs.map((place) => place[1] ?? place);
-    const outputs = program.outputs.map((place) => place[1] ?? place);
+    const {sizes, operations, inputs, outputs} = program;
     const arrays = new Array(sizes.length);
     const fixed = new Set();
     for (const [place, index] of program.constants) {
@@ -338,7 +336,7 @@ globalThis.Engine = (() => {
       if (!program) throw new Error(`The model has no program ${name}.`);
       if (!compiled.has(name)) compiled.set(name, compile(program, weights));
       const {inputs, outputs, run} = compiled.get(name);
-      program.inputs.forEach(([input, , index], i) => {
+      program.arguments.forEach(([input, index], i) => {
         const value = given[input] ?? weights[index];
         const numbers = typeof value === "number" ? [value] : value;
         if (numbers?.length !== inputs[i].length) {
@@ -351,7 +349,7 @@ globalThis.Engine = (() => {
       });
       run();
       return Object.fromEntries(
-        program.outputs.map(([output], i) => [output, outputs[i].slice()]),
+        program.results.map((result, i) => [result, outputs[i].slice()]),
       );
     }
 

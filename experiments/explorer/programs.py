@@ -51,14 +51,10 @@ def program(
     writer = Writer(weights, LOWERINGS)
     own = [writer.add(like) for like in inputs.values()]
     found = writer.program(own, writer.call(traced, own))
-    outputs = sorted(shapes)  # the order of a dictionary's leaves in JAX
-    return found | {
-        "inputs": [
-            [name, place, weights.place(defaults[name]) if name in defaults else -1]
-            for name, place in zip(inputs, found["inputs"], strict=True)
-        ],
-        "outputs": list(zip(outputs, found["outputs"], strict=True)),
-    }
+    given = {name: weights.place(array) for name, array in defaults.items()}
+    arguments = [[name, given.get(name)] for name in inputs]
+    # The order of a dictionary's leaves in JAX is that of its names.
+    return found | {"arguments": arguments, "results": sorted(shapes)}
 
 
 def stored(array: np.ndarray) -> str:

@@ -61,7 +61,7 @@ class Weights:
     """
 
     def __init__(self) -> None:
-        self._places: dict[bytes, int] = {}
+        self._places: dict[tuple[int, bytes], int] = {}
         self._sizes: list[list[int]] = []  # numbers, and bytes of each
         self._content = bytearray()
 
@@ -73,11 +73,12 @@ class Weights:
         is_whole = np.issubdtype(array.dtype, np.integer)  # and must stay exact
         if numbers.size >= _FEWEST_HALVES and not is_whole and _fits_halves(numbers):
             content, width = numbers.astype("<f2").tobytes(), 2
-        if content not in self._places:
-            self._places[content] = len(self._sizes)
+        key = width, content
+        if key not in self._places:
+            self._places[key] = len(self._sizes)
             self._sizes.append([numbers.size, width])
             self._content += content
-        return self._places[content]
+        return self._places[key]
 
     def described(self) -> dict[str, Any]:
         """Returns the table as the page reads it."""
@@ -108,9 +109,9 @@ class Writer:
     def __init__(self, weights: Weights, lowerings: Mapping[str, Lowering]) -> None:
         self._weights, self._lowerings = weights, lowerings
         self._sizes: list[int] = []
-        self._constants: dict[int, int] = {}  # index in the table, by place
+        self._constants: dict[int, Value] = {}  # known values by place
         self._operations: list[tuple[str, list[int], list[int], dict[str, Any]]] = []
-        self._places: dict[int, tuple[Value, int]] = {}  # of known values, by identity
+        self._places: dict[int, int] = {}  # of known values, by identity
 
     # --- values and operations ---
 
@@ -147,10 +148,9 @@ class Writer:
         if value.place >= 0:
             return value.place
         if id(value) not in self._places:
-            place = self.add(value).place
-            self._constants[place] = self._weights.place(value.known)
-            self._places[id(value)] = value, place
-        return self._places[id(value)][1]
+            self._places[id(value)] = self.add(value).place
+            self._constants[self._places[id(value)]] = value
+        return self._places[id(value)]
 
     # --- jaxprs ---
 
@@ -182,8 +182,8 @@ class Writer:
             return [known(np.int32(platforms.index(None) if None in platforms else 0))]
         if name == "cond" and inputs[0].known is not None:
             return self.call(params["branches"][int(inputs[0].known)], inputs[1:])
-        called = next((params[key] for key in _CALLED if key in params), None)
-        if called is not None and name != "scan":
+        if name in _CALLS:
+            called = next(params[key] for key in _CALLED if key in params)
             return self.call(_closed(called), inputs)
         arrays = None
         if all(value.known is not None for value in inputs):
@@ -265,8 +265,8 @@ class Writer:
         return {
             "sizes": [self._sizes[place] for place in used],
             "constants": [
-                [names[place], index]
-                for place, index in self._constants.items()
+                [names[place], self._weights.place(value.known)]
+                for place, value in self._constants.items()
                 if place in names
             ],
             "operations": [
@@ -278,8 +278,10 @@ class Writer:
         }
 
 
-# Parameters of equations that call a jaxpr with all of their inputs.
-_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+# Primitives that call a jaxpr with all of their inputs, and the parameter that is it.
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
+_CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
+_CALLED = ("jaxpr", "call_jaxpr", "call", "fun_jaxpr")
 
 
 def known(array: Any, dtype: Any = None) -> Value:
@@ -299,7 +301,7 @@ def _closed(jaxpr: Any) -> Any:
 def _computed(equation: Any, arrays: Sequence[Any]) -> list[Any]:
     """Returns the outputs of an equation whose inputs are known."""
     name, params = equation.primitive.name, equation.params
-    if name in _IN_NUMPY:
+    if name in _IN_NUMPY and isinstance(arrays[0], np.ndarray):
         return [_IN_NUMPY[name](arrays[0], params)]
     found = equation.primitive.bind(*arrays, **params)
     return list(found) if equation.primitive.multiple_results else [found]
