@@ -5,6 +5,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,10 +37,14 @@ from experiments.runner.reevaluation import (
 from experiments.runner.task import GroupTask
 from experiments.runs.trained import load
 from experiments.settings import grid
+from tests.chains import chain
 from tests.folders import refusal, small_sweep
 from tests.sweeps import row
 from tests.test_group_training import opened, train
+from vae_jax.diagnostics import measure_latent_use
+from vae_jax.likelihoods import make_likelihood
 from vae_jax.measure import Sampling
+from vae_jax.model import make_vae
 from vae_jax.samplers import Heun, PredictorCorrector
 
 
@@ -200,6 +205,27 @@ def test_a_loaded_chain_has_the_numbers_of_its_results(folder, data):
         with pytest.raises(ValueError, match=r"posterior is 'noise': .* Use sample"):
             walk()
     assert own.sample(2, jax.random.key(0)).shape == (2, 8, 8)
+
+
+def test_latents_are_measured_as_far_as_a_chain_allows():
+    """Without log p(z) the information is known, and no KL to the prior."""
+    options = {"likelihood": make_likelihood("bernoulli", 2), "image_shape": (4, 4, 1)}
+    latents = make_vae(**options, latent_dim=3, widths=(8,), prior="diffusion")
+    half, key = jnp.full(16, 0.5), jax.random.key(0)
+    images, _ = chain(shape=(4, 4, 1), likelihood="bernoulli", levels=2)
+    for model in (latents, images):
+        x = jax.random.bernoulli(key, 0.5, (6, 16)).astype(jnp.float32)
+        mask, asked = jnp.ones(model.latent_dim), {"num_permutations": 20}
+        params = model.init(key, half, half)
+        found = measure_latent_use(model, params, key, x, mask, decompose=True, **asked)
+        assert 0 < found.two_samples.p_value <= 1
+        if model is images:
+            assert found.decomposition is None
+        else:
+            parts = found.decomposition.parts
+            assert 0 <= parts.mutual_information < np.log(6) + 1e-4
+            assert np.isnan(parts.marginal_kl)
+            assert np.isnan(parts.average_kl)
 
 
 def test_another_number_of_samples_estimates_the_same_bound(folder, data):

@@ -50,7 +50,9 @@ def measure_latent_use(
     """Measures one model on images x ``[N, D]`` in the likelihood's view.
 
     Total correlation and dimension-wise KL are NaN where latents are not independent in
-    every q(z|x) and p(z).
+    every q(z|x) and p(z). So is all that needs log p(z), where the prior is a chain of
+    latents. If z is the image with noise, there is no encoder to measure, and nothing
+    is decomposed.
 
     Args:
         model: the VAE.
@@ -69,7 +71,7 @@ def measure_latent_use(
     )
     posterior, prior = model.encode(params, x), model.prior(params)
     decomposition = density_error = two_samples = None
-    if decompose:
+    if decompose and not model.is_chain:
         decomposition, density_error = _decompose(
             model, params, sample_key, posterior, prior, latent_mask, len(x)
         )
@@ -103,7 +105,8 @@ def _decompose(
     def log_densities(image: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         del image
         log_q = posterior.log_prob(jnp.broadcast_to(z, shape)[None])[0]
-        return log_q[:, None], prior.log_prob(z)[None]
+        log_p = prior.log_prob(z) if model.has_density else jnp.float32(math.nan)
+        return log_q[:, None], log_p[None]
 
     kl = None
     if model.has_closed_form_kl:
