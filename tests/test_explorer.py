@@ -83,6 +83,9 @@ FUNCTIONS = {
     "places": lambda x: jnp.take_along_axis(x, jnp.abs(x[:, :3] * 2).astype(int), 1),
     "clipped places": lambda x: jnp.take(x[0, 0], (9 * x).astype(int), 0, mode="clip"),
     "absent places": lambda x: jnp.take(x[0, 0], (9 * x).astype(int), 0),
+    "a place that depends on x": lambda x: jax.lax.dynamic_slice(
+        x, [x[0, 0, 0, 0].astype(int), 9, 1, 0], (1, 2, 4, 3)
+    ),
     "writing": lambda x: jnp.asarray(x).at[:, np.array([3, 1]), 2].set(x[:, :2, 0]),
     "a loop": lambda x: jax.lax.fori_loop(
         1, 7, lambda i, t: t / 2 + jnp.tanh(x - i), x

@@ -302,6 +302,20 @@ def _take(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
     return [_transposed(writer, found, order)]
 
 
+def _dynamic_slice(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
+    (value, *starts), (out,) = values, like
+    rank = len(value.shape)
+    starts = [writer.emit("concatenate", starts, _like((rank,), np.int32), rows=1)]
+    window = [_Axis(steps={axis: 1}) for axis in range(rank)]
+    options = {
+        "batch": {"shape": [1], "axes": []},
+        "window": _places(value.shape, value.strides, out.shape, window),
+        "last": [a - b for a, b in zip(value.shape, out.shape, strict=True)],
+        "strides": value.strides,
+    }
+    return [writer.emit("take", [value, *starts], out, **options, fills=False)]
+
+
 def _scatter(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
     """Writes updates at places that are known: it is done once with the places."""
     (value, indices, updates), (out,) = values, like
@@ -493,6 +507,7 @@ LOWERINGS: dict[str, Lowering] = {
     "conv_general_dilated": _convolution,
     "convert_element_type": _convert,
     "dot_general": _dot,
+    "dynamic_slice": _dynamic_slice,
     "gather": _take,
     "integer_pow": _integer_power,
     "pad": _pad,
