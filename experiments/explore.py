@@ -59,6 +59,10 @@ def main() -> None:
     chosen = {run: run.name for run in usable}
     if not _ONLY.value:
         chosen = best_of_each_likelihood(group_members(members), runs)
+        if not chosen:
+            raise FolderError(
+                f"{folder.path} has no best model: all failed. Choose some by --only."
+            )
     images = _images(folder, next(iter(chosen)))
     found = explore(folder, chosen, images, int(_MEGABYTES.value * 1e6))
     left_out += found.left_out
