@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from experiments.explorer import models
 from experiments.settings import configuration, user_code
 from experiments.settings.arguments import Argument, expanded
 from experiments.settings.grid import expand
@@ -206,3 +207,5 @@ def test_all_five_work_together(examples, key):
     elbo = ElboLogWeight(num_samples=50)(model, trained.params, key, x).elbo
     # Tighter than the ELBO of the same model.
     assert examples["log_px"].mean() > elbo.mean()
+    page = models.describe(trained, name="run", title="run", likelihood="binomial")
+    assert page["programs"].keys() == {"decode", "encode", "bound"}

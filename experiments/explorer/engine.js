@@ -45,6 +45,16 @@ globalThis.Engine = (() => {
     return x < 0 ? 2 - tail : tail;
   }
 
+  // log |gamma(x)|, by Stirling's series from 8 on; the recurrence leads there.
+  function lgamma(x) {
+    if (x < 0.5) return Math.log(Math.PI / Math.abs(Math.sin(Math.PI * x))) - lgamma(1 - x);
+    let factors = 1;
+    while (x < 8) factors *= x++;
+    const y = 1 / (x * x);
+    const series = (1 / 12 - y * (1 / 360 - y * (1 / 1260 - y / 1680))) / x;
+    return (x - 0.5) * Math.log(x) - x + Math.log(2 * Math.PI) / 2 + series - Math.log(factors);
+  }
+
   // --- kernels: of options, inputs and outputs, they return a function to run ---
 
   // Returns the place in an array for each place of a move's output; -1 outside it.

@@ -58,6 +58,7 @@ FORMULAS = {
     "gt": "x > y",
     "is_finite": "Number.isFinite(x)",
     "le": "x <= y",
+    "lgamma": "lgamma(x)",
     "log": "Math.log(x)",
     "log1p": "Math.log1p(x)",
     "logistic": "1 / (1 + Math.exp(-x))",
