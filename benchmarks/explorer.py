@@ -56,9 +56,7 @@ def section(seconds: float = _SECONDS) -> str:
     node, rows = shutil.which("node"), []
     for name, (likelihood, parts) in MODELS.items():
         trained = _model(likelihood, parts)
-        described = models.describe(
-            trained, name=name, title=name, likelihood=likelihood
-        )
+        described = models.describe(trained, title=name)
         size = len(json.dumps(described, separators=(",", ":")))
         taken = _taken(node, trained, described, seconds) if node else {}
         times = [_shown(taken[p]) if p in taken else "–" for p in PROGRAMS]

@@ -31,6 +31,7 @@ from experiments.evaluation.columns import BY_SECTION, TABLES
 from experiments.evaluation.status import LOST
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
+from experiments.report.members import likelihood_label
 from experiments.runner import programs
 from experiments.runs.folder import RunFolder
 from experiments.settings import grid
@@ -626,7 +627,8 @@ def test_an_explorer_has_the_best_model_of_each_likelihood(command, finished, tm
     page = explored(output)
     rows = rows_of(finished / "results.csv")
     usable = {row["likelihood"] for row in rows if row["status"] not in LOST}
-    assert sorted(own["likelihood"] for own in page["models"]) == sorted(usable)
+    shown = [own["title"].partition(" with ")[0] for own in page["models"]]
+    assert sorted(shown) == sorted(map(likelihood_label, usable))
     assert page["points"]["count"] == 297
     # The report has the same.
     assert explored(finished / "report.html") == page
@@ -639,7 +641,7 @@ def test_an_explorer_has_the_runs_that_are_chosen(command, own):
     assert outcome.status == 3
     lines = " ".join(outcome.stdout.split())
     assert f"{RUNS[2]} is left out: cannot read the arrays in" in lines
-    names = [each["name"] for each in explored(own / "explorer.html")["models"]]
+    names = [each["title"] for each in explored(own / "explorer.html")["models"]]
     assert names == [RUNS[1], RUNS[3]]
 
 

@@ -290,7 +290,7 @@ SLOW = {
 
 
 def describe(trained):
-    return models.describe(trained, name="run", title="run", likelihood="any")
+    return models.describe(trained, title="run")
 
 
 def mapped(trained, name, **inputs):

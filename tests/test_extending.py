@@ -207,5 +207,5 @@ def test_all_five_work_together(examples, key):
     elbo = ElboLogWeight(num_samples=50)(model, trained.params, key, x).elbo
     # Tighter than the ELBO of the same model.
     assert examples["log_px"].mean() > elbo.mean()
-    page = models.describe(trained, name="run", title="run", likelihood="binomial")
+    page = models.describe(trained, title="run")
     assert page["programs"].keys() == {"decode", "encode", "bound"}

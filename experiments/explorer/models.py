@@ -43,20 +43,13 @@ class Function:
 
 
 def describe(
-    trained: TrainedModel,
-    *,
-    name: str,
-    title: str,
-    likelihood: str,
-    classes: Sequence[str] | None = None,
+    trained: TrainedModel, *, title: str, classes: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Returns the model as the page reads it.
 
     Args:
         trained: the model.
-        name: of its run.
         title: a few words for a reader.
-        likelihood: name of its likelihood.
         classes: names of its classes, in their order; None without classes.
 
     Raises:
@@ -75,9 +68,7 @@ def describe(
     if "decode" in missing:
         raise MissingError(missing["decode"])
     description = {
-        "name": name,
         "title": title,
-        "likelihood": likelihood,
         "image": list(model.image_shape),
         "levels": model.likelihood.levels,
         "view": model.likelihood.view,

@@ -93,7 +93,7 @@ def explore(
                 room = most_bytes - shared
             needed = int(num_parameters(own.trained.params) * _PARAMETER_BYTES)
             if needed <= room:  # Else it is not described, which takes time.
-                facts = _json(_described(own, run, title, arrays, points))
+                facts = _json(_described(own, title, arrays, points))
                 needed = len(facts)
         except (CommandError, programs.MissingError) as error:
             left_out.append(f"{title} is left out: {one_line(error)}")
@@ -180,34 +180,28 @@ class _Points(NamedTuple):
 
 
 def _described(
-    own: StoredModel, run: Run, title: str, arrays: Arrays, points: _Points
+    own: StoredModel, title: str, arrays: Arrays, points: _Points
 ) -> dict[str, Any]:
     """Returns a model for the page.
 
     Args:
         own: the model.
-        run: its run.
         title: what it is, in words.
         arrays: those that its run stored.
         points: test images.
 
     Raises:
-        MissingError: none of its programs can run in a page.
+        MissingError: as in ``models.describe``.
     """
     model = own.trained.model
-    facts: dict[str, Any] = models.describe(
-        own.trained,
-        name=run.name,
-        title=title,
-        likelihood=run.settings.model.likelihood,
-        classes=points.names if own.classes else None,
-    )
+    classes = points.names if own.classes else None
+    facts = models.describe(own.trained, title=title, classes=classes)
     means = arrays["test/posterior_mean"][:, : model.latent_dim]
     count = len(points.images)
-    if means.shape[-1] > 2 and "encode" in facts["programs"]:
-        facts["directions"] = _directions(means)
-    if "encode" not in facts["programs"] and "decode" in facts["programs"]:
+    if "encode" not in facts["programs"]:
         facts["mean"] = _encoded(means[:count], np.float32)
+    elif means.shape[-1] > 2:
+        facts["directions"] = _directions(means)
     if "bound" not in facts["programs"]:
         scores = views.scores(
             model.likelihood.view,
