@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.explorer.programs import MissingError, Weights, program, stored
+from experiments.explorer.programs import MissingError, Weights, encoded, program
 from vae_jax import views
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.measure import expected_intensity
@@ -82,7 +82,7 @@ def describe(
         "missing": missing,
     }
     if model.has_density:
-        description["prior_samples"] = stored(prior_samples(trained))
+        description["prior_samples"] = encoded(prior_samples(trained))
     return description
 
 

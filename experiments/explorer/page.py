@@ -22,6 +22,7 @@ from markupsafe import Markup
 from experiments.data.sources import Split
 from experiments.evaluation.stored_arrays import class_names
 from experiments.explorer import models, programs
+from experiments.explorer.programs import encoded
 from experiments.files.templates import templates
 from experiments.files.tensors import Arrays
 from experiments.messages.errors import CommandError, one_line
@@ -122,12 +123,6 @@ def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _encoded(array: np.ndarray, dtype: type[np.generic]) -> str:
-    """Returns the numbers of an array, little-endian, in base64."""
-    own = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<"))
-    return base64.b64encode(own.tobytes()).decode()
-
-
 class _Points(NamedTuple):
     """Test images that the models of a page share.
 
@@ -169,13 +164,13 @@ class _Points(NamedTuple):
         """Returns them for the page, with the draw of binary images if it is needed."""
         facts: dict[str, Any] = {
             "count": len(self.images),
-            "image": _encoded(self.images, np.uint8),
+            "image": encoded(self.images, np.uint8),
             "label": None if self.labels is None else self.labels.tolist(),
             "names": self.names,
         }
         if binary:
             x = views.shared_draw("binary", views.TEST, self.images, self.levels)
-            facts["binary"] = _encoded(np.packbits(np.asarray(x, bool)), np.uint8)
+            facts["binary"] = encoded(np.packbits(np.asarray(x, bool)), np.uint8)
         return facts
 
 
@@ -198,10 +193,10 @@ def _described(
     facts = models.describe(own.trained, title=title, classes=classes)
     means = arrays["test/posterior_mean"][:, : model.latent_dim]
     count = len(points.images)
-    if "encode" not in facts["programs"]:
-        facts["mean"] = _encoded(means[:count], np.float32)
-    elif means.shape[-1] > 2:
+    if means.shape[-1] > 2 and "encode" in facts["programs"]:
         facts["directions"] = _directions(means)
+    if "encode" not in facts["programs"]:
+        facts["mean"] = encoded(means[:count])
     if "bound" not in facts["programs"]:
         scores = views.scores(
             model.likelihood.view,
@@ -209,7 +204,7 @@ def _described(
             model.num_pixels,
             model.likelihood.levels,
         )
-        facts["bound"] = _encoded(scores, np.float32)
+        facts["bound"] = encoded(scores)
     return facts
 
 
@@ -217,10 +212,7 @@ def _directions(means: np.ndarray) -> dict[str, str]:
     """Returns the center of posterior means, and their first two principal axes."""
     center = means.mean(axis=0)
     _, _, axes = np.linalg.svd(means - center, full_matrices=False)
-    return {
-        "center": _encoded(center, np.float32),
-        "axes": _encoded(axes[:2], np.float32),
-    }
+    return {"center": encoded(center), "axes": encoded(axes[:2])}
 
 
 # --- HTML -----------------------------------------------------------------------------

@@ -8,7 +8,6 @@ networks, likelihoods and priors of any kind need no second form in JavaScript. 
 function with a primitive that the page does not have is refused by the name of it.
 """
 
-import base64
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.explorer.operations import FORMULAS, LOWERINGS
-from experiments.explorer.writer import MissingError, Weights, Writer
+from experiments.explorer.writer import MissingError, Weights, Writer, encoded
 from vae_jax.likelihoods.numerics import TAIL_COEFFICIENTS, TAIL_RATE
 
-__all__ = ["MissingError", "Weights", "engine", "program", "stored"]
+__all__ = ["MissingError", "Weights", "encoded", "engine", "program"]
 
 _ENGINE = Path(__file__).with_name("engine.js")
 # What ``engine`` fills in.
@@ -57,11 +55,6 @@ def program(
     return found | {"arguments": arguments, "results": sorted(shapes)}
 
 
-def stored(array: np.ndarray) -> str:
-    """Returns an array as base64 of float32, little-endian as all numbers of a page."""
-    return base64.b64encode(np.asarray(array, "<f4").tobytes()).decode()
-
-
 def engine() -> str:
     """Returns the script that executes programs, with a loop for each formula.
 
@@ -70,7 +63,7 @@ def engine() -> str:
     """
     loops = "\n".join(f"    {name}: {_loop(text)}," for name, text in FORMULAS.items())
     tail = {"rate": TAIL_RATE, "coefficients": TAIL_COEFFICIENTS}
-    script = _ENGINE.read_text()
+    script = _ENGINE.read_text("utf-8")
     for place, text in (_LOOPS, loops.lstrip()), (_TAIL, json.dumps(tail)):
         script = script.replace(place, text)
     return script

@@ -17,6 +17,12 @@ _FEWEST_HALVES = 1024
 _MOST_STORED = 1024
 
 
+def encoded(array: Any, dtype: type[np.generic] = np.float32) -> str:
+    """Returns the numbers of an array in base64, little-endian as all of a page."""
+    numbers = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<"))
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
 class MissingError(ValueError):
     """The page cannot compute a function; the message is why, a clause."""
 
