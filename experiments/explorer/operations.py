@@ -100,7 +100,15 @@ _REDUCTIONS = {
 _CUMULATIONS = {"cumsum": "sum", "cumprod": "product", "cummax": "max", "cummin": "min"}
 
 # Primitives that change no number and no order.
-_UNCHANGED = ("copy", "copy_p", "expand_dims", "reshape", "squeeze", "stop_gradient")
+_UNCHANGED = (
+    "copy",
+    "copy_p",
+    "expand_dims",
+    "optimization_barrier",
+    "reshape",
+    "squeeze",
+    "stop_gradient",
+)
 
 
 def _like(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -132,6 +140,10 @@ def _places(
         steps = [int(axis.steps.get(i, 0)) for i in range(len(shape))]
         rows.append([size, stride, int(axis.base), int(axis.dilation), steps])
     return {"shape": list(shape), "axes": rows}
+
+
+# Place 0 alone.
+_ONE_PLACE = _places([], [], [1], [])
 
 
 def _move(
@@ -237,12 +249,11 @@ def _pad(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
 
 def _tile(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
     (value,), (out,) = values, like
-    parts = [value]
     for axis, count in enumerate(params["reps"]):
-        shape = list(parts[0].shape)
+        shape = list(value.shape)
         shape[axis] *= count
-        parts = [_joined(writer, parts * count, axis, _like(shape, value.dtype))]
-    return [parts[0].renamed(out)]
+        value = _joined(writer, [value] * count, axis, _like(shape, value.dtype))
+    return [value.renamed(out)]
 
 
 def _joined(writer: Writer, values: Sequence[Value], axis: int, like: Any) -> Value:
@@ -309,7 +320,7 @@ def _dynamic_slice(writer: Writer, params: Any, values: Any, like: Any) -> list[
     starts = [writer.emit("concatenate", starts, _like((rank,), np.int32), rows=1)]
     window = [_Axis(steps={axis: 1}) for axis in range(rank)]
     options = {
-        "batch": {"shape": [1], "axes": []},
+        "batch": _ONE_PLACE,
         "window": _places(value.shape, value.strides, out.shape, window),
         "last": [a - b for a, b in zip(value.shape, out.shape, strict=True)],
         "strides": value.strides,
@@ -321,7 +332,7 @@ def _scatter(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]
     """Writes updates at places that are known: it is done once with the places."""
     (value, indices, updates), (out,) = values, like
     if indices.known is None:
-        return _missing(writer, "scatter at places that depend on inputs", like)
+        return writer.missing("scatter at places that depend on inputs", like)
     both = value.size + updates.size
     own, new = jnp.split(jnp.arange(both), [value.size])
     inputs = own.reshape(value.shape), indices.known, new.reshape(updates.shape)
@@ -329,9 +340,8 @@ def _scatter(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]
     flat = [each.renamed(_like((each.size,), out.dtype)) for each in (value, updates)]
     found = writer.emit("concatenate", flat, _like((both,), out.dtype), rows=1)
     where = Value(places.shape, places.dtype, places)
-    one = {"shape": [1], "axes": []}
-    shape = {"shape": [out.size], "axes": []}
-    options = {"batch": shape, "window": one, "last": [both - 1], "strides": [1]}
+    batch = {"shape": [out.size], "axes": []}
+    options = {"batch": batch, "window": _ONE_PLACE, "last": [both - 1], "strides": [1]}
     return [writer.emit("take", [found, where], out, **options, fills=False)]
 
 
@@ -368,7 +378,7 @@ def _convolution(writer: Writer, params: Any, values: Any, like: Any) -> list[Va
     (image, kernel), (out,) = values, like
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     if params["batch_group_count"] != 1:
-        return _missing(writer, "conv_general_dilated in batch groups", like)
+        return writer.missing("conv_general_dilated in batch groups", like)
     batch_axis, feature_axis, *rows = numbers.lhs_spec
     out_channels, in_channels, *window_axes = numbers.rhs_spec
     channels = kernel.shape[in_channels]  # of one group
@@ -430,11 +440,11 @@ def _elementwise(name: str) -> Lowering:
     def lowered(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
         whole = jnp.issubdtype(values[0].dtype, jnp.integer)
         if name in ("and", "or", "xor", "not") and whole:
-            return _missing(writer, f"{name} of integers", like)
+            return writer.missing(f"{name} of integers", like)
         if name == "select_n" and len(values) != 3:
-            return _missing(writer, "select_n of several cases", like)
+            return writer.missing("select_n of several cases", like)
         if name == "round" and int(params["rounding_method"]) != 1:
-            return _missing(writer, "round away from zero", like)
+            return writer.missing("round away from zero", like)
         shape = like[0].shape
         wide = [
             v if v.size == 1 else _widened(writer, v, range(len(shape)), shape)
@@ -493,16 +503,11 @@ def _scan(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
     )
 
 
-def _missing(writer: Writer, name: str, like: Sequence[Any]) -> list[Value]:
-    """Returns outputs of an operation that the page does not have."""
-    return writer.emit_all(f"missing {name}", [], like)
-
-
 LOWERINGS: dict[str, Lowering] = {
     **{name: _elementwise(name) for name in FORMULAS},
     **{name: _reduce(name) for name in _REDUCTIONS},
     **{name: _cumulate(name) for name in _CUMULATIONS},
-    **dict.fromkeys((*_UNCHANGED, "optimization_barrier"), _unchanged),
+    **dict.fromkeys(_UNCHANGED, _unchanged),
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "conv_general_dilated": _convolution,

@@ -149,6 +149,13 @@ class Writer:
         self._operations.append((kind, places, made, options))
         return outputs
 
+    def missing(self, name: str, like: Sequence[Any]) -> list[Value]:
+        """Returns outputs of an operation that the page does not have, by its name.
+
+        The program is refused if it needs one of them; see ``program``.
+        """
+        return self.emit_all(f"missing {name}", [], like)
+
     def _place(self, value: Value) -> int:
         """Returns the index of a value; a known one becomes a constant."""
         if value.place >= 0:
@@ -197,7 +204,7 @@ class Writer:
             if name not in self._lowerings or not self._grows(inputs, like):
                 return [known(array) for array in arrays]
         if name not in self._lowerings:
-            return self.emit_all(f"missing {name}", [], like)
+            return self.missing(name, like)
         found = self._lowerings[name](self, params, inputs, like)
         if arrays is None:
             return found
