@@ -100,7 +100,7 @@ def main() -> None:
     command_line.refuse_idle(("flow_tolerance",), "flow_images")
     prior, num_images = _FIT_PRIOR.value, _SANDWICH_IMAGES.value
     steps = reevaluation.numbers_of_steps(_NOISE_STEPS.value)
-    flow = _FLOW_IMAGES.value, _FLOW_TOLERANCE.value
+    flow_images = _FLOW_IMAGES.value
     annealing = {"num_temperatures": _TEMPERATURES.value, "num_chains": _CHAINS.value}
     left_out: list[str] = []
     folder = RunFolder.open(command_line.workdir())
@@ -112,17 +112,16 @@ def main() -> None:
     }
     if prior is not None:
         reevaluation.check_fit(prior, trained)
-    if num_images:
-        reevaluation.check_sandwich(num_images, trained)
-    reevaluation.check_steps(steps, trained)
-    reevaluation.check_flow(flow[0], trained)
+    reevaluation.check_models(
+        trained, sandwich_images=num_images, noise_steps=steps, flow_images=flow_images
+    )
     images = Images(loading.stored_images(folder, chosen[0], places))
     asked = {
         _EVALUATION: True,
         _FITTED: prior,
         _SANDWICH: num_images,
         _STEPS: steps,
-        _FLOW: flow[0],
+        _FLOW: flow_images,
     }
     for table in filter(asked.get, asked):  # Refused before any compute.
         read_table(folder.path / table, folder.owners)
@@ -141,8 +140,8 @@ def main() -> None:
         for one in evaluated:
             if steps:
                 add(_STEPS, [one.steps_row(number) for number in steps])
-            if flow[0]:
-                add(_FLOW, [one.flow_row(*flow)])
+            if flow_images:
+                add(_FLOW, [one.flow_row(flow_images, _FLOW_TOLERANCE.value)])
         if num_images:
             looked_at += evaluated
     if not tables:
@@ -155,7 +154,7 @@ def main() -> None:
         print_sandwich(row, one.run.settings.model.condition_on)
     if steps:
         print_noise_steps(tables[_STEPS])
-    if flow[0]:
+    if flow_images:
         print_flow(tables[_FLOW])
     for table in tables:
         CONSOLE.print(f"numbers: {folder.path / table}")

@@ -28,9 +28,7 @@ from experiments.report.pairs import Side
 from experiments.runner.images import Images
 from experiments.runner.measuring import sampling_of
 from experiments.runner.reevaluation import (
-    check_flow,
-    check_sandwich,
-    check_steps,
+    check_models,
     evaluate,
     numbers_of_steps,
 )
@@ -282,15 +280,13 @@ def test_the_flow_stands_beside_the_bound_of_the_same_images(evaluated):
 def test_what_a_model_does_not_have_is_refused_by_name():
     chains, others = grid.expand(config()), grid.expand(small_sweep())
     with pytest.raises(SettingsError, match=r"sandwich_images is 3: .* by --only\."):
-        check_sandwich(3, chains)
+        check_models(chains, sandwich_images=3)
     with pytest.raises(SettingsError, match=r"--noise_steps is '4,0': .* by --only\."):
-        check_steps([4, 0], others)
+        check_models(others, noise_steps=[4, 0])
     with pytest.raises(SettingsError, match=r"--flow_images is 3: .* by --only\."):
-        check_flow(3, others)
-    check_steps([], others)
-    check_flow(0, others)
-    check_steps([4], chains)
-    check_flow(1, chains)
+        check_models(others, flow_images=3)
+    check_models(others, sandwich_images=3)
+    check_models(chains, noise_steps=[4], flow_images=1)
 
 
 @pytest.mark.parametrize("given", ["-1", "1.5", "x", "", "²", "100001", "9" * 5000])

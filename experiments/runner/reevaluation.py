@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -164,9 +164,7 @@ class Evaluated:
             **annealing,
         )
         return {
-            "run": self.run.name,
-            "fingerprint": self.trained["fingerprint"],
-            "view": self.model.likelihood.view,
+            **self._keys_of_row(),
             "num_importance_samples": num_samples,
             **annealing,
             **sandwich_columns(measured),
@@ -186,7 +184,7 @@ class Evaluated:
         change = bounds - self._scores(self.evaluation.estimate.elbo)
         return {
             **self._keys_of_row(),
-            **mean_with_error("bound", bounds),
+            **self._bound(bounds),
             "num_importance_samples": options.num_samples,
             **chain_columns(estimate.chain),
             "noise_steps": noise_steps,
@@ -208,7 +206,7 @@ class Evaluated:
         own = self._scores(self.evaluation.estimate.elbo)[:num_images]
         return {
             **self._keys_of_row(),
-            **mean_with_error("bound", own),
+            **self._bound(own),
             "num_images": len(x),
             "tolerance": tolerance,
             **mean_with_error("flow_bound", flow),
@@ -222,8 +220,11 @@ class Evaluated:
             "run": self.run.name,
             "fingerprint": self.trained["fingerprint"],
             "view": self.model.likelihood.view,
-            "unit": views.unit(self.model.likelihood.view),
         }
+
+    def _bound(self, scores: np.ndarray) -> dict[str, Any]:
+        unit = views.unit(self.model.likelihood.view)
+        return {"unit": unit, **mean_with_error("bound", scores)}
 
     def _scores(self, nats: jax.Array) -> np.ndarray:
         """Returns estimates of log p(x) as scores of the same images."""
@@ -325,58 +326,49 @@ def with_samples(run: Run, num_samples: int) -> Run:
     return dataclasses.replace(run, settings=settings)
 
 
-def check_sandwich(num_images: int, runs: Iterable[Run]) -> None:
-    """Refuses to bound log p(x) of a chain of latents by annealing.
+def check_models(
+    runs: Collection[Run],
+    *,
+    sandwich_images: int = 0,
+    noise_steps: Sequence[int] = (),
+    flow_images: int = 0,
+) -> None:
+    """Refuses a measurement that a model does not allow.
 
     Args:
-        num_images: the images whose log p(x) is bounded.
         runs: the runs of the models.
+        sandwich_images: images whose log p(x) is bounded by annealing; 0: not asked.
+        noise_steps: numbers of steps of a chain of latents; none: not asked.
+        flow_images: images for the probability flow; 0: not asked.
 
     Raises:
-        SettingsError: naming the first run of such a model.
+        SettingsError: naming the measurement and the first run of such a model.
     """
-    for run in runs:
-        if not run.settings.model.example.has_density:
-            why = "has a chain of latents, which has no log p(z)"
-            _refuse_model("--sandwich_images", num_images, run, why)
-
-
-def check_steps(steps: Sequence[int], runs: Iterable[Run]) -> None:
-    """Refuses numbers of steps for a model that has no chain of latents.
-
-    Args:
-        steps: the numbers; if there are none, all models are allowed.
-        runs: the runs of the models.
-
-    Raises:
-        SettingsError: naming the first run of such a model.
-    """
-    for run in runs:
-        if steps and run.settings.model.example.has_density:
-            given = ",".join(map(str, steps))
-            why = "has no chain of latents, whose steps these are"
-            _refuse_model("--noise_steps", given, run, why)
-
-
-def check_flow(num_images: int, runs: Iterable[Run]) -> None:
-    """Refuses the probability flow of a model that is no chain from noise to an image.
-
-    Args:
-        num_images: the images of the flow; if it is 0, all models are allowed.
-        runs: the runs of the models.
-
-    Raises:
-        SettingsError: naming the first run of such a model.
-    """
-    for run in runs:
-        if num_images and not run.settings.model.example.is_chain:
-            why = "has no chain from noise to an image, whose flow this is"
-            _refuse_model("--flow_images", num_images, run, why)
-
-
-def _refuse_model(option: str, value: Any, run: Run, why: str) -> NoReturn:
-    remedy = "Leave the run out by --only"
-    raise SettingsError.of(option, value, f"{run.name} {why}", remedy)
+    asked: tuple[tuple[str, Any, Callable[[VAE], bool], str], ...] = (
+        (
+            "--sandwich_images",
+            sandwich_images,
+            lambda model: model.has_density,
+            "has a chain of latents, which has no log p(z)",
+        ),
+        (
+            "--noise_steps",
+            ",".join(map(str, noise_steps)),
+            lambda model: not model.has_density,
+            "has no chain of latents, whose steps these are",
+        ),
+        (
+            "--flow_images",
+            flow_images,
+            lambda model: model.is_chain,
+            "has no chain from noise to an image, whose flow this is",
+        ),
+    )
+    for option, value, allows, why in asked:
+        for run in runs:
+            if value and not allows(run.settings.model.example):
+                remedy = "Leave the run out by --only"
+                raise SettingsError.of(option, value, f"{run.name} {why}", remedy)
 
 
 def numbers_of_steps(given: Sequence[str]) -> list[int]:
