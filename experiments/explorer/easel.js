@@ -1,6 +1,5 @@
 // The image that all models see: a test image, a drawing, or a file.
 
-// An image to choose among the test images, to draw, or to read from a file.
 class Easel {
   // onImage takes an image and its label; points.count may be 0.
   constructor(image, levels, points, onImage) {

@@ -271,7 +271,7 @@ globalThis.Engine = (() => {
 
   // --- programs ---
 
-  // Returns {inputs, outputs, run}: arrays to write and to read, and what lies between.
+  // Returns {inputs, outputs, run}: arrays to write and to read, and the function between.
   function compile(program, weights) {
     const {sizes, operations, inputs, outputs} = program;
     const arrays = new Array(sizes.length);

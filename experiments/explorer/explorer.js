@@ -3,7 +3,6 @@
 // page.py puts these files, in the order of their use, into one function of the page:
 // latents, elements, model, map, panel, easel, explorer. Engine comes before them.
 
-// Shows one model, and a second one beside it, on the same image.
 class Explorer {
   constructor(root, {models, points}) {
     const {image, levels} = models[0], shared = new Points(points, image[0] * image[1] * image[2], levels);

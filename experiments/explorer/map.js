@@ -1,16 +1,16 @@
-// The map: a plane through latent space, over which a reader moves.
+// The map: a plane through latent space, over which a reader moves, with the test images,
+// contours of q(z) and p(z), and the place of z.
 
 const SIDE = 340, MARGIN = 26, INSIDE = SIDE - 2 * MARGIN; // pixels of CSS
 const GRID = 121, SHARES = [0.5, 0.9], TILES = 13, NEAR = 9;
 
-// A canvas of a plane: test images, contours of q(z) and p(z), and the place of z.
 class PlaneMap {
   // onMove takes [u, v], onPick the number of a test image.
   constructor(model, onMove, onPick) {
     Object.assign(this, {model, onMove, onPick, tiles: [], path: [], encoding: null});
     this.shown = {points: true, contours: true, tiles: false};
     this.canvas = make('canvas', {className: 'map', tabIndex: 0, role: 'application'});
-    this.still = make('canvas'); // What does not move with z.
+    this.still = make('canvas'); // The part that does not move with z.
     this.place = this.kept = [0, 0]; // Where z is, and where a click has put it.
     this.redraw = once(() => this.draw());
     this.refresh = once(() => { this.drawStill(); this.draw(); });
@@ -180,7 +180,7 @@ class PlaneMap {
     context.stroke();
   }
 
-  // Draws what moves: z, the path of a chain, and q(z|x) of the chosen image.
+  // Draws the part that moves: z, the path of a chain, and q(z|x) of the chosen image.
   draw() {
     const context = this.begin(this.canvas), [x, y] = this.toPixels(this.place);
     context.drawImage(this.still, 0, 0, SIDE, SIDE);

@@ -1,16 +1,13 @@
 // The models of the page, which Engine runs, and the test images that they share.
 
-// The test images of the file, which all models share.
 class Points {
   constructor({count = 0, image, binary, label = null, names = []} = {}, size, levels) {
     Object.assign(this, {count, labels: label, names});
     if (count) this.images = rows(bytes(image), size).map(k => Float32Array.from(k, x => x / (levels - 1)));
     if (binary) {
-      const bits = Float32Array.from(bytes(binary)).reduce((all, byte) => {
-        for (let i = 7; i >= 0; i--) all.push((byte >> i) & 1);
-        return all;
-      }, []);
-      this.binary = rows(Float32Array.from(bits.slice(0, count * size)), size);
+      const packed = bytes(binary); // Eight pixels in a byte, the first one highest.
+      const bits = Float32Array.from({length: count * size}, (_, i) => (packed[i >> 3] >> (7 - i % 8)) & 1);
+      this.binary = rows(bits, size);
     }
   }
 

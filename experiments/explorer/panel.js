@@ -1,8 +1,8 @@
-// What is shown of one model: its map, its latents, its chain, and what it makes of an image.
+// The view of one model: above the image its plane, latents and chain; below it the
+// reconstruction and the ELBO.
 
 const MOST_SLIDERS = 64, MOST_LABELS = 20, FRAMES = 7, REST = 150; // ms until a bound is computed
 
-// What is shown of one model: above its plane, latents and chain; below the image.
 class Panel {
   // onPick takes the number of a test image that was chosen in the plane.
   constructor(model, onPick) {
