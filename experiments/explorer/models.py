@@ -82,7 +82,7 @@ def describe(
         "missing": missing,
     }
     if model.has_density:
-        description["prior_samples"] = encoded(prior_samples(trained))
+        description["prior_samples"] = encoded(_prior_samples(trained))
     return description
 
 
@@ -119,7 +119,7 @@ def functions(trained: TrainedModel) -> tuple[dict[str, Function], dict[str, str
     return found, missing
 
 
-def prior_samples(trained: TrainedModel) -> np.ndarray:
+def _prior_samples(trained: TrainedModel) -> np.ndarray:
     """Returns z ~ p(z), ``[PRIOR_SAMPLES, K]``."""
     model = trained.model
     if _has_standard_prior(model):

@@ -23,7 +23,7 @@ from vae_jax.likelihoods.numerics import TAIL_COEFFICIENTS, TAIL_RATE
 __all__ = ["MissingError", "Weights", "encoded", "engine", "program"]
 
 _ENGINE = Path(__file__).with_name("engine.js")
-# What ``engine`` fills in.
+# Texts of the script that ``engine`` replaces.
 _LOOPS = "/* One loop for each formula, by ``programs.engine``. */"
 _TAIL = "{rate: 0, coefficients: []}"
 

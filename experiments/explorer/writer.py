@@ -248,7 +248,7 @@ class Writer:
     def program(
         self, inputs: Sequence[Value], outputs: Sequence[Value]
     ) -> dict[str, Any]:
-        """Returns what the page reads, without operations that no output needs.
+        """Returns the program for the page, without operations that no output needs.
 
         Args:
             inputs: made by ``add``.
@@ -291,7 +291,7 @@ class Writer:
         }
 
 
-# Primitives that call a jaxpr with all of their inputs, and the parameter that is it.
+# Primitives that call a jaxpr with all of their inputs, and names of its parameter.
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
 _CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
 _CALLED = ("jaxpr", "call_jaxpr", "call", "fun_jaxpr")
@@ -327,7 +327,7 @@ def _broadcast(array: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
     return np.broadcast_to(array.reshape(shape), params["shape"])
 
 
-# What most constants need. JAX would compile a program for each shape.
+# Primitives of most constants, for which JAX would compile a program for each shape.
 _IN_NUMPY: dict[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "broadcast_in_dim": _broadcast,
     "convert_element_type": lambda array, params: array.astype(params["new_dtype"]),

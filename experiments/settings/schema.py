@@ -263,8 +263,8 @@ class EvaluationSettings:
             of a model with classes; 0: they are not estimated.
         sampler: the way from noise to the samples in the report, of a model whose prior
             is a chain of latents.
-        sampler_steps: steps of the sampler; 0 for those of the chain, of which it takes
-            256 if they are infinitely many.
+        sampler_steps: steps of the sampler; 0 for those of the chain, or 256 if the
+            chain has infinitely many.
         sampler_options: options of the sampler that have no field, by name.
         guidance: weight of classifier-free guidance towards the class of these samples,
             of a chain with ``label_dropout``; 1: none.

@@ -127,9 +127,9 @@ def flow_estimate(
 ) -> FlowEstimate:
     """Estimates a bound on one image's log p(x) under the probability flow.
 
-    The integers become continuous by the noise of z_0 ~ q(z_0|x), which costs what a
-    bound costs: it is below log p(x) of the model that draws z_0 by the flow and x from
-    the same p(x|z_0), in the same unit as the bound of the chain.
+    The noise of z_0 ~ q(z_0|x) makes the integers continuous, so this is a lower bound:
+    on log p(x) of the model that draws z_0 by the flow and x from the same p(x|z_0), in
+    the same unit as the bound of the chain.
 
     Args:
         model: with the posterior 'noise' and the prior 'diffusion'.
