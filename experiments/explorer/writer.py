@@ -115,9 +115,9 @@ class Writer:
     def __init__(self, weights: Weights, lowerings: Mapping[str, Lowering]) -> None:
         self._weights, self._lowerings = weights, lowerings
         self._sizes: list[int] = []
-        self._constants: dict[int, Value] = {}  # known values by place
+        # Places and values of those that are known, by identity.
+        self._constants: dict[int, tuple[int, Value]] = {}
         self._operations: list[tuple[str, list[int], list[int], dict[str, Any]]] = []
-        self._places: dict[int, int] = {}  # of known values, by identity
 
     # --- values and operations ---
 
@@ -160,10 +160,9 @@ class Writer:
         """Returns the index of a value; a known one becomes a constant."""
         if value.place >= 0:
             return value.place
-        if id(value) not in self._places:
-            self._places[id(value)] = self.add(value).place
-            self._constants[self._places[id(value)]] = value
-        return self._places[id(value)]
+        if id(value) not in self._constants:
+            self._constants[id(value)] = self.add(value).place, value
+        return self._constants[id(value)][0]
 
     # --- jaxprs ---
 
@@ -279,7 +278,7 @@ class Writer:
             "sizes": [self._sizes[place] for place in used],
             "constants": [
                 [names[place], self._weights.place(value.known)]
-                for place, value in self._constants.items()
+                for place, value in self._constants.values()
                 if place in names
             ],
             "operations": [
