@@ -229,9 +229,8 @@ def test_weights_of_equal_bytes_and_other_sizes_are_two():
     weights = Weights()
     assert [weights.place(array) for array in (*zeros, zeros[0])] == [0, 1, 0]
     assert weights.described()["sizes"] == [[2048, 2], [1024, 2]]
-    assert (
-        weights.place(np.zeros(512, np.float32)) == 2
-    )  # As many bytes as 1024 halves.
+    # As many bytes as 1024 halves.
+    assert weights.place(np.zeros(512, np.float32)) == 2
     assert weights.place(np.arange(5000)) == 3  # Whole numbers stay exact.
     assert weights.described()["sizes"][2:] == [[512, 4], [5000, 4]]
 

@@ -1,7 +1,7 @@
 // Starts the explorer: one model, and another one beside it, on the same image.
 //
-// page.py puts these files, in the order of their use, into one function of the page:
-// latents, elements, model, map, panel, easel, explorer. Engine comes before them.
+// page.py puts these files into one function of the page, in the order of their use, with
+// this one last. Engine comes before them.
 
 class Explorer {
   constructor(root, {models, points}) {
