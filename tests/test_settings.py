@@ -377,7 +377,26 @@ def test_options_by_name_reach_a_part_of_ones_own(mapping, monkeypatch, kind):
     assert (type(part), part.strength) == (OWN[kind], 2.5)
     mapping[section][f"{kind}_options"] = {"strength": "much"}
     line = refusal(mapping, section, kind, "own")
-    assert f"{kind}_options.strength is 'much': it must be of type float" in line
+    path = f"config.{section}.{kind}_options.strength"
+    assert f"{path} is 'much': it must be of type float" in line
     mapping[section][f"{kind}_options"] = {"strenght": 2.5}
     line = refusal(mapping, section, kind, "own")
     assert f"strenght is 2.5: {kind} 'own' has no such option. Leave it out." in line
+
+
+def test_options_of_a_denoiser_are_given_by_name_in_those_of_the_prior(mapping):
+    denoiser = {"denoiser": "transformer", "denoiser_widths": (8,)}
+    mapping["model"] |= {"prior": "diffusion", **denoiser}
+    mapping["training"] |= {"objective": "diffusion"}
+    mapping["model"]["prior_options"] = {"denoiser_options": {"patch": 4, "heads": 2}}
+    (run,) = expanded(mapping)
+    model = run.settings.model.build(image_shape=(8, 8, 1), levels=2)
+    network = model.prior_family.module.network
+    assert (network.patch, network.heads, network.widths) == (4, 2, (8,))
+    for options, words in (
+        ({"patch": 0}, "config.model.prior_options.denoiser_options.patch is 0: it m"),
+        ({"blocks": 1}, "prior_options.denoiser_options.blocks is 1: denoiser 'trans"),
+        (3, "config.model.prior_options.denoiser_options is 3: they are options by"),
+    ):
+        mapping["model"]["prior_options"] = {"denoiser_options": options}
+        assert words in refusal(mapping, "model", "denoiser", "transformer")

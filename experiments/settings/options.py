@@ -91,7 +91,10 @@ def part_options(section: Any, kind: str) -> dict[str, Any]:
             )
         usual = type(known[option].default)
         if usual in (bool, int, float, str):  # Others would fail within a program.
-            own[option] = convert(value, usual, path)
+            try:
+                own[option] = convert(value, usual, path)
+            except SettingsError as error:  # The section stands before its field.
+                raise ValueError(str(error)) from error
         require_declared(path, own[option], known[option].annotation)
     return {option: getattr(section, field) for option, field in fields.items()} | own
 

@@ -6,10 +6,11 @@ types the values that are allowed. docs/configuration.md is printed from both.
 checked before anything is computed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from experiments.data.settings import DataSettings
@@ -137,9 +138,21 @@ class ModelSettings:
         Raises:
             SettingsError: parts or options that the library refuses.
         """
-        with prefixed("config.model."):
+        with prefixed("config.model."), self._named_options():
             model = _make_vae(self, image_shape, levels, num_classes)
         return dataclasses.replace(model, has_classifier=has_classifier)
+
+    @contextlib.contextmanager
+    def _named_options(self) -> Iterator[None]:
+        """Adds to a refusal the field in which its option is given by name."""
+        try:
+            yield
+        except ValueError as error:
+            name = str(error).split(" ", 1)[0].split(".", 1)[0]
+            for kind in _KINDS:
+                if name in dict(getattr(self, f"{kind}_options")):
+                    raise ValueError(f"{kind}_options.{error}") from error
+            raise
 
     @property
     def example(self) -> VAE:
@@ -155,6 +168,9 @@ class ModelSettings:
         return self.example.can_be_padded
 
 
+_KINDS = "likelihood", "network", "posterior", "prior"
+
+
 @functools.lru_cache(maxsize=1024)
 def _make_vae(
     model: ModelSettings,
@@ -162,8 +178,7 @@ def _make_vae(
     levels: int,
     num_classes: int,
 ) -> VAE:
-    kinds = "likelihood", "network", "posterior", "prior"
-    options = {kind: part_options(model, kind) for kind in kinds}
+    options = {kind: part_options(model, kind) for kind in _KINDS}
     return make_vae(
         LIKELIHOODS.make(model.likelihood, levels, **options["likelihood"]),
         image_shape=image_shape,
@@ -375,7 +390,8 @@ def _check_objective(
 ) -> None:
     """Refuses an objective that a model does not allow."""
     objective = training.config().objective
-    if objective.infers_classes and not has_classifier:
+    can_classify = model.example.has_density
+    if objective.infers_classes and can_classify and not has_classifier:
         name, why = "config.training.objective", "the model has no classifier"
         remedy = (
             "Set config.model.condition_on to 'label' and "

@@ -121,7 +121,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     if kind is Options:
         if not isinstance(value, Mapping) and value != ():
             raise SettingsError.of(name, value, "it must be a group of options")
-        return Options(sorted(dict(value).items()))
+        return _hashable(dict(value))
     if kind_of(kind) is tuple:
         if not isinstance(value, tuple):
             names = next(iter(declared(get_args(kind)[0])), None)
@@ -146,6 +146,14 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         is_registered = any(isinstance(each, dict) for each in declared(hint))
         raise SettingsError(f"{error}{_OWN_PARTS * is_registered}") from error
     return value
+
+
+def _hashable(value: Any) -> Any:
+    """Returns a ``plain`` value with ``Options`` for its groups, at any depth."""
+    if isinstance(value, Mapping):
+        pairs = ((name, _hashable(each)) for name, each in value.items())
+        return Options(sorted(pairs, key=lambda pair: str(pair[0])))
+    return tuple(map(_hashable, value)) if isinstance(value, tuple) else value
 
 
 def declared(hint: Any) -> list[Any]:

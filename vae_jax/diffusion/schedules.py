@@ -9,7 +9,7 @@ rise from 0 to 1.
 
 import abc
 import dataclasses
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ class Learned(NoiseSchedule):
         units: number of sigmoids.
     """
 
-    units: Annotated[int, Count] = 32
+    units: Count = 32
 
     is_learned: ClassVar[bool] = True
 

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import Count, CountOrZero
+from vae_jax.checks import Count, Range
 from vae_jax.networks.common import (
     ActivatedNetwork,
     apply_block,
@@ -61,7 +61,7 @@ class _Layered(Denoiser, ActivatedNetwork):
     """
 
     _: dataclasses.KW_ONLY
-    fourier: Annotated[int, CountOrZero] = 0
+    fourier: Annotated[int, Range(at_least=0, at_most=16)] = 0
 
     def features(self, z: jax.Array) -> list[jax.Array]:
         """Returns z, and its sines and cosines, each of the shape of z."""
@@ -141,7 +141,7 @@ class UNet(_Layered, ConvolvingNetwork):
     widths: tuple[int, ...] = (32, 64)
     activation: str = "silu"
     _: dataclasses.KW_ONLY
-    blocks: Annotated[int, Count] = 1
+    blocks: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -231,8 +231,8 @@ class Transformer(_Layered):
     widths: tuple[int, ...] = (64, 64)
     activation: str = "gelu"
     _: dataclasses.KW_ONLY
-    patch: Annotated[int, Count] = 2
-    heads: Annotated[int, Count] = 4
+    patch: Count = 2
+    heads: Count = 4
 
     expansion: ClassVar[int] = 4  # of the dense layers between attentions
 
@@ -245,8 +245,8 @@ class Transformer(_Layered):
             )
         if self.widths[0] % self.heads:
             raise ValueError(
-                f"heads is {self.heads}: it does not divide the width, "
-                f"{self.widths[0]}. Change one of them."
+                f"widths is {self.widths}: each is no multiple of the heads, "
+                f"{self.heads}. Change one of them."
             )
 
     def module(self, shape: Shape, outputs: int) -> Module:

@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import CountOrZero, Range, require_fields
+from vae_jax.checks import CountOrZero, Range, require_fields, require_type
 from vae_jax.diffusion.process import PREDICTIONS, Denoised, Process, read_output
 from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends, NoiseSchedule
 from vae_jax.distributions import Posterior
@@ -45,6 +45,14 @@ STEPS_OF_INFINITY = 256
 # diffusion training via min-SNR weighting strategy").
 WEIGHTINGS = ("elbo", "simple", "velocity", "min_snr")
 _MOST_SNR = 5.0
+
+# The options of a denoiser that are options of the prior, by their names there.
+_DENOISER_FIELDS = {
+    "widths": "denoiser_widths",
+    "activation": "activation",
+    "precision": "precision",
+    "rematerialize": "rematerialize",
+}
 
 # One step of a sampler: of a key, z_t ``[N, D]``, and gamma at t and at s <= t, both
 # ``[N]``, it makes z_s ``[N, D]``.
@@ -116,6 +124,7 @@ class DiffusionFamily:
 
     has_closed_form_kl: ClassVar[bool] = False
     has_density: ClassVar[bool] = False
+    set_by_model: ClassVar = ("latent_shape", "num_classes", "levels")
 
     def __post_init__(self) -> None:
         require_fields(self)
@@ -134,9 +143,17 @@ class DiffusionFamily:
                 "predicts is 'levels': the latents are no image, whose pixels have "
                 "levels. Choose 'velocity', 'noise' or 'data'."
             )
+        try:
+            options = dict(self.denoiser_options)
+            if not all(isinstance(name, str) for name in options):
+                raise TypeError("keywords are names")
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"denoiser_options is {self.denoiser_options!r}: they are options by "
+                "name. Give them as in {'fourier': 2}."
+            ) from None
         # Hashable, as all of a description must be.
-        options = tuple(sorted(dict(self.denoiser_options).items()))
-        object.__setattr__(self, "denoiser_options", options)
+        object.__setattr__(self, "denoiser_options", tuple(sorted(options.items())))
         _ = self.module  # Refuses wrong options before anything is computed.
 
     @property
@@ -153,17 +170,37 @@ class DiffusionFamily:
 
     @property
     def _denoiser(self) -> Denoiser:
+        options = dict(self.denoiser_options)
         if not isinstance(self.denoiser, str):
+            example = "a name such as 'mlp', or a denoiser as DenseDenoiser() is"
+            require_type("denoiser", self.denoiser, Denoiser, example)
+            if options:
+                raise ValueError(
+                    f"denoiser_options is {options}: the denoiser has its options "
+                    "already. Give them to it, or name the denoiser in place of it."
+                )
             return self.denoiser
-        own = {
-            "widths": self.denoiser_widths,
-            "activation": self.activation,
-            "precision": self.precision,
-            "rematerialize": self.rematerialize,
-        }
         known = DENOISERS.options(self.denoiser)
-        given = {name: value for name, value in own.items() if name in known}
-        return DENOISERS.make(self.denoiser, **given | dict(self.denoiser_options))
+        for name, value in options.items():
+            if name in _DENOISER_FIELDS:
+                raise ValueError(
+                    f"denoiser_options.{name} is {value!r}: it is the option "
+                    f"{_DENOISER_FIELDS[name]}. Set that instead."
+                )
+        given = {
+            name: getattr(self, field)
+            for name, field in _DENOISER_FIELDS.items()
+            if name in known
+        }
+        try:
+            return DENOISERS.make(self.denoiser, **given | options)
+        except ValueError as error:
+            # The denoiser's names are not those of the prior.
+            name, _, rest = str(error).partition(" ")
+            field = _DENOISER_FIELDS.get(name, name)
+            if name in known | options and name not in _DENOISER_FIELDS:
+                field = f"denoiser_options.{name}"
+            raise ValueError(f"{field} {rest}") from error
 
     @property
     def schedule(self) -> NoiseSchedule:
