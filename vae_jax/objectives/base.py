@@ -174,6 +174,20 @@ class Objective(abc.ABC):
             for family in (model.posterior_family, model.prior_family)
         )
         name = type(self).__name__
+        # First: what is needed else, no other objective gives to a chain of latents.
+        if model.has_classifier and not model.has_density:
+            raise ValueError(
+                f"objective is {name}: none learns a chain of latents from images "
+                "whose class is not known. Give the class of all images, or choose a "
+                "prior other than 'diffusion'."
+            )
+        if self.needs_density != model.has_density:
+            remedy = "Choose the objective 'diffusion'."
+            why = f"it needs log p(z), which {prior} has not"
+            if not self.needs_density:
+                why = f"it is the bound of a chain of latents, which {prior} is not"
+                remedy = "Choose the prior 'diffusion', or an objective such as 'elbo'."
+            raise ValueError(f"objective is {name}: {why}. {remedy}")
         is_diagonal = isinstance(model.posterior_family, DiagonalGaussianFamily)
         if self.needs_diagonal_posterior and not is_diagonal:
             raise ValueError(
@@ -187,13 +201,6 @@ class Objective(abc.ABC):
                 f"{posterior} and {prior} do not have. Choose 'elbo_log_weight', which "
                 "estimates it."
             )
-        if self.needs_density != model.has_density:
-            remedy = "Choose the objective 'diffusion'."
-            why = f"it needs log p(z), which {prior} has not"
-            if not self.needs_density:
-                why = f"it is the bound of a chain of latents, which {prior} is not"
-                remedy = "Choose the prior 'diffusion', or an objective such as 'elbo'."
-            raise ValueError(f"objective is {name}: {why}. {remedy}")
         if self.infers_classes != model.has_classifier:
             remedy = "Choose the objective 'semi_supervised'."
             if self.infers_classes:
