@@ -17,8 +17,8 @@ from vae_jax.evidence import importance_estimate
 from vae_jax.evidence.unrolled import unrolled
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
-from vae_jax.networks import DENOISERS
-from vae_jax.objectives import IWAE, Diffusion, Elbo, ElboLogWeight
+from vae_jax.networks import DENOISERS, DenseDenoiser
+from vae_jax.objectives import IWAE, Diffusion, Elbo, ElboLogWeight, SemiSupervised
 from vae_jax.priors.diffusion import WEIGHTINGS
 
 ENDS = Ends(-8.0, 5.0)
@@ -374,15 +374,43 @@ def test_a_trajectory_ends_where_samples_do():
         ({"noise_schedule": "line"}, "noise_schedule is 'line': it is unknown"),
         ({"predicts": "x"}, "predicts is 'x': it is unknown"),
         ({"denoiser": "net"}, "denoiser is 'net': it is unknown"),
-        ({"denoiser": "unet", "denoiser_widths": ()}, r"widths is \(\): a U-Net"),
+        ({"denoiser": 3}, "denoiser is 3: it must be of type Denoiser"),
+        (
+            {"denoiser": "unet", "denoiser_widths": ()},
+            r"^denoiser_widths is \(\): a U-Net",
+        ),
         (
             {"denoiser": "transformer", "denoiser_widths": (8, 4)},
-            "have one width",
+            r"^denoiser_widths is \(8, 4\): .* have one width",
         ),
         (
             {"denoiser": "transformer", "denoiser_options": {"heads": 3}},
-            "heads is 3: it does not divide the width, 256",
+            r"^denoiser_widths is \(256, 256\): each is no multiple of the heads, 3",
         ),
+        (
+            {"denoiser": "transformer", "denoiser_options": {"heads": 0}},
+            r"^denoiser_options\.heads is 0: it must be a whole number of at least 1",
+        ),
+        (
+            {"denoiser_options": {"fourier": -1}},
+            r"^denoiser_options\.fourier is -1: it must be a whole number",
+        ),
+        (
+            {"denoiser_options": {"patch": 2}},
+            r"^denoiser_options\.patch is 2: .* or choose 'transformer'\.",
+        ),
+        (
+            {"denoiser_options": {"widths": (8,)}},
+            r"^denoiser_options\.widths is .* it is the option denoiser_widths\.",
+        ),
+        ({"denoiser_options": 3}, "^denoiser_options is 3: they are options by name"),
+        ({"denoiser_options": {1: 2}}, "denoiser_options is {1: 2}: they are options"),
+        (
+            {"denoiser": DenseDenoiser((8,)), "denoiser_options": {"fourier": 1}},
+            "denoiser_options is .* the denoiser has its options already",
+        ),
+        ({"prior_options": {"levels": 3}}, "levels is 3: .* has no such option"),
+        ({"latent_shape": (4, 4, 1)}, r"latent_shape is .* have no such option"),
         ({"posterior_options": {"gamma_min": -2.0}}, r"gamma_min is -2.0 of the post"),
     ],
 )
@@ -413,6 +441,13 @@ def test_objectives_that_need_a_density_are_refused():
         with pytest.raises(ValueError, match=r"it needs log p\(z\), which Diffusion"):
             objective.check(model)
         objective.check(unrolled(model, 2))
+    # The remedy is one that works: no other objective has a bound of this model.
+    with pytest.raises(ValueError, match="Choose the objective 'diffusion'"):
+        Elbo().check(model)
+    model, _ = chain(num_classes=3)
+    for objective in (Diffusion(), SemiSupervised()):
+        with pytest.raises(ValueError, match="Give the class of all images"):
+            objective.check(dataclasses.replace(model, has_classifier=True))
     plain = make_vae(
         make_likelihood("bernoulli", 2), image_shape=(2, 2, 1), latent_dim=1
     )

@@ -459,6 +459,10 @@ def make_vae(
     if not isinstance(network, Network):
         named.insert(0, (NETWORKS, network, network_options))
     known = [registry.options(name) for registry, name, _ in named]
+    for takes, (registry, name, own) in zip(known, named, strict=True):
+        for option, value in (own or {}).items():
+            if option not in takes:
+                refuse_option(option, value, [(registry, name)])
     for option, value in options.items():
         if not any(option in each for each in known):
             refuse_option(option, value, [part[:2] for part in named])

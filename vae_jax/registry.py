@@ -2,8 +2,9 @@
 
 Likelihoods, posteriors, priors, networks and objectives are all made in the same way:
 ``REGISTRY.make(name, *bound, **options)``. The arguments of the library (the number
-of levels, the latent sizes) come first; every other parameter of the part is an option.
-An option that the part does not take is refused by name.
+of levels, the latent sizes) come first; every other parameter of the part is an option,
+but for those that the part names in ``set_by_model``. An option that the part does not
+take is refused by name.
 """
 
 import functools
@@ -70,7 +71,7 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         self.require_name(name)
         known = self.options(name)
         for option, value in options.items():
-            if option not in known:
+            if option not in known and option not in _set_by_model(self[name]):
                 refuse_option(option, value, [(self, name)])
         for option, parameter in known.items():
             if parameter.default is parameter.empty and option not in options:
@@ -146,7 +147,9 @@ def refuse_option(
 def _options(
     part: Callable[..., Any], num_bound: int
 ) -> tuple[tuple[str, inspect.Parameter], ...]:
-    fixed = part.keywords if isinstance(part, functools.partial) else {}
+    fixed = {*_set_by_model(part)}
+    if isinstance(part, functools.partial):
+        fixed.update(part.keywords)
     parameters = list(inspect.signature(part).parameters.values())[num_bound:]
     return tuple(
         (parameter.name, parameter)
@@ -154,3 +157,10 @@ def _options(
         if parameter.name not in fixed
         and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     )
+
+
+def _set_by_model(part: Callable[..., Any]) -> tuple[str, ...]:
+    """Returns the parameters that a model gives to a part by name: they follow."""
+    kind = part.func if isinstance(part, functools.partial) else part
+    names: tuple[str, ...] = getattr(kind, "set_by_model", ())
+    return names

@@ -149,7 +149,10 @@ def _parts(kind: str) -> list[tuple[str, ...]]:
         fields = fields_of(section, kind, options)
         taken = [f"`{fields[option]}`" for option in options if option in fields]
         own = [
-            f"`{option}`: {_allowed(each.annotation)}; default `{each.default!r}`"
+            f"`{option}`: "
+            + "; ".join(
+                filter(None, (_allowed(each.annotation), f"default `{each.default!r}`"))
+            )
             for option, each in options.items()
             if option not in fields
         ]
