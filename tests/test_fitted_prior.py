@@ -121,6 +121,15 @@ def test_the_prior_of_a_ladder_is_refused(trained, key):
         fit_prior(ladder, params, family, key, x, **STEPS)
 
 
+def test_the_prior_of_a_chain_from_noise_to_images_is_refused(trained, key):
+    """It makes one chain with the posterior."""
+    model, params, x, *_ = trained
+    chain = dataclasses.replace(model, posterior_family=make_posterior("noise", (2,)))
+    family = make_prior("diffusion", (model.latent_dim,))
+    with pytest.raises(ValueError, match="Train with another posterior, such as 'dia"):
+        fit_prior(chain, params, family, key, x, **STEPS)
+
+
 def test_a_vamp_prior_is_refused_by_name(trained, key):
     assert "vamp" not in FITTABLE
     with pytest.raises(ValueError, match=r"'vamp' cannot be fitted .* 'mixture'"):

@@ -50,7 +50,8 @@ def fit_prior(
 
     Raises:
         ValueError: the new prior is a VampPrior, which is made of the encoder; or the
-            posterior is a ladder, which is made of its prior.
+            posterior is a ladder, which is made of its prior, or 'noise', which makes
+            one chain with its prior.
     """
     require_own_prior(model.posterior_family)
     if isinstance(family, VampPriorFamily):
@@ -67,8 +68,13 @@ def require_own_prior(posterior: PosteriorFamily) -> None:
     """Refuses a posterior that depends on the prior.
 
     Raises:
-        ValueError: the posterior is a ladder.
+        ValueError: the posterior is a ladder, or the first layer of a chain.
     """
+    if getattr(posterior, "is_noise", False):
+        raise ValueError(
+            "the prior of 'noise' cannot be replaced: they are one chain of latents. "
+            "Train with another posterior, such as 'diagonal'."
+        )
     if isinstance(posterior, LadderFamily):
         raise ValueError(
             "the prior of a 'ladder' cannot be replaced: its posterior is made of it. "
