@@ -65,6 +65,18 @@ def test_markdown_has_every_number_and_says_what_the_marks_mean(rows):
     assert "Diverged" not in text
 
 
+def test_beside_a_chain_the_mark_is_at_the_lowest_bound(rows):
+    bounds = [{"bound": row["score"], "bound_se": row["score_se"]} for row in rows]
+    chains = [row | bound for row, bound in zip(rows, bounds, strict=True)]
+    for each in chains:
+        if each["view"] != "binary":
+            each["estimator"] = "bound"
+    text = tables.markdown(groups_of(chains))
+    assert "**-ELBO of 297 test images" in text
+    assert "bold: lowest -ELBO where no seed is" in text
+    assert "lowest score" not in text
+
+
 def test_latex_is_well_formed_and_has_the_same_numbers(rows):
     text = tables.latex(groups_of(rows))
     assert text.isascii()

@@ -261,6 +261,11 @@ class Group:
         return quantity(self.members[0].density, is_bound=self.measure == "bound")
 
     @property
+    def ranked(self) -> str:
+        """The name of what ranks the members, in a sentence."""
+        return "score" if self.measure == "score" else "-ELBO"
+
+    @property
     def words(self) -> str:
         """What is ranked, in words."""
         return "negative log-likelihood" if self.measure == "score" else "minus ELBO"

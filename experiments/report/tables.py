@@ -57,7 +57,8 @@ def score_table(group: Group, mark: str) -> ScoreTable:
         line = tuple(group.label(axis, cell.point[axis.name]) for axis in rows)
         entry = Entry(group.number(cell), cell is best)
         lines.setdefault(line, {})[cell.point[columns.name]] = entry
-    lowest = f"{mark} lowest score{' where no seed is missing' * group.has_gaps}"
+    where = " where no seed is missing" * group.has_gaps
+    lowest = f"{mark} lowest {group.ranked}{where}"
     notes = [
         f"± {group.spread}" if group.spread else "",
         lowest if best else "",
