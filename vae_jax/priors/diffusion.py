@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import CountOrZero, Range, require_fields, require_type
+from vae_jax.checks import Range, require_fields, require_type
 from vae_jax.diffusion.process import PREDICTIONS, Denoised, Process, read_output
 from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends, NoiseSchedule
 from vae_jax.distributions import Posterior
@@ -35,6 +35,9 @@ from vae_jax.networks import (
     Shape,
 )
 from vae_jax.priors.interface import Encode
+
+# float32 still tells the steps of such a chain apart.
+MOST_STEPS = 100_000
 
 # Steps of a sampler where the chain has infinitely many.
 STEPS_OF_INFINITY = 256
@@ -114,7 +117,7 @@ class DiffusionFamily:
     latent_shape: tuple[int, ...] = ()
     predicts: Annotated[str, PREDICTIONS] = "velocity"
     noise_schedule: Annotated[str, NOISE_SCHEDULES] = "linear"
-    noise_steps: CountOrZero = 0
+    noise_steps: Annotated[int, Range(at_least=0, at_most=MOST_STEPS)] = 0
     gamma_min: Annotated[float, Range(at_least=-30, at_most=30)] = -8.0
     gamma_max: Annotated[float, Range(at_least=-30, at_most=30)] = 5.0
     preserves_variance: bool = True
