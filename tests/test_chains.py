@@ -28,6 +28,7 @@ from experiments.report.pairs import Side
 from experiments.runner.images import Images
 from experiments.runner.measuring import sampling_of
 from experiments.runner.reevaluation import (
+    check_fit,
     check_models,
     evaluate,
     numbers_of_steps,
@@ -143,6 +144,15 @@ def labelled(**evaluation):
     own = config(steps=(4,), **evaluation)
     own["model"] |= {"condition_on": "label", "label_dropout": 0.5}
     return own
+
+
+def test_a_chain_is_fitted_to_latents_of_all_classes_or_refused():
+    own = labelled()
+    with pytest.raises(SettingsError, match="are one chain of latents"):
+        check_fit("diffusion", grid.expand(own))
+    encoder = {"posterior": "diagonal", "network": "mlp", "predicts": "velocity"}
+    own["model"] |= encoder | {"latent_dim": 2}
+    check_fit("diffusion", grid.expand(own))
 
 
 def test_the_report_compares_weights_of_guidance(data, tmp_path):

@@ -375,7 +375,8 @@ class TrainedModel(_OnArrays):
 
         Returns:
             Arrays ``[N]``; ``effective_sample_size`` is between 1 and the number of
-            samples, and the estimate is poor where it is small.
+            samples, and the estimate is poor where it is small. It is NaN for a chain
+            of latents, which has no weights.
         """
         found: ImportanceEstimate = self._of_images(
             _estimate, images, labels, *self._sizes(num_samples)

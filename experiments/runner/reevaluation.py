@@ -39,13 +39,11 @@ from vae_jax.model import VAE, Params, num_parameters
 from vae_jax.per_image import map_images
 from vae_jax.population import member, pad, param_shapes
 from vae_jax.priors import PriorFamily, make_prior
-from vae_jax.priors.diffusion import with_steps
+from vae_jax.priors.diffusion import MOST_STEPS, with_steps
 from vae_jax.training import Member, MemberKeys
 
 # Children of a member's key for diagnoses, beside those of ``measure_latent_use``.
 _FIT_KEY, _SANDWICH_KEY, _FLOW_KEY = 3, 4, 5
-# float32 still tells the steps of such a chain apart.
-_MOST_NOISE_STEPS = 100_000
 
 # Models that differ in a seed or in beta are equal, and share a compiled program.
 _evaluate = jax.jit(evaluate_member, static_argnums=(0, 1))
@@ -291,10 +289,13 @@ def _prior_to_fit(run: Run, prior: str) -> PriorFamily:
     """Returns a prior for the latents of a run.
 
     Options that no part of the run takes are those of other runs, for their latents:
-    the prior has its defaults.
+    the prior has its defaults. It is one p(z) of all classes, so none is left out.
     """
     model = same_model(run.settings).model
-    return make_prior(prior, (model.latent_dim,), **fitted_prior_options(model, prior))
+    options = fitted_prior_options(model, prior)
+    if "label_dropout" in options:
+        options["label_dropout"] = 0.0
+    return make_prior(prior, (model.latent_dim,), **options)
 
 
 def _evaluate_group(task: GroupTask, params: Sequence[Params]) -> Evaluation:
@@ -379,8 +380,8 @@ def numbers_of_steps(given: Sequence[str]) -> list[int]:
     """
     for each in given:
         digits = re.fullmatch(r"\d{1,6}", each, re.ASCII)
-        if not digits or int(each) > _MOST_NOISE_STEPS:
-            why = f"a number of steps is 1 to {_MOST_NOISE_STEPS}, or 0 for infinity"
+        if not digits or int(each) > MOST_STEPS:
+            why = f"a number of steps is 1 to {MOST_STEPS}, or 0 for infinity"
             remedy = "Give them as in --noise_steps=4,16,64,0"
             raise SettingsError.of("--noise_steps", ",".join(given), why, remedy)
     return list(dict.fromkeys(map(int, given)))
