@@ -139,7 +139,8 @@ class DiffusionFamily:
         if self.label_dropout and not self.num_classes:
             raise ValueError(
                 f"label_dropout is {self.label_dropout}: the model has no classes. "
-                "Give it classes, or set label_dropout to 0."
+                "Give it classes, as condition_on 'label' does in a configuration, or "
+                "set label_dropout to 0."
             )
         if self.predicts == "levels" and not self.levels:
             raise ValueError(
