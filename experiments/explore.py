@@ -14,6 +14,10 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 # isort: split
 
+import contextlib
+import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -22,7 +26,7 @@ from experiments import command_line
 from experiments.files.paths import expand_user
 from experiments.files.writing import write_atomically
 from experiments.messages.console import CONSOLE, warn
-from experiments.messages.errors import CommandError, FolderError
+from experiments.messages.errors import CommandError, FolderError, SettingsError
 
 if TYPE_CHECKING:
     from experiments.data.sources import Split
@@ -52,7 +56,14 @@ def main() -> None:
     from experiments.runs.folder import RunFolder
     from experiments.settings import grid
 
+    if not math.isfinite(_MEGABYTES.value):
+        why, remedy = "it must be a number", "Give one, as in --megabytes=20"
+        raise SettingsError.of("--megabytes", _MEGABYTES.value, why, remedy)
     folder, left_out = RunFolder.open(command_line.workdir()), list[str]()
+    path = (
+        expand_user(_OUTPUT.value) if _OUTPUT.value else folder.path / "explorer.html"
+    )
+    _refuse_other_file(path)
     runs = loading.runs_without_images(folder)
     usable = loading.trained_runs(folder, grid.choose(runs, _ONLY.value), left_out)
     members = members_of(usable.values(), left_out.append, folder.config())
@@ -67,15 +78,29 @@ def main() -> None:
     found = explore(folder, chosen, images, int(_MEGABYTES.value * 1e6))
     left_out += found.left_out
     if not found.data:
-        raise FolderError(f"{folder.path} has no model to explore. {left_out[0]}")
-    path = (
-        expand_user(_OUTPUT.value) if _OUTPUT.value else folder.path / "explorer.html"
-    )
+        raise FolderError(f"{folder.path} has no model to explore. {found.left_out[0]}")
     names = dict.fromkeys(member.dataset for member in members)
     title = f"Variational autoencoders on {', '.join(names)}"
     write_atomically(path, page(found, title))
     CONSOLE.print(f"explorer: {path}")
     command_line.leave_if_left_out(left_out)
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Refuses a place at which something else than such a page lies.
+
+    Raises:
+        SettingsError: that is so.
+    """
+    from experiments.explorer.page import MARK
+
+    start = b""
+    if path.is_file():
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            start = file.read(1000)
+    if os.path.lexists(path) and MARK.encode() not in start:
+        why = "it holds something else than such a page"
+        raise SettingsError.of("--output", str(path), why, "Choose a new file")
 
 
 def _images(folder: "RunFolder", run: "Run") -> "Split | None":

@@ -620,8 +620,9 @@ def explored(page):
 
 def test_an_explorer_has_the_best_model_of_each_likelihood(command, finished, tmp_path):
     before, output = contents(finished), tmp_path / "own.html"
-    outcome = command("explore", f"--workdir={finished}", f"--output={output}")
-    assert outcome.status == 0, outcome.stderr
+    for _ in range(2):  # The second page takes the place of the first.
+        outcome = command("explore", f"--workdir={finished}", f"--output={output}")
+        assert outcome.status == 0, outcome.stderr
     assert str(output) in outcome.stdout
     assert contents(finished) == before
     page = explored(output)
@@ -649,7 +650,10 @@ def test_an_explorer_has_the_runs_that_are_chosen(command, own):
     ("options", "words"),
     [
         (["--megabytes=0"], ["has no model to explore", "has room for 0.0 MB"]),
+        (["--megabytes=0"], ["experiments.explore makes a larger one by --megabytes"]),
         (["--megabytes=-1"], ["--megabytes", "non-negative"]),
+        (["--megabytes=nan"], ["--megabytes is nan: it must be a number. Give one"]),
+        (["--megabytes=inf"], ["--megabytes is inf: it must be a number. Give one"]),
         (["--only=beta"], ["--only", "beta"]),
         (["--data_path=x"], ["data_path"]),
         (["--output=/dev/null/x.html"], ["/dev/null"]),
@@ -658,6 +662,15 @@ def test_an_explorer_has_the_runs_that_are_chosen(command, own):
 def test_what_cannot_be_explored_is_refused(command, own, options, words):
     before = contents(own)
     assert_refused(command("explore", f"--workdir={own}", *options), *words)
+    assert contents(own) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "report.html", "members"])
+def test_an_explorer_takes_the_place_of_an_explorer_alone(command, own, name):
+    before = contents(own)
+    options = f"--workdir={own}", f"--output={own / name}"
+    words = "it holds something else than such a page. Choose a new file."
+    assert_refused(command("explore", *options), "--output is", words)
     assert contents(own) == before
 
 

@@ -33,6 +33,8 @@ from vae_jax import views
 from vae_jax.model import num_parameters
 
 MOST_BYTES = 6_000_000  # of a page
+# Stands near the start of a page that holds an explorer alone.
+MARK = '<meta name="generator" content="vae_jax.explore">'
 _MOST_POINTS = 500
 _MOST_POINT_BYTES = 1_000_000
 _PARAMETER_BYTES = 2 * 4 / 3  # half precision, in base64
@@ -110,7 +112,8 @@ def explore(
             else:
                 left_out.append(
                     f"{title} is left out: it has {needed / 1e6:.1f} MB, and the page "
-                    f"has room for {max(room, 0) / 1e6:.1f} MB more."
+                    f"has room for {max(room, 0) / 1e6:.1f} MB more: "
+                    "experiments.explore makes a larger one by --megabytes."
                 )
     if points is None or not found:
         return Explorer("", left_out)
@@ -193,7 +196,8 @@ def _described(
     facts = models.describe(own.trained, title=title, classes=classes)
     means = arrays["test/posterior_mean"][:, : model.latent_dim]
     count = len(points.images)
-    if means.shape[-1] > 2 and "encode" in facts["programs"]:
+    has_directions = means.shape[-1] > 2 and len(means) > 1  # as one mean has none
+    if has_directions and "encode" in facts["programs"]:
         facts["directions"] = _directions(means)
     if "encode" not in facts["programs"]:
         facts["mean"] = encoded(means[:count])
@@ -249,4 +253,4 @@ def pages(*folders: Path) -> jinja2.Environment:
 def page(explorer: Explorer, title: str) -> str:
     """Returns a page that holds an explorer alone."""
     template = pages().get_template("page.html.jinja")
-    return template.render(explorer=explorer, title=title)
+    return template.render(explorer=explorer, title=title, mark=Markup(MARK))
