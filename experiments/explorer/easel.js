@@ -3,7 +3,7 @@
 class Easel {
   // onImage takes an image and its label; points.count may be 0.
   constructor(image, levels, points, onImage) {
-    const [height, width, channels] = image, longest = Math.max(height, width);
+    const [height, width, channels] = image, longest = Math.max(height, width, 6);
     Object.assign(this, {image, levels, points, pen: [1, 1, 1], radius: longest / 24, at: [0, 0]});
     this.pixels = new Float32Array(height * width * channels);
     this.picture = new Picture(image);
@@ -11,7 +11,7 @@ class Easel {
     this.notice = make('p', {className: 'note', role: 'status'});
     this.cursor = make('span', {className: 'cursor'});
     const file = make('input', {type: 'file', accept: 'image/*'});
-    const pen = range('Pen', [0.3, longest / 6, 0.1], this.radius, value => { this.radius = value; });
+    const pen = range('Pen', [0.25, longest / 6, 0.05], this.radius, value => { this.radius = value; });
     this.node = make('div', {className: 'image'},
       make('div', {className: 'easel'}, this.picture.canvas, this.cursor),
       make('div', {}, this.picture.caption, row(this.choicePart(), button('Clear', () => this.clear())),
@@ -48,11 +48,6 @@ class Easel {
     });
     canvas.addEventListener('pointermove', event => event.buttons && this.stroke(place(event)));
     canvas.addEventListener('keydown', event => this.onKey(event));
-    this.node.addEventListener('dragover', event => event.preventDefault());
-    this.node.addEventListener('drop', event => {
-      event.preventDefault();
-      this.read(event.dataTransfer.files[0]);
-    });
   }
 
   onKey(event) {
@@ -91,6 +86,15 @@ class Easel {
     this.change(this.points.images[point], `Test image ${point + 1}${label ? `, label ${label}` : ''}`, point);
   }
 
+  // Takes files that are dropped on a node.
+  takeDrops(node) {
+    node.addEventListener('dragover', event => event.preventDefault());
+    node.addEventListener('drop', event => {
+      event.preventDefault();
+      this.read(event.dataTransfer.files[0]);
+    });
+  }
+
   // Takes an image, at the levels that the models know.
   change(pixels, words, point = null) {
     const white = this.levels - 1;
@@ -106,7 +110,9 @@ class Easel {
 
   async read(file) {
     if (!file) return;
+    this.file = file;
     const [height, width] = this.image, bitmap = await createImageBitmap(file).catch(() => null);
+    if (this.file !== file) return; // Another one came meanwhile.
     const use = () => this.change(this.pixelsOf(bitmap), file.name);
     if (!bitmap) this.notice.textContent = `${file.name} is no image that this browser reads.`;
     else if (bitmap.width === width && bitmap.height === height) use();

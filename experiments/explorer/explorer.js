@@ -16,6 +16,7 @@ class Explorer {
     this.stage = make('div', {className: 'stage'}, panels('above'),
       make('div', {}, make('h3', {}, 'The image'), this.easel.node, panels('below')));
     root.replaceChildren(row(select('Model', titles, i => this.open(0, i)).node, second), this.stage);
+    this.easel.takeDrops(root); // Elsewhere a browser would leave the page for the file.
     this.open(0, 0);
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () =>
       this.panels.forEach(panel => panel?.map.plane && panel.map.refresh()));
