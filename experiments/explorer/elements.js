@@ -4,7 +4,8 @@
 const bytes = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
 const floats = text => new Float32Array(bytes(text).buffer);
 // A number with a true minus sign, and none before zero.
-const fixed = (x, digits = 2) => x.toFixed(digits).replace(/^-(?=.*[1-9])/, '−').replace('-', '');
+const fixed = (x, digits = 2) => (Math.abs(x) < 1e7 ? x.toFixed(digits) : x.toExponential(2))
+  .replace(/^-(?=.*[1-9I])/, '−').replace('-', '');
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -119,7 +120,7 @@ class Picture {
   // Shows the terms log p(x_i|z) of the pixels, and their range.
   showTerms(terms) {
     const costs = Array.from(rows(terms, this.channels), pixel => -sum(pixel));
-    const [low, high] = [Math.min(...costs), Math.max(...costs)];
+    const [low, high] = [Math.min, Math.max].map(of => costs.reduce((a, b) => of(a, b)));
     this.draw(i => glow((costs[i] - low) / (high - low || 1)));
     this.say(`Terms of the pixels: from ${fixed(-low)} (dark) to ${fixed(-high)} nats (bright)`);
   }
