@@ -43,14 +43,16 @@ def data(runs):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, runs, data):
-    """Returns the folder of a sweep of models that are not trained.
+    """Returns the folder of a sweep of models; tests restore what they change."""
+    return untrained(opened_for(tmp_path_factory, config(), runs, data), runs, data)
 
-    Tests restore what they change.
-    """
+
+def untrained(folder, runs, data):
+    """Returns a folder, closed, with models that are not trained."""
     pixels = data.train.images.reshape(len(data.train.images), -1)
     statistics = views.pixel_statistics(pixels, data.levels)
-    means = np.random.default_rng(0).normal(size=(len(data.test.images), 4))
-    with contextlib.closing(opened_for(tmp_path_factory, runs, data)) as folder:
+    means = np.random.default_rng(0).normal(size=(len(data.test.images), 8))
+    with contextlib.closing(folder):
         for run in runs:
             model = build_model(run.settings, data)
             arrays = {
@@ -58,17 +60,19 @@ def folder(tmp_path_factory, runs, data):
                 "picture/levels": np.int32(data.levels),
                 "test/posterior_mean": means.astype(np.float32),
                 "test/elbo": np.full(len(means), -100.0, np.float32),
-                "test/labels": data.test.labels,
             }
+            if data.test.labels is not None:
+                arrays["test/labels"] = data.test.labels
+                arrays["classes"] = np.unique(data.train.labels)
             params = model.init(jax.random.key(run.settings.seed), *statistics)
             save_member(folder, run.name, jax.device_get(params), arrays)
     return folder
 
 
-def opened_for(tmp_path_factory, runs, data):
+def opened_for(tmp_path_factory, config, runs, data):
     path = tmp_path_factory.mktemp("explorer") / "run"
     owners = fingerprints(runs, data.fingerprint)
-    return opened(path, config(), owners, data.fingerprint)
+    return opened(path, config, owners, data.fingerprint)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +190,24 @@ def hostile(folder, run, data):
     finally:
         members.save(name, *own, arrays, bits)
     return found._replace(left_out=[HOSTILE])
+
+
+def test_labels_are_the_classes_that_each_model_knows(tmp_path_factory):
+    """The first model has no classes, and the test images lack most of them."""
+    own = config() | {"sweep": {"condition_on": ("", "label")}}
+    own["data"]["num_test"] = 2
+    runs = grid.expand(own)
+    data = load_data(runs[0].settings.data)
+    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
+    found = explore(folder, {run: run.name for run in runs}, data.test)
+    assert not found.left_out
+    facts = json.loads(found.data)
+    kinds = sorted(set(data.test.labels.tolist()))
+    assert facts["points"]["names"] == [str(kind) for kind in kinds]
+    without, with_classes = facts["models"]
+    assert without["classes"] is None
+    assert with_classes["classes"] == [str(digit) for digit in range(10)]
+    assert with_classes["class_of"] == kinds
 
 
 def test_names_never_become_markup(folder, runs, data, tmp_path):
@@ -323,6 +345,44 @@ def test_everything_is_reached_and_used_by_the_keyboard_alone(browser, file):
 
 
 @needs_chromium
+@pytest.mark.parametrize(
+    ("shape", "latents", "count"),
+    [((1, 1), 1, 1), ((3, 5, 3), 3, 1), ((400, 400), 1, 2)],
+)
+def test_images_and_latents_of_any_size_are_shown(
+    browser, tmp_path_factory, tmp_path, shape, latents, count
+):
+    """Without labels, and with so few test images that they have no directions."""
+    images = np.random.default_rng(0).integers(0, 256, (8, *shape), np.uint8)
+    np.savez(tmp_path / "own.npz", train_images=images, test_images=images[:count])
+    own = config()
+    own["data"] |= {"name": "npz", "path": str(tmp_path / "own.npz")}
+    own["data"] |= {"num_train": -1, "num_validation": 2, "white": 255.0}
+    own["model"] |= {"widths": (1,), "latent_dim": latents}
+    own["training"]["batch_size"] = 2
+    own["sweep"] = {}
+    runs = grid.expand(own)
+    data = load_data(runs[0].settings.data)
+    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
+    tab = browser.open(write(tmp_path, explore(folder, {runs[0]: "own"}, data.test)))
+    tab.wait(BOUND)
+    assert not text_of(tab, ".doubt")
+    meaning = text_of(tab, ".stage p.note")
+    assert ("area" in meaning, "regions" in meaning) == (latents == 1, latents > 1)
+    assert not tab.errors
+
+
+@needs_chromium
+def test_a_legend_says_how_many_labels_it_leaves_out(browser, explorer, tmp_path):
+    path = write(tmp_path, explorer)
+    many = json.dumps([str(i) for i in range(25)])
+    path.write_text(re.sub(r'"names":\[.*?\]', f'"names":{many}', path.read_text()))
+    tab = browser.open(path)
+    tab.wait(BOUND)
+    assert text_of(tab, ".legend li:last-child") == "and 5 more"
+
+
+@needs_chromium
 def test_two_models_are_compared_on_one_image(browser, file):
     tab = browser.open(file)
     tab.wait(BOUND)
@@ -339,7 +399,7 @@ def test_two_models_are_compared_on_one_image(browser, file):
 def test_a_file_of_another_size_is_refused_in_place_and_can_be_resized(browser, file):
     tab = browser.open(file)
     tab.wait(BOUND)
-    drop = """(async (name, type, width, height) => {
+    drop = """(async (name, type, width, height, place = '.image') => {
         const canvas = Object.assign(document.createElement('canvas'), {width, height});
         canvas.getContext('2d').fillStyle = 'white';
         canvas.getContext('2d').fillRect(0, 0, width, height);
@@ -347,7 +407,7 @@ def test_a_file_of_another_size_is_refused_in_place_and_can_be_resized(browser, 
         const data = new DataTransfer();
         data.items.add(new File([type ? blob : 'words'], name));
         const event = new DragEvent('drop', {bubbles: true, dataTransfer: data});
-        document.querySelector('.image').dispatchEvent(event);
+        document.querySelector(place).dispatchEvent(event);
     })"""
     notice = "document.querySelector('.image .note').textContent"
     tab.evaluate(f"{drop}('<b>.png', true, 20, 10)")
@@ -357,6 +417,9 @@ def test_a_file_of_another_size_is_refused_in_place_and_can_be_resized(browser, 
     tab.wait(f"{CAPTION} === '<b>.png' && {notice} === ''")
     tab.evaluate(f"{drop}('right.png', true, 8, 8)")
     tab.wait(f"{CAPTION} === 'right.png'")
+    # A file that misses the image does not replace the page.
+    tab.evaluate(f"{drop}('beside.png', true, 8, 8, '.map')")
+    tab.wait(f"{CAPTION} === 'beside.png'")
     tab.evaluate(f"{drop}('words.png', false, 8, 8)")
     tab.wait(f"{notice} === 'words.png is no image that this browser reads.'")
     assert not tab.errors

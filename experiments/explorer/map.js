@@ -69,12 +69,13 @@ class PlaneMap {
     this.fit();
   }
 
-  // Sets the range so that it holds p(z) and the test images.
+  // Sets the range so that it holds p(z), q(z) and the test images.
   fit() {
-    const prior = this.model.prior(this.plane).flatMap(({at: [u, v], cov: [uu, , vv]}) =>
+    const {model, plane} = this, gaussians = [...model.prior(plane), ...model.posteriors(plane)];
+    const ends = gaussians.flatMap(({at: [u, v], cov: [uu, , vv]}) =>
       [Math.abs(u) + 2.2 * Math.sqrt(uu), Math.abs(v) + 2.2 * Math.sqrt(vv)]);
-    const far = this.encodedPlaces().flat().filter(Number.isFinite).map(Math.abs);
-    this.reach = Math.ceil(1.02 * Math.max(2, ...prior, ...far));
+    const far = [...ends, ...this.encodedPlaces().flat().map(Math.abs)].filter(Number.isFinite);
+    this.reach = Math.ceil(1.02 * Math.max(2, ...far));
     this.refresh();
   }
 
@@ -107,9 +108,12 @@ class PlaneMap {
     context.beginPath();
     context.rect(MARGIN, MARGIN, INSIDE, INSIDE);
     context.clip();
-    if (shown.contours && plane.names[1]) {
-      this.drawRegions(context, model.posteriors(plane));
-      this.drawContours(context, model.prior(plane));
+    if (shown.contours) {
+      const both = [model.posteriors(plane), model.prior(plane)];
+      if (plane.names[1]) {
+        this.drawRegions(context, both[0]);
+        this.drawContours(context, both[1]);
+      } else this.drawCurves(context, both);
     }
     if (shown.points) this.drawPoints(context);
     context.restore();
@@ -166,6 +170,25 @@ class PlaneMap {
     }));
     const edge = INSIDE / (GRID - 1) / 2; // A pixel of the grid is around its place.
     context.drawImage(canvas, MARGIN - edge, MARGIN - edge, INSIDE + 2 * edge, INSIDE + 2 * edge);
+  }
+
+  // Draws q(z) and p(z) of one latent, below the points and with one scale.
+  drawCurves(context, both) {
+    const middle = Math.floor(GRID / 2) * GRID; // The place of the row of v = 0.
+    const curves = both.map(each => density(each, this.reach, GRID).slice(middle, middle + GRID));
+    const most = Math.max(...curves.flatMap(curve => [...curve])), end = MARGIN + INSIDE;
+    Object.assign(context, {fillStyle: css('--accent'), strokeStyle: css('--soft')});
+    const [area, line] = curves.map(curve => {
+      const path = new Path2D();
+      curve.forEach((value, i) => path.lineTo(MARGIN + INSIDE * i / (GRID - 1), end - 0.45 * INSIDE * value / (most || 1)));
+      return path;
+    });
+    area.lineTo(end, end);
+    area.lineTo(MARGIN, end);
+    context.globalAlpha = 0.35;
+    context.fill(area);
+    context.globalAlpha = 1;
+    context.stroke(line);
   }
 
   drawContours(context, gaussians) {

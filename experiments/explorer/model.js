@@ -65,6 +65,11 @@ class Model {
     return this.has(`below ${layer}`) ? this.run(`below ${layer}`, {z}, y).z : z;
   }
 
+  // The class that a label of the test images is, if the model knows it.
+  classOf(label) {
+    return this.facts.class_of?.[label] ?? null;
+  }
+
   layerOf(latent) {
     let end = 0;
     return this.facts.latents.findIndex(({size}) => latent < (end += size));
@@ -89,7 +94,7 @@ class Model {
     const point = this.has('encode') ? this.encoded.indexOf(null) : -1;
     if (point < 0) return false;
     const image = {pixels: this.points.images[point], point};
-    this.encoded[point] = this.encode(image, this.points.labelOf(point));
+    this.encoded[point] = this.encode(image, this.classOf(this.points.labelOf(point)));
     return true;
   }
 

@@ -11,7 +11,7 @@ same section.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from experiments.explorer.programs import encoded
 from experiments.files.templates import templates
 from experiments.files.tensors import Arrays
 from experiments.messages.errors import CommandError, one_line
+from experiments.messages.wording import plain_label
 from experiments.runs.folder import RunFolder
 from experiments.runs.trained import StoredModel, stored_model
 from experiments.settings.grid import Run
@@ -132,14 +133,14 @@ class _Points(NamedTuple):
     Attributes:
         images: the first of the test images, integers, ``[n, D]``.
         levels: number of intensities.
-        labels: their places among ``names``, ``[n]``; None without labels.
-        names: of the labels.
+        labels: their places among ``kinds``, ``[n]``; None without labels.
+        kinds: the labels that there are, by name.
     """
 
     images: np.ndarray
     levels: int
     labels: np.ndarray | None
-    names: list[str]
+    kinds: dict[int, str]
 
     @classmethod
     def of(cls, own: StoredModel, arrays: Arrays, images: Split | None) -> "_Points":
@@ -157,11 +158,10 @@ class _Points(NamedTuple):
         rows = views.as_rows(shown[:count], model.image_shape, model.likelihood.levels)
         labels = arrays.get("test/labels")
         if labels is None:
-            return cls(rows, model.likelihood.levels, None, [])
-        kinds, known = np.unique(list(own.classes) or labels), class_names(arrays)
-        names = [known[k] if 0 <= k < len(known) else str(k) for k in kinds.tolist()]
+            return cls(rows, model.likelihood.levels, None, {})
+        kinds = np.unique(labels)
         places = np.searchsorted(kinds, labels[:count])
-        return cls(rows, model.likelihood.levels, places, names)
+        return cls(rows, model.likelihood.levels, places, _named(kinds, arrays))
 
     def facts(self, *, binary: bool) -> dict[str, Any]:
         """Returns them for the page, with the draw of binary images if it is needed."""
@@ -169,12 +169,23 @@ class _Points(NamedTuple):
             "count": len(self.images),
             "image": encoded(self.images, np.uint8),
             "label": None if self.labels is None else self.labels.tolist(),
-            "names": self.names,
+            "names": list(self.kinds.values()),
         }
         if binary:
             x = views.shared_draw("binary", views.TEST, self.images, self.levels)
             facts["binary"] = encoded(np.packbits(np.asarray(x, bool)), np.uint8)
         return facts
+
+
+def _named(labels: Iterable[int], arrays: Arrays) -> dict[int, str]:
+    """Returns the name of each label, or its number if it has none.
+
+    Args:
+        labels: the labels.
+        arrays: those that a run stored, with the names.
+    """
+    names = dict(enumerate(class_names(arrays)))
+    return {k: plain_label(one_line(names.get(k, str(k)))) for k in map(int, labels)}
 
 
 def _described(
@@ -192,8 +203,11 @@ def _described(
         MissingError: as in ``models.describe``.
     """
     model = own.trained.model
-    classes = points.names if own.classes else None
+    classes = list(_named(own.classes, arrays).values()) if own.classes else None
     facts = models.describe(own.trained, title=title, classes=classes)
+    if own.classes:  # Test images may lack some, and another model has none.
+        places = {label: place for place, label in enumerate(own.classes)}
+        facts["class_of"] = [places.get(label) for label in points.kinds]
     means = arrays["test/posterior_mean"][:, : model.latent_dim]
     count = len(points.images)
     has_directions = means.shape[-1] > 2 and len(means) > 1  # as one mean has none

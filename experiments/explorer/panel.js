@@ -55,6 +55,8 @@ class Panel {
     };
     const legend = points.names.slice(0, MOST_LABELS).map((name, i) =>
       make('li', {}, make('span', {className: 'dot', style: `background: ${colour(i)}`}), name));
+    const others = points.names.length - legend.length;
+    if (others) legend.push(make('li', {}, `and ${others} more`));
     return [make('ul', {className: 'legend', 'aria-label': 'Labels of the test images'}, ...legend),
       row(check('test images', true, toggle('points')), check('q(z) and p(z)', true, toggle('contours')),
         check('decoded images', false, toggle('tiles'))),
@@ -64,8 +66,10 @@ class Panel {
 
   meaning() {
     const {model} = this, prior = model.prior(Plane.ofLatents(model.names, 0, 1));
-    const q = 'Blue regions hold 50 % and 90 % of q(z), the mean of q(z|x) over these test images.';
-    const p = `Lines enclose as much of p(z)${prior.length > 1 ? ', smoothed over its draws' : ''}.`;
+    const [blue, lines] = model.size > 1 ? ['Blue regions hold 50 % and 90 % of', 'Lines enclose as much of']
+      : ['The blue area is the density of', 'The line is that of'];
+    const q = `${blue} q(z), the mean of q(z|x) over these test images.`;
+    const p = `${lines} p(z)${prior.length > 1 ? ', smoothed over its draws' : ''}.`;
     return [model.has('encode') ? q : model.why('encode'), prior.length ? p : ''].join(' ');
   }
 
@@ -159,7 +163,7 @@ class Panel {
 
   classPart() {
     if (!this.model.classes) return null;
-    this.classes = select('Class y', this.model.classes, y => this.setImage(this.image, y));
+    this.classes = select('Class y', this.model.classes, y => this.setClass(y));
     return row(this.classes.node);
   }
 
@@ -202,11 +206,16 @@ class Panel {
     return [make('div', {className: 'frames'}, ...this.pictures.map(({node}) => node)), this.numbers];
   }
 
-  // Encodes an image and moves to its posterior mean; y is its class, if it has one.
-  setImage(image, y) {
-    const {model} = this, [seen, reconstruction] = this.pictures;
-    const changed = model.classes && y !== null && y !== this.y;
+  // Takes an image, and its label if it has one.
+  setImage(image, label) {
     this.image = image;
+    this.setClass(this.model.classOf(label));
+  }
+
+  // Encodes the image and moves to its posterior mean; y is its class, if it has one.
+  setClass(y) {
+    const {model, image} = this, [seen, reconstruction] = this.pictures;
+    const changed = model.classes && y !== null && y !== this.y;
     if (changed) this.classes.control.value = this.y = y;
     if (model.has('denoise') && (changed || !this.map.path.length)) this.attempt(() => this.runChain());
     if (changed) this.drawTiles();
