@@ -420,8 +420,9 @@ def test_a_file_of_another_size_is_refused_in_place_and_can_be_resized(browser, 
     # A file that misses the image does not replace the page.
     tab.evaluate(f"{drop}('beside.png', true, 8, 8, '.map')")
     tab.wait(f"{CAPTION} === 'beside.png'")
-    tab.evaluate(f"{drop}('words.png', false, 8, 8)")
-    tab.wait(f"{notice} === 'words.png is no image that this browser reads.'")
+    tab.evaluate(f"{drop}('words\\u202e.png', false, 8, 8)")
+    words = "words.png is no image of pixels that this browser reads. Choose a PNG"
+    tab.wait(f"{notice}.startsWith({words!r})")
     assert not tab.errors
 
 
@@ -435,6 +436,24 @@ def test_a_phone_shows_it_without_scrolling_sideways(
     tab.evaluate("document.querySelector('details').open = true")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     assert tab.evaluate("document.images.length") == 0
+    assert not tab.errors
+
+
+@needs_chromium
+@pytest.mark.parametrize("part", ["latents", "programs", "image"])
+def test_one_damaged_model_leaves_the_others_to_use(browser, explorer, tmp_path, part):
+    facts = json.loads(explorer.data)
+    facts["models"][1][part] = facts["models"][1]["prior_samples"] = None
+    damaged = explorer._replace(data=json.dumps(facts).replace("<", "\\u003c"))
+    tab = browser.open(write(tmp_path, damaged))
+    tab.wait(BOUND)
+    for place, model, words in ((0, 1, "does not run here"), (0, 2, "ELBO")):
+        tab.evaluate(
+            f"(s => (s.value = {model}, s.dispatchEvent(new Event('change'))))"
+            f"(document.querySelectorAll('#explorer-root select')[{place}])"
+        )
+        tab.wait(f"document.querySelector('.stage').textContent.includes({words!r})")
+        assert ("write it again" in text_of(tab, ".stage")) == (model == 1)
     assert not tab.errors
 
 

@@ -113,11 +113,12 @@ class Easel {
     this.file = file;
     const [height, width] = this.image, bitmap = await createImageBitmap(file).catch(() => null);
     if (this.file !== file) return; // Another one came meanwhile.
-    const use = () => this.change(this.pixelsOf(bitmap), file.name);
-    if (!bitmap) this.notice.textContent = `${file.name} is no image that this browser reads.`;
+    const name = file.name.replace(/\p{C}/gu, ''); // Some characters turn the text around them.
+    const use = () => this.change(this.pixelsOf(bitmap), name);
+    if (!bitmap) this.notice.textContent = `${name} is no image of pixels that this browser reads. Choose a PNG, JPEG or WebP file.`;
     else if (bitmap.width === width && bitmap.height === height) use();
     else {
-      this.notice.replaceChildren(`${file.name} has ${bitmap.width} × ${bitmap.height} pixels, and the models are of `
+      this.notice.replaceChildren(`${name} has ${bitmap.width} × ${bitmap.height} pixels, and the models are of `
         + `${width} × ${height}. `, button('Resize it', use));
     }
   }

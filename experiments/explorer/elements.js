@@ -17,6 +17,10 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
+// Why something does not work, and what a reader can do.
+const reason = error => `the page is damaged, or this browser is too old (${error.message.replace(/\.$/, '')}). `
+  + 'Open it in a browser of 2022 or later, or write it again with experiments.explore.';
+
 const row = (...children) => make('div', {className: 'row'}, ...children);
 
 // A control with its label, which calls a function with its value.

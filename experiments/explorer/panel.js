@@ -26,7 +26,7 @@ class Panel {
     try {
       return task();
     } catch (error) {
-      this.notice.textContent = `${this.model.facts.title} does not run here: ${error.message}`;
+      this.notice.textContent = `${this.model.facts.title} does not run here: ${reason(error)}`;
       return false;
     }
   }
@@ -60,7 +60,7 @@ class Panel {
     return [make('ul', {className: 'legend', 'aria-label': 'Labels of the test images'}, ...legend),
       row(check('test images', true, toggle('points')), check('q(z) and p(z)', true, toggle('contours')),
         check('decoded images', false, toggle('tiles'))),
-      row(kind.node, this.axesRow, facts.prior_samples ? button('Draw z from p(z)', () => this.sample()) : null),
+      row(kind.node, this.axesRow, facts.prior_samples ? button('Draw z from p(z)', () => this.attempt(() => this.sample())) : null),
       make('p', {className: 'note'}, this.meaning())];
   }
 
