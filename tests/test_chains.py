@@ -42,7 +42,7 @@ from tests.sweeps import row
 from tests.test_group_training import opened, train
 from vae_jax.diagnostics import measure_latent_use
 from vae_jax.likelihoods import make_likelihood
-from vae_jax.measure import Sampling
+from vae_jax.measure import Sampling, _styles
 from vae_jax.model import make_vae
 from vae_jax.samplers import Heun, PredictorCorrector
 
@@ -155,6 +155,31 @@ def test_a_chain_is_fitted_to_latents_of_all_classes_or_refused():
     check_fit("diffusion", grid.expand(own))
 
 
+def test_latents_of_a_class_are_samples_of_its_chain(key):
+    model = make_vae(
+        make_likelihood("bernoulli", 2),
+        image_shape=(2, 2, 1),
+        latent_dim=2,
+        prior="diffusion",
+        num_classes=3,
+        widths=(4,),
+        denoiser_widths=(4,),
+        noise_steps=3,
+    )
+    half = jnp.full(4, 0.5)
+    params = model.init(jax.random.key(0), half, half)
+    # The last layer of a denoiser starts at zero, where all classes are equal.
+    denoiser = jax.tree.map(lambda leaf: leaf + 0.5, params["prior"]["denoiser"])
+    params = params | {"prior": params["prior"] | {"denoiser": denoiser}}
+    seed = jax.random.clone(key)
+    found = _styles(model, params, key, jnp.arange(3), 2).reshape(3, 2, 2)
+    for label, z in enumerate(found):
+        labels = jnp.full(2, label)
+        own = model.sample_latents(params, jax.random.clone(seed), 2, labels)
+        np.testing.assert_allclose(z, own, rtol=1e-5)
+    assert not np.allclose(found[0], found[1])
+
+
 def test_the_report_compares_weights_of_guidance(data, tmp_path):
     own = labelled(sampler="ddim", sampler_steps=3, guidance=2.0)
     with_guidance = trained(tmp_path / "guided", own, data)
@@ -182,7 +207,7 @@ def test_the_report_compares_weights_of_guidance(data, tmp_path):
     assert "0, 1, 2, 4; all from the same noise." in page
     assert "4, 16, 64, 256; a column starts at the same noise. The columns" in page
     other = (with_guidance.path / "report.html").read_text()
-    way = "sampler = ddim, sampler steps = 3, guidance = 2.0."
+    way = "sampler = ddim, sampler steps = 3, guidance = 2.0 where label_dropout"
     assert f"; of a chain of latents with {way}" in other
 
 

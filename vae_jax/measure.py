@@ -350,8 +350,7 @@ def draw(
             for part, label in ((grid, 0), (traversals, labels[0]))
         )
         classes = jnp.arange(min(num_classes, model.num_classes), dtype=labels.dtype)
-        styles = model.prior(params).sample(style_key, num_steps)
-        parts.append(jnp.tile(styles, (len(classes), 1)))
+        parts.append(_styles(model, params, style_key, classes, num_steps))
         of_classes = jnp.repeat(classes, num_steps)
         labels = jnp.concatenate([labels, of_grid, of_pairs, of_traversals, of_classes])
     z = jnp.concatenate(parts)
@@ -370,6 +369,25 @@ def draw(
         *by_class,
         **compared,
     )
+
+
+def _styles(
+    model: VAE, params: Params, key: jax.Array, classes: jax.Array, num_samples: int
+) -> jax.Array:
+    """Returns samples z of the prior, the same for each class, ``[K * N, latent]``.
+
+    A chain of latents is one of the class; the samples start at the same noise.
+    """
+    if model.has_density:
+        z = model.prior(params).sample(key, num_samples)
+        return jnp.tile(z, (len(classes), 1))
+
+    def of_class(label: jax.Array) -> jax.Array:
+        labels = jnp.full(num_samples, label)
+        return model.sample_latents(params, key, num_samples, labels)
+
+    by_class: jax.Array = jax.lax.map(of_class, classes)
+    return by_class.reshape(-1, model.latent_dim)
 
 
 def _compared(

@@ -254,6 +254,7 @@ def _way(config: Mapping[str, Any]) -> str:
     given = section if isinstance(section, Mapping) else {}
     return ", ".join(
         f"{name.replace('_', ' ')} = {value}"
+        + " where label_dropout allows it" * (name == "guidance")
         for name in OF_CHAINS
         if (value := given.get(name, {})) not in ({}, getattr(EvaluationSettings, name))
     )
