@@ -51,7 +51,7 @@ def untrained(folder, runs, data):
     """Returns a folder, closed, with models that are not trained."""
     pixels = data.train.images.reshape(len(data.train.images), -1)
     statistics = views.pixel_statistics(pixels, data.levels)
-    means = np.random.default_rng(0).normal(size=(len(data.test.images), 8))
+    means = np.random.default_rng(0).normal(size=(len(data.test.images), 64))
     with contextlib.closing(folder):
         for run in runs:
             model = build_model(run.settings, data)
@@ -161,6 +161,8 @@ def test_a_model_without_parameters_is_left_out_and_named(folder, runs, data):
         path.write_bytes(content)
     (line,) = found.left_out
     assert line.startswith("first is left out: cannot read the arrays in")
+    assert "..." not in line
+    assert line.endswith("and repeat the command that trained it.")  # The remedy.
     assert [own["title"] for own in json.loads(found.data)["models"]] == ["second"]
 
 
@@ -369,6 +371,37 @@ def test_images_and_latents_of_any_size_are_shown(
     assert not text_of(tab, ".doubt")
     meaning = text_of(tab, ".stage p.note")
     assert ("area" in meaning, "regions" in meaning) == (latents == 1, latents > 1)
+    assert not tab.errors
+
+
+@needs_chromium
+def test_a_chain_walks_from_noise_to_an_image_of_a_class(
+    browser, tmp_path_factory, tmp_path
+):
+    own = config() | {"sweep": {"label_dropout": (0.0, 0.1)}}
+    own["model"] |= {"network": "identity", "posterior": "noise", "prior": "diffusion"}
+    own["model"] |= {"latent_dim": 64, "widths": (256,), "denoiser_widths": (8,)}
+    own["model"] |= {"likelihood": "discretized_gaussian", "condition_on": "label"}
+    own["training"]["objective"] = "diffusion"
+    runs = grid.expand(own)
+    data = load_data(runs[0].settings.data)
+    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
+    found = explore(folder, {run: run.name for run in runs}, data.test)
+    tab = browser.open(write(tmp_path, found))
+    done = "document.querySelector('.chain').textContent.includes('Step 16 of 16')"
+    tab.wait(done)
+    assert "has no plane" in text_of(tab, ".chain")
+    assert tab.evaluate("document.querySelector('canvas.map')") is None
+    before = tab.evaluate(PIXELS)
+    # A change of class, and of the model while its chain runs.
+    for place, value in ((2, 3), (2, 4), (0, 1), (2, 5)):
+        tab.evaluate(
+            f"(s => (s.value = {value}, s.dispatchEvent(new Event('change'))))"
+            f"(document.querySelectorAll('#explorer-root select')[{place}])"
+        )
+    tab.evaluate("document.querySelector('.chain button').click()")  # New noise.
+    tab.wait(f"{done} && {PIXELS} !== {before!r}")
+    assert not text_of(tab, ".doubt")
     assert not tab.errors
 
 

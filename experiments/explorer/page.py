@@ -100,7 +100,8 @@ def explore(
                 facts = _json(_described(own, title, arrays, points))
                 needed = len(facts)
         except (CommandError, programs.MissingError) as error:
-            left_out.append(f"{title} is left out: {one_line(error)}")
+            reason = str(error).removesuffix(".")  # Not all have one.
+            left_out.append(f"{title} is left out: {reason}.")
         except Exception as error:  # A part of one's own may be of any kind.
             left_out.append(
                 f"{title} is left out: it cannot run in a page ({error!r})."

@@ -172,7 +172,8 @@ class Panel {
     this.steps = steps.control;
     this.progress = make('p', {className: 'note', role: 'status'});
     this.frames = Array.from({length: FRAMES}, () => new Picture(this.model.image));
-    return make('div', {className: 'chain'}, row(steps.node, button('New noise', () => { this.seed++; this.runChain(); })),
+    const why = 'This model has no plane: its latents are noisy images, which the denoiser turns into an image step by step.';
+    return make('div', {className: 'chain'}, this.model.hasPlane ? null : make('p', {className: 'note'}, why), row(steps.node, button('New noise', () => { this.seed++; this.runChain(); })),
       make('div', {className: 'frames'}, ...this.frames.map(({node}) => node)), this.progress);
   }
 
