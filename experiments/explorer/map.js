@@ -71,10 +71,12 @@ class PlaneMap {
 
   // Sets the range so that it holds p(z), q(z) and the test images.
   fit() {
-    const {model, plane} = this, gaussians = [...model.prior(plane), ...model.posteriors(plane)];
-    const ends = gaussians.flatMap(({at: [u, v], cov: [uu, , vv]}) =>
-      [Math.abs(u) + 2.2 * Math.sqrt(uu), Math.abs(v) + 2.2 * Math.sqrt(vv)]);
-    const far = [...ends, ...this.encodedPlaces().flat().map(Math.abs)].filter(Number.isFinite);
+    const {model, plane} = this;
+    const ends = (gaussians, deviations) => gaussians.flatMap(({at: [u, v], cov: [uu, , vv]}) =>
+      [Math.abs(u) + deviations * Math.sqrt(uu), Math.abs(v) + deviations * Math.sqrt(vv)]);
+    // The posteriors are many: few of their ends lie far out.
+    const far = [...ends(model.prior(plane), 2.2), ...ends(model.posteriors(plane), 1),
+      ...this.encodedPlaces().flat().map(Math.abs)].filter(Number.isFinite);
     this.reach = Math.ceil(1.02 * Math.max(2, ...far));
     this.refresh();
   }
