@@ -12,7 +12,7 @@ Data:    the digits of scikit-learn; with mnist a prepared tensorflow-datasets f
 Variants, joined by commas:
     digits  8x8 digits of 17 levels, three seeds (the default)
     mnist   28x28 digits of 256 levels: the VAE and the U-Net
-    cpu     one seed and a fifth of the epochs; with mnist, three of the U-Net
+    cpu     one seed and a fifth of the epochs; with mnist, six of the U-Net
 
 A trained chain is reported with other numbers of steps by
 
@@ -72,7 +72,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         "denoiser": ("unet",),
         "denoiser_widths": ((16, 32),),
         "noise_steps": (0,),
-        "num_epochs": (3 if is_mnist and share > 1 else 100 // share,),
+        "num_epochs": (6 if is_mnist and share > 1 else 100 // share,),
     }
     grids: tuple[dict[str, Any], ...] = (vae, chain | unet)
     if not is_mnist:
