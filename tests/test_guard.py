@@ -74,6 +74,7 @@ def arguments_of(name, folder):
         "evaluate": ["--workdir", folder / "none"],
         "compare": ["0", "1", "--workdir", folder / "none"],
         "export": ["--workdir", folder / "none"],
+        "explore": ["--workdir", folder / "none"],
         "replay": ["--workdir", folder / "none"],
         "papers": ["--page", folder / "page.md"],
         "theory": ["--workdir", folder],

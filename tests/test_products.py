@@ -84,8 +84,8 @@ def decoded(model, params):
 
 
 def sampled(model, params):
-    draw_images = functools.partial(trained._sample, model, num_images=2)
-    return draw_images, params, KEY
+    options = {"num_images": 2, "labels": None, "sampler": None, "guidance": None}
+    return functools.partial(trained._sample, model, **options), params, KEY
 
 
 def floor(model, params):

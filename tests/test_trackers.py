@@ -233,14 +233,14 @@ def test_a_tracker_that_fails_ends_nothing_and_gets_the_rest_later(
         sweeps.send_the_rest(folder, runs)
     assert service.epochs() == WHOLE
     begun = len(service.runs)
-    with opened(path) as (folder, _, runs):
+    with opened(path) as (folder, data, runs):
         sweeps.send_the_rest(folder, runs)
-        sweeps.report(folder, runs)
+        sweeps.report(folder, runs, data.test)
     assert service.epochs() == WHOLE
     (report,) = list(service.runs.values())[begun:]
     assert [file.name for file in report.files] == ["results.csv", "report.html"]
-    with opened(path) as (folder, _, runs):
-        sweeps.report(folder, runs)  # The same run again.
+    with opened(path) as (folder, data, runs):
+        sweeps.report(folder, runs, data.test)  # The same run again.
     assert len(service.runs) == begun + 1
 
 
