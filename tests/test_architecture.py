@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A module of the library may import only from ranks below its own.
 RANKS = {
     "checks": 0,
+    "trees": 0,
     "registry": 1,
     "views": 1,
     "mesh": 1,

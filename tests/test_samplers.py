@@ -18,6 +18,7 @@ from vae_jax.guidance import (
 from vae_jax.networks import DenseDenoiser
 from vae_jax.priors.diffusion import DiffusionFamily
 from vae_jax.samplers import SAMPLERS, Sampler
+from vae_jax.trees import tree_dataclass
 
 # At -log SNR = 9 nothing is left of the mean.
 ENDS = Ends(-5.0, 9.0)
@@ -179,7 +180,7 @@ def test_numbers_of_a_sampler_are_data(images):
 
 
 def test_a_sampler_of_ones_own_is_a_step(images):
-    @jax.tree_util.register_dataclass
+    @tree_dataclass
     @dataclasses.dataclass(frozen=True)
     class Denoising(Sampler):
         def step(self, chain, key, z, gamma, gamma_before):

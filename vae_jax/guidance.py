@@ -19,6 +19,7 @@ from vae_jax.checks import Range
 from vae_jax.diffusion import Denoised, read_output
 from vae_jax.networks import Denoiser, DenseDenoiser, Module, Params
 from vae_jax.priors.diffusion import DiffusionFamily, DiffusionPrior
+from vae_jax.trees import tree_dataclass
 
 # log p(y|z_t), nats, ``[N]``: of latents ``[N, D]`` and their gamma ``[N]``.
 LogClass = Callable[[jax.Array, jax.Array], jax.Array]
@@ -32,7 +33,7 @@ class _Guided(DiffusionPrior):
     weight: jax.Array | float
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class _ClassifierFree(_Guided):
     def denoised(
@@ -86,7 +87,7 @@ def classifier_free(chain: DiffusionPrior, weight: jax.Array | float) -> Diffusi
     return _ClassifierFree(chain.params, chain.y, family, weight)
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Classified(_Guided):
     log_class: Callable[..., jax.Array]
@@ -143,7 +144,7 @@ def _require_unguided(chain: DiffusionPrior) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoiseClassifier:
     """p(y|z_t) of latents at every noise level.

@@ -24,6 +24,7 @@ from vae_jax.checks import Count, CountOrZero, Range, require_fields
 from vae_jax.diffusion import Process
 from vae_jax.priors.diffusion import DiffusionPrior
 from vae_jax.registry import Registry
+from vae_jax.trees import tree_dataclass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Sampler(abc.ABC):
         """
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ancestral(Sampler):
     """z_s ~ p(z_s|z_t) (Ho, Jain and Abbeel 2020, algorithm 2)."""
@@ -100,7 +101,7 @@ class Ancestral(Sampler):
         return chain.ancestral_step(key, z, gamma, gamma_before)
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class DDIM(Sampler):
     """The denoised image, with noise that is in part the old and in part new.
@@ -135,7 +136,7 @@ class DDIM(Sampler):
         return process.noised(found.x, gamma_before, noise)
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Euler(Sampler):
     """Euler's steps of the probability-flow ODE over gamma; the error is O(1/steps).
@@ -160,7 +161,7 @@ class Euler(Sampler):
         return _moved(chain, z, gamma, gamma_before, slope)
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Heun(Sampler):
     """Heun's steps of the same ODE; the error is O(1/steps^2).
@@ -211,7 +212,7 @@ def _moved(
     return size(gamma_before)[..., None] * moved
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class AnnealedLangevin(Sampler):
     """Langevin steps at each of ever lower noise levels.
@@ -247,7 +248,7 @@ class AnnealedLangevin(Sampler):
         )
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector(Sampler):
     """The step of another sampler, and Langevin steps at the level that it reaches.

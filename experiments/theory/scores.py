@@ -18,12 +18,13 @@ from experiments.report.style import COLORS, INK
 from experiments.theory.claims import Claim, Story, below, equal
 from experiments.theory.figures import drawing
 from vae_jax.diffusion import Process, read_output
+from vae_jax.trees import tree_dataclass
 
 PROCESS = Process()
 _CHAINS = 20_000
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """A mixture of normals of one number: weights, means and variances, ``[K]``."""

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from vae_jax.distributions import DiagonalGaussian, Flow
 from vae_jax.networks import Heads, Params, hidden_layers
+from vae_jax.trees import tree_dataclass
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlowPosterior:
     """q(z|x): a diagonal Gaussian, mapped by a flow that depends on the image.

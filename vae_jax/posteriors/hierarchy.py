@@ -20,9 +20,10 @@ from vae_jax.distributions.conditional import (
     split_layers,
 )
 from vae_jax.networks import Heads, MLPEncoder, Params
+from vae_jax.trees import tree_dataclass
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class ChainPosterior:
     """q(z|x) whose layers are drawn one after another, each given the one before.

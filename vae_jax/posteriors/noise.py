@@ -10,9 +10,10 @@ from vae_jax.checks import Range, require_fields
 from vae_jax.diffusion.process import Process
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.networks import Heads, Params
+from vae_jax.trees import tree_dataclass
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class NoisedImage:
     """q(z_0|x) of a batch, the first layer of a chain.

@@ -35,6 +35,7 @@ from vae_jax.networks import (
     Shape,
 )
 from vae_jax.priors.interface import Encode
+from vae_jax.trees import tree_dataclass
 
 # float32 still tells the steps of such a chain apart.
 MOST_STEPS = 100_000
@@ -281,7 +282,7 @@ def _fixed_schedules() -> Mapping[str, NoiseSchedule]:
     return {name: each for name, each in made.items() if not each.is_learned}
 
 
-@jax.tree_util.register_dataclass
+@tree_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiffusionPrior:
     """The chain, as a value.
