@@ -9,7 +9,7 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def tree_dataclass(cls: _Class) -> _Class:
-    """Registers a frozen dataclass as a tree of arrays, and returns it.
+    """Decorates a frozen dataclass, which is then a tree of arrays.
 
     Fields with the metadata ``static=True`` are a part of the structure, and all others
     are leaves or trees.
