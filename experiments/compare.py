@@ -23,7 +23,8 @@ from absl import flags
 
 from experiments import command_line
 from experiments.files.paths import expand_user
-from experiments.files.tables import refuse_other_file, write_table
+from experiments.files.reading import refuse_other_file
+from experiments.files.tables import starts_table, write_table
 from experiments.messages.console import CONSOLE
 from experiments.messages.errors import SettingsError
 
@@ -48,7 +49,12 @@ def main(selections: list[str]) -> None:
         )
     output = expand_user(_OUTPUT.value) if _OUTPUT.value else None
     if output:
-        refuse_other_file(output, ("a", "b", "setting"), "--output")
+        refuse_other_file(
+            output,
+            "table",
+            lambda start: starts_table(start, ("a", "b", "setting")),
+            "--output",
+        )
     first = command_line.workdir()
     second = expand_user(_OTHER.value) if _OTHER.value else first
     a, b = (

@@ -14,16 +14,14 @@ from experiments import guard  # noqa: F401  It listens while the rest is import
 
 # isort: split
 
-import contextlib
 import math
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from experiments import command_line
 from experiments.files.paths import expand_user
+from experiments.files.reading import refuse_other_file
 from experiments.files.writing import write_atomically
 from experiments.messages.console import CONSOLE, warn
 from experiments.messages.errors import CommandError, FolderError, SettingsError
@@ -48,7 +46,7 @@ _OUTPUT = flags.DEFINE_string(
 
 
 def main() -> None:
-    from experiments.explorer.page import explore, page
+    from experiments.explorer.page import MARK, explore, page
     from experiments.report.best import best_of_each_likelihood
     from experiments.report.groups import group_members
     from experiments.report.members import members_of
@@ -63,7 +61,7 @@ def main() -> None:
     path = (
         expand_user(_OUTPUT.value) if _OUTPUT.value else folder.path / "explorer.html"
     )
-    _refuse_other_file(path)
+    refuse_other_file(path, "page", lambda start: MARK.encode() in start, "--output")
     runs = loading.runs_without_images(folder)
     usable = loading.trained_runs(folder, grid.choose(runs, _ONLY.value), left_out)
     members = members_of(usable.values(), left_out.append, folder.config())
@@ -84,23 +82,6 @@ def main() -> None:
     write_atomically(path, page(found, title))
     CONSOLE.print(f"explorer: {path}")
     command_line.leave_if_left_out(left_out)
-
-
-def _refuse_other_file(path: Path) -> None:
-    """Refuses a place at which something else than such a page lies.
-
-    Raises:
-        SettingsError: that is so.
-    """
-    from experiments.explorer.page import MARK
-
-    start = b""
-    if path.is_file():
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            start = file.read(1000)
-    if os.path.lexists(path) and MARK.encode() not in start:
-        why = "it holds something else than such a page"
-        raise SettingsError.of("--output", str(path), why, "Choose a new file")
 
 
 def _images(folder: "RunFolder", run: "Run") -> "Split | None":

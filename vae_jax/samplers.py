@@ -14,6 +14,7 @@ A chain that is guided (``vae_jax.guidance``) has the same samplers.
 
 import abc
 import dataclasses
+import functools
 import numbers
 from typing import Annotated
 
@@ -55,13 +56,8 @@ class Sampler(abc.ABC):
             num_samples: number of chains.
         """
         steps = jnp.where(jnp.asarray(self.steps) > 0, self.steps, chain.num_steps())
-
-        def step(
-            key: jax.Array, z: jax.Array, gamma: jax.Array, gamma_before: jax.Array
-        ) -> jax.Array:
-            return self.step(chain, key, z, gamma, gamma_before)
-
         z = chain.last_layer(key, num_samples)
+        step = functools.partial(self.step, chain)
         return chain.walk(step, key, z, 0, steps, steps)
 
     @abc.abstractmethod

@@ -9,11 +9,16 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.messages.errors import DataError, FolderError, one_line
+from experiments.messages.errors import (
+    DataError,
+    FolderError,
+    SettingsError,
+    one_line,
+)
 
 # The most bytes of a record, a table or the metrics of a run. Ours are far smaller.
 MOST_BYTES = 2**26
@@ -39,6 +44,29 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     if len(content) > most:  # It has grown since.
         raise ValueError(f"it has more than {most:,} bytes")
     return content
+
+
+def refuse_other_file(
+    path: Path, what: str, is_own: Callable[[bytes], bool], option: str
+) -> None:
+    """Refuses a place of a new file that holds something else than an older one.
+
+    Args:
+        path: where the file will be written.
+        what: what it is, such as 'table'.
+        is_own: whether the first 1,000 bytes of a file are those of such a one.
+        option: the option that names the place.
+
+    Raises:
+        SettingsError: there is another file, one that cannot be read, or a folder.
+    """
+    start = b""
+    if path.is_file():
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            start = file.read(1000)
+    if os.path.lexists(path) and not is_own(start):
+        why = f"it holds something else than such a {what}"
+        raise SettingsError.of(option, str(path), why, "Choose a new file")
 
 
 def refuse_irregular(found: os.stat_result) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from experiments.files.reading import cannot_read, read_bytes
 from experiments.files.writing import write_atomically
-from experiments.messages.errors import AnotherOwnerError, SettingsError
+from experiments.messages.errors import AnotherOwnerError
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -23,25 +22,14 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, text.getvalue())
 
 
-def refuse_other_file(path: Path, columns: Sequence[str], option: str) -> None:
-    """Refuses a place of a table that holds something else.
+def starts_table(content: bytes, columns: Sequence[str]) -> bool:
+    """Returns whether the start of a file is that of a table.
 
     Args:
-        path: where the table will be written.
+        content: the first bytes of the file, more than those of the columns.
         columns: the first ones of the table.
-        option: the option that names the place.
-
-    Raises:
-        SettingsError: there is a file that does not begin with these columns, or there
-            is a folder.
     """
-    if not os.path.lexists(path):
-        return
-    header = ",".join(columns).encode()
-    if path.is_file() and read_bytes(path).removeprefix(BOM_UTF8).startswith(header):
-        return
-    why = "it holds something else than such a table"
-    raise SettingsError.of(option, str(path), why, "Choose a new file")
+    return content.removeprefix(BOM_UTF8).startswith(",".join(columns).encode())
 
 
 def add_to_table(
