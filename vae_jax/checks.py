@@ -67,8 +67,9 @@ _COMPARE = {
 
 
 # A larger number is a mistake, and would need too much memory.
-Count = Annotated[int, Range(at_least=1, at_most=1_000_000)]
-CountOrZero = Annotated[int, Range(at_least=0, at_most=1_000_000)]
+_MOST = 1_000_000
+Count = Annotated[int, Range(at_least=1, at_most=_MOST)]
+CountOrZero = Annotated[int, Range(at_least=0, at_most=_MOST)]
 
 
 def require_fields(owner: Any) -> None:
@@ -127,12 +128,14 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def require_count(name: str, value: Any, smallest: int = 1) -> None:
-    """Refuses a value that is not a whole number, or is too small.
+    """Refuses a value that is not a whole number, too small, or above a million.
 
     Raises:
         ValueError: the value is not allowed.
     """
-    require_declared(name, value, Annotated[int, Range(at_least=smallest)])
+    require_declared(
+        name, value, Annotated[int, Range(at_least=smallest, at_most=_MOST)]
+    )
 
 
 def require_counts(name: str, values: Any, length: int = -1) -> tuple[int, ...]:

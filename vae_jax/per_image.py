@@ -40,7 +40,10 @@ def map_images(
     """
     require_count("batch_size", batch_size)
     num_images = arrays[0].shape[0]
-    require_count("the number of images", num_images)
+    if not num_images:
+        raise ValueError(
+            "the number of images is 0: there is nothing to compute. Give at least 1."
+        )
 
     def one_image(inputs: Any) -> _Result:
         index, rows = inputs

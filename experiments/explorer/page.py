@@ -95,32 +95,24 @@ def explore(
                 points = _Points.of(own, arrays, images)
                 shared = len(_json(points.facts(binary=True))) + _FRAME_BYTES
                 room = most_bytes - shared
-            needed = int(num_parameters(own.trained.params) * _PARAMETER_BYTES)
-            if needed <= room:  # Else it is not described, which takes time.
-                facts = _json(_described(own, title, arrays, points))
-                needed = len(facts)
-        except (CommandError, programs.MissingError) as error:
-            reason = str(error).removesuffix(".")  # Not all have one.
-            left_out.append(f"{title} is left out: {reason}.")
+            facts = _described_in(room, own, title, arrays, points)
         except Exception as error:  # A part of one's own may be of any kind.
-            left_out.append(
-                f"{title} is left out: it cannot run in a page ({error!r})."
-            )
-        else:
-            if needed <= room:
-                found.append(facts)
-                is_binary |= own.trained.model.likelihood.view == "binary"
-                room -= needed
-            else:
-                left_out.append(
-                    f"{title} is left out: it has {needed / 1e6:.1f} MB, and the page "
-                    f"has room for {max(room, 0) / 1e6:.1f} MB more: "
-                    "experiments.explore makes a larger one by --megabytes."
-                )
+            left_out.append(f"{title} is left out: {_reason(error)}.")
+            continue
+        found.append(facts)
+        is_binary |= own.trained.model.likelihood.view == "binary"
+        room -= len(facts)
     if points is None or not found:
         return Explorer("", left_out)
     shown = _json(points.facts(binary=is_binary))
     return Explorer(f'{{"points":{shown},"models":[{",".join(found)}]}}', left_out)
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a model is left out, without a full stop."""
+    if isinstance(error, CommandError | programs.MissingError):
+        return str(error).removesuffix(".")
+    return f"it cannot run in a page ({error!r})"
 
 
 def _json(value: Any) -> str:
@@ -189,20 +181,38 @@ def _named(labels: Iterable[int], arrays: Arrays) -> dict[int, str]:
     return {k: plain_label(one_line(names.get(k, str(k)))) for k in map(int, labels)}
 
 
-def _described(
-    own: StoredModel, title: str, arrays: Arrays, points: _Points
-) -> dict[str, Any]:
-    """Returns a model for the page.
+def _described_in(
+    room: int, own: StoredModel, title: str, arrays: Arrays, points: _Points
+) -> str:
+    """Returns a model for the page as JSON of at most ``room`` bytes.
 
     Args:
+        room: the most bytes.
         own: the model.
         title: what it is, in words.
         arrays: those that its run stored.
         points: test images.
 
     Raises:
-        MissingError: as in ``models.describe``.
+        MissingError: the model does not fit, or as in ``models.describe``.
     """
+    needed, facts = int(num_parameters(own.trained.params) * _PARAMETER_BYTES), ""
+    if needed <= room:  # Else it is not described, which takes time.
+        facts = _json(_described(own, title, arrays, points))
+        needed = len(facts)
+    if needed > room:
+        raise programs.MissingError(
+            f"it has {needed / 1e6:.1f} MB, and the page has room for "
+            f"{max(room, 0) / 1e6:.1f} MB more: experiments.explore makes a larger one "
+            "by --megabytes"
+        )
+    return facts
+
+
+def _described(
+    own: StoredModel, title: str, arrays: Arrays, points: _Points
+) -> dict[str, Any]:
+    """Returns a model for the page; arguments as for ``_described_in``."""
     model = own.trained.model
     classes = list(_named(own.classes, arrays).values()) if own.classes else None
     facts = models.describe(own.trained, title=title, classes=classes)

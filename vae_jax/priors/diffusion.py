@@ -40,6 +40,9 @@ from vae_jax.trees import tree_dataclass
 # float32 still tells the steps of such a chain apart.
 MOST_STEPS = 100_000
 
+# It still tells the ends of every schedule apart if -log SNR rises by so much.
+_LEAST_RISE = 0.01
+
 # Steps of a sampler where the chain has infinitely many.
 STEPS_OF_INFINITY = 256
 
@@ -132,10 +135,11 @@ class DiffusionFamily:
 
     def __post_init__(self) -> None:
         require_fields(self)
-        if self.gamma_min >= self.gamma_max:
+        if self.ends.width < _LEAST_RISE:
             raise ValueError(
-                f"gamma_min is {self.gamma_min}: -log SNR must rise, and gamma_max is "
-                f"{self.gamma_max}. Give gamma_min < gamma_max, such as -8 and 5."
+                f"gamma_min is {self.gamma_min}: -log SNR must rise by at least "
+                f"{_LEAST_RISE}, and gamma_max is {self.gamma_max}. Give two ends such "
+                "as -8 and 5."
             )
         if self.label_dropout and not self.num_classes:
             raise ValueError(
