@@ -49,6 +49,16 @@ def test_a_schedule_rises_from_exactly_0_to_exactly_1(name):
     assert jnp.all(jnp.diff(rise) > 0)
 
 
+@pytest.mark.parametrize("name", NOISE_SCHEDULES)
+@pytest.mark.parametrize("start", [-30.0, -0.005, 29.99])
+def test_a_schedule_rises_between_ends_as_close_as_they_may_be(name, start):
+    schedule, ends = NOISE_SCHEDULES.make(name), Ends(start, start + 0.01)
+    params = schedule.init(jax.random.key(0))
+    rise = np.asarray(schedule.rise(params, jnp.linspace(0, 1, 11), ends))
+    assert (rise[0], rise[-1]) == (0, 1)
+    np.testing.assert_allclose(rise, np.linspace(0, 1, 11), atol=0.02)
+
+
 def test_the_cosine_schedule_is_one():
     rise = NOISE_SCHEDULES.make("cosine").rise({}, jnp.linspace(0, 1, 11), ENDS)
     gamma = np.asarray(ENDS.gamma_min + ENDS.width * rise, np.float64)
@@ -369,6 +379,7 @@ def test_a_trajectory_ends_where_samples_do():
         ({"latent_dim": 3}, r"latent_dim is 3: .* Set it to 16\."),
         ({"ignore_x": True}, r"ignore_x is True: .* Leave it out\."),
         ({"gamma_min": 6.0}, "gamma_min is 6.0: .* gamma_max is 5.0"),
+        ({"gamma_min": 4.995}, "by at least 0.01, .* Give two ends such as -8 and 5"),
         ({"label_dropout": 0.5}, r"label_dropout is 0.5: the model has no classes\. G"),
         ({"noise_steps": -1}, "noise_steps is -1: it must be a whole number"),
         ({"noise_schedule": "line"}, "noise_schedule is 'line': it is unknown"),

@@ -91,7 +91,9 @@ class Cosine(NoiseSchedule):
             jnp.arctan(jnp.exp(jnp.float32(exponent) / 2))
             for exponent in (ends.gamma_min, -ends.gamma_max)
         )
-        way = jnp.pi / 2 - first - rest
+        # pi / 2 - first - rest, which loses its digits if both ends are high.
+        middle = jnp.float32(ends.gamma_max + ends.gamma_min) / 4
+        way = jnp.arctan(jnp.sinh(jnp.float32(ends.width) / 4) / jnp.cosh(middle))
         # The sine of what is left to a right angle: a cosine would lose its digits.
         return 2 * (
             jnp.log(jnp.sin(first + way * t)) - jnp.log(jnp.sin(rest + way * (1 - t)))
