@@ -47,8 +47,7 @@ _OUTPUT = flags.DEFINE_string(
 
 def main() -> None:
     from experiments.explorer.page import MARK, explore, page
-    from experiments.report.best import best_of_each_likelihood
-    from experiments.report.groups import group_members
+    from experiments.report.groups import best_of_each_likelihood, group_members
     from experiments.report.members import members_of
     from experiments.runs import loading
     from experiments.runs.folder import RunFolder

@@ -23,6 +23,7 @@ from experiments.report.members import (
     quantity,
     value_label,
 )
+from experiments.settings.grid import Run
 
 
 class Axis(NamedTuple):
@@ -177,6 +178,15 @@ class Group:
             self.cells(),
             key=lambda cell: (math.isnan(cell.mean), not cell.is_whole, cell.mean),
         )
+
+    def scored(self, cell: Cell) -> list[Member]:
+        """Returns the members of a cell that have a score, the best one first.
+
+        Runs that failed or diverged do not count.
+        """
+        own = [member for member in cell.members if not member.is_lost]
+        finite = [member for member in own if math.isfinite(self.score(member))]
+        return sorted(finite, key=self.score)
 
     @property
     def best(self) -> Cell | None:
@@ -358,3 +368,28 @@ def group_members(members: Iterable[Member]) -> list[Group]:
         for given in ("", "label")
         if (view, given) in by_key
     ]
+
+
+def best_of_each_likelihood(
+    groups: Iterable[Group], runs: Sequence[Run]
+) -> dict[Run, str]:
+    """Returns the best run of each likelihood, and what it is in words.
+
+    It is the run with the lowest score at the setting with the lowest mean. The
+    likelihoods of a group come in the order of their scores.
+
+    Args:
+        groups: the groups, in the order of the report.
+        runs: those of the configuration; others are not chosen.
+    """
+    by_name, found = {run.name: run for run in runs}, dict[Run, str]()
+    for group in groups:
+        known = set()
+        axes = {LIKELIHOOD, LATENT_SIZE, *(axis.name for axis in group.varying)}
+        for cell in group.ranking:
+            own = [member for member in group.scored(cell) if member.run in by_name]
+            if own and cell.point[LIKELIHOOD] not in known:
+                known.add(cell.point[LIKELIHOOD])
+                words = named(cell.point, axes)
+                found[by_name[own[0].run]] = f"{words}, seed {own[0].seed}"
+    return found

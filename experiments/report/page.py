@@ -30,8 +30,11 @@ from experiments.explorer.page import MOST_BYTES, explore, pages
 from experiments.files.writing import write_atomically
 from experiments.messages.errors import FolderError
 from experiments.report import charts, findings, pictures
-from experiments.report.best import best_of_each_likelihood
-from experiments.report.groups import Group, group_members
+from experiments.report.groups import (
+    Group,
+    best_of_each_likelihood,
+    group_members,
+)
 from experiments.report.members import LIKELIHOOD, Member, members_of
 from experiments.report.scores import if_readable
 from experiments.report.style import rendered, styles_of
@@ -144,12 +147,7 @@ def _extremes(group: Group) -> list[Member]:
     if not cells:
         return []
     highest = max(cells, key=lambda cell: cell.mean)
-    best, worst = (
-        [m for m in cell.members if not m.is_lost and math.isfinite(group.score(m))]
-        for cell in (cells[0], highest)
-    )
-    best.sort(key=group.score)
-    worst.sort(key=group.score)
+    best, worst = group.scored(cells[0]), group.scored(highest)
     return [best[0], worst[-1]] if best[0] is not worst[-1] else []
 
 
