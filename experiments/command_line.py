@@ -10,6 +10,7 @@ import itertools
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -282,8 +283,11 @@ def _parse_flags(argv: list[str], *, positional: bool) -> list[str]:
         left = _parse(argv[0], others)
         if left[1:] and not positional:
             place = next(each.place for each in others if each.text == left[1])
+            is_folder = "workdir" in flags.FLAGS and os.path.isdir(left[1])
+            typed = f"--workdir={shlex.quote(left[1])}"
+            remedy = typed if is_folder else "options as --name=value"
             raise SettingsError(
-                f"{place}{left[1]!r} is not understood. Write options as --name=value."
+                f"{place}{left[1]!r} is not understood. Write {remedy}."
             )
         if "parts" in flags.FLAGS:
             user_code.import_parts(flags.FLAGS.parts)  # A configuration may name them.

@@ -1019,6 +1019,7 @@ def assert_refused(outcome, *words):
         (["--launcher=ray", "--process_id=0"], ["--process_id", "one process"]),
         (["--list=maybe"], ["maybe", "--list"]),
         (["nonsense"], ["'nonsense'", "--name=value"]),
+        (["configs"], ["'configs' is not understood. Write --workdir=configs."]),
     ],
 )
 def test_bad_options_are_refused(command, tmp_path, arguments, words):
