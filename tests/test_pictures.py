@@ -240,7 +240,8 @@ def test_a_picture_of_one_pixel_is_shown():
 )
 def test_arrays_that_would_fill_the_memory_are_not_drawn(tmp_path, arrays):
     images = np.zeros((2, 4, 4, 1), np.float32)
-    own = {f"picture/{n}": images for n in ("originals", *pictures._GRIDS)}
+    names = "originals", *pictures._ALWAYS, *pictures._WALKS
+    own = {f"picture/{name}": images for name in names}
     own = {**own, "picture/levels": np.int32(2), **arrays}
     lines = []
     assert not pictures.ensure(

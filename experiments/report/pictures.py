@@ -35,12 +35,12 @@ from experiments.report.scatter import SCATTER_SCALE, latent_scatter
 _MOST_IN_A_GRID = max(SHOWN, MANIFOLD_SIDE**2)
 # Pictures of every run; earlier versions stored no walks. And those of a model with
 # classes, and of two latents, if its prior is a standard normal.
+_ALWAYS = ("reconstructions", "prior_means", "samples")
 _WALKS, _CLASSES = ("traversals", "interpolations"), ("classes",)
 _OF_A_PLANE = "manifold", "latents"
 # And those of a chain of latents: of images, in the place of walks; and if it knows
 # classes and can do without.
 _CHAIN, _GUIDED = ("trajectories", "samples_by_steps"), ("samples_by_guidance",)
-_GRIDS = ("reconstructions", "prior_means", "samples", *_WALKS)
 
 
 class Picture(NamedTuple):
@@ -79,7 +79,8 @@ def ensure(
         load: returns the arrays that ``to_store`` made; called if one is needed.
         report: receives a line if pictures are missing and cannot be drawn or written.
     """
-    wanted = _GRIDS + _CLASSES * has_classes + _OF_A_PLANE * (latent_dim == 2)
+    wanted = _ALWAYS + _WALKS + _CLASSES * has_classes
+    wanted += _OF_A_PLANE * (latent_dim == 2)
     wanted += _CHAIN * has_chain + _GUIDED * (has_chain and has_classes)
     found = {
         name: picture
@@ -110,10 +111,7 @@ def ensure(
 def _is_stored(name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     """Returns whether a run has this picture, which not every run has."""
     stored = "manifold" if name in _OF_A_PLANE else name
-    return (
-        name not in _WALKS + _CLASSES + _CHAIN + _GUIDED + _OF_A_PLANE
-        or f"picture/{stored}" in arrays
-    )
+    return name in _ALWAYS or f"picture/{stored}" in arrays
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:
