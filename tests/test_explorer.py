@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 from sklearn.datasets import load_digits
 
 from experiments.explorer import models
@@ -82,7 +83,11 @@ FUNCTIONS = {
     "truth": lambda x: ((x > 0).any(1), (x > -3).all((0, 2)), ~(x > 0) ^ (x < 1)),
     "places": lambda x: jnp.take_along_axis(x, jnp.abs(x[:, :3] * 2).astype(int), 1),
     "clipped places": lambda x: jnp.take(x[0, 0], (9 * x).astype(int), 0, mode="clip"),
-    "absent places": lambda x: jnp.take(x[0, 0], (9 * x).astype(int), 0),
+    "absent places": lambda x: (
+        jnp.take(x[0, 0], (9 * x).astype(int), 0),
+        jnp.take(x[0, 0], (9 * x).astype(int), 0, mode="fill", fill_value=7.0),
+        jnp.take(x[0, 0] > 0, (9 * x).astype(int), 0),
+    ),
     "a place that depends on x": lambda x: jax.lax.dynamic_slice(
         x, [x[0, 0, 0, 0].astype(int), 9, 1, 0], (1, 2, 4, 3)
     ),
@@ -104,6 +109,15 @@ FUNCTIONS = {
     "powers": lambda x: (x**3, x**-2, jnp.abs(x) ** 0.3),
     "softmax": lambda x: jax.nn.log_softmax(x, axis=1),
     "rounding": lambda x: 3 * x.astype(jnp.bfloat16).astype(jnp.float32),
+    "gradients": jax.grad(lambda x: (x * jnp.sin(x)).sum()),
+    "rows": lambda x: jnp.unstack(x, axis=1),
+    "names": lambda x: jax.device_put(checkpoint_name(x, "x")) + 1,
+    "no numbers": lambda x: (
+        x[:0].sum(0) + x[0],
+        x[:, :0].transpose(0, 2, 3, 1) @ x[:, :0].transpose(0, 2, 1, 3),
+        jnp.concatenate([x, x[:, :0]], 1) @ jnp.ones((4, 0)),
+        jax.lax.scan(lambda state, row: (row, row), x[0], x[:0]),
+    ),
     "rematerialized": jax.checkpoint(lambda x: jnp.sin(x) @ jnp.ones((4, 2))),
 }
 
@@ -206,7 +220,16 @@ def test_a_function_is_refused_by_the_name_of_its_primitive():
     def repeated(x):
         return jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x + 1, x)
 
-    for function, name in (jnp.sort, "sort"), (repeated, "while"):
+    for function, name in (
+        (jnp.sort, "sort"),
+        (repeated, "while"),
+        (lambda x: jnp.abs(jnp.exp(1j * x)), "abs of complex64"),
+        (
+            lambda x: x.astype(jnp.float8_e4m3fn),
+            "convert_element_type of float8_e4m3fn",
+        ),
+        (lambda x: jax.lax.reduce_or(x.astype(int), (0,)), "reduce_or of integers"),
+    ):
         with pytest.raises(MissingError, match=f"it needs {name}, which this page"):
             described({"f": function}, like)
 

@@ -212,8 +212,9 @@ globalThis.Engine = (() => {
     };
   }
 
-  // Copies windows of x; the numbers of ``indices`` say where each begins.
-  function take({batch, window, last, strides, fills}, [x, indices], [out]) {
+  // Copies windows of x; the numbers of ``indices`` say where each begins. One that is not
+  // inside x is filled, or begins at the nearest place if there is no fill.
+  function take({batch, window, last, strides}, [x, indices, fill], [out]) {
     const bases = placesOf(batch);
     const offsets = placesOf(window);
     const count = last.length;
@@ -228,7 +229,7 @@ globalThis.Engine = (() => {
           start += clipped * strides[j];
         }
         for (let j = 0; j < offsets.length; j++) {
-          out[i * offsets.length + j] = inside || !fills ? x[start + offsets[j]] : NaN;
+          out[i * offsets.length + j] = inside || !fill ? x[start + offsets[j]] : fill[0];
         }
       }
     };

@@ -11,12 +11,14 @@ matmul       products of matrices, ``[batch, m, k]`` times ``[batch, k, n]``
 reduce       a sum, a maximum, ... over the last axis
 cumulate     the sum, ... of all numbers up to each, over a middle axis
 concatenate  arrays side by side
-take         slices at places that are numbers of another array
+take         slices at places that are numbers of another array; outside, a third input
+             fills them, or else places are clipped
 scan         a program that is executed several times
 ===========  =======================================================================
 
-All numbers are float32; a conversion to bfloat16 rounds them, and what is computed with
-them is not rounded again.
+All numbers are float32, so whole numbers are exact up to 2^24, and do not wrap around.
+A conversion to bfloat16 rounds, and what is computed with its numbers is not rounded
+again.
 
 A convolution is a move, of the pixels below each place of the kernel side by side, and
 a product with the kernel; the product skips zeros, those of a dilation too.
@@ -31,15 +33,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.explorer.writer import Lowering, Value, Writer
+from experiments.explorer.writer import Lowering, Value, Writer, known
 
 # JavaScript of each elementwise primitive, of inputs x, y, z; bool is 0 or 1.
 FORMULAS = {
     "abs": "Math.abs(x)",
+    "acos": "Math.acos(x)",
+    "acosh": "Math.acosh(x)",
     "add": "x + y",
     "and": "x && y",
+    "asin": "Math.asin(x)",
+    "asinh": "Math.asinh(x)",
     "atan": "Math.atan(x)",
     "atan2": "Math.atan2(x, y)",
+    "atanh": "Math.atanh(x)",
     "bfloat16": "bfloat16(x)",
     "cbrt": "Math.cbrt(x)",
     "ceil": "Math.ceil(x)",
@@ -103,9 +110,11 @@ _CUMULATIONS = {"cumsum": "sum", "cumprod": "product", "cummax": "max", "cummin"
 _UNCHANGED = (
     "copy",
     "copy_p",
-    "expand_dims",
+    "device_put",
+    "name",
     "optimization_barrier",
     "reshape",
+    "sharding_constraint",
     "squeeze",
     "stop_gradient",
 )
@@ -162,8 +171,7 @@ def _transposed(writer: Writer, value: Value, order: Sequence[int]) -> Value:
     """Returns the value with its axes in another order."""
     shape = [value.shape[axis] for axis in order]
     if value.known is not None and value.place < 0:
-        known = np.transpose(value.known, order)
-        return Value(tuple(shape), value.dtype, known)
+        return known(np.transpose(value.known, order))
     moved = [axis for axis in order if value.shape[axis] > 1]
     if moved == sorted(moved):
         return value.renamed(_like(shape, value.dtype))
@@ -222,11 +230,13 @@ def _cut(
 
 
 def _split(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
-    (value,), axis, start, found = values, params["axis"], 0, []
-    for out in like:
-        starts = [start if i == axis else 0 for i in range(len(out.shape))]
-        found.append(_cut(writer, value, starts, [1] * len(starts), out.shape))
-        start += out.shape[axis]
+    (value,), axis, found = values, params["axis"], []
+    shape, starts = list(value.shape), [0] * len(value.shape)
+    for out, size in zip(like, params.get("sizes", [1] * len(like)), strict=True):
+        shape[axis] = int(size)
+        cut = _cut(writer, value, starts, [1] * len(shape), shape)
+        found.append(cut.renamed(out))
+        starts[axis] += size
     return found
 
 
@@ -296,15 +306,17 @@ def _take(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
         )
 
     mapped = numbers.start_index_map
+    fill = []
+    if params["mode"] == jax.lax.GatherScatterMode.FILL_OR_DROP:
+        fill = [known(params["fill_value"], value.dtype)]
     found = writer.emit(
         "take",
-        [value, indices],
+        [value, indices, *fill],
         _like((*batch, *window), value.dtype),
         batch=places(pairs, batch),
         window=places({axis: i for i, axis in enumerate(kept)}, window),
         last=[sizes[axis] - params["slice_sizes"][axis] for axis in mapped],
         strides=[strides[axis] for axis in mapped],
-        fills="FILL" in str(params["mode"]),
     )
     places_of = list(numbers.offset_dims)
     order, of_batch, of_window = [], iter(range(len(batch))), iter(range(len(kept)))
@@ -325,7 +337,7 @@ def _dynamic_slice(writer: Writer, params: Any, values: Any, like: Any) -> list[
         "last": [a - b for a, b in zip(value.shape, out.shape, strict=True)],
         "strides": value.strides,
     }
-    return [writer.emit("take", [value, *starts], out, **options, fills=False)]
+    return [writer.emit("take", [value, *starts], out, **options)]
 
 
 def _scatter(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
@@ -336,13 +348,12 @@ def _scatter(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]
     both = value.size + updates.size
     own, new = jnp.split(jnp.arange(both), [value.size])
     inputs = own.reshape(value.shape), indices.known, new.reshape(updates.shape)
-    places = np.asarray(jax.lax.scatter_p.bind(*inputs, **params))
+    places = jax.lax.scatter_p.bind(*inputs, **params)
     flat = [each.renamed(_like((each.size,), out.dtype)) for each in (value, updates)]
     found = writer.emit("concatenate", flat, _like((both,), out.dtype), rows=1)
-    where = Value(places.shape, places.dtype, places)
     batch = {"shape": [out.size], "axes": []}
     options = {"batch": batch, "window": _ONE_PLACE, "last": [both - 1], "strides": [1]}
-    return [writer.emit("take", [found, where], out, **options, fills=False)]
+    return [writer.emit("take", [found, known(places)], out, **options)]
 
 
 # --- products ---
@@ -415,6 +426,8 @@ def _convolution(writer: Writer, params: Any, values: Any, like: Any) -> list[Va
 def _reduce(name: str) -> Lowering:
     def lowered(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
         (value,), (out,), axes = values, like, params["axes"]
+        if name in ("reduce_and", "reduce_or") and value.dtype != bool:
+            return writer.missing(f"{name} of integers", like)
         kept = [axis for axis in range(len(value.shape)) if axis not in axes]
         value = _transposed(writer, value, [*kept, *axes])
         return [writer.emit("reduce", [value], out, by=_REDUCTIONS[name])]
@@ -461,8 +474,7 @@ def _elementwise(name: str) -> Lowering:
 def _integer_power(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
     if params["y"] == 2:
         return [writer.emit("square", values, like[0])]
-    exponent = Value((), np.float32, np.float32(params["y"]))
-    return [writer.emit("pow", [*values, exponent], like[0])]
+    return [writer.emit("pow", [*values, known(params["y"], np.float32)], like[0])]
 
 
 def _convert(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
@@ -471,7 +483,7 @@ def _convert(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]
     if out.dtype == jnp.bfloat16:
         return [writer.emit("bfloat16", [value], out)]
     if out.dtype == bool and value.dtype != bool:
-        return [writer.emit("ne", [value, Value((), np.float32, np.float32(0))], out)]
+        return [writer.emit("ne", [value, known(0, np.float32)], out)]
     if is_float and jnp.issubdtype(out.dtype, jnp.integer):
         return [writer.emit("trunc", [value], out)]
     return [value.renamed(out)]
@@ -505,6 +517,7 @@ def _scan(writer: Writer, params: Any, values: Any, like: Any) -> list[Value]:
 
 LOWERINGS: dict[str, Lowering] = {
     **{name: _elementwise(name) for name in FORMULAS},
+    "add_any": _elementwise("add"),  # of gradients
     **{name: _reduce(name) for name in _REDUCTIONS},
     **{name: _cumulate(name) for name in _CUMULATIONS},
     **dict.fromkeys(_UNCHANGED, _unchanged),
@@ -525,4 +538,5 @@ LOWERINGS: dict[str, Lowering] = {
     "stack": _stack,
     "tile": _tile,
     "transpose": _transpose,
+    "unstack": _split,
 }

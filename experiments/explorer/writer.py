@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
@@ -188,6 +189,10 @@ class Writer:
     def _equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
         name, params = equation.primitive.name, equation.params
         like = [variable.aval for variable in equation.outvars]
+        # Arrays without numbers are known.
+        inputs = [value if value.size else _empty(value) for value in inputs]
+        if not any(math.prod(each.shape) for each in like):
+            return [_empty(each) for each in like]
         if name == "platform_index":
             # The form that is compact: matrix products on a CPU are many small ones.
             platforms = list(params["platforms"])
@@ -197,6 +202,9 @@ class Writer:
         if name in _CALLS:
             called = next(params[key] for key in _CALLED if key in params)
             return self.call(_closed(called), inputs)
+        if name in self._lowerings:  # For some types alone.
+            types = (each.dtype for each in (*inputs, *like))
+            name += next((f" of {own}" for own in types if not _has_numbers(own)), "")
         arrays = None
         if all(value.known is not None for value in inputs):
             arrays = _computed(equation, [value.known for value in inputs])
@@ -291,7 +299,7 @@ class Writer:
 
 
 # Primitives that call a jaxpr with all of their inputs, and names of its parameter.
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2"}
+_CALLS = {"jit", "pjit", "closed_call", "checkpoint", "remat2"}
 _CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
 _CALLED = ("jaxpr", "call_jaxpr", "call", "fun_jaxpr")
 
@@ -301,6 +309,15 @@ def known(array: Any, dtype: Any = None) -> Value:
     if not jax.dtypes.issubdtype(getattr(array, "dtype", None), jax.dtypes.prng_key):
         array = np.asarray(array, dtype)
     return Value(array.shape, array.dtype, array)
+
+
+def _empty(like: Any) -> Value:
+    return known(np.zeros(like.shape, like.dtype))
+
+
+def _has_numbers(dtype: Any) -> bool:
+    """Returns whether float32 can stand for a type; it cannot for complex numbers."""
+    return dtype == jnp.bfloat16 or getattr(dtype, "kind", "") in tuple("biuf")
 
 
 def _closed(jaxpr: Any) -> Any:
