@@ -135,6 +135,13 @@ def test_without_images_page_has_those_that_a_run_stored(folder, runs, tmp_path)
     assert facts["points"]["count"] == 32
 
 
+def test_one_image_of_any_size_is_shown(folder, runs, data, monkeypatch):
+    monkeypatch.setattr("experiments.explorer.page._MOST_POINT_BYTES", 10)
+    found = explore(folder, {runs[0]: "model"}, data.test)
+    assert not found.left_out
+    assert json.loads(found.data)["points"]["count"] == 1
+
+
 def test_models_that_do_not_fit_are_left_out_by_name_and_size(folder, runs, data):
     chosen = {run: f"model {i}" for i, run in enumerate(runs)}
     whole = explore(folder, chosen, data.test)

@@ -84,17 +84,17 @@ def explore(
             does not fit is left out.
     """
     left_out, found = list[str](), list[str]()
-    points: _Points | None = None
+    shown: dict[str, Any] = {}
     is_binary = False
     for run, title in chosen.items():
         try:
             attempt = folder.members.result(run.name)["attempt"]
             own = stored_model(folder, run, attempt)
             arrays = folder.members.arrays(run.name)
-            if points is None:
+            if not shown:
                 points = _Points.of(own, arrays, images)
-                shared = len(_json(points.facts(binary=True))) + _FRAME_BYTES
-                room = most_bytes - shared
+                shown = points.facts()
+                room = most_bytes - len(_json(shown)) - _FRAME_BYTES
             facts = _described_in(room, own, title, arrays, points)
         except Exception as error:  # A part of one's own may be of any kind.
             left_out.append(f"{title} is left out: {_reason(error)}.")
@@ -102,10 +102,12 @@ def explore(
         found.append(facts)
         is_binary |= own.trained.model.likelihood.view == "binary"
         room -= len(facts)
-    if points is None or not found:
+    if not found:
         return Explorer("", left_out)
-    shown = _json(points.facts(binary=is_binary))
-    return Explorer(f'{{"points":{shown},"models":[{",".join(found)}]}}', left_out)
+    if not is_binary:
+        del shown["binary"]
+    data = f'{{"points":{_json(shown)},"models":[{",".join(found)}]}}'
+    return Explorer(data, left_out)
 
 
 def _reason(error: Exception) -> str:
@@ -146,7 +148,8 @@ class _Points(NamedTuple):
         """
         stored = arrays["picture/originals"]
         shown = stored if images is None else images.images
-        count = min(len(shown), _MOST_POINTS, _MOST_POINT_BYTES // stored[0].size)
+        fitting = max(1, _MOST_POINT_BYTES // stored[0].size)
+        count = min(len(shown), _MOST_POINTS, fitting)
         model = own.trained.model
         rows = views.as_rows(shown[:count], model.image_shape, model.likelihood.levels)
         labels = arrays.get("test/labels")
@@ -156,18 +159,16 @@ class _Points(NamedTuple):
         places = np.searchsorted(kinds, labels[:count])
         return cls(rows, model.likelihood.levels, places, _named(kinds, arrays))
 
-    def facts(self, *, binary: bool) -> dict[str, Any]:
-        """Returns them for the page, with the draw of binary images if it is needed."""
-        facts: dict[str, Any] = {
+    def facts(self) -> dict[str, Any]:
+        """Returns them for the page, with the draw that models of binary images see."""
+        x = views.shared_draw("binary", views.TEST, self.images, self.levels)
+        return {
             "count": len(self.images),
             "image": encoded(self.images, np.uint8),
             "label": None if self.labels is None else self.labels.tolist(),
             "names": list(self.kinds.values()),
+            "binary": encoded(np.packbits(np.asarray(x, bool)), np.uint8),
         }
-        if binary:
-            x = views.shared_draw("binary", views.TEST, self.images, self.levels)
-            facts["binary"] = encoded(np.packbits(np.asarray(x, bool)), np.uint8)
-        return facts
 
 
 def _named(labels: Iterable[int], arrays: Arrays) -> dict[int, str]:
