@@ -201,14 +201,19 @@ def hostile(folder, run, data):
     return found._replace(left_out=[HOSTILE])
 
 
+def explored(tmp_path_factory, own):
+    """Returns the data and the explorer of models that are not trained."""
+    runs = grid.expand(own)
+    data = load_data(runs[0].settings.data)
+    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
+    return data, explore(folder, {run: run.name for run in runs}, data.test)
+
+
 def test_labels_are_the_classes_that_each_model_knows(tmp_path_factory):
     """The first model has no classes, and the test images lack most of them."""
     own = config() | {"sweep": {"condition_on": ("", "label")}}
     own["data"]["num_test"] = 2
-    runs = grid.expand(own)
-    data = load_data(runs[0].settings.data)
-    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
-    found = explore(folder, {run: run.name for run in runs}, data.test)
+    data, found = explored(tmp_path_factory, own)
     assert not found.left_out
     facts = json.loads(found.data)
     kinds = sorted(set(data.test.labels.tolist()))
@@ -250,6 +255,14 @@ def place(tab, selector):
         f"(e => (e.scrollIntoView({{block: 'center'}}), e = e.getBoundingClientRect(),"
         f" [e.x + e.width / 2, e.y + e.height / 2]))(document.querySelector("
         f"{selector!r}))"
+    )
+
+
+def choose(tab, select, value):
+    """Chooses an option of a control, by their numbers."""
+    tab.evaluate(
+        f"(s => (s.value = {value}, s.dispatchEvent(new Event('change'))))"
+        f"(document.querySelectorAll('#explorer-root select')[{select}])"
     )
 
 
@@ -370,10 +383,7 @@ def test_images_and_latents_of_any_size_are_shown(
     own["model"] |= {"widths": (1,), "latent_dim": latents}
     own["training"]["batch_size"] = 2
     own["sweep"] = {}
-    runs = grid.expand(own)
-    data = load_data(runs[0].settings.data)
-    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
-    tab = browser.open(write(tmp_path, explore(folder, {runs[0]: "own"}, data.test)))
+    tab = browser.open(write(tmp_path, explored(tmp_path_factory, own)[1]))
     tab.wait(BOUND)
     assert not text_of(tab, ".doubt")
     meaning = text_of(tab, ".stage p.note")
@@ -390,10 +400,7 @@ def test_a_chain_walks_from_noise_to_an_image_of_a_class(
     own["model"] |= {"latent_dim": 64, "widths": (256,), "denoiser_widths": (8,)}
     own["model"] |= {"likelihood": "discretized_gaussian", "condition_on": "label"}
     own["training"]["objective"] = "diffusion"
-    runs = grid.expand(own)
-    data = load_data(runs[0].settings.data)
-    folder = untrained(opened_for(tmp_path_factory, own, runs, data), runs, data)
-    found = explore(folder, {run: run.name for run in runs}, data.test)
+    _, found = explored(tmp_path_factory, own)
     tab = browser.open(write(tmp_path, found))
     done = "document.querySelector('.chain').textContent.includes('Step 16 of 16')"
     tab.wait(done)
@@ -401,14 +408,19 @@ def test_a_chain_walks_from_noise_to_an_image_of_a_class(
     assert tab.evaluate("document.querySelector('canvas.map')") is None
     before = tab.evaluate(PIXELS)
     # A change of class, and of the model while its chain runs.
-    for place, value in ((2, 3), (2, 4), (0, 1), (2, 5)):
-        tab.evaluate(
-            f"(s => (s.value = {value}, s.dispatchEvent(new Event('change'))))"
-            f"(document.querySelectorAll('#explorer-root select')[{place}])"
-        )
+    for select, value in ((2, 3), (2, 4), (0, 1), (2, 5)):
+        choose(tab, select, value)
     tab.evaluate("document.querySelector('.chain button').click()")  # New noise.
     tab.wait(f"{done} && {PIXELS} !== {before!r}")
     assert not text_of(tab, ".doubt")
+    assert not tab.errors
+    tab = browser.open(
+        write(tmp_path, found._replace(data=found.data.replace('"start":', '"lost":')))
+    )
+    tab.wait(
+        "document.querySelector('.doubt').textContent.includes('no program start')"
+    )
+    tab.evaluate("document.querySelector('.chain button').click()")
     assert not tab.errors
 
 
@@ -426,10 +438,7 @@ def test_a_legend_says_how_many_labels_it_leaves_out(browser, explorer, tmp_path
 def test_two_models_are_compared_on_one_image(browser, file):
     tab = browser.open(file)
     tab.wait(BOUND)
-    tab.evaluate(
-        "(s => (s.value = 4, s.dispatchEvent(new Event('change'))))"
-        "(document.querySelectorAll('#explorer-root select')[1])"
-    )
+    choose(tab, 1, 4)
     tab.wait("document.querySelectorAll('canvas.map').length === 2")
     tab.wait("(document.body.textContent.match(/ELBO/g) ?? []).length >= 2")
     assert not tab.errors
@@ -461,8 +470,19 @@ def test_a_file_of_another_size_is_refused_in_place_and_can_be_resized(browser, 
     tab.evaluate(f"{drop}('beside.png', true, 8, 8, '.map')")
     tab.wait(f"{CAPTION} === 'beside.png'")
     tab.evaluate(f"{drop}('words\\u202e.png', false, 8, 8)")
-    words = "words.png is no image of pixels that this browser reads. Choose a PNG"
+    words = "words.png is no image of pixels that this browser reads, or is too large"
     tab.wait(f"{notice}.startsWith({words!r})")
+    tab.evaluate(f"window.createImageBitmap = undefined, {drop}('old.png', true, 8, 8)")
+    tab.wait(f"{notice}.startsWith('old.png is no image')")
+    # A file that was chosen can be chosen again.
+    control = "document.querySelector('input[type=file]')"
+    tab.evaluate(
+        "(files => { files.items.add(new File([''], 'x.png')); "
+        f"{control}.files = files.files; }})(new DataTransfer())"
+    )
+    assert tab.evaluate(f"{control}.value.endsWith('x.png')")
+    tab.evaluate(f"{control}.click()")
+    assert tab.evaluate(f"{control}.value") == ""
     assert not tab.errors
 
 
@@ -487,11 +507,8 @@ def test_one_damaged_model_leaves_the_others_to_use(browser, explorer, tmp_path,
     damaged = explorer._replace(data=json.dumps(facts).replace("<", "\\u003c"))
     tab = browser.open(write(tmp_path, damaged))
     tab.wait(BOUND)
-    for place, model, words in ((0, 1, "does not run here"), (0, 2, "ELBO")):
-        tab.evaluate(
-            f"(s => (s.value = {model}, s.dispatchEvent(new Event('change'))))"
-            f"(document.querySelectorAll('#explorer-root select')[{place}])"
-        )
+    for model, words in ((1, "does not run here"), (2, "ELBO")):
+        choose(tab, 0, model)
         tab.wait(f"document.querySelector('.stage').textContent.includes({words!r})")
         assert ("write it again" in text_of(tab, ".stage")) == (model == 1)
     assert not tab.errors
@@ -510,3 +527,67 @@ def test_damage_is_said_in_place(browser, explorer, tmp_path):
         tab = browser.open(path)
         tab.wait(f"document.body.textContent.includes({words!r})")
         assert not tab.errors
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("window.matchMedia = undefined", "this browser is too old (matchMedia is not"),
+        ("", "needs JavaScript, a browser of 2022 or later, and the whole of this"),
+    ],
+)
+def test_a_browser_without_features_says_so_in_place(browser, file, lost, words):
+    tab = browser.open(file)
+    if lost:
+        tab.call("Page.addScriptToEvaluateOnNewDocument", source=lost)
+    else:
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    tab.call("Page.reload")
+    tab.wait(f"document.body?.textContent.includes({words!r})")
+    assert not tab.errors
+
+
+@needs_chromium
+def test_a_page_that_was_cut_says_so_in_place(browser, file, tmp_path):
+    path = tmp_path / "cut.html"
+    path.write_text(file.read_text().partition('"programs"')[0])
+    tab = browser.open(path)
+    assert "the whole of this file" in text_of(tab, ".explorer")
+    assert not tab.errors
+
+
+@needs_chromium
+def test_another_class_decodes_the_same_z(browser, tmp_path_factory, tmp_path):
+    own = config() | {"sweep": {}}
+    own["model"] |= {"condition_on": "label", "latent_dim": 2}
+    tab = browser.open(write(tmp_path, explored(tmp_path_factory, own)[1]))
+    tab.wait(BOUND)
+    tab.evaluate("document.querySelector('.map').focus()")
+    before = text_of(tab, ".decoded output")
+    tab.key("ArrowRight", shift=True)
+    tab.wait(f"document.querySelector('output').textContent !== {before!r}")
+    place, image = text_of(tab, ".decoded output"), tab.evaluate(PIXELS)
+    choose(tab, 4, 5)  # After the model, the plane and its two axes.
+    tab.wait(f"{PIXELS} !== {image!r}")
+    assert text_of(tab, ".decoded output") == place
+    assert not tab.errors
+
+
+@needs_chromium
+def test_images_over_the_plane_are_those_of_the_other_latents(browser, file):
+    tab = browser.open(file)
+    choose(tab, 0, 1)  # It has four latents.
+    tab.wait(BOUND)
+    choose(tab, 2, 1)  # A plane of two of them.
+    tab.evaluate("document.querySelectorAll('.map ~ .row input')[2].click()")
+    tiles, before = "document.querySelector('.map').toDataURL()", ""
+    later = f"new Promise(done => setTimeout(() => done({tiles}), 300))"
+    while (now := tab.evaluate(later)) != before:  # Until all are drawn.
+        before = now
+    tab.evaluate(
+        "(s => (s.value = 5, s.dispatchEvent(new Event('input'))))"
+        "(document.querySelectorAll('details input')[3])"
+    )
+    tab.wait(f"{tiles} !== {before!r}")
+    assert not tab.errors

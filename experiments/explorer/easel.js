@@ -11,6 +11,7 @@ class Easel {
     this.notice = make('p', {className: 'note', role: 'status'});
     this.cursor = make('span', {className: 'cursor'});
     const file = make('input', {type: 'file', accept: 'image/*'});
+    file.addEventListener('click', () => { file.value = ''; }); // The same file may be chosen again.
     const pen = range('Pen', [0.25, longest / 6, 0.05], this.radius, value => { this.radius = value; });
     this.node = make('div', {className: 'image'},
       make('div', {className: 'easel'}, this.picture.canvas, this.cursor),
@@ -111,12 +112,15 @@ class Easel {
   async read(file) {
     if (!file) return;
     this.file = file;
-    const [height, width] = this.image, bitmap = await createImageBitmap(file).catch(() => null);
+    const [height, width] = this.image;
+    const bitmap = await (async () => createImageBitmap(file))().catch(() => null);
     if (this.file !== file) return; // Another one came meanwhile.
     const name = file.name.replace(/\p{C}/gu, ''); // Some characters turn the text around them.
     const use = () => this.change(this.pixelsOf(bitmap), name);
-    if (!bitmap) this.notice.textContent = `${name} is no image of pixels that this browser reads. Choose a PNG, JPEG or WebP file.`;
-    else if (bitmap.width === width && bitmap.height === height) use();
+    if (!bitmap) {
+      this.notice.textContent = `${name} is no image of pixels that this browser reads, or is too large for it. `
+        + 'Choose a PNG, JPEG or WebP file of fewer pixels.';
+    } else if (bitmap.width === width && bitmap.height === height) use();
     else {
       this.notice.replaceChildren(`${name} has ${bitmap.width} × ${bitmap.height} pixels, and the models are of `
         + `${width} × ${height}. `, button('Resize it', use));

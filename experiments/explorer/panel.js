@@ -99,7 +99,10 @@ class Panel {
     let count = 0;
     this.stopPoints = inPieces(() => {
       const more = this.attempt(() => this.model.encodeNext());
-      if (more ? ++count % 100 === 0 : count) this.map.fit();
+      if (more ? ++count % 100 === 0 : count) {
+        this.map.fit();
+        this.drawTiles();
+      }
       return more;
     });
     this.drawTiles();
@@ -109,14 +112,15 @@ class Panel {
   drawTiles() {
     this.stopTiles?.();
     if (!this.map.shown.tiles) return;
-    const {plane, reach} = this.map, tiles = this.map.tiles = [], from = this.z.slice();
+    const {plane, reach, tiles} = this.map, from = this.z.slice();
+    let count = 0;
     this.stopTiles = inPieces(() => this.attempt(() => {
-      const places = [tiles.length % TILES, Math.floor(tiles.length / TILES)];
+      const places = [count % TILES, Math.floor(count / TILES)];
       const at = places.map(k => ((2 * k + 1) / TILES - 1) * reach), picture = new Picture(this.model.image);
       picture.show(this.model.decode(this.model.below(this.layer, plane.moved(from, at), this.y), this.y));
-      tiles.push({canvas: picture.canvas, at});
-      if (tiles.length % TILES === 0) this.map.refresh();
-      return tiles.length < TILES ** 2;
+      tiles[count++] = {canvas: picture.canvas, at};
+      if (count % TILES === 0) this.map.refresh();
+      return count < TILES ** 2;
     }));
   }
 
@@ -125,11 +129,14 @@ class Panel {
     this.attempt(() => this.setZ(model.below(layer, this.map.plane.moved(this.z, place), y), place));
   }
 
-  // Moves to z; also puts the kept place of the map there, unless a place is given.
+  // Moves to z, in the plane to a place of it; without one, the map keeps the new place.
   setZ(z, place = null) {
     this.z = z;
     if (this.map.plane) this.map.place = place ?? this.map.plane.at(z);
-    if (!place) this.map.kept = this.map.place;
+    if (!place) {
+      this.map.kept = this.map.place;
+      this.drawTiles();
+    }
     this.show();
   }
 
@@ -180,19 +187,20 @@ class Panel {
   // Goes from noise to an image, and shows what the denoiser sees on the way.
   runChain() {
     this.stopChain?.();
-    const {model, y} = this, steps = Number(this.steps.value);
+    const {model, y} = this, steps = Number(this.steps.value), path = this.map.path = [];
     const gamma = i => model.run('schedule', {t: 1 - i / steps}, y).gamma[0];
-    let {z} = model.run('start', {noise: normals(this.seed, model.size)}, y), frame = 0;
-    const path = this.map.path = [z];
+    let frame = 0;
     this.stopChain = inPieces(() => this.attempt(() => {
-      const i = path.length - 1, found = model.run('denoise', {z, gamma: gamma(i), gamma_before: gamma(i + 1)}, y);
-      path.push(z = found.z);
+      if (!path.length) path.push(model.run('start', {noise: normals(this.seed, model.size)}, y).z);
+      const i = path.length - 1;
+      const found = model.run('denoise', {z: path[i], gamma: gamma(i), gamma_before: gamma(i + 1)}, y);
+      path.push(found.z);
       for (; frame < FRAMES && frame * (steps - 1) <= i * (FRAMES - 1); frame++) {
         this.frames[frame].show(model.decode(found.seen, y));
         this.frames[frame].say(`Step ${i + 1}`);
       }
       this.progress.textContent = `Step ${i + 1} of ${steps} of DDIM. Each image is E[x|z_t], what the denoiser expects then.`;
-      if (i + 1 === steps) this.setZ(z);
+      if (i + 1 === steps) this.setZ(found.z);
       return i + 1 < steps;
     }));
   }
@@ -207,29 +215,34 @@ class Panel {
     return [make('div', {className: 'frames'}, ...this.pictures.map(({node}) => node)), this.numbers];
   }
 
-  // Takes an image, and its label if it has one.
+  // Takes an image, and its label if it has one, and moves to its posterior mean.
   setImage(image, label) {
     this.image = image;
-    this.setClass(this.model.classOf(label));
+    const mean = this.setClass(this.model.classOf(label));
+    if (mean) this.setZ(mean.slice());
   }
 
-  // Encodes the image and moves to its posterior mean; y is its class, if it has one.
+  // Encodes the image given a class y, if it has one; z stays. Returns the posterior mean,
+  // if the model decodes one.
   setClass(y) {
     const {model, image} = this, [seen, reconstruction] = this.pictures;
     const changed = model.classes && y !== null && y !== this.y;
-    if (changed) this.classes.control.value = this.y = y;
-    if (model.has('denoise') && (changed || !this.map.path.length)) this.attempt(() => this.runChain());
-    if (changed) this.drawTiles();
-    this.attempt(() => {
+    if (changed) {
+      this.classes.control.value = this.y = y;
+      this.show();
+      this.drawTiles();
+    }
+    if (model.has('denoise') && (changed || !this.map.path.length)) this.runChain();
+    clearTimeout(this.waiting);
+    this.waiting = setTimeout(() => this.attempt(() => this.setBound(image)), REST);
+    return this.attempt(() => {
       seen.show(model.seen(image));
       const q = this.map.encoding = model.encode(image, this.y);
       reconstruction.node.hidden = !q || !model.hasPlane;
-      if (reconstruction.node.hidden) return;
+      if (reconstruction.node.hidden) return null;
       reconstruction.show(model.decode(q.mean, this.y));
-      this.setZ(q.mean.slice());
+      return q.mean;
     });
-    clearTimeout(this.waiting);
-    this.waiting = setTimeout(() => this.attempt(() => this.setBound(image)), REST);
   }
 
   // Shows the bound of an image, and the terms of its pixels.
