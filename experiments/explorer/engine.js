@@ -47,6 +47,7 @@ globalThis.Engine = (() => {
 
   // log |gamma(x)|, by Stirling's series from 8 on; the recurrence leads there.
   function lgamma(x) {
+    if (Math.abs(x) === Infinity || (x <= 0 && x % 1 === 0)) return Infinity;
     if (x < 0.5) return Math.log(Math.PI / Math.abs(Math.sin(Math.PI * x))) - lgamma(1 - x);
     let factors = 1;
     while (x < 8) factors *= x++;
