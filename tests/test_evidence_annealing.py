@@ -301,7 +301,7 @@ def test_an_unknown_initial_density_is_refused(key, untrained):
 
 def test_a_likelihood_that_samples_another_density_is_not_simulated(key):
     model, params = random_model("beta")
-    with pytest.raises(ValueError, match="Beta does not sample its own density"):
+    with pytest.raises(ValueError, match="likelihood is 'beta': it does not sample"):
         bidirectional_estimate(
             model, params, key, schedule=linear_schedule(3), num_chains=2
         )

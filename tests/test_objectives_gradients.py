@@ -274,6 +274,6 @@ def test_thermodynamic_bounds_rise_from_the_elbo_towards_log_px(one_latent, inte
 
 def test_a_covariance_needs_two_samples():
     with pytest.raises(
-        ValueError, match="num_samples is 1: Thermodynamic needs at least 2"
+        ValueError, match="num_samples is 1: 'thermodynamic' needs at least 2"
     ):
         OBJECTIVES.make("thermodynamic", num_samples=1)

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from vae_jax.registry import Registry
+from vae_jax.registry import Registry, name_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,14 @@ def test_a_list_is_taken_as_a_tuple():
     assert hash(registry(part=Part).make("part", 17, widths=[8, 4])) == hash(
         Part(17, widths=(8, 4))
     )
+
+
+def test_a_message_gives_the_name_of_a_part_that_says_most():
+    gadgets = registry(part=Part, fixed=functools.partial(Part, strength=2.0))
+    assert name_of(gadgets.make("part", 17), gadgets) == "'part'"
+    assert name_of(gadgets.make("fixed", 17), gadgets) == "'fixed'"
+    assert name_of(Part(17), registry(), registry(other=Part)) == "'other'"
+    assert name_of(Part(17), registry()) == "Part"
 
 
 def test_an_option_that_is_needed_is_asked_for():

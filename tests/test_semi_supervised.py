@@ -107,9 +107,9 @@ def test_the_sum_over_classes_is_that_of_each_class_alone(exact):
 def test_a_model_and_its_objective_agree_on_a_classifier():
     settings = {"image_shape": (2, 2, 1), "latent_dim": 1}
     model = make_vae(make_likelihood("bernoulli", 2), num_classes=2, **settings)
-    with pytest.raises(ValueError, match="SemiSupervised: the model has no classifier"):
+    with pytest.raises(ValueError, match="'semi_supervised': the model has no"):
         SemiSupervised().check(model)
-    with pytest.raises(ValueError, match=r"Elbo: the model has a classifier\. Choose"):
+    with pytest.raises(ValueError, match="'elbo': the model has a classifier"):
         Elbo().check(dataclasses.replace(model, has_classifier=True))
     with pytest.raises(ValueError, match="has_classifier is True: the model has no cl"):
         make_vae(make_likelihood("bernoulli", 2), has_classifier=True, **settings)

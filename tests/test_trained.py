@@ -256,7 +256,7 @@ def test_models_without_chain_or_classes_have_no_samplers_or_guidance(images):
     own = build(images, "bernoulli", {"widths": (4,)})
     assert own.sample(2, jax.random.key(0), sampler="ancestral").shape == (2, 4, 4)
     for options in ({"sampler": "heun"}, {"steps": 4}, {"guidance": 2.0}):
-        with pytest.raises(ValueError, match=r"prior is .*: it is no chain of latents"):
+        with pytest.raises(ValueError, match=r"prior is '.*': it is no chain"):
             own.sample(2, jax.random.key(0), **options)
     for parts in ({}, {"num_classes": 3}):
         plain = TrainedModel(*chain(**parts), jax.random.key(3))

@@ -502,7 +502,7 @@ def test_an_epoch_in_pieces_is_the_epoch(images, monkeypatch, execution):
         ),
         (
             {"microbatches": 2, "objective": MMD()},
-            "microbatches is 2: the objective MMD .* whole. Set microbatches=1",
+            "microbatches is 2: the objective 'mmd' .* whole. Set microbatches=1",
         ),
     ],
 )

@@ -38,7 +38,7 @@ from vae_jax.networks import NETWORKS, Identity, Network, Shape, side_by_side
 from vae_jax.parts import Parts, require_chain
 from vae_jax.posteriors import POSTERIORS, make_posterior
 from vae_jax.priors import Prior, make_prior, priors_of
-from vae_jax.registry import Registry, refuse_option
+from vae_jax.registry import Registry, name_of, refuse_option
 from vae_jax.rows import MOST_CLASSES
 from vae_jax.samplers import Sampler
 
@@ -174,9 +174,9 @@ class VAE(Parts):
         """
         if not self.has_closed_form_kl:
             raise ValueError(
-                f"{type(self.posterior_family).__name__} and "
-                f"{type(self.prior_family).__name__} have no KL in closed form: "
-                "estimate it, as the objective 'elbo_log_weight' does."
+                f"posterior is {self.name_of('posterior')}: with the prior "
+                f"{self.name_of('prior')} it has no KL in closed form. Estimate it, as "
+                "the objective 'elbo_log_weight' does."
             )
         prior: Any = self.prior(params)
         kl: jax.Array = prior.kl_from(posterior)
@@ -293,7 +293,7 @@ class VAE(Parts):
         """
         if self.has_density and (sampler is not None or guidance is not None):
             raise ValueError(
-                f"prior is {type(self.prior_family).__name__}: it is no chain of "
+                f"prior is {self.name_of('prior')}: it is no chain of "
                 "latents, which alone has samplers and guidance. Leave them out, or "
                 "choose the prior 'diffusion'."
             )
@@ -476,9 +476,9 @@ def make_vae(
     require_declared("num_classes", num_classes, classes)
     if num_classes and not network.takes_class:
         raise ValueError(
-            f"num_classes is {num_classes}: the encoder of {type(network).__name__} "
-            "takes no class. Let it take one and declare takes_class, choose another "
-            "network, or leave num_classes out."
+            f"num_classes is {num_classes}: the encoder of "
+            f"{name_of(network, NETWORKS)} takes no class. Let it take one and declare "
+            "takes_class, choose another network, or leave num_classes out."
         )
     if has_classifier and not num_classes:
         raise ValueError(

@@ -7,10 +7,11 @@ from typing import Any, Self
 import jax
 
 from vae_jax import views
-from vae_jax.likelihoods import Likelihood
-from vae_jax.networks import Identity, Module, Network, Shape
-from vae_jax.posteriors import PosteriorFamily
-from vae_jax.priors import PriorFamily
+from vae_jax.likelihoods import LIKELIHOODS, Likelihood
+from vae_jax.networks import NETWORKS, Identity, Module, Network, Shape
+from vae_jax.posteriors import POSTERIORS, PosteriorFamily
+from vae_jax.priors import HIERARCHICAL_PRIORS, PRIORS, PriorFamily
+from vae_jax.registry import name_of
 from vae_jax.rows import Rows
 
 
@@ -27,6 +28,20 @@ class Parts:
     ignore_x: bool = False  # q(z) in place of q(z|x): the encoder sees a black image
     num_classes: int = 0  # K, of y; 0: the model has no classes
     has_classifier: bool = False  # q(y|x), for images whose class is not known
+
+    def name_of(self, kind: str) -> str:
+        """Returns the name of a part for messages, as in "'diagonal'".
+
+        Args:
+            kind: 'network', 'likelihood', 'posterior' or 'prior'.
+        """
+        parts: dict[str, tuple[Any, ...]] = {
+            "network": (self.network, NETWORKS),
+            "likelihood": (self.likelihood, LIKELIHOODS),
+            "posterior": (self.posterior_family, POSTERIORS),
+            "prior": (self.prior_family, PRIORS, HIERARCHICAL_PRIORS),
+        }
+        return name_of(*parts[kind])
 
     @property
     def encoder(self) -> Module:
@@ -152,7 +167,7 @@ def require_chain(parts: Parts, posterior: str, prior: str) -> None:
     """
     if not isinstance(parts.network, Identity):
         raise ValueError(
-            f"network is {type(parts.network).__name__}: the latents of the posterior "
+            f"network is {parts.name_of('network')}: the latents of the posterior "
             "'noise' are the image, which no network encodes. Choose 'identity'."
         )
     if posterior != "noise":
@@ -177,7 +192,7 @@ def require_chain(parts: Parts, posterior: str, prior: str) -> None:
         )
     if not parts.likelihood.has_readout:
         raise ValueError(
-            f"likelihood is {type(parts.likelihood).__name__}: it has no readout of an "
+            f"likelihood is {parts.name_of('likelihood')}: it has no readout of an "
             "image with noise. Choose 'bernoulli', 'discretized_gaussian', "
             "'categorical' or 'gaussian_pixel'."
         )

@@ -107,6 +107,25 @@ class Registry(dict[str, Callable[..., _Part]], Generic[_Part]):
         require_known(self.kind, name, self)
 
 
+def name_of(part: Any, *registries: Registry[Any]) -> str:
+    """Returns the name of a part for messages, quoted; without one, that of its class.
+
+    Args:
+        part: the part, however it was made.
+        registries: those that may name it.
+    """
+    named: list[tuple[int, str]] = []
+    for name, entry in (item for each in registries for item in each.items()):
+        fixed: dict[str, Any] = getattr(entry, "keywords", {})
+        if getattr(entry, "func", entry) is type(part) and all(
+            getattr(part, option, None) == value for option, value in fixed.items()
+        ):
+            named.append((len(fixed), repr(name)))
+    # Of several names, that which says most.
+    _, found = max(named, key=lambda each: each[0], default=(0, type(part).__name__))
+    return found
+
+
 def refuse_option(
     option: str,
     value: Any,

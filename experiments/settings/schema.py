@@ -403,9 +403,7 @@ def _check_objective(
             dataclasses.replace(model.example, has_classifier=has_classifier)
         )
     except ValueError as error:
-        name = type(objective).__name__
-        line = str(error).replace(name, repr(training.objective), 1)
-        raise SettingsError(f"config.training.{line}") from error
+        raise SettingsError(f"config.training.{error}") from error
 
 
 @functools.cache

@@ -181,9 +181,9 @@ def bidirectional_estimate(
     _check_schedule(schedule)
     if not model.likelihood.samples_its_density:
         raise ValueError(
-            f"{type(model.likelihood).__name__} does not sample its own density, so "
-            "the image and its latent are no draw of the model: bound the log p(x) of "
-            "data by annealed_estimate, or choose another likelihood."
+            f"likelihood is {model.name_of('likelihood')}: it does not sample its own "
+            "density, so the image and its latent are no draw of the model. Bound the "
+            "log p(x) of data by annealed_estimate, or choose another likelihood."
         )
     latent_key, pixel_key, forward_key, backward_key, label_key = (
         jax.random.fold_in(key, i) for i in range(5)

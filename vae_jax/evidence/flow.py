@@ -147,7 +147,7 @@ def flow_estimate(
     """
     if not model.is_chain:
         raise ValueError(
-            f"posterior is {type(model.posterior_family).__name__}: only a chain of "
+            f"posterior is {model.name_of('posterior')}: only a chain of "
             "images has a flow from noise to an image. Choose the posterior 'noise' "
             "and the prior 'diffusion'."
         )

@@ -43,7 +43,7 @@ def unrolled(model: VAE, steps: int) -> VAE:
     require_count("steps", steps)
     if not model.is_chain:
         raise ValueError(
-            f"posterior is {type(model.posterior_family).__name__}: only a chain of "
+            f"posterior is {model.name_of('posterior')}: only a chain of "
             "latents can be unrolled. Choose the posterior 'noise' and the prior "
             "'diffusion'."
         )

@@ -13,7 +13,7 @@ latents.
 """
 
 from vae_jax.objectives.aggregate import MMD, BetaTC
-from vae_jax.objectives.base import Batch, Objective, Terms
+from vae_jax.objectives.base import OBJECTIVES, Batch, Objective, Terms
 from vae_jax.objectives.diffusion import Diffusion
 from vae_jax.objectives.elbo import STL, Elbo, ElboLogWeight
 from vae_jax.objectives.importance import (
@@ -26,7 +26,6 @@ from vae_jax.objectives.importance import (
     Thermodynamic,
 )
 from vae_jax.objectives.semi_supervised import SemiSupervised
-from vae_jax.registry import Registry
 
 __all__ = [
     "CIWAE",
@@ -49,7 +48,6 @@ __all__ = [
     "Thermodynamic",
 ]
 
-OBJECTIVES: Registry[Objective] = Registry("objective")
 OBJECTIVES |= {
     "elbo": Elbo,
     "elbo_log_weight": ElboLogWeight,

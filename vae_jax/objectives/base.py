@@ -11,6 +11,7 @@ from vae_jax.checks import Count, require_fields
 from vae_jax.distributions import Posterior, latent_noise
 from vae_jax.model import VAE, Params
 from vae_jax.posteriors.gaussian import DiagonalGaussianFamily
+from vae_jax.registry import Registry, name_of
 
 
 class Terms(NamedTuple):
@@ -123,8 +124,8 @@ class Objective(abc.ABC):
         require_fields(self)
         if self.num_samples < self.fewest_samples:
             raise ValueError(
-                f"num_samples is {self.num_samples}: {type(self).__name__} needs at "
-                f"least {self.fewest_samples} for each image. Give so many, or choose "
+                f"num_samples is {self.num_samples}: {self.name} needs at least "
+                f"{self.fewest_samples} for each image. Give so many, or choose "
                 "another objective."
             )
 
@@ -163,18 +164,20 @@ class Objective(abc.ABC):
         """Returns the objective without options that only shape training."""
         return self
 
+    @property
+    def name(self) -> str:
+        """The name of the objective for messages, as in "'elbo'"."""
+        return name_of(self, OBJECTIVES)
+
     def check(self, model: VAE) -> None:
         """Refuses a model that this objective is not defined for.
 
         Raises:
             ValueError: naming the part of the model, and the remedy.
         """
-        posterior, prior = (
-            type(family).__name__
-            for family in (model.posterior_family, model.prior_family)
-        )
-        name = type(self).__name__
-        # First: what is needed else, no other objective gives to a chain of latents.
+        posterior, prior = model.name_of("posterior"), model.name_of("prior")
+        name = self.name
+        # First: no other objective learns such a model, so none may be the remedy.
         if model.has_classifier and not model.has_density:
             raise ValueError(
                 f"objective is {name}: none learns a chain of latents from images "
@@ -183,10 +186,13 @@ class Objective(abc.ABC):
             )
         if self.needs_density != model.has_density:
             remedy = "Choose the objective 'diffusion'."
-            why = f"it needs log p(z), which {prior} has not"
+            why = f"it needs log p(z), which the prior {prior} does not have"
             if not self.needs_density:
                 why = f"it is the bound of a chain of latents, which {prior} is not"
-                remedy = "Choose the prior 'diffusion', or an objective such as 'elbo'."
+                remedy = (
+                    "Choose the prior 'diffusion', or an objective such as "
+                    "'elbo_log_weight'."
+                )
             raise ValueError(f"objective is {name}: {why}. {remedy}")
         is_diagonal = isinstance(model.posterior_family, DiagonalGaussianFamily)
         if self.needs_diagonal_posterior and not is_diagonal:
@@ -217,3 +223,6 @@ class Objective(abc.ABC):
                 "Choose a likelihood that learns its scale, such as "
                 "'gaussian_shared', or the objective 'stl'."
             )
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")

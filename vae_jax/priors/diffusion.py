@@ -323,9 +323,9 @@ class DiffusionPrior:
             ValueError: always; the message names what there is in its place.
         """
         raise ValueError(
-            f"prior is {type(self.family).__name__}: log p(z) of a chain of latents is "
-            "not known, only a bound on it. Choose the objective 'diffusion', or "
-            "make the layers latents of their own with vae_jax.evidence.unrolled."
+            "prior is 'diffusion': log p(z) of a chain of latents is not known, only a "
+            "bound on it. Choose the objective 'diffusion', or make the layers latents "
+            "of their own with vae_jax.evidence.unrolled."
         )
 
     # --- noise over time ---

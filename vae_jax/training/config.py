@@ -112,7 +112,7 @@ class TrainingConfig(TrainingPlan):
             "objective", self.objective, Objective, "one as OBJECTIVES.make('elbo') is"
         )
         if self.objective.depends_on_batch:
-            name = type(self.objective).__name__
+            name = self.objective.name
             if self.microbatches > 1:
                 raise ValueError(
                     f"microbatches is {self.microbatches}: the objective {name} needs "
