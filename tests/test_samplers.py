@@ -331,5 +331,5 @@ def test_guidance_without_classes_is_refused(images):
         lambda: classifier_free(guided, 2.0),
         lambda: classifier_guided(guided, lambda z, gamma: gamma, 2.0),
     ):
-        with pytest.raises(ValueError, match=r"chain is ClassifierFree: .* Give the"):
+        with pytest.raises(ValueError, match=r"chain is guided already: .* Give the"):
             guide()

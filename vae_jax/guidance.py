@@ -1,9 +1,9 @@
 """Guidance: a chain of latents whose denoiser is pulled towards a class.
 
-A guided chain is a chain: it has the samplers of the other, and its trajectories. Its
-latents are those of p(z_t|y) at weight 1 alone. Any other weight is no noise of any
-distribution of images, and the samples are of no density that is known; a large weight
-gives images that are more typical of their class, and less different.
+A guided chain has the samplers of the other, and its trajectories, but no bound. Its
+latents are those of p(z_t) at weight 0, and of p(z_t|y) at weight 1. At other weights
+they are no distribution with noise added, and the density of the samples is not known;
+a large weight gives images that are more typical of their class, and differ less.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from vae_jax.checks import Range
 from vae_jax.diffusion import Denoised, read_output
 from vae_jax.networks import Denoiser, DenseDenoiser, Module, Params
-from vae_jax.priors.diffusion import DiffusionFamily, DiffusionPrior
+from vae_jax.priors.diffusion import Chain, DiffusionFamily
 from vae_jax.trees import tree_dataclass
 
 # log p(y|z_t), nats, ``[N]``: of latents ``[N, D]`` and their gamma ``[N]``.
@@ -29,7 +29,7 @@ Weight = Annotated[float, Range(at_least=0)]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Guided(DiffusionPrior):
+class _Guided(Chain):
     weight: jax.Array | float
 
 
@@ -51,7 +51,7 @@ class _ClassifierFree(_Guided):
         return found
 
 
-def classifier_free(chain: DiffusionPrior, weight: jax.Array | float) -> DiffusionPrior:
+def classifier_free(chain: Chain, weight: jax.Array | float) -> Chain:
     """Returns the chain with classifier-free guidance towards its classes.
 
     noise = noise_none + weight (noise_y - noise_none), with two evaluations of the
@@ -108,8 +108,8 @@ class _Classified(_Guided):
 
 
 def classifier_guided(
-    chain: DiffusionPrior, log_class: LogClass, weight: jax.Array | float
-) -> DiffusionPrior:
+    chain: Chain, log_class: LogClass, weight: jax.Array | float
+) -> Chain:
     """Returns the chain with the guidance of a classifier of noisy latents.
 
     score = score + weight grad log p(y|z_t) (Dhariwal and Nichol 2021, "Diffusion
@@ -131,7 +131,7 @@ def classifier_guided(
     return _Classified(chain.params, chain.y, chain.family, weight, log_class)
 
 
-def _require_unguided(chain: DiffusionPrior) -> None:
+def _require_unguided(chain: Chain) -> None:
     """Refuses a chain that is guided.
 
     Raises:
@@ -139,8 +139,8 @@ def _require_unguided(chain: DiffusionPrior) -> None:
     """
     if isinstance(chain, _Guided):
         raise ValueError(
-            f"chain is {type(chain).__name__.strip('_')}: it is guided already. Give "
-            "the chain of the model, as model.prior(params) is."
+            "chain is guided already: two guidances at once are not defined. Give the "
+            "chain of the model, as model.prior(params) is."
         )
 
 
@@ -194,7 +194,7 @@ def _log_class(
 
 
 def fit_noise_classifier(
-    chain: DiffusionPrior,
+    chain: Chain,
     key: jax.Array,
     x: jax.Array,
     labels: jax.Array,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from vae_jax.checks import Count, CountOrZero, Range, require_fields
 from vae_jax.diffusion import Process
-from vae_jax.priors.diffusion import DiffusionPrior
+from vae_jax.priors.diffusion import Chain
 from vae_jax.registry import Registry
 from vae_jax.trees import tree_dataclass
 
@@ -44,9 +44,7 @@ class Sampler(abc.ABC):
         if all(isinstance(each, numbers.Number | str) for each in vars(self).values()):
             require_fields(self)
 
-    def __call__(
-        self, chain: DiffusionPrior, key: jax.Array, num_samples: int
-    ) -> jax.Array:
+    def __call__(self, chain: Chain, key: jax.Array, num_samples: int) -> jax.Array:
         """Returns samples of z_0, ``[num_samples, D]``.
 
         Args:
@@ -63,7 +61,7 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -87,7 +85,7 @@ class Ancestral(Sampler):
 
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -114,7 +112,7 @@ class DDIM(Sampler):
 
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -145,7 +143,7 @@ class Euler(Sampler):
 
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -168,7 +166,7 @@ class Heun(Sampler):
 
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -182,7 +180,7 @@ class Heun(Sampler):
         return _moved(chain, z, gamma, gamma_before, 0.5 * (first + second))
 
 
-def flow_slope(chain: DiffusionPrior, z: jax.Array, gamma: jax.Array) -> jax.Array:
+def flow_slope(chain: Chain, z: jax.Array, gamma: jax.Array) -> jax.Array:
     """Returns d(z / size) / dgamma along the probability flow, ``[N, D]``.
 
     Args:
@@ -196,7 +194,7 @@ def flow_slope(chain: DiffusionPrior, z: jax.Array, gamma: jax.Array) -> jax.Arr
 
 
 def _moved(
-    chain: DiffusionPrior,
+    chain: Chain,
     z: jax.Array,
     gamma: jax.Array,
     gamma_before: jax.Array,
@@ -230,7 +228,7 @@ class AnnealedLangevin(Sampler):
 
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -266,7 +264,7 @@ class PredictorCorrector(Sampler):
 
     def step(
         self,
-        chain: DiffusionPrior,
+        chain: Chain,
         key: jax.Array,
         z: jax.Array,
         gamma: jax.Array,
@@ -281,7 +279,7 @@ class PredictorCorrector(Sampler):
 
 
 def langevin(
-    chain: DiffusionPrior,
+    chain: Chain,
     key: jax.Array,
     z: jax.Array,
     gamma: jax.Array,

@@ -167,7 +167,7 @@ def _copies(
 
     @jax.jit
     def sample(key):
-        return prior.ancestral(key, _SAMPLES, _STEPS)
+        return prior.sample(key, _SAMPLES, _STEPS)
 
     z = np.asarray(sample(jax.random.key(3)))
     x = z / float(Process().alpha(jnp.asarray(GAMMA[0])))

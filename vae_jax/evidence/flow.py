@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from vae_jax.checks import require_count
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.model import VAE, Params
-from vae_jax.priors.diffusion import DiffusionPrior
+from vae_jax.priors.diffusion import Chain
 from vae_jax.products import float32_products
 from vae_jax.samplers import flow_slope
 
@@ -42,7 +42,7 @@ class FlowEstimate(NamedTuple):
 
 @float32_products
 def flow_log_prob(
-    chain: DiffusionPrior,
+    chain: Chain,
     key: jax.Array,
     z: jax.Array,
     *,

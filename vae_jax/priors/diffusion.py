@@ -13,9 +13,10 @@ integral over time (Kingma et al. 2021, section 4).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +166,7 @@ class DiffusionFamily:
         object.__setattr__(self, "denoiser_options", tuple(sorted(options.items())))
         _ = self.module  # Refuses wrong options before anything is computed.
 
-    @property
+    @functools.cached_property
     def module(self) -> Module:
         """The denoiser for latents of this shape."""
         outputs = self.levels if self.predicts == "levels" else 1
@@ -288,8 +289,8 @@ def _fixed_schedules() -> Mapping[str, NoiseSchedule]:
 
 @tree_dataclass
 @dataclasses.dataclass(frozen=True)
-class DiffusionPrior:
-    """The chain, as a value.
+class Chain:
+    """A chain of latents, as a value: its noise over time, denoiser and samples.
 
     Attributes:
         params: of the prior.
@@ -302,31 +303,9 @@ class DiffusionPrior:
     y: jax.Array | None
     family: DiffusionFamily = dataclasses.field(metadata={"static": True})
 
-    def given(self, y: jax.Array | None) -> "DiffusionPrior":
+    def given(self, y: jax.Array | None) -> Self:
         """Returns the chain of latents of given classes, one-hot, ``[N, K]``."""
         return dataclasses.replace(self, y=y)
-
-    def with_fewer_classes(self, key: jax.Array) -> "DiffusionPrior":
-        """Returns the chain without the class of some latents, for training.
-
-        Each loses it with the probability ``label_dropout``. Measurements keep all.
-        """
-        if self.y is None or not self.family.label_dropout:
-            return self
-        share = 1 - self.family.label_dropout
-        return self.given(self.y * jax.random.bernoulli(key, share, (len(self.y), 1)))
-
-    def log_prob(self, z: jax.Array) -> jax.Array:
-        """Refuses: the integral over all layers above z_0 has no closed form.
-
-        Raises:
-            ValueError: always; the message names what there is in its place.
-        """
-        raise ValueError(
-            "prior is 'diffusion': log p(z) of a chain of latents is not known, only a "
-            "bound on it. Choose the objective 'diffusion', or make the layers latents "
-            "of their own with vae_jax.evidence.unrolled."
-        )
 
     # --- noise over time ---
 
@@ -353,11 +332,11 @@ class DiffusionPrior:
         ends = self.family.ends
         return ends.gamma_min + ends.width * self.rise(t)
 
-    def num_steps(self, of_infinity: int = STEPS_OF_INFINITY) -> jax.Array:
-        """Returns T, int32 ``[]``, or a number in the place of infinity."""
+    def num_steps(self) -> jax.Array:
+        """Returns T, int32 ``[]``; ``STEPS_OF_INFINITY`` if it is infinite."""
         inverse = self.constants["inverse_steps"]
         finite = jnp.round(1 / jnp.where(inverse > 0, inverse, 1.0)).astype(jnp.int32)
-        return jnp.where(inverse > 0, finite, of_infinity)
+        return jnp.where(inverse > 0, finite, STEPS_OF_INFINITY)
 
     # --- the denoiser ---
 
@@ -381,7 +360,124 @@ class DiffusionPrior:
         output = family.module.apply(variables, *inputs)
         return read_output(family.process, family.predicts, output, z, gamma)
 
-    # --- the bound ---
+    # --- samples ---
+
+    def sample(
+        self, key: jax.Array, num_samples: int, steps: jax.Array | int | None = None
+    ) -> jax.Array:
+        """Returns z_0 ``[num_samples, D]``, drawn layer by layer from the top.
+
+        Args:
+            key: a typed key.
+            num_samples: number of chains.
+            steps: number of steps p(z_s|z_t) of equal time; None for T. With another
+                number the samples are those of the model that shares all parameters.
+        """
+        steps = self.num_steps() if steps is None else steps
+        z = self.last_layer(key, num_samples)
+        return self.walk(self.ancestral_step, key, z, 0, steps, steps)
+
+    def ancestral_step(
+        self, key: jax.Array, z: jax.Array, gamma: jax.Array, gamma_before: jax.Array
+    ) -> jax.Array:
+        """Returns z_s ~ p(z_s|z_t); see ``Step``."""
+        noise = self.denoised(z, gamma).noise
+        gaussian = self.family.process.step(z, noise, gamma, gamma_before)
+        return gaussian.sample(jax.random.normal(key, z.shape)[None])[0]
+
+    def trajectory(self, key: jax.Array, num_samples: int, shown: int) -> jax.Array:
+        """Returns what the denoiser sees on the way of ``sample``: E[x|z_t].
+
+        Args:
+            key: a typed key.
+            num_samples: number of chains.
+            shown: number of times, from pure noise to z_0, ``[shown]``.
+
+        Returns:
+            ``[num_samples, shown, D]``.
+        """
+        steps = self.num_steps()
+        ends = jnp.round(jnp.linspace(0, 1, shown) * steps).astype(jnp.int32)
+
+        def part(z: jax.Array, places: jax.Array) -> tuple[jax.Array, jax.Array]:
+            z = self.walk(self.ancestral_step, key, z, places[0], places[1], steps)
+            gamma = self._gammas(1 - places[1] / steps, num_samples)
+            return z, self.denoised(z, gamma).x
+
+        places = jnp.stack([jnp.concatenate([ends[:1], ends[:-1]]), ends], axis=1)
+        _, found = jax.lax.scan(part, self.last_layer(key, num_samples), places)
+        return found.swapaxes(0, 1)
+
+    def last_layer(self, key: jax.Array, num_samples: int) -> jax.Array:
+        """Returns z_T ~ p(z_T), ``[num_samples, D]``."""
+        shape = num_samples, self.family.latent_dim
+        z = jax.random.normal(jax.random.fold_in(key, 0), shape)
+        size = self.family.process.size(self._gammas(jnp.ones(()), num_samples))
+        return z * size[:, None]
+
+    def _gammas(self, t: jax.Array, num_samples: int) -> jax.Array:
+        return jnp.broadcast_to(self.gamma(t), num_samples)
+
+    def walk(
+        self,
+        step: Step,
+        key: jax.Array,
+        z: jax.Array,
+        first: jax.Array | int,
+        last: jax.Array | int,
+        steps: jax.Array | int,
+    ) -> jax.Array:
+        """Returns z after some of the steps from t = 1 to 0, in constant memory.
+
+        Args:
+            step: what makes each layer of the one above it.
+            key: a typed key; the place of each step is folded into it.
+            z: before the first of these steps, ``[N, D]``.
+            first: the first of these steps; 0 starts at the last layer.
+            last: the step after the last of them.
+            steps: number of all steps, of equal time.
+        """
+        last, steps = jnp.asarray(last), jnp.asarray(steps)
+
+        def body(i: jax.Array, z: jax.Array) -> jax.Array:
+            t, s = 1 - i / steps, 1 - (i + 1) / steps
+            gamma = self._gammas(t, len(z))
+            before = self._gammas(jnp.maximum(s, 0.0), len(z))
+            return step(jax.random.fold_in(key, i + 1), z, gamma, before)
+
+        found: jax.Array = jax.lax.fori_loop(first, last, body, z)
+        return found
+
+
+@tree_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiffusionPrior(Chain):
+    """The chain of a model, which has a bound.
+
+    A chain that is guided (``vae_jax.guidance``) has none.
+    """
+
+    def log_prob(self, z: jax.Array) -> jax.Array:
+        """Refuses: the integral over all layers above z_0 has no closed form.
+
+        Raises:
+            ValueError: always; the message names what there is in its place.
+        """
+        raise ValueError(
+            "prior is 'diffusion': log p(z) of a chain of latents is not known, only a "
+            "bound on it. Choose the objective 'diffusion', or make the layers latents "
+            "of their own with vae_jax.evidence.unrolled."
+        )
+
+    def with_fewer_classes(self, key: jax.Array) -> Self:
+        """Returns the chain without the class of some latents, for training.
+
+        Each loses it with the probability ``label_dropout``. Measurements keep all.
+        """
+        if self.y is None or not self.family.label_dropout:
+            return self
+        share = 1 - self.family.label_dropout
+        return self.given(self.y * jax.random.bernoulli(key, share, (len(self.y), 1)))
 
     def terms(
         self, key: jax.Array, x: jax.Array, weighting: str = "elbo"
@@ -416,7 +512,7 @@ class DiffusionPrior:
         prior = self.family.process.kl_to_prior(x, last)
         return ChainTerms(prior, diffusion, weighted)
 
-    def _with_gradient_of(self, part: str) -> "DiffusionPrior":
+    def _with_gradient_of(self, part: str) -> Self:
         """Returns the chain whose other parameters have no gradient."""
         params = jax.lax.stop_gradient(self.params) | {part: self.params[part]}
         return dataclasses.replace(self, params=params)
@@ -493,97 +589,6 @@ class DiffusionPrior:
             offset = log_q.mean(0) + readout
         last, *others = (part.reshape(num_samples, batch).mean(0) for part in terms)
         return KLTerms(z, last, *(offset + last + other for other in others))
-
-    # --- samples ---
-
-    def sample(self, key: jax.Array, num_samples: int) -> jax.Array:
-        """Returns z_0 ``[num_samples, D]``, drawn layer by layer from the top."""
-        return self.ancestral(key, num_samples, self.num_steps())
-
-    def ancestral(
-        self, key: jax.Array, num_samples: int, steps: jax.Array | int
-    ) -> jax.Array:
-        """Returns z_0 ``[num_samples, D]``, by so many steps p(z_s|z_t) of equal time.
-
-        Args:
-            key: a typed key.
-            num_samples: number of chains.
-            steps: number of steps; with other numbers than T the samples are those of
-                the model that shares all parameters.
-        """
-        z = self.last_layer(key, num_samples)
-        return self.walk(self.ancestral_step, key, z, 0, steps, steps)
-
-    def ancestral_step(
-        self, key: jax.Array, z: jax.Array, gamma: jax.Array, gamma_before: jax.Array
-    ) -> jax.Array:
-        """Returns z_s ~ p(z_s|z_t); see ``Step``."""
-        noise = self.denoised(z, gamma).noise
-        gaussian = self.family.process.step(z, noise, gamma, gamma_before)
-        return gaussian.sample(jax.random.normal(key, z.shape)[None])[0]
-
-    def trajectory(self, key: jax.Array, num_samples: int, shown: int) -> jax.Array:
-        """Returns what the denoiser sees on the way of ``sample``: E[x|z_t].
-
-        Args:
-            key: a typed key.
-            num_samples: number of chains.
-            shown: number of times, from pure noise to z_0, ``[shown]``.
-
-        Returns:
-            ``[num_samples, shown, D]``.
-        """
-        steps = self.num_steps()
-        ends = jnp.round(jnp.linspace(0, 1, shown) * steps).astype(jnp.int32)
-
-        def part(z: jax.Array, places: jax.Array) -> tuple[jax.Array, jax.Array]:
-            z = self.walk(self.ancestral_step, key, z, places[0], places[1], steps)
-            gamma = self._gammas(1 - places[1] / steps, num_samples)
-            return z, self.denoised(z, gamma).x
-
-        places = jnp.stack([jnp.concatenate([ends[:1], ends[:-1]]), ends], axis=1)
-        _, found = jax.lax.scan(part, self.last_layer(key, num_samples), places)
-        return found.swapaxes(0, 1)
-
-    def last_layer(self, key: jax.Array, num_samples: int) -> jax.Array:
-        """Returns z_T ~ p(z_T), ``[num_samples, D]``."""
-        shape = num_samples, self.family.latent_dim
-        z = jax.random.normal(jax.random.fold_in(key, 0), shape)
-        size = self.family.process.size(self._gammas(jnp.ones(()), num_samples))
-        return z * size[:, None]
-
-    def _gammas(self, t: jax.Array, num_samples: int) -> jax.Array:
-        return jnp.broadcast_to(self.gamma(t), num_samples)
-
-    def walk(
-        self,
-        step: Step,
-        key: jax.Array,
-        z: jax.Array,
-        first: jax.Array | int,
-        last: jax.Array | int,
-        steps: jax.Array | int,
-    ) -> jax.Array:
-        """Returns z after some of the steps from t = 1 to 0, in constant memory.
-
-        Args:
-            step: what makes each layer of the one above it.
-            key: a typed key; the place of each step is folded into it.
-            z: before the first of these steps, ``[N, D]``.
-            first: the first of these steps; 0 starts at the last layer.
-            last: the step after the last of them.
-            steps: number of all steps, of equal time.
-        """
-        last, steps = jnp.asarray(last), jnp.asarray(steps)
-
-        def body(i: jax.Array, z: jax.Array) -> jax.Array:
-            t, s = 1 - i / steps, 1 - (i + 1) / steps
-            gamma = self._gammas(t, len(z))
-            before = self._gammas(jnp.maximum(s, 0.0), len(z))
-            return step(jax.random.fold_in(key, i + 1), z, gamma, before)
-
-        found: jax.Array = jax.lax.fori_loop(first, last, body, z)
-        return found
 
 
 def layer_weight(weighting: str, gamma: jax.Array, rate: jax.Array) -> jax.Array:
