@@ -19,7 +19,7 @@ from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
 from vae_jax.networks import DENOISERS, DenseDenoiser
 from vae_jax.objectives import IWAE, Diffusion, Elbo, ElboLogWeight, SemiSupervised
-from vae_jax.priors.diffusion import WEIGHTINGS
+from vae_jax.priors.diffusion import WEIGHTINGS, with_steps
 
 ENDS = Ends(-8.0, 5.0)
 exact_chain = functools.partial(chains.exact_chain, ends=ENDS)
@@ -420,6 +420,12 @@ def test_a_trajectory_ends_where_samples_do():
             {"denoiser": DenseDenoiser((8,)), "denoiser_options": {"fourier": 1}},
             "denoiser_options is .* the denoiser has its options already",
         ),
+        (
+            {"denoiser": DenseDenoiser((8,)), "denoiser_widths": (4,)},
+            r"denoiser_widths is \(4,\): the denoiser has its widths already",
+        ),
+        ({"num_classes": 1}, "num_classes is 1: .* at least 2 and at most 255, or 0"),
+        ({"has_classifier": "yes"}, "has_classifier is 'yes': .* Give True or False"),
         ({"prior_options": {"levels": 3}}, "levels is 3: .* has no such option"),
         ({"latent_shape": (4, 4, 1)}, r"latent_shape is .* have no such option"),
         ({"posterior_options": {"gamma_min": -2.0}}, r"gamma_min is -2.0 of the post"),
@@ -466,6 +472,18 @@ def test_objectives_that_need_a_density_are_refused():
         Diffusion().check(plain)
     with pytest.raises(ValueError, match="posterior is 'diagonal': only a chain"):
         unrolled(plain, 2)
+
+
+@pytest.mark.parametrize("steps", [-1, 0.5, 100_001])
+def test_other_numbers_of_steps_are_whole(steps):
+    _, params = chain()
+    with pytest.raises(ValueError, match=rf"noise_steps is {steps}: it must be a whol"):
+        with_steps(params, steps)
+
+
+def test_an_unknown_weighting_is_refused(images):
+    with pytest.raises(ValueError, match=r"weighting is 'simpel': .* mean 'simple'"):
+        exact_chain(images).terms(jax.random.key(0), jnp.zeros((2, 6)), "simpel")
 
 
 def test_images_without_full_rank_are_refused():

@@ -120,6 +120,8 @@ def test_bad_arguments_are_refused(images, exact_model):
     chain = exact_chain(images)
     with pytest.raises(ValueError, match=r"num_probes is -1: "):
         flow_log_prob(chain, jax.random.key(0), jnp.zeros((1, 3)), num_probes=-1)
+    with pytest.raises(ValueError, match=r"tolerance is 0: it must be above 0"):
+        flow_log_prob(chain, jax.random.key(0), jnp.zeros((1, 3)), tolerance=0)
     vae = make_vae(
         make_likelihood("bernoulli", 2),
         image_shape=(1, 3, 1),

@@ -318,6 +318,29 @@ def test_samplers_refuse_values_that_make_no_sense(name, options, words):
         SAMPLERS.make(name, **options)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_classes": 1}, "num_classes is 1: it must be a whole number of at least"),
+        ({"num_steps": 0}, "num_steps is 0: it must be a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size is 0: it must be a whole number of at least 1"),
+        ({"learning_rate": 0.0}, r"learning_rate is 0\.0: it must be above 0"),
+        ({"network": "mlp"}, "network is 'mlp': it must be of type Denoiser"),
+        ({"x": jnp.zeros((4, 2))}, r"x has shape \[4, 2\]: .* an array \[N, 3\]\."),
+        ({"labels": jnp.zeros(3, int)}, r"labels has shape \[3\]: x has 4 rows\. Give"),
+        (
+            {"labels": jnp.array([0, 1, 2, 1])},
+            r"labels has the value 2: .* from 0 to 1",
+        ),
+    ],
+)
+def test_a_classifier_that_cannot_be_fitted_is_refused(images, change, words):
+    given = {"x": jnp.zeros((4, 3)), "labels": jnp.arange(4) % 2, "num_classes": 2}
+    given |= {"num_steps": 1, "batch_size": 2, "learning_rate": 1e-3}
+    with pytest.raises(ValueError, match=words):
+        fit_noise_classifier(exact_chain(images), jax.random.key(0), **given | change)
+
+
 def test_guidance_without_classes_is_refused(images):
     with pytest.raises(ValueError, match=r"num_classes is 0: .* guide with a class"):
         classifier_free(exact_chain(images), 2.0)

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from vae_jax.checks import Range
+from vae_jax.checks import Range, require_count, require_declared, require_type
 from vae_jax.diffusion import Denoised, read_output
 from vae_jax.networks import Denoiser, DenseDenoiser, Module, Params
 from vae_jax.priors.diffusion import Chain, DiffusionFamily
@@ -220,8 +221,36 @@ def fit_noise_classifier(
         batch_size: examples of a step, drawn with replacement.
         learning_rate: of the first step; it falls to 0 along a cosine.
         network: the denoiser whose network it is; None for dense layers.
+
+    Raises:
+        ValueError: a number is not allowed, x is not of the size of the latents, or
+            labels are not a class for each row of x.
     """
     network = DenseDenoiser() if network is None else network
+    require_type("network", network, Denoiser, "one as DenseDenoiser() is")
+    require_count("num_classes", num_classes, smallest=2)
+    require_count("num_steps", num_steps)
+    require_count("batch_size", batch_size)
+    require_declared("learning_rate", learning_rate, Annotated[float, Range(above=0)])
+    size = chain.family.latent_dim
+    if x.ndim != 2 or x.shape[-1] != size:
+        raise ValueError(
+            f"x has shape {list(x.shape)}: a latent of the chain has {size} values. "
+            f"Give an array [N, {size}]."
+        )
+    if labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"labels has shape {list(labels.shape)}: x has {len(x)} rows. Give the "
+            f"class of each, [{len(x)}]."
+        )
+    # In a compiled program the labels are traced, and have no values.
+    known = () if isinstance(labels, jax.core.Tracer) else np.unique(labels)
+    for label in known:
+        if label not in range(num_classes):
+            raise ValueError(
+                f"labels has the value {label}: there are {num_classes} classes. Give "
+                f"whole numbers from 0 to {num_classes - 1}."
+            )
     init_key, step_key = (jax.random.fold_in(key, i) for i in range(2))
     empty = NoiseClassifier({}, chain.family, network, num_classes)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))

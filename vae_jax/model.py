@@ -414,7 +414,7 @@ def make_vae(
             bound. It is highest if the decoder ignores z, so the model collapses. With
             classes there is one q(z|y) for all images of a class.
         num_classes: number of classes of a conditional model, p(x|z, y) and q(z|x, y),
-            at most 255; 0: the model has none.
+            2 to 255; 0: the model has none.
         has_classifier: whether the model also has a classifier q(y|x), of the kind of
             the encoder, so that it can learn from images whose class is not known.
         network_options: options of the network only.
@@ -472,8 +472,10 @@ def make_vae(
     )
     if not isinstance(network, Network):
         network = NETWORKS.make(network, **for_network[0])
-    classes = Annotated[int, Range(at_least=0, at_most=MOST_CLASSES)]
+    classes = Annotated[int, Range(at_least=2, at_most=MOST_CLASSES, other=0)]
     require_declared("num_classes", num_classes, classes)
+    for name, switch in (("ignore_x", ignore_x), ("has_classifier", has_classifier)):
+        require_type(name, switch, bool, "True or False")
     if num_classes and not network.takes_class:
         raise ValueError(
             f"num_classes is {num_classes}: the encoder of "

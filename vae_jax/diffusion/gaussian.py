@@ -24,24 +24,24 @@ class GaussianImages:
     Attributes:
         mean: ``[D]``.
         covariance: ``[D, D]``, of full rank.
+        eigenvalues: of the covariance, rising, ``[D]``.
+        eigenvectors: their directions, one a column, ``[D, D]``.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
-
-    def __post_init__(self) -> None:
-        smallest = np.linalg.eigvalsh(self.covariance)[0]
-        if not smallest > 0:
-            raise ValueError(
-                f"covariance has the eigenvalue {smallest:.3g}: it must be of full "
-                "rank. Leave out pixels that never vary, or dequantise the images."
-            )
-        values, vectors = np.linalg.eigh(np.asarray(self.covariance, np.float64))
-        object.__setattr__(self, "eigenvalues", values)
-        object.__setattr__(self, "eigenvectors", vectors)
-
     eigenvalues: np.ndarray = dataclasses.field(init=False, repr=False)
     eigenvectors: np.ndarray = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        values, vectors = np.linalg.eigh(np.asarray(self.covariance, np.float64))
+        if not values[0] > 0:
+            raise ValueError(
+                f"covariance has the eigenvalue {values[0]:.3g}: it must be of full "
+                "rank. Leave out pixels that never vary, or dequantise the images."
+            )
+        object.__setattr__(self, "eigenvalues", values)
+        object.__setattr__(self, "eigenvectors", vectors)
 
     @classmethod
     def fitted(cls, images: np.ndarray) -> "GaussianImages":

@@ -10,12 +10,13 @@ the samples of an ODE solver, and can be above or below the bound of the chain, 
 is about ancestral samples.
 """
 
-from typing import Any, NamedTuple
+import numbers
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import require_count
+from vae_jax.checks import Range, require_count, require_declared
 from vae_jax.distributions import DiagonalGaussian
 from vae_jax.model import VAE, Params
 from vae_jax.priors.diffusion import Chain
@@ -62,12 +63,14 @@ def flow_log_prob(
         tolerance: of a step's error, relative and absolute, at least 1e-6 in float32.
 
     Raises:
-        ValueError: ``num_probes`` is negative.
+        ValueError: ``num_probes`` is negative, or ``tolerance`` not above 0.
     """
     # Its import takes as long as that of JAX itself, and few need it.
     import diffrax
 
     require_count("num_probes", num_probes, smallest=0)
+    if isinstance(tolerance, numbers.Number):  # In a compiled program it is traced.
+        require_declared("tolerance", tolerance, Annotated[float, Range(above=0)])
     family, size = chain.family, z.shape[-1]
     ends = family.ends
 

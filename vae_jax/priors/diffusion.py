@@ -21,7 +21,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-from vae_jax.checks import Range, require_fields, require_type
+from vae_jax.checks import (
+    Range,
+    require_declared,
+    require_fields,
+    require_known,
+    require_type,
+)
 from vae_jax.diffusion.process import PREDICTIONS, Denoised, Process, read_output
 from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends, NoiseSchedule
 from vae_jax.distributions import Posterior
@@ -40,6 +46,7 @@ from vae_jax.trees import tree_dataclass
 
 # float32 still tells the steps of such a chain apart.
 MOST_STEPS = 100_000
+_Steps = Annotated[int, Range(at_least=0, at_most=MOST_STEPS)]
 
 # It still tells the ends of every schedule apart if -log SNR rises by so much.
 _LEAST_RISE = 0.01
@@ -122,7 +129,7 @@ class DiffusionFamily:
     latent_shape: tuple[int, ...] = ()
     predicts: Annotated[str, PREDICTIONS] = "velocity"
     noise_schedule: Annotated[str, NOISE_SCHEDULES] = "linear"
-    noise_steps: Annotated[int, Range(at_least=0, at_most=MOST_STEPS)] = 0
+    noise_steps: _Steps = 0
     gamma_min: Annotated[float, Range(at_least=-30, at_most=30)] = -8.0
     gamma_max: Annotated[float, Range(at_least=-30, at_most=30)] = 5.0
     preserves_variance: bool = True
@@ -180,14 +187,15 @@ class DiffusionFamily:
 
     @property
     def _denoiser(self) -> Denoiser:
-        options = dict(self.denoiser_options)
+        options, widths = dict(self.denoiser_options), self.denoiser_widths
         if not isinstance(self.denoiser, str):
             example = "a name such as 'mlp', or a denoiser as DenseDenoiser() is"
             require_type("denoiser", self.denoiser, Denoiser, example)
-            if options:
+            if options or widths != type(self).denoiser_widths:
+                name, value = ("options", options) if options else ("widths", widths)
                 raise ValueError(
-                    f"denoiser_options is {options}: the denoiser has its options "
-                    "already. Give them to it, or name the denoiser in place of it."
+                    f"denoiser_{name} is {value}: the denoiser has its {name} already. "
+                    "Give them to it, or name the denoiser in place of it."
                 )
             return self.denoiser
         known = DENOISERS.options(self.denoiser)
@@ -271,7 +279,11 @@ def with_steps(params: Params, noise_steps: int) -> Params:
     Args:
         params: of a model whose prior is a chain of latents.
         noise_steps: T; 0 for infinitely many.
+
+    Raises:
+        ValueError: the number is not allowed.
     """
+    require_declared("noise_steps", noise_steps, _Steps)
     constants = params["prior"]["constants"] | {"inverse_steps": _inverse(noise_steps)}
     return params | {"prior": params["prior"] | {"constants": constants}}
 
@@ -598,7 +610,11 @@ def layer_weight(weighting: str, gamma: jax.Array, rate: jax.Array) -> jax.Array
         weighting: one of ``WEIGHTINGS``.
         gamma: -log SNR of the layer.
         rate: of 'elbo', the factor itself.
+
+    Raises:
+        ValueError: the weighting is unknown.
     """
+    require_known("weighting", weighting, WEIGHTINGS)
     if weighting == "simple":
         return 2.0 * jnp.ones_like(gamma)
     if weighting == "velocity":  # noise = sigma z + alpha velocity
