@@ -1,4 +1,4 @@
-"""Evaluates finished runs again, with more importance samples or other measurements.
+r"""Evaluates finished runs again, with more importance samples or other measurements.
 
     python -m experiments.evaluate --workdir=runs/sweep --num_samples=5000
     python -m experiments.evaluate --workdir=runs/sweep --only=likelihood=bernoulli
@@ -152,10 +152,11 @@ def main() -> None:
         row = one.sandwich_row(num_images, _GAP_STEPS.value, **annealing)
         add(_SANDWICH, [row])
         print_sandwich(row, one.run.settings.model.condition_on)
+    classes = {run.name: run.settings.model.condition_on for run in trained}
     if steps:
-        print_noise_steps(tables[_STEPS])
+        print_noise_steps(tables[_STEPS], classes)
     if flow_images:
-        print_flow(tables[_FLOW])
+        print_flow(tables[_FLOW], classes)
     for table in tables:
         CONSOLE.print(f"numbers: {folder.path / table}")
     command_line.leave_if_left_out(left_out)

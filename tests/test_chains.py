@@ -284,6 +284,13 @@ def evaluated(folder, data):
     return one
 
 
+def of_console(show, rows):
+    """Returns the words that a table on rows of models with classes prints."""
+    with CONSOLE.capture() as capture:
+        show(rows, {row["run"]: "label" for row in rows})
+    return " ".join(capture.get().split())
+
+
 def test_a_trained_chain_is_reported_with_other_steps(evaluated):
     trained = evaluated.run.settings.model.noise_steps
     rows = [evaluated.steps_row(steps) for steps in (1, trained, 4, 400)]
@@ -292,10 +299,10 @@ def test_a_trained_chain_is_reported_with_other_steps(evaluated):
     # The bound falls with the steps.
     assert rows[0]["bound"] > rows[2]["bound"] > rows[3]["bound"]
     assert list(rows[0]) == [column.name for column in TABLES["noise_steps.csv"]]
-    with CONSOLE.capture() as capture:
-        terminal.print_noise_steps([*rows, evaluated.steps_row(0)])
-    assert "∞" in capture.get()
-    assert f"{rows[0]['bound']:.3f}" in capture.get()
+    printed = of_console(terminal.print_noise_steps, [*rows, evaluated.steps_row(0)])
+    assert "∞" in printed
+    assert f"{rows[0]['bound']:.3f}" in printed
+    assert ": -ELBO of p(x|y) in bits/dim, smaller is better" in printed
 
 
 def test_the_flow_stands_beside_the_bound_of_the_same_images(evaluated):
@@ -306,10 +313,10 @@ def test_the_flow_stands_beside_the_bound_of_the_same_images(evaluated):
     assert row["flow_change"] == pytest.approx(row["flow_bound"] - row["bound"])
     assert (row["num_images"], row["num_failed"]) == (5, 0)
     assert list(row) == [column.name for column in TABLES["flow.csv"]]
-    with CONSOLE.capture() as capture:
-        terminal.print_flow([row | {"num_failed": 2}])
-    assert "another model than its chain" in " ".join(capture.get().split())
-    assert "the solver failed for 2" in " ".join(capture.get().split())
+    printed = of_console(terminal.print_flow, [row | {"num_failed": 2}])
+    assert "another model than its chain" in printed
+    assert "the solver failed for 2" in printed
+    assert ": -ELBO of p(x|y) in bits/dim, smaller is better" in printed
 
 
 def test_what_a_model_does_not_have_is_refused_by_name():

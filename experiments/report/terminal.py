@@ -119,16 +119,19 @@ def print_sandwich(row: Mapping[str, Any], condition_on: str = "") -> None:
     CONSOLE.print(table)
 
 
-def print_noise_steps(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_noise_steps(
+    rows: Sequence[Mapping[str, Any]], condition_on: Mapping[str, str]
+) -> None:
     """Prints bounds of chains of latents by their number of steps, run by run.
 
     Args:
         rows: as in ``noise_steps.csv``.
+        condition_on: of each run's model, as in ``print_sandwich``.
     """
-    for run, own in itertools.groupby(rows, key=lambda row: row["run"]):
+    for _, own in itertools.groupby(rows, key=lambda row: row["run"]):
         lines = list(own)
         table = terminal_table(
-            f"{run}: -ELBO in {lines[0]['unit']}, smaller is better",
+            _bound_title(lines[0], condition_on),
             "with the parameters of the trained model; the change is paired over "
             "images, and relative to the steps of training",
         )
@@ -141,18 +144,21 @@ def print_noise_steps(rows: Sequence[Mapping[str, Any]]) -> None:
         CONSOLE.print(table)
 
 
-def print_flow(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_flow(
+    rows: Sequence[Mapping[str, Any]], condition_on: Mapping[str, str]
+) -> None:
     """Prints bounds of probability flows beside those of their chains.
 
     Args:
         rows: as in ``flow.csv``.
+        condition_on: of each run's model, as in ``print_sandwich``.
     """
     for row in rows:
         failed = f"; the solver failed for {row['num_failed']}" * bool(
             row["num_failed"]
         )
         table = terminal_table(
-            f"{row['run']}: -ELBO in {row['unit']}, smaller is better",
+            _bound_title(row, condition_on),
             f"{counted(row['num_images'], 'image')}{failed}; "
             f"{row['flow_evaluations']:.0f} evaluations of the denoiser each. The flow "
             "of a learned denoiser is another model than its chain",
@@ -164,6 +170,12 @@ def print_flow(rows: Sequence[Mapping[str, Any]]) -> None:
         }
         _add_means(table, lines, row)
         CONSOLE.print(table)
+
+
+def _bound_title(row: Mapping[str, Any], condition_on: Mapping[str, str]) -> str:
+    """Returns the title of a table on the bound of a run."""
+    name = quantity(density(condition_on[row["run"]]), is_bound=True)
+    return f"{row['run']}: {name} in {row['unit']}, smaller is better"
 
 
 def _add_means(table: Table, names: Mapping[str, str], row: Mapping[str, Any]) -> None:
