@@ -148,7 +148,7 @@ def _parts() -> list[str]:
     """
     from experiments.settings.values import prefixed
     from vae_jax.checks import require_known
-    from vae_jax.exported import KNOWN_PLATFORMS
+    from vae_jax.exported import require_platforms
 
     parts, platforms = (
         [word.strip() for word in flag.value] or [""] for flag in (_WHAT, _PLATFORMS)
@@ -156,8 +156,7 @@ def _parts() -> list[str]:
     with prefixed("--"):
         for part in parts:
             require_known("what", part, _PARTS)
-        for platform in platforms:
-            require_known("platforms", platform, KNOWN_PLATFORMS)
+        require_platforms(platforms)
     for name, part in _ABOUT.items():
         if flags.FLAGS[name].present and part not in parts:
             raise SettingsError(

@@ -692,7 +692,8 @@ def test_images_of_ones_own_are_scored(command, finished, tmp_path):
     [
         (["--what=table"], ["--what is 'table'", "did you mean 'tables'"]),
         (["--what="], ["--what is ''", "Choose one of tables"]),
-        (["--platforms=gpu"], ["--platforms is 'gpu'", "Choose one of cpu, cuda"]),
+        (["--platforms=gpu"], ["--platforms is 'gpu'", "Choose 'cuda' for those of"]),
+        (["--platforms=cdua"], ["--platforms is 'cdua'", "did you mean 'cuda'"]),
         (["--what=tables", "--style=x"], ["--style has no effect without figures"]),
         (["--images=x.npy", "--split=test"], ["--split has no effect with --images"]),
         (["--images=x.npy"], ["--images is 'x.npy': there is no such file"]),

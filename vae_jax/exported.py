@@ -22,7 +22,21 @@ from vae_jax.trained import TrainedModel
 from vae_jax.training import MemberKeys
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
+
+
+def require_platforms(platforms: Sequence[str]) -> None:
+    """Refuses platforms that a program cannot be made for.
+
+    Raises:
+        ValueError: JAX knows no such platform; the message names those that it knows.
+    """
+    for platform in platforms:
+        if platform == "gpu":
+            raise ValueError(
+                "platforms is 'gpu': a program is for GPUs of one maker. Choose "
+                "'cuda' for those of NVIDIA, or 'rocm' for those of AMD."
+            )
+        require_known("platforms", platform, (*PLATFORMS, "rocm"))
 
 
 def export_encoder(
@@ -112,8 +126,7 @@ def _artifact(
     parts: Sequence[object],
 ) -> bytes:
     """Returns the artifact of a function of such inputs."""
-    for platform in platforms:
-        require_known("platforms", platform, KNOWN_PLATFORMS)
+    require_platforms(platforms)
     try:
         exported = export.export(jax.jit(function), platforms=platforms)(*inputs)
         return bytes(exported.serialize())
