@@ -139,7 +139,6 @@ class UNet(_Layered, ConvolvingNetwork):
     """
 
     widths: tuple[int, ...] = (32, 64)
-    activation: str = "silu"
     _: dataclasses.KW_ONLY
     blocks: Count = 1
 
@@ -229,7 +228,6 @@ class Transformer(_Layered):
     """
 
     widths: tuple[int, ...] = (64, 64)
-    activation: str = "gelu"
     _: dataclasses.KW_ONLY
     patch: Count = 2
     heads: Count = 4
