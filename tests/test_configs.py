@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import digits
+from configs import diffusion, digits
 from experiments.data.images import ImageData
 from experiments.data.sources import Split
 from experiments.messages.errors import SettingsError
@@ -151,6 +151,11 @@ def test_unknown_variants_are_refused_naming_the_known(module):
     assert "\n" not in str(caught.value)
     for part in filter(None, ",".join(names).split(",")):
         assert part in str(caught.value)
+
+
+def test_a_sweep_of_chains_has_one_data_set():
+    with pytest.raises(ValueError, match=r"variant is 'digits,mnist': .* Choose digi"):
+        diffusion.get_config("digits,mnist")
 
 
 @pytest.mark.parametrize(
