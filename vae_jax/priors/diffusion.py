@@ -294,7 +294,7 @@ def _inverse(noise_steps: int) -> jax.Array:
 
 
 def _fixed_schedules() -> Mapping[str, NoiseSchedule]:
-    """Returns the schedules without parameters, by name."""
+    """Returns the schedules without parameters, by name; more may be registered."""
     made = {name: NOISE_SCHEDULES.make(name) for name in NOISE_SCHEDULES}
     return {name: each for name, each in made.items() if not each.is_learned}
 
