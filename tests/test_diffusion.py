@@ -13,7 +13,7 @@ from tests.chains import CHAIN, chain
 from vae_jax.diffusion.gaussian import GaussianImages
 from vae_jax.diffusion.process import PREDICTIONS, Process, read_output
 from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends
-from vae_jax.evidence import importance_estimate
+from vae_jax.evidence import flow_estimate, importance_estimate
 from vae_jax.evidence.unrolled import unrolled
 from vae_jax.likelihoods import LIKELIHOODS, make_likelihood
 from vae_jax.model import make_vae
@@ -472,6 +472,11 @@ def test_objectives_that_need_a_density_are_refused():
         Diffusion().check(plain)
     with pytest.raises(ValueError, match="posterior is 'diagonal': only a chain"):
         unrolled(plain, 2)
+    layers = unrolled(chain()[0], 2)
+    with pytest.raises(ValueError, match="is NoiseLayers: only a chain of latents"):
+        unrolled(layers, 2)
+    with pytest.raises(ValueError, match="is NoiseLayers: only a chain of images"):
+        flow_estimate(layers, params, jax.random.key(0), jnp.zeros(16))
 
 
 @pytest.mark.parametrize("steps", [-1, 0.5, 100_001])

@@ -146,9 +146,9 @@ def flow_estimate(
         Scalars, from one z_0. Use ``vmap`` over keys and images for more.
 
     Raises:
-        ValueError: the model is no chain of images.
+        ValueError: the model is no chain of images, or it is unrolled.
     """
-    if not model.is_chain:
+    if not model.is_chain or model.has_density:
         raise ValueError(
             f"posterior is {model.name_of('posterior')}: only a chain of "
             "images has a flow from noise to an image. Choose the posterior 'noise' "

@@ -38,10 +38,10 @@ def unrolled(model: VAE, steps: int) -> VAE:
         steps: T, at least 1.
 
     Raises:
-        ValueError: the model is no chain, or has classes.
+        ValueError: the model is no chain, or is unrolled already, or has classes.
     """
     require_count("steps", steps)
-    if not model.is_chain:
+    if not model.is_chain or model.has_density:
         raise ValueError(
             f"posterior is {model.name_of('posterior')}: only a chain of "
             "latents can be unrolled. Choose the posterior 'noise' and the prior "

@@ -1,8 +1,8 @@
 """Denoisers: networks that see noisy latents, and how noisy they are.
 
-One denoiser serves all layers of a chain of latents (``vae_jax.diffusion``). Its output
-has the shape of the latents; its reader says whether it is the image, the noise or a
-mixture of both.
+One denoiser serves all layers of a chain of latents (``vae_jax.diffusion``). It has one
+output for each value of the latents, or one for each level of it; its reader says
+whether they are the image, the noise, a mixture of both, or chances of the levels.
 """
 
 import abc
@@ -55,9 +55,10 @@ class _Layered(Denoiser, ActivatedNetwork):
     """The options that all denoisers of this file have.
 
     Attributes:
-        fourier: number of octaves of sines and cosines of z that the network sees
-            beside z; they tell levels apart that are close (Kingma et al. 2021,
-            section 4.3). The finest has the period of two levels among 2^fourier.
+        fourier: the finest octave of sines and cosines of z that the network sees
+            beside z, with the octave before it; they tell levels apart that are close
+            (Kingma et al. 2021, section 4.3). Its period is the distance of two
+            neighbours among 2^fourier levels. 0: none.
     """
 
     _: dataclasses.KW_ONLY
