@@ -494,3 +494,6 @@ def test_an_unknown_weighting_is_refused(images):
 def test_images_without_full_rank_are_refused():
     with pytest.raises(ValueError, match=r"covariance has the eigenvalue .* full rank"):
         GaussianImages(np.zeros(2), np.diag([1.0, 0.0]))
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))[0]
+    with pytest.raises(ValueError, match=r"covariance has the eigenvalue .* full rank"):
+        GaussianImages(np.zeros(8), turn @ np.diag([*range(7), 1e-17]) @ turn.T)

@@ -35,7 +35,8 @@ class GaussianImages:
 
     def __post_init__(self) -> None:
         values, vectors = np.linalg.eigh(np.asarray(self.covariance, np.float64))
-        if not values[0] > 0:
+        # Rounding can make an eigenvalue of 0 a little larger.
+        if not values[0] > len(values) * np.finfo(np.float64).eps * values[-1]:
             raise ValueError(
                 f"covariance has the eigenvalue {values[0]:.3g}: it must be of full "
                 "rank. Leave out pixels that never vary, or dequantise the images."
