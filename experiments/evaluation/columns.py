@@ -42,7 +42,6 @@ class Column:
     setting: bool = False
     key: bool = False
     certain: bool = False
-    prior: bool = False
 
     @property
     def plain_meaning(self) -> str:

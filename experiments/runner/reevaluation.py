@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation import diagnosis
-from experiments.evaluation.columns import RESULTS
 from experiments.evaluation.results import (
     chain_columns,
     mean_with_error,
@@ -32,6 +31,7 @@ from experiments.settings.options import fitted_prior_options, same_model
 from experiments.settings.values import prefixed
 from vae_jax import views
 from vae_jax.checks import require_known
+from vae_jax.diagnostics import measure_latent_use
 from vae_jax.evidence import FlowEstimate, flow_estimate, measure_sandwich
 from vae_jax.fitted_prior import FITTABLE, fit_prior, require_own_prior
 from vae_jax.measure import Evaluation
@@ -47,6 +47,11 @@ _FIT_KEY, _SANDWICH_KEY, _FLOW_KEY = 3, 4, 5
 
 # Models that differ in a seed or in beta are equal, and share a compiled program.
 _evaluate = jax.jit(evaluate_member, static_argnums=(0, 1))
+_measure_latent_use = jax.jit(
+    measure_latent_use,
+    static_argnums=0,
+    static_argnames=("decompose", "num_permutations"),
+)
 _measure_sandwich = jax.jit(
     measure_sandwich,
     static_argnums=0,
@@ -125,21 +130,39 @@ class Evaluated:
         test = self._view(views.TEST), self.images.of(self.model).test
         options = self.run.settings.evaluation
         evaluation = _evaluate(model, options, params, self.member, *test)
-        facts = {
-            **self.trained,
-            **{column.name: math.nan for column in RESULTS if column.prior},
-            "num_parameters": num_parameters(params),
-        }
+        facts = {**self.trained, "num_parameters": num_parameters(params)}
         fitted = dataclasses.replace(
             self, model=model, params=params, trained=facts, evaluation=evaluation
         )
         gain = evaluation.estimate.elbo - self.evaluation.estimate.elbo
         return {
-            **fitted.row(),
+            **fitted.diagnosed_row(),
             "run": f"{self.run.name},fitted_prior={prior}",
             "fit_steps": num_steps,
             **mean_with_error("elbo_gain", gain),
         }
+
+    def diagnosed_row(self) -> dict[str, Any]:
+        """Returns its row, its latents measured again: the prior is another one."""
+        asked, row = self.run.settings.diagnostics, self.row()
+        use = _measure_latent_use(
+            self.model,
+            self.params,
+            MemberKeys.of(self.member.key).diagnose,
+            self._view(views.TEST),
+            self.member.latent_mask,
+            decompose=asked.latents,
+            num_permutations=asked.permutations,
+        )
+        return row | diagnosis.measured(
+            asked,
+            use,
+            row,
+            np.asarray(self.evaluation.posterior_mean),
+            self.images.data.test.labels,
+            floor=row["floor"],
+            latent_dim=self.model.latent_dim,
+        )
 
     def sandwich_row(
         self, num_images: int, gap_steps: int, **annealing: int
