@@ -51,9 +51,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.diagnostics.latents = False
     config.diagnostics.probes = False
     # The U-Net needs more than the others; on MNIST an epoch has far more steps.
-    unet_epochs = 250 // share
+    unet_epochs, own = 250 // share, {"activation": ("silu",)}
     if is_mnist:
-        unet_epochs = 6 if share > 1 else 100
+        unet_epochs, own = 6 if share > 1 else 100, {}
     seeds = {"seed": (0,) if share > 1 else (0, 1, 2)}
     vae: dict[str, Any] = seeds | {
         "likelihood": ("discretized_logistic",),
@@ -74,10 +74,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         # A dense denoiser is best after half of the VAEs' epochs.
         "num_epochs": (100 // share,),
     }
-    unet = {
+    unet = own | {
         "denoiser": ("unet",),
         "denoiser_widths": ((16, 32),),
-        "activation": ("silu",),
         "noise_steps": (0,),
         "num_epochs": (unet_epochs,),
     }
