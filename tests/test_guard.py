@@ -11,6 +11,7 @@ import pytest
 
 from experiments.guard import STOPPED
 from tests.commands import COMMANDS
+from tests.faults import call_instead
 from tests.faults.harness import is_guarded
 
 ROOT = Path(__file__).parents[1]
@@ -114,11 +115,7 @@ def test_it_is_obeyed_though_the_shell_had_it_ignored(tmp_path):
 def test_a_command_that_does_not_continue_unwinds(tmp_path, number):
     """Its half-written file is removed; a move of a file takes two seconds here."""
     page = tmp_path / "page.md"
-    slow = (
-        "tests/faults/call_instead.py",
-        "wait",
-        "experiments.files.writing:os.replace",
-    )
+    slow = call_instead.program("wait", "experiments.files.writing:os.replace")
     process = start("papers", "--page", page, program=slow)
     wait_for(lambda: list(tmp_path.iterdir()), process)
     process.send_signal(number)

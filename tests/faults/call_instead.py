@@ -6,12 +6,31 @@
 ``die``: it ends itself by SIGKILL; ``wait``: the call takes two seconds longer.
 """
 
+import functools
 import importlib
 import os
 import runpy
 import signal
 import sys
 import time
+
+
+def program(what: str, name: str) -> tuple[str, str, str]:
+    """Returns what comes before the command on the command line of this program.
+
+    Raises:
+        AttributeError: there is no such function. Tests that are told so while they
+            are collected cannot hide a renamed one until they run.
+    """
+    _find(name)
+    return ("tests/faults/call_instead.py", what, name)
+
+
+def _find(name):
+    module, _, path = name.partition(":")
+    *owners, attribute = path.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    return owner, attribute, getattr(owner, attribute)
 
 
 def _instead(what, function):
@@ -26,11 +45,7 @@ def _instead(what, function):
 
 if __name__ == "__main__":
     what, name, command = sys.argv[1:4]
-    module, _, path = name.partition(":")
-    *owners, attribute = path.split(".")
-    owner = importlib.import_module(module)
-    for part in owners:
-        owner = getattr(owner, part)
-    setattr(owner, attribute, _instead(what, getattr(owner, attribute)))
+    owner, attribute, function = _find(name)
+    setattr(owner, attribute, _instead(what, function))
     del sys.argv[:3]
     runpy.run_module(command, run_name="__main__", alter_sys=True)

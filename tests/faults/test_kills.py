@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.faults import harness
+from tests.faults import call_instead, harness
 
 # One group of four runs.
 GROUP = (
@@ -135,18 +135,21 @@ def test_five_kills_change_nothing(group, cache, faults, tmp_path, seed):
 
 
 @pytest.mark.parametrize(
-    "function",
+    "program",
     [
-        "experiments.runs.folder:write_atomically",  # There is only a lock.
-        "experiments.runs.environment:record",
-        "experiments.runs.metrics:Metrics.log",
-        "experiments.runs.notes:GroupNotes.end",  # All results are there.
-        "experiments.launch.sweeps:write_table",
-        "experiments.launch.sweeps:write_report",
+        call_instead.program("die", function)
+        for function in (
+            "experiments.runs.folder:write_atomically",  # There is only a lock.
+            "experiments.runs.environment:record",
+            "experiments.runs.metrics:Metrics.log",
+            "experiments.runs.notes:GroupNotes.end",  # All results are there.
+            "experiments.launch.sweeps:write_table",
+            "experiments.report.page:write_report",
+        )
     ],
+    ids=lambda program: program[-1],
 )
-def test_a_kill_between_two_files(group, cache, faults, tmp_path, function):
-    program = ("tests/faults/call_instead.py", "die", function)
+def test_a_kill_between_two_files(group, cache, faults, tmp_path, program):
     with faults.injected("SIGKILL between two files"):
         killed = harness.run(
             harness.command("sweep", *GROUP, f"--workdir={tmp_path}", program=program),

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.faults import harness
+from tests.faults import call_instead, harness
 
 STOPPED = 75
 ANNOUNCED = "stopping after this epoch; once more to end at once.\n"
@@ -35,10 +35,8 @@ NUM_EPOCHS = 400
 NUM_FEWER_EPOCHS = 80
 FEWER_EPOCHS = (*GROUP, f"--config.training.num_epochs={NUM_FEWER_EPOCHS}")
 # The command waits two seconds longer for its last checkpoint to be complete.
-LATE_CHECKPOINTS = (
-    "tests/faults/call_instead.py",
-    "wait",
-    "experiments.runs.checkpoints:Checkpoints.wait",
+LATE_CHECKPOINTS = call_instead.program(
+    "wait", "experiments.runs.checkpoints:Checkpoints.wait"
 )
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
