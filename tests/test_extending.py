@@ -144,8 +144,8 @@ def test_the_objective_is_the_jackknife_of_the_bound(examples, key):
         examples["Jackknife"]()
 
 
-def test_the_denoiser_and_the_schedule_train_in_a_chain(examples):
-    model = examples["make_vae"](
+def chain(examples, noise_schedule):
+    return examples["make_vae"](
         examples["make_likelihood"]("discretized_gaussian", levels=17),
         image_shape=(4, 4, 1),
         latent_dim=16,
@@ -154,9 +154,22 @@ def test_the_denoiser_and_the_schedule_train_in_a_chain(examples):
         prior="diffusion",
         denoiser="one_layer",
         denoiser_widths=(8,),
-        noise_schedule="sigmoid",
+        noise_schedule=noise_schedule,
         predicts="levels",
     )
+
+
+def test_a_chain_that_was_stored_before_a_schedule_was_registered_is_read(examples):
+    constants = {}
+    for name in ("linear", "cosine", "sigmoid"):
+        prior = chain(examples, name).prior_family
+        params = prior.init(jax.random.key(0), examples["images"][:1], 17)
+        constants[name] = params["constants"].get("schedule", jnp.zeros(0)).tolist()
+    assert constants == {"linear": [1, 0], "cosine": [0, 1], "sigmoid": []}
+
+
+def test_the_denoiser_and_the_schedule_train_in_a_chain(examples):
+    model = chain(examples, "sigmoid")
     config = TrainingConfig(objective=Diffusion(), batch_size=8, num_epochs=20)
     (trained,) = examples["fit"](model, examples["images"], config, learning_rate=1e-2)
     gamma = model.prior(trained.params).gamma(jnp.float32([0.0, 0.5, 1.0]))

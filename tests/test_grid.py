@@ -11,6 +11,7 @@ from experiments.messages.errors import SettingsError
 from experiments.settings import grid
 from experiments.settings.options import KINDS
 from experiments.settings.schema import ModelSettings, TrainingSettings
+from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Linear
 
 
 def config(**sweep):
@@ -341,15 +342,18 @@ def chains(**axes):
 
 
 @pytest.mark.parametrize("field", SHARED_BY_CHAINS)
-def test_steps_and_fixed_schedules_of_chains_share_a_group(field):
+def test_steps_and_shared_schedules_of_chains_share_a_group(field):
     now = digits.get_config().model[field]
     runs = chains(**{field: (now, SHARED_BY_CHAINS[field]), "seed": (0, 1)})
     (group,) = grid.group(runs)
     assert group.runs == runs
 
 
-def test_a_learned_schedule_has_a_group_of_its_own():
-    runs = chains(noise_schedule=("learned", "linear"), noise_steps=(4, 0))
+@pytest.mark.parametrize("own", ["learned", "late"])
+def test_another_schedule_has_a_group_of_its_own(monkeypatch, own):
+    late = type("Late", (Linear,), {})
+    monkeypatch.setitem(NOISE_SCHEDULES, "late", late)
+    runs = chains(noise_schedule=(own, "linear"), noise_steps=(4, 0))
     assert [group.runs for group in grid.group(runs)] == [runs[:2], runs[2:]]
 
 

@@ -29,7 +29,7 @@ from experiments.settings.values import (
     plain,
     refuse_unknown,
 )
-from vae_jax.diffusion import NOISE_SCHEDULES
+from vae_jax.diffusion import SHARED_SCHEDULES
 
 _SWEPT = ("model", "training")  # sections whose fields are axes
 _SECTION_OF = {
@@ -302,12 +302,12 @@ def _program(settings: Settings) -> Settings:
 
     These are seed, beta, learning rate and, if it can be padded, the latent size: runs
     whose results are equal share a program (``vae_jax.training.Member``). And of a
-    chain of latents its steps and its schedule, if that is not learned.
+    chain of latents its steps and a schedule that is linear or cosine.
     """
     model = settings.model
     if model.prior == "diffusion":
         model = _replaced(model, noise_steps=0)
-        if not NOISE_SCHEDULES.make(model.noise_schedule).is_learned:
+        if model.noise_schedule in SHARED_SCHEDULES:
             model = _replaced(model, noise_schedule="linear")
     if model.can_be_padded:
         model = _replaced(model, latent_dim=1)

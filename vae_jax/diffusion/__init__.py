@@ -6,11 +6,17 @@ The chain itself, with its bound and its samples, is the prior 'diffusion'
 
 from vae_jax.diffusion.gaussian import ExactDenoiser, GaussianImages
 from vae_jax.diffusion.process import PREDICTIONS, Denoised, Process, read_output
-from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends, NoiseSchedule
+from vae_jax.diffusion.schedules import (
+    NOISE_SCHEDULES,
+    SHARED_SCHEDULES,
+    Ends,
+    NoiseSchedule,
+)
 
 __all__ = [
     "NOISE_SCHEDULES",
     "PREDICTIONS",
+    "SHARED_SCHEDULES",
     "Denoised",
     "Ends",
     "ExactDenoiser",

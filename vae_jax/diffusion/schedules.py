@@ -36,8 +36,7 @@ class NoiseSchedule(abc.ABC):
     """A shape of gamma(t); hashable, and static under ``jit``.
 
     Attributes:
-        is_learned: whether it has parameters. Schedules that have none can share a
-            program: which of them a model has is then data.
+        is_learned: whether it has parameters.
     """
 
     is_learned: ClassVar[bool] = False
@@ -141,3 +140,7 @@ class Learned(NoiseSchedule):
 
 NOISE_SCHEDULES: Registry[NoiseSchedule] = Registry("noise schedule")
 NOISE_SCHEDULES |= {"linear": Linear, "cosine": Cosine, "learned": Learned}
+
+# Models with these share a program: which of them a model has is data, a place in this
+# list. Stored chains hold that place, so it does not depend on what else is registered.
+SHARED_SCHEDULES = ("linear", "cosine")

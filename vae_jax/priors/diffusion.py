@@ -15,7 +15,7 @@ integral over time (Kingma et al. 2021, section 4).
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -29,7 +29,12 @@ from vae_jax.checks import (
     require_type,
 )
 from vae_jax.diffusion.process import PREDICTIONS, Denoised, Process, read_output
-from vae_jax.diffusion.schedules import NOISE_SCHEDULES, Ends, NoiseSchedule
+from vae_jax.diffusion.schedules import (
+    NOISE_SCHEDULES,
+    SHARED_SCHEDULES,
+    Ends,
+    NoiseSchedule,
+)
 from vae_jax.distributions import Posterior
 from vae_jax.gradients import with_gradient_of
 from vae_jax.networks import (
@@ -93,7 +98,7 @@ class KLTerms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionFamily:
-    """A prior that is a chain of latents; its steps and fixed schedules are data.
+    """A prior that is a chain of latents; its steps and shared schedules are data.
 
     Attributes:
         latent_dim: D, the size of each layer.
@@ -262,8 +267,8 @@ class DiffusionFamily:
 
     def _constants(self) -> Params:
         found = {"inverse_steps": _inverse(self.noise_steps)}
-        if not self.schedule.is_learned:
-            own = [name == self.noise_schedule for name in _fixed_schedules()]
+        if self.noise_schedule in SHARED_SCHEDULES:
+            own = [name == self.noise_schedule for name in SHARED_SCHEDULES]
             found["schedule"] = jnp.asarray(own, jnp.float32)
         return found
 
@@ -291,12 +296,6 @@ def with_steps(params: Params, noise_steps: int) -> Params:
 def _inverse(noise_steps: int) -> jax.Array:
     inverse: jax.Array = jnp.float32(1 / noise_steps if noise_steps else 0)
     return inverse
-
-
-def _fixed_schedules() -> Mapping[str, NoiseSchedule]:
-    """Returns the schedules without parameters, by name; more may be registered."""
-    made = {name: NOISE_SCHEDULES.make(name) for name in NOISE_SCHEDULES}
-    return {name: each for name, each in made.items() if not each.is_learned}
 
 
 @tree_dataclass
@@ -330,9 +329,10 @@ class Chain:
     def rise(self, t: jax.Array) -> jax.Array:
         """Returns the share of its way that gamma has risen at times t, 0 to 1."""
         family, own = self.family, self.params["schedule"]
-        if family.schedule.is_learned:
+        if family.noise_schedule not in SHARED_SCHEDULES:
             return family.schedule.rise(own, t, family.ends)
-        shares = [each.rise({}, t, family.ends) for each in _fixed_schedules().values()]
+        fixed = map(NOISE_SCHEDULES.make, SHARED_SCHEDULES)
+        shares = [each.rise({}, t, family.ends) for each in fixed]
         chosen = self.constants["schedule"]
         found = shares[0]
         for i, share in enumerate(shares):
