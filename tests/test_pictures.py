@@ -1,5 +1,6 @@
 """Tests of experiments.report.pictures: files that are missing or wrong."""
 
+import io
 import json
 import os
 import types
@@ -127,6 +128,17 @@ def test_pictures_that_are_good_are_left_alone(drawn):
     for name, picture in found.items():
         assert picture.png == (drawn / f"{name}.png").read_bytes()
         assert 0 < picture.cut <= picture.height
+
+
+def test_a_page_shows_the_same_pixels(drawn):
+    for picture in ensure(drawn, load=not_needed).values():
+        image = Image.open(io.BytesIO(picture.png)).convert("RGBA")
+        shown = Image.open(io.BytesIO(picture.webp)).convert("RGBA")
+        # What is transparent has no colour.
+        for opacity in (0, 255):
+            ground = Image.new("RGBA", image.size, (opacity, opacity, opacity, 255))
+            composed = [Image.alpha_composite(ground, each) for each in (image, shown)]
+            np.testing.assert_array_equal(*map(np.asarray, composed))
 
 
 @pytest.mark.parametrize("name", NAMES)

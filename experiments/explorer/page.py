@@ -33,7 +33,7 @@ from experiments.settings.grid import Run
 from vae_jax import views
 from vae_jax.model import num_parameters
 
-MOST_BYTES = 6_000_000  # of a page
+MOST_BYTES = 6_000_000  # of a page: it can be sent by mail
 # Stands near the start of a page that holds an explorer alone.
 MARK = '<meta name="generator" content="vae_jax.explore">'
 _MOST_POINTS = 500

@@ -43,13 +43,9 @@ from experiments.settings.grid import Run
 from experiments.settings.options import OF_CHAINS
 from experiments.settings.schema import EvaluationSettings
 
-# Browsers open a page quickly that has at most so many members with pictures in a
-# group, and at most so many bytes of pictures.
-_MOST_PICTURED = 200
-_MOST_BYTES = 2**25
-# An explorer may have so many bytes also where pictures fill the page.
-_LEAST_EXPLORED = 4_000_000
-_TEXT_BYTES = 200_000  # of the page besides pictures and explorer, about
+_MOST_EXPLORED = 3_500_000  # bytes of the explorer; pictures get the rest of the page
+_ALWAYS_PICTURED = 2  # members of each group, though the page be full
+_FRAME_BYTES = 700  # of the page around a picture, about
 
 
 def write_report(
@@ -80,10 +76,9 @@ def write_report(
         raise FolderError(left_out[0] if left_out else nothing)
     bounds = bounds_of(folder, members, left_out.append)
     groups = group_members(members)
-    drawn = _pictures(folder, groups, left_out.append)
     tests = sum(len(findings.contest(group).rivals) > 1 for group in groups)
     read = {measure: if_readable(folder, measure) for measure in ("score", "bound")}
-    sections, svgs = [], list[bytes]()
+    sections = []
     for group in groups:
         # Legends, tables and the gallery show the likelihoods in one order: best first.
         styles = styles_of(group.labels(group.axes[LIKELIHOOD]))
@@ -91,7 +86,6 @@ def write_report(
         for chart, svg in drawn_charts:
             name = f"{chart.name}_{group.key}.svg"
             write_atomically(folder.path / "figures" / name, svg)
-            svgs.append(svg)
         sections.append(
             {
                 "group": group,
@@ -106,20 +100,16 @@ def write_report(
     evaluation = _evaluation(members)
     explorer = None
     if runs:
-        pngs = [picture.png for own in drawn.values() for picture in own.values()]
-        pictured = sum(map(len, pngs + svgs)) * 4 // 3  # They are in base64.
-        room = max(MOST_BYTES - pictured - _TEXT_BYTES, _LEAST_EXPLORED)
         best = best_of_each_likelihood(groups, runs)
-        explorer = explore(folder, best, images, room)
+        explorer = explore(folder, best, images, _MOST_EXPLORED)
     templates = pages(Path(__file__).parent)
     templates.filters |= {"value": _format, "uri": _data_uri}
-    page = templates.get_template("report.html.jinja").render(
+    render = functools.partial(
+        templates.get_template("report.html.jinja").render,
         title=f"Variational autoencoders on {', '.join(evaluation['data'])}",
         overview=findings.overview(members),
         lost=findings.lost(members),
-        warnings=[*findings.warn(members), *left_out],
         sections=sections,
-        drawn=drawn,
         way=_way(folder.config()),
         sampler_names=SAMPLERS_SHOWN,
         sampler_steps=SAMPLER_STEPS,
@@ -132,6 +122,9 @@ def write_report(
             "Environment": _environment(folder.environment()),
         },
     )
+    room = MOST_BYTES - len(render(drawn={}, warnings=[]))
+    drawn = _pictures(folder, groups, room, left_out.append)
+    page = render(drawn=drawn, warnings=[*findings.warn(members), *left_out])
     path = folder.path / "report.html"
     write_atomically(path, page)
     return path
@@ -163,16 +156,26 @@ def _by_interest(group: Group) -> list[Member]:
 
 
 def _pictures(
-    folder: RunFolder, groups: Sequence[Group], report: Callable[[str], object]
+    folder: RunFolder,
+    groups: Sequence[Group],
+    num_bytes: int,
+    report: Callable[[str], object],
 ) -> dict[str, dict[str, pictures.Picture]]:
     """Draws the pictures of all members, and returns those that the page shows.
+
+    Args:
+        folder: the run folder.
+        groups: the groups.
+        num_bytes: of the page for pictures, which the groups share.
+        report: gets a line on what cannot be drawn or written.
 
     Returns:
         By run, then by name; empty for a run without pictures.
     """
     shown = {}
-    for group in groups:
-        room = _MOST_BYTES / len(groups)
+    smallest_first = sorted(groups, key=lambda group: len(group.members))
+    for others, group in zip(range(len(groups))[::-1], smallest_first, strict=True):
+        room = num_bytes / (others + 1)
         for i, member in enumerate(_by_interest(group)):
             found = {}
             if not math.isnan(member.score):  # A diverged member has no pictures.
@@ -185,9 +188,14 @@ def _pictures(
                     functools.partial(folder.members.arrays, member.run),
                     report,
                 )
-            if not found or (i < _MOST_PICTURED and room > 0):
-                shown[member.run] = found
-                room -= sum(len(picture.png) for picture in found.values())
+            always = not found or i < _ALWAYS_PICTURED
+            if always or room > 0:
+                uris = [_data_uri(own.webp, "image/webp") for own in found.values()]
+                size = sum(len(uri) + _FRAME_BYTES for uri in uris)
+                room -= size
+                if always or room >= 0:
+                    shown[member.run] = found
+                    num_bytes -= size
     return shown
 
 
