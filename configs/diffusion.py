@@ -50,10 +50,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.evaluation.num_samples = 10 if is_mnist else 100
     config.diagnostics.latents = False
     config.diagnostics.probes = False
-    # The U-Net needs more than the others; on MNIST an epoch has far more steps.
-    unet_epochs, own = 250 // share, {"activation": ("silu",)}
-    if is_mnist:
-        unet_epochs, own = 6 if share > 1 else 100, {}
     seeds = {"seed": (0,) if share > 1 else (0, 1, 2)}
     vae: dict[str, Any] = seeds | {
         "likelihood": ("discretized_logistic",),
@@ -74,12 +70,15 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         # A dense denoiser is best after half of the VAEs' epochs.
         "num_epochs": (100 // share,),
     }
-    unet = own | {
+    unet = {
         "denoiser": ("unet",),
         "denoiser_widths": ((16, 32),),
         "noise_steps": (0,),
-        "num_epochs": (unet_epochs,),
     }
+    if is_mnist:
+        unet |= {"num_epochs": (6 if share > 1 else 100,)}
+    else:  # An epoch has far fewer steps.
+        unet |= {"num_epochs": (250 // share,), "activation": ("silu",)}
     grids: tuple[dict[str, Any], ...] = (vae, chain | unet)
     if not is_mnist:
         pixelcnn = {"network": ("pixelcnn",)}
