@@ -102,8 +102,9 @@ NAMES = tuple(drawings(sweep()))
     ("name", "titles"),
     [
         ("scores", ["β = 1.0", "β = 4.0"]),
-        ("latent size", ["β = 1.0", "β = 4.0"] * 2),
-        ("beta", ["latent size = 2", "latent size = 8"] * 2),
+        # Score and active units share a title.
+        ("latent size", ["β = 1.0", "β = 4.0", "", ""]),
+        ("beta", ["latent size = 2", "latent size = 8", "", ""]),
         ("plane", [""]),
         (
             "curves",
@@ -353,7 +354,11 @@ LOST = dict.fromkeys(("score", "rate", "active_units"), math.nan)
         ({("beta", 2): 3.0}, []),
         ({("beta", 2): 3.0, ("laplace", 2): 4.0}, ["scores", "rate_distortion"]),
         (
-            {("beta", 2): 3.0, ("laplace", 8): 4.0},
+            {("beta", 2): 3.0, ("laplace", 8): 4.0},  # No line joins them.
+            ["scores", "rate_distortion"],
+        ),
+        (
+            {("beta", 2): 3.0, ("beta", 8): 4.0},
             ["scores", "latent_sizes", "rate_distortion"],
         ),
     ],

@@ -236,10 +236,38 @@ def test_a_value_that_no_part_of_a_model_takes_is_no_value():
     labels = {group.label(axis, cell.point[axis.name]) for cell in group.ranking}
     assert labels == {"–", "∞"}
     (chain,) = (c for c in group.ranking if c.point["prior"] == "diffusion")
-    assert group.name(chain).endswith("prior = diffusion, noise steps = ∞")
+    kind = chain.members[0].kind
+    assert kind.endswith("prior = diffusion, noise steps = ∞")
+    assert group.name(chain) == "prior = diffusion"  # What tells it from the other.
     # A part that is not known may take it.
     unknown = group_of(row(noise_steps=4), row(noise_steps=0, prior="of a user"))
     assert {c.point["noise steps"] for c in unknown.ranking} == {0, 4}
+
+
+def test_axes_that_follow_from_others_are_not_named():
+    """A sweep of several grids changes axes together; a product changes none so."""
+    grids = [
+        {"network": "mlp", "num_epochs": 200, "upper_layers": ""},
+        {"network": "mlp", "num_epochs": 200, "upper_layers": "8"},
+        {"network": "conv", "num_epochs": 100, "upper_layers": ""},
+        {"network": "conv", "num_epochs": 100, "upper_layers": "8"},
+    ]
+    group = group_of(*(row(**point) for point in grids))
+    assert [axis.name for axis in group.telling] == ["network", "upper layers"]
+    assert [axis.name for axis in group.implied] == ["num epochs"]
+    assert {group.name(cell) for cell in group.ranking} == {
+        f"network = {network}, upper layers = {layers}"
+        for network in ("mlp", "conv")
+        for layers in ("none", "8")
+    }
+    assert list(group.panels(group.ranking, group.axes["network"])) == [
+        "upper layers = none",
+        "upper layers = 8",
+    ]
+    sentences = findings.find(group, unread)
+    assert "Other axes change with these: num epochs." in sentences
+    product = [row(beta=b, latent_dim=n) for b in (1.0, 4.0) for n in (2, 8)]
+    assert not group_of(*product).implied
 
 
 # --- sentences ------------------------------------------------------------------------

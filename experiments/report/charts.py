@@ -7,7 +7,7 @@ function takes a ``look`` (``style.with_look``).
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import matplotlib
@@ -83,14 +83,21 @@ def draw(
         drawn.append(score_table(group, look=look))
     drawn += [
         score_lines(group, axis, look=look)
-        for axis in group.varying
-        if axis.is_number and len({cell.point[axis.name] for cell in scored}) > 1
+        for axis in group.telling
+        if axis.is_number and _joins(group, axis, scored)
     ]
     if sum(len(_points(cell)) for cell in group.ranking) > 1:
         drawn.append(rate_distortion(group, look=look))
     if any(map(len, (part for own in bounds.values() for part in own.values()))):
         drawn.append(learning_curves(group, bounds, look=look))
     return drawn
+
+
+def _joins(group: Group, along: Axis, cells: Sequence[Cell]) -> bool:
+    """Returns whether some cells differ on an axis and on no other."""
+    others = [axis.name for axis in group.telling if axis != along]
+    lines = {tuple(cell.point[name] for name in others) for cell in cells}
+    return len(lines) < len(cells)
 
 
 @with_look
@@ -207,7 +214,8 @@ def score_lines(group: Group, along: Axis) -> Chart:
     within = [cell.spread for cell in group.ranking if cell.mean <= high]
     margin = max(0.1 * (high - low), 1.05 * np.nan_to_num(within).max(initial=0))
     across = _across(len(scores))
-    size = 3.6 * across + 2 * by.varies, 5.2 * math.ceil(len(scores) / across)
+    down = math.ceil(len(scores) / across)
+    size = 3.6 * across + 2 * by.varies, (5.2 + _extra(scores)) * down
     figure, grid = _grid(len(scores), across, size, stacked=2)
     for i, (title, (upper, lower)) in enumerate(zip(scores, grid, strict=True)):
         for axes, panel in ((upper, scores[title]), (lower, active_units[title])):
@@ -224,7 +232,7 @@ def score_lines(group: Group, along: Axis) -> Chart:
                 look = {"color": style.color, "marker": style.marker, "elinewidth": 1}
                 axes.errorbar(places, means, [below, spreads], **look)
             _set_scale(axes, along)
-            axes.set_title(title)
+        upper.set_title(title)
         if high > low:
             upper.set_ylim(low - margin, high + margin)
         note_points_above(upper, [cell.mean for cell in scores[title]])
@@ -276,18 +284,18 @@ def rate_distortion(group: Group) -> Chart:
     size or another axis of numbers. All panels have one scale. Points that lie far
     above most are left out, and their number is printed.
     """
-    numbers = [axis for axis in group.varying if axis.is_number]
+    cells = [cell for cell in group.cells() if len(_points(cell))]
+    numbers = [a for a in group.telling if a.is_number and _joins(group, a, cells)]
     numbers.sort(key=lambda axis: axis.name != "β")
     along = numbers[0] if numbers else None
     by, size = group.colored(along), group.axes[LATENT_SIZE]
     styles = _styles(group, by)
     steps = np.linspace(3.5 if size.varies else 6, 8.5, len(size.values))
     sizes = dict(zip(size.values, steps, strict=True))
-    cells = [cell for cell in group.cells() if len(_points(cell))]
     panels = group.panels(cells, *filter(None, (by, size, along)))
     across = _across(len(panels))
     width = 2 + across * min(1.8 + len(styles), 10 / across)
-    height = max(4.9, 3.6 * math.ceil(len(panels) / across))
+    height = max(4.9, (3.6 + _extra(panels)) * math.ceil(len(panels) / across))
     figure, grid = _grid(len(panels), across, (width, height))
     points = np.concatenate([_points(cell) for cell in cells])
     names = [cell.point[by.name] for cell in cells for _ in _points(cell)]
@@ -380,7 +388,8 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
     # As vectors, hundreds of noisy lines would be most of a report.
     rasterized = len(group.members) > 20
     across = min(len(panels), 4)
-    measures = 2.7 * across + 1.5, 2.1 * math.ceil(len(panels) / across) + 0.5
+    down = math.ceil(len(panels) / across)
+    measures = 2.7 * across + 1.5, (2.1 + _extra(panels)) * down + 0.5
     figure, grid = _grid(len(panels), across, measures)
     for axes, (title, cells) in zip(grid[:, 0], panels.items(), strict=True):
         late = []
@@ -430,6 +439,11 @@ def _range(cells: Sequence[Cell], by: Axis) -> tuple[float, float]:
 def _across(count: int) -> int:
     """Returns how many of so many panels stand side by side."""
     return 2 if count == 4 else min(count, 3)
+
+
+def _extra(titles: Iterable[str]) -> float:
+    """Returns the height of the longest title beyond two lines, inches."""
+    return 0.17 * max(0, *(title.count("\n") - 1 for title in titles), 0)
 
 
 def _grid(

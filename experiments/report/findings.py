@@ -20,6 +20,8 @@ from experiments.report.members import (
     MIN_EFFECTIVE_SAMPLE_SIZE,
     Member,
     named,
+    telling,
+    value_label,
     varying,
 )
 from experiments.report.scores import Scores, paired
@@ -81,7 +83,8 @@ def overview(members: Sequence[Member]) -> list[str]:
         values = [value for value in dict.fromkeys(found) if value is not None]
         if not any(isinstance(value, str) for value in values):
             values.sort()
-        names = f" ({', '.join(map(str, values))})" if axis != LIKELIHOOD else ""
+        labels = ", ".join(value_label(axis, value) for value in values)
+        names = f" ({labels})" if axis != LIKELIHOOD else ""
         counts.append(_counted(len(values), axis) + names)
         size *= len(values)
     # A union of grids with different axes is no product.
@@ -139,16 +142,18 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
         _best_number(group, axis, whole)
         if axis.is_number
         else _range_of_texts(group, axis, whole, rivals.noun)
-        for axis in group.varying
+        for axis in group.telling
     ]
     if told := "; ".join(filter(None, clauses)):
         sentences.append(f"Not tested, and partly due to chance: {told}.")
+        if implied := [axis.name for axis in group.implied]:
+            sentences.append(f"Other axes change with these: {', '.join(implied)}.")
     return sentences
 
 
 def _best_number(group: Group, axis: Axis, ranking: Sequence[Cell]) -> str:
     """Returns a clause on the number that has the lowest means; '' if all are equal."""
-    others = [other for other in group.varying if other != axis]
+    others = [other for other in group.telling if other != axis]
     by_line = collections.defaultdict(list)
     for cell in ranking:
         by_line[tuple(cell.point[other.name] for other in others)].append(cell)
@@ -195,7 +200,7 @@ def _comparison(group: Group, rivals: Contest, scores: Scores, tests: int) -> st
     name = group.name(other)
     if rivals.noun in group.axes and rivals.noun != LIKELIHOOD:
         name = group.label(group.axes[rivals.noun], other.point[rivals.noun])
-        rest = [axis.name for axis in group.varying if axis.name != rivals.noun]
+        rest = [axis.name for axis in group.telling if axis.name != rivals.noun]
         name += f" ({named(other.point, rest)})" if rest else ""
     next_one = (
         f"The next {rivals.noun} is {name}, at {group.number(other)} {group.unit}"
@@ -315,7 +320,7 @@ def _sentences(
 
 def _which(some: Sequence[Member], members: Sequence[Member]) -> str:
     """Returns which of the members some are: kinds, or numbers by latent size."""
-    differ = varying(members)
+    differ = telling(members)
     kinds = dict.fromkeys(named(member.point, differ) for member in some)
     sizes = collections.Counter(member.latent_dim for member in some)
     if len(kinds) <= _MAX_NAMED or len(sizes) == 1:

@@ -21,6 +21,7 @@ from experiments.report.members import (
     likelihood_label,
     named,
     quantity,
+    telling,
     value_label,
 )
 from experiments.settings.grid import Run
@@ -214,6 +215,16 @@ class Group:
         return [axis for axis in self.axes.values() if axis.varies]
 
     @functools.cached_property
+    def telling(self) -> list[Axis]:
+        """The axes that tell all settings apart; others follow from these."""
+        return [self.axes[name] for name in telling(self.members)]
+
+    @property
+    def implied(self) -> list[Axis]:
+        """The axes on which the members differ that follow from the telling ones."""
+        return [axis for axis in self.varying if axis not in self.telling]
+
+    @functools.cached_property
     def layout(self) -> Layout:
         """The axes of a table of scores.
 
@@ -223,7 +234,7 @@ class Group:
         """
         likelihood, size = self.axes[LIKELIHOOD], self.axes[LATENT_SIZE]
         order = sorted(  # Axes with as many values stay in the order of the sweep.
-            self.varying,
+            self.telling,
             key=lambda axis: (axis not in (likelihood, size), -len(axis.values)),
         )
         shown, rest = order[:2], order[2:]
@@ -244,13 +255,15 @@ class Group:
         return next((axis for axis in free if axis.varies), free[0])
 
     def panels(self, cells: Iterable[Cell], *inside: Axis) -> dict[str, list[Cell]]:
-        """Returns cells by their values on all varying axes but some, a line for each.
+        """Returns cells by their values on all telling axes but some, a line for each.
+
+        An axis that a cell does not have has no line.
 
         Args:
             cells: the cells.
             inside: axes whose values are in one panel.
         """
-        outside = [axis for axis in self.varying if axis not in inside]
+        outside = [axis for axis in self.telling if axis not in inside]
         panels: dict[tuple[int, ...], list[Cell]] = {}
         for cell in cells:
             place = tuple(axis.values.index(cell.point[axis.name]) for axis in outside)
@@ -259,6 +272,7 @@ class Group:
             "\n".join(
                 self.named_label(axis, axis.values[i])
                 for axis, i in zip(outside, place, strict=True)
+                if axis.values[i] is not None
             ): panels[place]
             for place in sorted(panels)
         }
@@ -302,8 +316,13 @@ class Group:
         return label if axis.name == LIKELIHOOD else f"{axis.name} = {label}"
 
     def name(self, cell: Cell) -> str:
-        """Returns a cell's model in words: the axes on which the members differ."""
-        return named(cell.point, [axis.name for axis in self.varying])
+        """Returns a cell's model in words: the axes that tell the members apart."""
+        return named(cell.point, [axis.name for axis in self.telling])
+
+    def full_name(self, cell: Cell) -> str:
+        """Returns the same with likelihood and latent size, though all share them."""
+        axes = {LIKELIHOOD, LATENT_SIZE, *(axis.name for axis in self.telling)}
+        return named(cell.point, axes)
 
     @property
     def has_losses(self) -> bool:
@@ -385,11 +404,11 @@ def best_of_each_likelihood(
     by_name, found = {run.name: run for run in runs}, dict[Run, str]()
     for group in groups:
         known = set()
-        axes = {LIKELIHOOD, LATENT_SIZE, *(axis.name for axis in group.varying)}
         for cell in group.ranking:
             own = [member for member in group.scored(cell) if member.run in by_name]
             if own and cell.point[LIKELIHOOD] not in known:
                 known.add(cell.point[LIKELIHOOD])
-                words = named(cell.point, axes)
-                found[by_name[own[0].run]] = f"{words}, seed {own[0].seed}"
+                found[by_name[own[0].run]] = (
+                    f"{group.full_name(cell)}, seed {own[0].seed}"
+                )
     return found

@@ -2,17 +2,20 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.evaluation.columns import RESULTS
 from experiments.evaluation.status import LOST
 from experiments.messages.wording import counted
 from experiments.settings import grid
+from experiments.settings.options import KINDS
 
 MIN_EFFECTIVE_SAMPLE_SIZE = 10
 MAX_LARGEST_WEIGHT = 0.5
 LIKELIHOOD, LATENT_SIZE = "likelihood", "latent size"
+_ALWAYS_TOLD = LIKELIHOOD, LATENT_SIZE
+_PARTS = [*(kind for kind in KINDS if kind not in _ALWAYS_TOLD), "denoiser"]
 _PROPER_NOUNS = {"bernoulli", "gaussian", "laplace"}
 
 # A value on an axis of a sweep: a text, a number, or None where it is not known.
@@ -163,7 +166,9 @@ def value_label(axis: str, value: Value) -> str:
     """Returns a value on an axis for a reader."""
     if value is None:
         return "–"
-    return "∞" if axis == "noise steps" and value == 0 else str(value)
+    if axis == "noise steps" and value == 0:
+        return "∞"
+    return str(value) or "none"
 
 
 def likelihood_label(name: str) -> str:
@@ -205,3 +210,21 @@ def varying(members: Iterable[Member]) -> list[str]:
         for axis, value in member.point.items():
             values.setdefault(axis, set()).add(value)
     return [axis for axis, found in values.items() if len(found) > 1]
+
+
+def telling(members: Sequence[Member]) -> list[str]:
+    """Returns axes that tell all settings of members apart.
+
+    The grids of a sweep often change several axes at once, and some of them then follow
+    from others. They are left out: first options, the last one first, then parts.
+    Likelihood and latent size stay where they vary.
+    """
+    found = varying(members)
+    parts = [name for name in _PARTS if name in found]
+    options = [name for name in found if name not in (*_PARTS, *_ALWAYS_TOLD)]
+    settings = {tuple(member.point.values()) for member in members}
+    for axis in reversed([*parts, *options]):
+        rest = [other for other in found if other != axis]
+        if len({tuple(m.point[a] for a in rest) for m in members}) == len(settings):
+            found = rest
+    return found
