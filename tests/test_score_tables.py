@@ -65,6 +65,19 @@ def test_markdown_has_every_number_and_says_what_the_marks_mean(rows):
     assert "Diverged" not in text
 
 
+def test_axes_that_follow_from_others_have_no_column():
+    grids = [("mlp", 200, 2.1), ("conv", 100, 2.2)]
+    rows = [
+        row(score, network=network, num_epochs=epochs, seed=0)
+        for network, epochs, score in grids
+    ]
+    (group,) = groups_of(rows)
+    table = tables.score_table(group, "*")
+    assert [*table.rows, table.columns] == ["likelihood", "network", "latent size"]
+    assert [line[1] for line, _ in table.lines] == ["mlp", "conv"]
+    assert "other axes follow from these: num epochs" in table.notes
+
+
 def test_beside_a_chain_the_mark_is_at_the_lowest_bound(rows):
     bounds = [{"bound": row["score"], "bound_se": row["score_se"]} for row in rows]
     chains = [row | bound for row, bound in zip(rows, bounds, strict=True)]

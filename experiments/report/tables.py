@@ -41,6 +41,8 @@ class ScoreTable(NamedTuple):
 def score_table(group: Group, mark: str) -> ScoreTable:
     """Returns the table of a group: a line for each setting, means over seeds.
 
+    It has the axes that tell the settings apart; a note names the others.
+
     Args:
         group: the members.
         mark: how the lowest score is marked, for its note.
@@ -49,7 +51,7 @@ def score_table(group: Group, mark: str) -> ScoreTable:
     rows = [
         axis
         for axis in group.axes.values()
-        if axis != columns and (axis.varies or axis.name == LIKELIHOOD)
+        if axis != columns and (axis in group.telling or axis.name == LIKELIHOOD)
     ]
     best = group.best if len(group.ranking) > 1 else None
     lines: dict[tuple[str, ...], dict[Value, Entry]] = {}
@@ -59,11 +61,13 @@ def score_table(group: Group, mark: str) -> ScoreTable:
         lines.setdefault(line, {})[cell.point[columns.name]] = entry
     where = " where no seed is missing" * group.has_gaps
     lowest = f"{mark} lowest {group.ranked}{where}"
+    implied = ", ".join(axis.name for axis in group.implied)
     notes = [
         f"± {group.spread}" if group.spread else "",
         lowest if best else "",
         "† upper bound, from a density" if group.upper_bounds else "",
         "means leave out runs that failed or diverged" if group.has_losses else "",
+        f"other axes follow from these: {implied}" if implied else "",
     ]
     first = group.members[0]
     return ScoreTable(
