@@ -135,7 +135,7 @@ def test_the_report_compares_samplers_by_their_steps(folder):
         few, *_, many = np.abs(ddim - heun).mean(axis=(1, 2))
         assert many < 0.1 * few
     members = members_of(results(folder), pytest.fail)
-    drawn = _pictures(folder, group_members(members), pytest.fail)
+    drawn = _pictures(folder, group_members(members), 10**7, pytest.fail)
     assert all("samples_by_steps" in each for each in drawn.values())
 
 
