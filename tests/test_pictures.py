@@ -133,12 +133,20 @@ def test_pictures_that_are_good_are_left_alone(drawn):
 def test_a_page_shows_the_same_pixels(drawn):
     for picture in ensure(drawn, load=not_needed).values():
         image = Image.open(io.BytesIO(picture.png)).convert("RGBA")
-        shown = Image.open(io.BytesIO(picture.webp)).convert("RGBA")
+        content, media_type = picture.embedded
+        assert media_type == "image/webp"
+        shown = Image.open(io.BytesIO(content)).convert("RGBA")
         # What is transparent has no colour.
         for opacity in (0, 255):
             ground = Image.new("RGBA", image.size, (opacity, opacity, opacity, 255))
             composed = [Image.alpha_composite(ground, each) for each in (image, shown)]
             np.testing.assert_array_equal(*map(np.asarray, composed))
+
+
+def test_a_page_holds_the_file_where_webp_has_no_such_size(tmp_path):
+    tall = arrays() | {"picture/samples": np.ones((4, 2**14, 1, 1))}
+    found = ensure(tmp_path, load=lambda: tall)
+    assert found["samples"].embedded == (found["samples"].png, "image/png")
 
 
 @pytest.mark.parametrize("name", NAMES)

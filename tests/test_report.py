@@ -76,12 +76,12 @@ def sweep():
     return rows
 
 
-def write_run(path, rows, pictures=True, config=None, **extra):
+def write_run(path, rows, pictures=True, config=None, side=8, **extra):
     """Returns a folder with a sweep's files, and the rows of its members."""
     owners = owners_of(*(row["run"] for row in rows))
     config = config or {"data": {"name": "<script>"}, "sweep": {"latent_dim": [2, 4]}}
     folder = opened(path, config, owners, **extra)
-    images = np.random.default_rng(0).random((8, 8, 8, 1))
+    images = np.random.default_rng(0).random((8, side, side, 1))
     for row in rows:
         folder.metrics.restore([row["run"]], [])
         for epoch in range(1, 6):
@@ -395,7 +395,7 @@ def test_every_member_with_pictures_is_shown(page):
 
 @pytest.mark.parametrize(
     ("room", "pictured", "notes"),
-    [(73, 11, 0), (52, 4 + 4, 3), (0, 2 + 2, 6)],
+    [(81, 11, 0), (60, 4 + 4, 3), (0, 2 + 2, 6)],
     ids=["all", "some of each cell", "best and worst"],
 )
 def test_pictures_are_left_out_where_they_are_many(
@@ -403,7 +403,8 @@ def test_pictures_are_left_out_where_they_are_many(
 ):
     """Groups of two and of four cells, with two seeds each, one of which diverged.
 
-    They have 24 and 48 pictures; what the first does not need is there for the other.
+    They have 28 and 52 pictures, four of each in the summary too; what the first does
+    not need is there for the other.
     """
     monkeypatch.setattr(report, "_FRAME_BYTES", 10**9)  # The rest is far smaller.
     monkeypatch.setattr(report, "MOST_BYTES", room * 10**9)
@@ -411,10 +412,18 @@ def test_pictures_are_left_out_where_they_are_many(
     shown = [alt for alt in page.alts if alt.startswith("Reconstructions")]
     assert sum(" model, " not in alt for alt in shown) == pictured
     assert page.text.count("Not shown here: seed") == notes
-    assert ("figures/laplace-4-0/" in page.text) == (room < 73)
+    assert ("figures/laplace-4-0/" in page.text) == (room < 81)
     assert ("seeds 0, 1. Pictures" in page.text) == (room == 0)
     assert "No pictures." in page.text  # The one that diverged.
     assert len(list(tmp_path.glob("figures/*/samples.png"))) == 11  # All are drawn.
+
+
+def test_a_page_has_at_most_so_many_bytes(tmp_path, monkeypatch):
+    most = 2_500_000
+    monkeypatch.setattr(report, "MOST_BYTES", most)
+    page = write_report(write_run(tmp_path, sweep(), side=64))
+    assert "Not shown here: seed" in page.text
+    assert most - 500_000 < (tmp_path / "report.html").stat().st_size <= most
 
 
 def test_charts_stay_in_the_folder(tmp_path):

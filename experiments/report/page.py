@@ -45,7 +45,9 @@ from experiments.settings.schema import EvaluationSettings
 
 _MOST_EXPLORED = 3_500_000  # bytes of the explorer; pictures get the rest of the page
 _ALWAYS_PICTURED = 2  # members of each group, though the page be full
-_FRAME_BYTES = 700  # of the page around a picture, about
+_FRAME_BYTES = 700  # of the page around a picture, besides the model's name; at most
+# The pictures that the summary shows of the best and the worst, as the gallery does.
+_IN_SUMMARY = ("reconstructions", "samples")
 
 
 def write_report(
@@ -103,13 +105,18 @@ def write_report(
         best = best_of_each_likelihood(groups, runs)
         explorer = explore(folder, best, images, _MOST_EXPLORED)
     templates = pages(Path(__file__).parent)
-    templates.filters |= {"value": _format, "uri": _data_uri}
+    templates.filters |= {
+        "value": _format,
+        "uri": _data_uri,
+        "picture_uri": _picture_uri,
+    }
     render = functools.partial(
         templates.get_template("report.html.jinja").render,
         title=f"Variational autoencoders on {', '.join(evaluation['data'])}",
         overview=findings.overview(members),
         lost=findings.lost(members),
         sections=sections,
+        in_summary=_IN_SUMMARY,
         way=_way(folder.config()),
         sampler_names=SAMPLERS_SHOWN,
         sampler_steps=SAMPLER_STEPS,
@@ -122,9 +129,11 @@ def write_report(
             "Environment": _environment(folder.environment()),
         },
     )
-    room = MOST_BYTES - len(render(drawn={}, warnings=[]))
+    doubts = findings.warn(members)
+    bare = render(drawn={}, warnings=[*doubts, *left_out])
+    room = MOST_BYTES - len(bare.encode())
     drawn = _pictures(folder, groups, room, left_out.append)
-    page = render(drawn=drawn, warnings=[*findings.warn(members), *left_out])
+    page = render(drawn=drawn, warnings=[*doubts, *left_out])
     path = folder.path / "report.html"
     write_atomically(path, page)
     return path
@@ -176,6 +185,7 @@ def _pictures(
     smallest_first = sorted(groups, key=lambda group: len(group.members))
     for others, group in zip(range(len(groups))[::-1], smallest_first, strict=True):
         room = num_bytes / (others + 1)
+        extremes = [member.run for member in _extremes(group)]
         for i, member in enumerate(_by_interest(group)):
             found = {}
             if not math.isnan(member.score):  # A diverged member has no pictures.
@@ -190,8 +200,14 @@ def _pictures(
                 )
             always = not found or i < _ALWAYS_PICTURED
             if always or room > 0:
-                uris = [_data_uri(own.webp, "image/webp") for own in found.values()]
-                size = sum(len(uri) + _FRAME_BYTES for uri in uris)
+                times = dict.fromkeys(found, 1)
+                if member.run in extremes:
+                    times |= {name: 2 for name in _IN_SUMMARY if name in found}
+                size = sum(
+                    (len(_picture_uri(own)) + _FRAME_BYTES + len(member.kind.encode()))
+                    * times[name]
+                    for name, own in found.items()
+                )
                 room -= size
                 if always or room >= 0:
                     shown[member.run] = found
@@ -292,6 +308,11 @@ def _format(value: object, specification: str) -> str:
     if isinstance(value, float) and math.isnan(value):
         return "–"
     return format(value, specification)
+
+
+def _picture_uri(picture: pictures.Picture) -> str:
+    """Returns a picture as a URI to embed in a page."""
+    return _data_uri(*picture.embedded)
 
 
 def _data_uri(content: bytes, media_type: str) -> str:

@@ -42,6 +42,7 @@ _OF_A_PLANE = "manifold", "latents"
 # And those of a chain of latents: of images, in the place of walks; and if it knows
 # classes and can do without.
 _CHAIN, _GUIDED = ("trajectories", "samples_by_steps"), ("samples_by_guidance",)
+_MOST_WEBP = 16_383  # pixels of a side of a WebP file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +62,19 @@ class Picture:
     cut: int
 
     @functools.cached_property
-    def webp(self) -> bytes:
-        """The same pixels as a WebP file, which has about half the bytes."""
+    def embedded(self) -> tuple[bytes, str]:
+        """The file that a page holds, and its media type.
+
+        It is a WebP file of the same pixels, which has about half the bytes, but the
+        PNG file where the picture is larger than WebP allows.
+        """
         file = io.BytesIO()
         with Image.open(io.BytesIO(self.png)) as image:
+            if max(image.size) > _MOST_WEBP:
+                return self.png, "image/png"
             # Method 2 takes a few milliseconds; the next ones gain little.
             image.save(file, format="webp", lossless=True, quality=20, method=2)
-        return file.getvalue()
+        return file.getvalue(), "image/webp"
 
 
 def ensure(
