@@ -224,6 +224,18 @@ def test_curves_of_two_bounds_share_no_panel():
     assert titles == ["objective = elbo", "objective = iwae"]
 
 
+@pytest.mark.parametrize("axis", [{"network": ("mlp", "conv")}, {"latent_dim": (2, 4)}])
+def test_curves_of_bounds_that_follow_from_another_axis_share_no_panel(axis):
+    ((name, values),) = axis.items()
+    rows = [
+        row(**{name: v, "beta": b}) for v, b in zip(values, (1.0, 4.0), strict=True)
+    ]
+    group = group_of(*rows)
+    assert [each.name for each in group.implied] == ["β"]
+    figure = charts.learning_curves(group, curves_of(group)).figure
+    assert len(figure.axes) == 2
+
+
 PAGES = templates(Path(charts.__file__).parent, autoescape=True)
 PAGES.filters["uri"] = lambda content, media_type: ""
 WORDS = PAGES.get_template("charts.html.jinja").module

@@ -371,9 +371,9 @@ def _draw_sums(axes: Axes) -> None:
 def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
     """Draws bounds against the epoch.
 
-    One axis that does not change the bound has a colour for each value, the others have
-    panels. Validation is drawn strong, training faint. The first fifth of training is
-    shown as far as it lies in the range of the rest.
+    One axis has a colour for each value if the bounds in a panel can then be compared,
+    the others have panels. Validation is drawn strong, training faint. The first fifth
+    of training is shown as far as it lies in the range of the rest.
 
     Args:
         group: the members.
@@ -382,9 +382,10 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
     rows, columns, others = group.layout
     size = group.axes[LATENT_SIZE]
     free = [axis for axis in (size, columns, rows, *others) if axis.varies]
-    by = next((axis for axis in free if axis.name not in _OF_THE_BOUND), size)
+    inside = [axis for axis in free if _shares_bounds(group, axis)][:1]
+    by = inside[0] if inside else size
     styles = _styles(group, by)
-    panels = group.panels(group.cells(), by)
+    panels = group.panels(group.cells(), *inside)
     # As vectors, hundreds of noisy lines would be most of a report.
     rasterized = len(group.members) > 20
     across = min(len(panels), 4)
@@ -423,6 +424,18 @@ def learning_curves(group: Group, bounds: Mapping[str, Bounds]) -> Chart:
     ]
     _add_legend(figure, by, styles, splits, marker="")
     return Chart("learning_curves", figure)
+
+
+def _shares_bounds(group: Group, along: Axis) -> bool:
+    """Returns whether models that an axis alone tells apart have the same bound.
+
+    The axis does not change it, and nor does any that follows from this one.
+    """
+    bounds = [axis.name for axis in group.varying if axis.name in _OF_THE_BOUND]
+    return along.name not in bounds and all(
+        len({tuple(cell.point[name] for name in bounds) for cell in cells}) == 1
+        for cells in group.panels(group.cells(), along).values()
+    )
 
 
 def _styles(group: Group, axis: Axis) -> dict[Any, Style]:
