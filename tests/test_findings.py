@@ -270,6 +270,33 @@ def test_axes_that_follow_from_others_are_not_named():
     assert not group_of(*product).implied
 
 
+def test_an_axis_that_was_compared_is_not_said_to_be_untested():
+    group = group_of(
+        *(
+            row(score + seed / 99, network=network, num_epochs=epochs, seed=seed)
+            for network, epochs, score in (("mlp", 200, 3.0), ("conv", 100, 3.1))
+            for seed in (0, 1)
+        )
+    )
+    assert findings.contest(group).noun == "network"
+    compared, others = findings.find(group, unread)
+    assert compared.startswith("The next network is conv, at ")
+    assert others == "Other axes change with these: num epochs."
+
+
+def test_a_model_that_lacks_an_axis_has_a_name():
+    group = group_of(
+        row(3.0, prior="diffusion", noise_steps=4),
+        row(3.1, prior="standard_normal", noise_steps=0),
+        row(3.2, prior="diffusion", noise_steps=0),
+    )
+    assert [axis.name for axis in group.telling] == ["prior", "noise steps"]
+    assert group.name(group.ranking[1]) == "prior = standard normal"
+    told = findings.find(group, unread)[-1]
+    assert "the lowest means of 2 values of noise steps differ by" in told
+    assert told.endswith("from 4 to ∞.")
+
+
 # --- sentences ------------------------------------------------------------------------
 
 

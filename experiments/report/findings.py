@@ -53,7 +53,7 @@ def contest(group: Group) -> Contest:
     If there is one likelihood, models are compared that differ on the sweep's other
     axes, and if there are none, the latent sizes.
     """
-    axes = [axis.name for axis in group.varying if axis.name != LATENT_SIZE]
+    axes = [axis.name for axis in group.telling if axis.name != LATENT_SIZE]
     if LIKELIHOOD in axes:
         axes = [LIKELIHOOD]
     axes = axes or [LATENT_SIZE]
@@ -146,8 +146,9 @@ def find(group: Group, scores: Scores, tests: int = 1) -> list[str]:
     ]
     if told := "; ".join(filter(None, clauses)):
         sentences.append(f"Not tested, and partly due to chance: {told}.")
-        if implied := [axis.name for axis in group.implied]:
-            sentences.append(f"Other axes change with these: {', '.join(implied)}.")
+    if group.implied and (told or len(rivals.rivals) > 1):
+        implied = ", ".join(axis.name for axis in group.implied)
+        sentences.append(f"Other axes change with these: {implied}.")
     return sentences
 
 
@@ -182,7 +183,8 @@ def _range_of_texts(
     """Returns a clause on the lowest means of an axis; '' if all were compared."""
     lowest: dict[object, Cell] = {}
     for cell in ranking:
-        lowest.setdefault(cell.point[axis.name], cell)
+        if (value := cell.point[axis.name]) is not None:
+            lowest.setdefault(value, cell)
     if len(lowest) < (3 if axis.name == compared else 2):
         return ""
     first, *_, last = lowest.values()

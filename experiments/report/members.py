@@ -217,14 +217,16 @@ def telling(members: Sequence[Member]) -> list[str]:
 
     The grids of a sweep often change several axes at once, and some of them then follow
     from others. They are left out: first options, the last one first, then parts.
-    Likelihood and latent size stay where they vary.
+    Likelihood and latent size stay where they vary, and each member has a value on one
+    of the axes, which names it.
     """
     found = varying(members)
     parts = [name for name in _PARTS if name in found]
     options = [name for name in found if name not in (*_PARTS, *_ALWAYS_TOLD)]
-    settings = {tuple(member.point.values()) for member in members}
+    count = len({tuple(member.point.values()) for member in members})
     for axis in reversed([*parts, *options]):
         rest = [other for other in found if other != axis]
-        if len({tuple(m.point[a] for a in rest) for m in members}) == len(settings):
+        points = {tuple(member.point[name] for name in rest) for member in members}
+        if len(points) == count and (None,) * len(rest) not in points:
             found = rest
     return found
