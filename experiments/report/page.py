@@ -200,19 +200,30 @@ def _pictures(
                 )
             always = not found or i < _ALWAYS_PICTURED
             if always or room > 0:
-                times = dict.fromkeys(found, 1)
-                if member.run in extremes:
-                    times |= {name: 2 for name in _IN_SUMMARY if name in found}
-                size = sum(
-                    (len(_picture_uri(own)) + _FRAME_BYTES + len(member.kind.encode()))
-                    * times[name]
-                    for name, own in found.items()
-                )
+                repeated = _IN_SUMMARY if member.run in extremes else ()
+                size = _num_bytes(member, found, repeated)
                 room -= size
                 if always or room >= 0:
                     shown[member.run] = found
                     num_bytes -= size
     return shown
+
+
+def _num_bytes(
+    member: Member, drawn: Mapping[str, pictures.Picture], repeated: Sequence[str]
+) -> int:
+    """Returns how many bytes the pictures of a member have in the page.
+
+    Args:
+        member: the member.
+        drawn: its pictures by name.
+        repeated: names of those that the page shows twice.
+    """
+    frame = _FRAME_BYTES + len(member.kind.encode())
+    return sum(
+        (frame + len(_picture_uri(picture))) * (1 + (name in repeated))
+        for name, picture in drawn.items()
+    )
 
 
 def bounds_of(
