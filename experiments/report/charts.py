@@ -456,7 +456,7 @@ def _across(count: int) -> int:
 
 def _extra(titles: Iterable[str]) -> float:
     """Returns the height of the longest title beyond two lines, inches."""
-    return 0.17 * max(0, *(title.count("\n") - 1 for title in titles), 0)
+    return 0.17 * max([0, *(title.count("\n") - 1 for title in titles)])
 
 
 def _grid(
