@@ -159,7 +159,7 @@ def chain(examples, noise_schedule):
     )
 
 
-def test_a_chain_that_was_stored_before_a_schedule_was_registered_is_read(examples):
+def test_a_registered_schedule_leaves_the_constants_of_others_alone(examples):
     constants = {}
     for name in ("linear", "cosine", "sigmoid"):
         prior = chain(examples, name).prior_family
