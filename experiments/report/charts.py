@@ -95,9 +95,7 @@ def draw(
 
 def _joins(group: Group, along: Axis, cells: Sequence[Cell]) -> bool:
     """Returns whether some cells differ on an axis and on no other."""
-    others = [axis.name for axis in group.telling if axis != along]
-    lines = {tuple(cell.point[name] for name in others) for cell in cells}
-    return len(lines) < len(cells)
+    return any(len(line) > 1 for line in group.panels(cells, along).values())
 
 
 @with_look

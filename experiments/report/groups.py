@@ -320,7 +320,7 @@ class Group:
         return named(cell.point, [axis.name for axis in self.telling])
 
     def full_name(self, cell: Cell) -> str:
-        """Returns the same with likelihood and latent size, though all share them."""
+        """Returns the same with likelihood and latent size, even if all share them."""
         axes = {LIKELIHOOD, LATENT_SIZE, *(axis.name for axis in self.telling)}
         return named(cell.point, axes)
 

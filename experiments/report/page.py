@@ -44,7 +44,7 @@ from experiments.settings.options import OF_CHAINS
 from experiments.settings.schema import EvaluationSettings
 
 _MOST_EXPLORED = 3_500_000  # bytes of the explorer; pictures get the rest of the page
-_ALWAYS_PICTURED = 2  # members of each group, though the page be full
+_ALWAYS_PICTURED = 2  # members of each group, even in a full page
 _FRAME_BYTES = 700  # of the page around a picture, besides the model's name; at most
 # The pictures that the summary shows of the best and the worst, as the gallery does.
 _IN_SUMMARY = ("reconstructions", "samples")

@@ -16,11 +16,13 @@ import time
 
 
 def program(what: str, name: str) -> tuple[str, str, str]:
-    """Returns what comes before the command on the command line of this program.
+    """Returns the command line of this program, without the command that it runs.
+
+    Call it while tests are collected: a function with a new name then ends every run
+    of the tests, not only the few runs that use it.
 
     Raises:
-        AttributeError: there is no such function. Tests that are told so while they
-            are collected cannot hide a renamed one until they run.
+        AttributeError: there is no such function.
     """
     _find(name)
     return ("tests/faults/call_instead.py", what, name)
